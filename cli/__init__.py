@@ -1,0 +1,1 @@
+"""The shell's side: the Hydra entry, its help, and errors turned into exit codes."""

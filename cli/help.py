@@ -1,0 +1,55 @@
+"""The page of `quantlab --help`, read from the YAMLs: a new option of a group appears by its first comment line."""
+
+import re
+
+from quantlab.config.catalog import groups, headline, options, root_config
+
+ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
+
+USAGE = """\
+quantlab: compose a task, a model, a quantizer and a method into one run, and leave its numbers and pictures behind.
+
+usage: quantlab [GROUP=OPTION ...] [KEY=VALUE ...]
+       quantlab -m KEY=VALUE,VALUE ...     a sweep: one job per combination, one table at the end
+       quantlab resume=DIR                 go on where a run stopped
+
+examples:
+  quantlab method=accuquant model=ddim
+  quantlab method=ptq method.reconstruction=block quantizer.weight.bits=3 output_dir=outputs/w3
+  quantlab -m method=accuquant,ptq quantizer.activation.bits=6,8 seed=0,1,2"""
+
+END = """\
+options:
+  -m, --multirun      sweep over comma-separated values; jobs already done under output_dir are skipped
+  -h, --help          this page
+  --version           the version
+  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations
+  --hydra-help, --info, --shell-completion
+                      Hydra's own
+
+exit codes: 0 done; 1 the run failed, or a job of a sweep; 2 the request is wrong, nothing was done;
+            130, 143 interrupted by SIGINT, SIGTERM: saved, and the line to resume is printed
+more: README.md; every key with its meaning, in the YAML of its option under conf/; what went wrong: HYDRA_FULL_ERROR=1"""
+
+
+def help_page() -> str:
+    """The whole page, without a newline at its end."""
+    present = groups()
+    ordered = [group for group in ORDER if group in present] + [group for group in present if group not in ORDER]
+    return "\n\n".join([USAGE, *filter(None, map(_group, ordered)), _root_keys(), END])
+
+
+def _group(group: str) -> str:
+    named = options(group)
+    return "\n".join([f"{group}="] + [_line(name, headline(path)) for name, path in named.items()]) if named else ""
+
+
+def _root_keys() -> str:
+    lines = re.findall(r"^(\w+): +([^#\n]*?) +# (.+)$", root_config(), flags=re.MULTILINE)
+    # A default that Hydra computes says nothing to a reader.
+    shown = [(key if "${" in value else f"{key}={value}", text) for key, value, text in lines]
+    return "\n".join(["other keys, with their defaults:"] + [_line(name, text) for name, text in shown])
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<24} {text}".rstrip()

@@ -1,0 +1,87 @@
+"""From a checked request to runs: Hydra composes each job and makes its directory, the runner does the work.
+
+No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from quantlab.cli.outcome import Outcome, outcome_of
+from quantlab.cli.request import Request
+from quantlab.cli.resume import run_or_go_on
+from quantlab.config import RunConfig, validate
+
+MAX_NAME = 150
+
+
+def start(request: Request) -> list[Outcome]:
+    """Run every job of the request, one after the other; how each ended, in order, up to one that was interrupted."""
+    outcomes: list[Outcome] = []
+
+    def job(config: DictConfig) -> None:
+        if request.multirun:
+            words = " ".join(request.swept[len(outcomes)])
+            print(f"quantlab: job {len(outcomes) + 1} of {len(request.swept)}: {words}", file=sys.stderr)
+        outcome = _one_job(config, request)
+        outcomes.append(outcome)
+        if outcome.interrupted:
+            # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
+            raise SystemExit(outcome.exit_code)
+
+    try:
+        _under_hydra(job, list(request.words))
+    except SystemExit as stop:
+        if not (outcomes and outcomes[-1].interrupted):
+            raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+    return outcomes
+
+
+def let_hydra_answer(words: list[str]) -> int:
+    """Hydra's own questions: `--cfg job`, `--info`, `--hydra-help`, `--shell-completion`. Runs nothing."""
+    try:
+        _under_hydra(lambda config: None, words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def job_directory_name(override_dirname: str) -> str:
+    """A sweep job's directory, from its swept overrides: one path component of at most 150 bytes, unique to them."""
+    name = override_dirname.replace("/", "_")
+    if len(name.encode()) > MAX_NAME or name != override_dirname:
+        # Cutting, or "_" for "/", could make two jobs meet in one directory.
+        digest = hashlib.sha256(override_dirname.encode()).hexdigest()[:8]
+        name = name.encode()[: MAX_NAME - len(digest) - 1].decode(errors="ignore") + "-" + digest
+    return name if name not in ("", ".", "..") else "job"
+
+
+def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
+    OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
+    entry = hydra.main(version_base="1.3", config_path="pkg://quantlab.conf", config_name="config")(job)
+    typed = sys.argv
+    sys.argv = ["quantlab", *words]
+    try:
+        entry()
+    finally:
+        sys.argv = typed
+
+
+def _one_job(config: DictConfig, request: Request) -> Outcome:
+    hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
+    try:
+        run_config = _typed(config, directory)
+        run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
+    except (Exception, KeyboardInterrupt) as error:
+        return outcome_of(error, directory, resumable=not request.multirun).tell()
+    return Outcome(directory=directory)
+
+
+def _typed(config: DictConfig, directory: Path) -> RunConfig:
+    return validate({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)})

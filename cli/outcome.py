@@ -1,0 +1,57 @@
+"""How a run ended, as the shell sees it: the one place where errors become exit codes and lines."""
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantlab.errors import Interrupted, QuantlabError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the run in `directory` ended; `lines` are for stderr; `interrupted`: by a signal, so nothing more may start."""
+
+    exit_code: int = 0
+    lines: tuple[str, ...] = ()
+    interrupted: bool = False
+    directory: Path | None = None
+    trace: str = ""
+
+    def tell(self) -> "Outcome":
+        """Say the lines on stderr, with the traceback before them where HYDRA_FULL_ERROR=1 asks for it."""
+        if self.trace and os.environ.get("HYDRA_FULL_ERROR") == "1":
+            print(self.trace, file=sys.stderr, end="")
+        for line in self.lines:
+            print(f"quantlab: {line}", file=sys.stderr)
+        sys.stderr.flush()
+        return self
+
+
+def outcome_of(error: BaseException, directory: Path | None = None, resumable: bool = True) -> Outcome:
+    """The outcome of a run in `directory` (None: none had begun) that ended by `error`.
+
+    `resumable`: whether an interrupted run is to be gone on with by itself, rather than as a part of its sweep.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        error = Interrupted(signal.SIGINT)
+    trace = "".join(traceback.format_exception(error))
+    match error:
+        case Interrupted():
+            lines = [str(error)]
+            if directory is not None and resumable:
+                lines.append(f"resume with: quantlab {shlex.quote(f'resume={directory}')}")
+            return Outcome(error.exit_code, tuple(lines), interrupted=True, directory=directory, trace=trace)
+        case QuantlabError():
+            lines = str(error).splitlines() or [type(error).__name__]
+            return Outcome(error.exit_code, tuple(f"error: {line}" for line in lines), directory=directory, trace=trace)
+        case OSError() if error.strerror:
+            where = f": {error.filename}" if error.filename is not None else ""
+            return Outcome(1, (f"error: {error.strerror}{where}",), directory=directory, trace=trace)
+        case _:
+            message = " ".join(str(error).split())
+            shown = f"{type(error).__name__}: {message}" if message else type(error).__name__
+            return Outcome(1, (f"error: {shown} (HYDRA_FULL_ERROR=1 shows the traceback)",), directory=directory, trace=trace)

@@ -1,0 +1,113 @@
+"""The words `key=value` one by one: their grammar, the groups and options they choose, the keys they name."""
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from quantlab.config.catalog import groups, options
+from quantlab.errors import did_you_mean
+
+
+def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
+    """The words that follow Hydra's grammar, and one problem for each that does not. Call inside Hydra's context."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed, problems = [], []
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            problems.append(_syntax_problem(parser, word, str(error).splitlines()[0]))
+            continue
+        # Hydra sets this only when it parses all words at once.
+        override.input_line = word
+        key = override.key_or_group
+        if override.is_sweep_override() and not multirun:
+            problems.append(f"{word}: several values, which only a sweep takes; type quantlab -m {word}")
+        elif override.is_sweep_override() and key in ("output_dir", "resume"):
+            problems.append(f"{word}: cannot be swept, every job has its own directory below output_dir; type one value")
+        elif key == "hydra.mode":
+            problems.append(f"{word}: a sweep is asked for by -m; type quantlab -m in its place")
+        else:
+            parsed.append(override)
+    return parsed, problems
+
+
+def is_group(override: Override) -> bool:
+    """Whether the override chooses an option of a group of ours."""
+    return override.key_or_group in groups()
+
+
+def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
+    """By word: the problem of each that chooses an option its group does not have."""
+    problems = {}
+    for override in filter(is_group, overrides):
+        group, chosen = override.key_or_group, override.value()
+        allowed = list(options(group))
+        for option in chosen if isinstance(chosen, list) else [chosen]:
+            if option is None or override.is_delete() or option in allowed:
+                continue
+            near = did_you_mean(str(option), allowed)
+            advice = f" Type {group}={_quoted_in(near)}" if near else f"; type quantlab --help for what each {group} is"
+            shown = ", ".join(allowed) or "none so far"
+            problems[override.input_line] = f"{group}: got '{option}', allowed: {shown}{near}{advice}"
+    return problems
+
+
+def key_problems(overrides: Iterable[Override], known: Collection[str]) -> dict[str, str]:
+    """By word: the problem of each that names a key outside of `known`, the dotted keys of the composed config."""
+    problems = {}
+    for override in overrides:
+        key = override.key_or_group
+        if is_group(override) or override.is_add() or override.is_force_add() or key in known:
+            continue
+        if key.startswith(("hydra.", "hydra/")):
+            continue
+        value = override.get_value_element_as_str() if not override.is_delete() else ""
+        near, others = _nearest_key(key, known)
+        advice = f" Type {_quoted_in(near)}={value}" if near else f"; allowed here: {', '.join(others)}"
+        problems[override.input_line] = f"{key}: no such key{near}{advice}"
+    return problems
+
+
+def dotted_keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of nested mappings and lists: `model`, `model.unet`, `model.unet.attention.0`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in items:
+        yield f"{prefix}{name}"
+        yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def _nearest_key(key: str, known: Collection[str]) -> tuple[str, list[str]]:
+    """`"; did you mean ...?"` or an empty string, and the keys that stand where `key` was looked for."""
+    homes = [name for name in known if name.endswith(f".{key}")]
+    if homes:
+        return f"; did you mean {' or '.join(repr(name) for name in homes[:3])}?", []
+    parent, dot, leaf = key.rpartition(".")
+    if parent not in known:
+        return did_you_mean(key, known), sorted(name for name in known if "." not in name)
+    # The shared parent would make any two keys look alike.
+    leaves = sorted(name.removeprefix(parent + dot) for name in known
+                    if name.startswith(parent + dot) and "." not in name.removeprefix(parent + dot))
+    near = did_you_mean(leaf, leaves)
+    return (f"; did you mean '{parent}.{_quoted_in(near)}'?" if near else ""), leaves
+
+
+def _syntax_problem(parser: OverridesParser, word: str, reason: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals:
+        homes = [f"{group}={word}" for group in groups() if word in options(group)]
+        return f"{word}: not of the form key=value" + (f"; did you mean {' or '.join(homes)}?" if homes else "")
+    quoted = f"{key}='{value}'"
+    try:
+        parser.parse_override(quoted)
+    except HydraException:
+        return f"{word}: not an override that Hydra can read ({reason}); type key=value"
+    return f"{word}: not an override that Hydra can read ({reason}); to take the value as text, type \"{quoted}\""
+
+
+def _quoted_in(near: str) -> str:
+    return near.split("'")[1]

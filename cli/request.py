@@ -1,0 +1,150 @@
+"""A typed request, checked as a whole before anything starts: every job of it composed and validated, no torch.
+
+Hydra stops at the first thing that is wrong, late and at length; here all of it is found, each a line with a remedy.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
+from quantlab.config import find_problems
+from quantlab.errors import RequestError
+from quantlab.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Request:
+    """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all."""
+
+    words: tuple[str, ...]
+    multirun: bool
+    swept: tuple[tuple[str, ...], ...]
+    directory: Path
+
+    @property
+    def again(self) -> list[str]:
+        """The words that go on with this request, in the same directory."""
+        typed = [word for word in self.words if not word.startswith(("hydra.", "output_dir="))]
+        return [*typed, f"output_dir={self.directory}"]
+
+
+def check_request(overrides: list[str], multirun: bool) -> Request:
+    """What is to be done, if all of it is sound. Raises `RequestError` with every problem, each said once."""
+    follower = os.environ.get("RANK", "0") != "0"
+    if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
+    with initialize_config_module("quantlab.conf", version_base="1.3"):
+        parsed, problems = parse(overrides, multirun)
+        jobs = _expand(parsed)
+        swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
+        problems += _problems_of_jobs(jobs, swept)
+        if problems:
+            raise RequestError(*problems)
+        key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+        config = compose("config", jobs[0], return_hydra_config=True)
+        directory = Path(OmegaConf.select(config, key)).expanduser().absolute()
+    if not follower:
+        _refuse_unusable(directory, multirun)
+    # The directory is settled here, once: a clock that ticks between this check and the run must not move it. Only
+    # the first process of torchrun makes it.
+    words = [*overrides, f"{key}={_quoted('.' if follower else str(directory))}"]
+    if multirun:
+        fixed = {override.key_or_group for override in parsed} - {override.key_or_group for override in parsed
+                                                                  if override.is_sweep_override()}
+        names = ",".join(map(_quoted, sorted(fixed)))
+        words = ["-m", *words, f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
+    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory)
+
+
+def compose_job(overrides: list[str]) -> dict[str, Any]:
+    """The resolved config of one job as plain data. Raises `HydraException` or `OmegaConfBaseException`."""
+    return OmegaConf.to_container(compose("config", overrides), resolve=True)
+
+
+def _expand(parsed: list[Override]) -> list[list[str]]:
+    """The overrides of every job, in the order in which Hydra's sweeper starts them."""
+    if not any(override.is_sweep_override() for override in parsed):
+        return [[override.input_line for override in parsed]]
+    try:
+        return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+    except HydraException as error:
+        raise RequestError(f"-m: {_first_line(error)}; list the values, as in seed=0,1,2") from None
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0]
+
+
+def _swept_keys(parsed: list[Override]) -> set[str]:
+    return {override.get_key_element() for override in parsed if override.is_sweep_override()}
+
+
+def _problems_of_jobs(jobs: list[list[str]], swept: list[list[str]]) -> list[str]:
+    """Every problem of every job once, with the first job that has it where not all do."""
+    seen: dict[str, list[int]] = {}
+    for number, job in enumerate(jobs):
+        for problem in _problems_of(job):
+            seen.setdefault(problem, []).append(number)
+    return [
+        problem if len(numbers) == len(jobs)
+        else f"{problem} (job {' '.join(swept[numbers[0]])}; {len(numbers)} of {len(jobs)} jobs)"
+        for problem, numbers in seen.items()
+    ]
+
+
+def _problems_of(job: list[str]) -> list[str]:
+    parsed, problems = parse(job, multirun=False)
+    wrong_options = group_problems(parsed)
+    wrong_groups = {override.key_or_group for override in parsed if override.input_line in wrong_options}
+    # Which keys a group has depends on its option: below a group whose option is wrong, nothing can be judged.
+    sound = [override for override in parsed if override.input_line not in wrong_options
+             and override.key_or_group.split(".")[0] not in wrong_groups]
+    problems += wrong_options.values()
+    words = [override.input_line for override in sound]
+    try:
+        try:
+            config = compose_job(words)
+        except HydraException:
+            chosen = [override.input_line for override in sound if is_group(override)]
+            unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose("config", chosen)))))
+            problems += unknown.values()
+            config = compose_job([word for word in words if word not in unknown])
+        problems += find_problems(config, without=wrong_groups)
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(_first_line(error))
+    return problems
+
+
+def _refuse_unusable(directory: Path, multirun: bool) -> None:
+    if not multirun and RunDirectory(directory).holds_a_run():
+        raise RequestError(f"output_dir: {directory} already holds a run; go on with it by quantlab resume={directory}, "
+                           "or type another output_dir")
+    standing = directory
+    while not standing.exists() and standing != standing.parent:
+        standing = standing.parent
+    try:
+        with tempfile.TemporaryFile(dir=standing) as probe:
+            probe.write(b"quantlab")
+    except OSError as error:
+        raise RequestError(f"output_dir: cannot write {directory} ({error.strerror}: {standing}); "
+                           "type another output_dir") from None
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ if not str(error).strip() and error.__cause__ is not None else error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+
+
+def _quoted(text: str) -> str:
+    """`text` as Hydra's grammar takes it whatever it holds."""
+    return "'" + text.replace("'", "\\'") + "'"

@@ -1,0 +1,278 @@
+"""Checkpoints: any nested state as safetensors plus JSON, checksummed, with nothing pickled.
+
+A saved state is two files. `<name>.safetensors` holds every tensor, under its path in the state, such as
+"optimizer.state.0.exp_avg". `<name>.json` holds the rest: the structure that refers to those tensors, the facts that
+were given, and the SHA-256 of the first file and of itself. It is written last: a state without it was never saved.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run_directory import atomic_write
+
+FORMAT = "quantlab state 1"
+CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+
+logger = logging.getLogger("quantlab")
+
+
+def save_state(path: str | Path, state: Any, **facts: Any) -> None:
+    """Write `state` to `<path>.safetensors` and `<path>.json`, each atomically.
+
+    `state` nests dicts (keys str or int), lists and tuples; its leaves are tensors, numpy arrays, str, bool, int,
+    float, None and numpy scalars (which come back as Python numbers). Tensors are copied to the CPU, and each is stored
+    on its own, whatever memory it shared. `facts` are what a reader wants to know without the tensors, in strict JSON.
+
+    Raises: TypeError naming the place of anything else; OSError (a full disk), when nothing half-written is left.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = _encode(state, "", tensors)
+    data = safetensors.torch.save(_separate(tensors))
+    content = {
+        "format": FORMAT,
+        "facts": facts,
+        "tensors_sha256": hashlib.sha256(data).hexdigest(),
+        "structure": structure,
+    }
+    document = _document(content)
+    atomic_write(_tensors_path(path), data)
+    atomic_write(_json_path(path), document)
+
+
+def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """(state, facts) as `save_state` was given them, tensors on the CPU.
+
+    Raises: CorruptFileError naming the file whose bytes are not what was written, or that is missing from its pair;
+    RequestError when nothing was saved at `path`.
+    """
+    content = _read_content(path)
+    tensors_path = _tensors_path(path)
+    try:
+        data = tensors_path.read_bytes()
+    except FileNotFoundError:
+        raise CorruptFileError(f"{tensors_path} is missing, and {_json_path(path).name} needs it") from None
+    if hashlib.sha256(data).hexdigest() != content["tensors_sha256"]:
+        raise _damaged(tensors_path)
+    return _decode(content["structure"], safetensors.torch.load(data)), content["facts"]
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """The facts of a saved state, without its tensors. Raises: as `load_state`."""
+    return _read_content(path)["facts"]
+
+
+def save_model(path: str | Path, module_state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a model's `state_dict()`: in `<path>.safetensors` each tensor has its own name, for other tools to read."""
+    save_state(path, dict(module_state), **facts)
+
+
+def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by name, facts) of `save_model`. Raises: as `load_state`."""
+    return load_state(path)
+
+
+def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Load `tensors` into `module`, every name and every shape as the module has them.
+
+    Raises: RequestError in one line, with the count and the first of what differs; `what` names the source in it. The
+    module is then unchanged.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in tensors]
+    unexpected = [name for name in tensors if name not in own]
+    reshaped = [name for name in own if name in tensors and own[name].shape != tensors[name].shape]
+    differences = []
+    if missing:
+        differences.append(f"{len(missing)} missing (first: {missing[0]})")
+    if unexpected:
+        differences.append(f"{len(unexpected)} unexpected (first: {unexpected[0]})")
+    if reshaped:
+        first = reshaped[0]
+        shapes = f"{list(tensors[first].shape)} instead of {list(own[first].shape)}"
+        differences.append(f"{len(reshaped)} of another shape (first: {first}, {shapes})")
+    if differences:
+        raise RequestError(
+            f"{what} is a checkpoint of another architecture: of its tensors {', '.join(differences)};"
+            " give the model and the quantizer that it was made with"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+class Checkpoints:
+    """The checkpoints of one run, named by step: the last, the one before it, and the best are kept.
+
+    Only one process writes; any number may load.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+
+    def save(self, step: int, state: Any, score: float | None = None, facts: Mapping[str, Any] | None = None) -> None:
+        """Write the checkpoint of `step`, then delete what it makes superfluous, leftovers of a kill included.
+
+        `score`: lower is better; None or NaN never is the best. Later steps on disk are of a run that went back to an
+        earlier checkpoint, and are superfluous too.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        score = None if score is None or not math.isfinite(score) else float(score)
+        save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
+        self._prune(step)
+
+    def load_latest(self) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, facts) of the last sound checkpoint, None when there is none at all; warns of a damaged one.
+
+        `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged.
+        """
+        return self._load_first_sound(sorted(self._steps(), reverse=True))
+
+    def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
+        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
+        return self._load_first_sound(self._by_score())
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def _steps(self) -> list[int]:
+        names = (CHECKPOINT_NAME.fullmatch(file.stem) for file in self.directory.glob("step-*.json"))
+        return [int(name[1]) for name in names if name]
+
+    def _by_score(self) -> list[int]:
+        scores = {}
+        for step in self._steps():
+            try:
+                scores[step] = read_facts(self._path(step)).get("score")
+            except CorruptFileError:
+                continue
+        return sorted((step for step in scores if scores[step] is not None), key=lambda step: (scores[step], step))
+
+    def _load_first_sound(self, steps: Iterable[int]) -> tuple[int, Any, dict[str, Any]] | None:
+        damages = []
+        for step in steps:
+            try:
+                state, facts = load_state(self._path(step))
+            except CorruptFileError as error:
+                logger.warning("%s; trying the checkpoint before it", error)
+                damages.append(error)
+                continue
+            return step, state, facts
+        if damages:
+            raise CorruptFileError(f"no sound checkpoint in {self.directory}: {damages[0]}; start the run anew")
+        return None
+
+    def _prune(self, newest: int) -> None:
+        kept = set(sorted(step for step in self._steps() if step <= newest)[-2:])
+        kept.update([step for step in self._by_score() if step <= newest][:1])
+        names = {self._path(step).name for step in kept}
+        for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:
+            if file.stem not in names:
+                file.unlink(missing_ok=True)
+
+
+def _tensors_path(path: str | Path) -> Path:
+    return Path(f"{path}.safetensors")
+
+
+def _json_path(path: str | Path) -> Path:
+    return Path(f"{path}.json")
+
+
+def _damaged(path: Path) -> CorruptFileError:
+    return CorruptFileError(f"{path} is damaged: its bytes are not those that were written")
+
+
+def _document(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return f'{{"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","content":{text}}}\n'.encode()
+
+
+def _read_content(path: str | Path) -> dict[str, Any]:
+    json_path = _json_path(path)
+    try:
+        data = json_path.read_bytes()
+    except FileNotFoundError:
+        if _tensors_path(path).exists():
+            raise CorruptFileError(f"{json_path} is missing, and {_tensors_path(path).name} needs it") from None
+        raise RequestError(f"nothing is saved at {path}: there is no {json_path.name}") from None
+    try:
+        content = json.loads(data)["content"]
+        # One content has one spelling, so that a flipped byte shows wherever it is, even in a space or in the checksum.
+        sound = _document(content) == data and content["format"] == FORMAT
+    except (ValueError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise _damaged(json_path)
+    return content
+
+
+def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` in JSON, its tensors put into `tensors`. An object `{tag: ...}` stands for what JSON has no word for."""
+    if value is None or isinstance(value, (bool, str, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+    if isinstance(value, Tensor):
+        return {"tensor": _put(value, place, tensors)}
+    if isinstance(value, np.ndarray):
+        return {"array": _put(torch.from_numpy(value.copy()), place, tensors)}
+    if isinstance(value, np.generic):
+        return _encode(value.item(), place, tensors)
+    if isinstance(value, Mapping):
+        if strange := [key for key in value if not isinstance(key, (str, int))]:
+            raise TypeError(f"{place or 'the state'} has the key {strange[0]!r}; a key must be str or int")
+        return {"dict": [[key, _encode(inner, _join(place, key), tensors)] for key, inner in value.items()]}
+    if isinstance(value, (list, tuple)):
+        items = [_encode(inner, _join(place, index), tensors) for index, inner in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    raise TypeError(f"{place or 'the state'} is a {type(value).__name__}, which a checkpoint does not hold")
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, inner),) = value.items()
+    if tag == "dict":
+        return {key: _decode(item, tensors) for key, item in inner}
+    if tag == "tuple":
+        return tuple(_decode(item, tensors) for item in inner)
+    if tag == "float":
+        return float(inner)
+    return tensors[inner] if tag == "tensor" else tensors[inner].numpy()
+
+
+def _join(place: str, key: str | int) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _put(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> str:
+    name = place or "state"
+    while name in tensors:  # {"a.b": x, "a": {"b": y}}
+        name += "'"
+    tensors[name] = tensor.detach()
+    return name
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` on the CPU, contiguous, no two in the same memory, as safetensors wants them."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.cpu().contiguous()
+        if own.untyped_storage().data_ptr() in seen:
+            own = own.clone()
+        seen.add(own.untyped_storage().data_ptr())
+        separate[name] = own
+    return separate

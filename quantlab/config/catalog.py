@@ -1,0 +1,41 @@
+"""What conf/ offers: the options of every group, and the line that each YAML says about itself."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import quantlab.conf
+
+CONF = Path(quantlab.conf.__file__).parent
+
+
+def options(group: str) -> dict[str, Path]:
+    """The YAML of every option of `group` (`accuquant`, `qat/resnet20_cifar10_w2a2`), by name, sorted."""
+    # A file whose name begins with "_" is a part of others, not a choice.
+    return {path.relative_to(CONF / group).with_suffix("").as_posix(): path
+            for path in sorted((CONF / group).rglob("*.yaml")) if not path.name.startswith("_")}
+
+
+def groups() -> list[str]:
+    """The folders of conf/: `task`, `model`, ..., `experiment`; an empty one is a group without options."""
+    return sorted(entry.name for entry in CONF.iterdir() if entry.is_dir() and not entry.name.startswith("_"))
+
+
+def headline(option: Path) -> str:
+    """The first comment line of a YAML: what it is. Empty where it has none."""
+    for line in option.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and not line.startswith("# @package"):
+            return line.lstrip("# ").rstrip()
+    return ""
+
+
+def target_of(group: str, option: Path) -> Any:
+    """The `_target_` of a YAML, whether it stands at its root or, for `# @package _global_`, under its group."""
+    content = yaml.safe_load(option.read_text(encoding="utf-8")) or {}
+    return content.get("_target_") or (content.get(group) or {}).get("_target_")
+
+
+def root_config() -> str:
+    """The text of conf/config.yaml."""
+    return (CONF / "config.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Which combinations of sections make sense. Every check yields whole lines for a person to act on.
+
+A section that is itself wrong arrives as None, and what depends on it is not judged.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from quantlab.config.catalog import options, target_of
+from quantlab.config.fields import Section
+from quantlab.config.methods import AccuQuant, DiffusionPTQ, Method, Sample
+from quantlab.config.models import DDIM, Model
+from quantlab.config.sections import BY_TARGET
+from quantlab.config.tasks import GenerationTask
+
+
+def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:
+    """One line per combination that makes no sense; `sections` by group."""
+    method, model, task, quantizer = (sections.get(group) for group in ("method", "model", "task", "quantizer"))
+    if isinstance(method, Method):
+        yield from _wrong_kind(method, "model", method.model_kind, model)
+        yield from _wrong_kind(method, "task", method.task_kind, task)
+        if quantizer is not None:
+            yield from _wrong_bits(method, quantizer)
+    if isinstance(method, DiffusionPTQ):
+        yield from _diffusion_ptq(method, model)
+    if isinstance(method, AccuQuant) and not (method.learn.rounding or method.learn.activation_scales):
+        yield ("method.learn: nothing to learn; type method.learn.rounding=true, "
+               "or method=ptq method.reconstruction=none for calibrated ranges only")
+    if isinstance(method, Sample) and method.run is None:
+        yield "method.run: got null, allowed: the directory of a finished accuquant or ptq run; type method.run=DIR"
+    if isinstance(model, DDIM):
+        yield from _ddim(model)
+    if isinstance(task, GenerationTask):
+        evaluation = task.evaluation
+        yield from _at_most("task.evaluation.step_error_samples", evaluation.step_error_samples,
+                            "task.evaluation.samples", evaluation.samples)
+
+
+def _wrong_kind(method: Method, group: str, kind: str | None, section: Section | None) -> Iterator[str]:
+    if section is None or kind in (None, section.kind):
+        return
+    fitting = [name for name, option in options(group).items()
+               if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) == kind]
+    yield (f"{group}: got '{section.name}' (a {section.kind}), but method={method.name} needs a {kind} {group}, "
+           f"one of: {', '.join(fitting)}; type {group}={fitting[0] if fitting else '...'}")
+
+
+def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
+    weight, activation = quantizer.weight.bits, quantizer.activation.bits
+    if method.quantizes and quantizer.name == "none":
+        yield f"quantizer: got 'none', nothing to quantize for method={method.name}; type quantizer=uniform_affine"
+    elif method.quantizes and weight == activation == 32:
+        yield ("quantizer.weight.bits and quantizer.activation.bits: got 32 for both, nothing to quantize for "
+               f"method={method.name}; type quantizer.weight.bits=4")
+    elif not method.quantizes and not weight == activation == quantizer.gradient.bits == 32:
+        yield f"quantizer: got '{quantizer.name}', but method={method.name} takes none; type quantizer=none"
+
+
+def _diffusion_ptq(method: DiffusionPTQ, model: Section | None) -> Iterator[str]:
+    calibration, regularizer = method.calibration, method.rounding_regularizer
+    yield from _at_most("method.calibration.range_samples", calibration.range_samples,
+                        "method.calibration.trajectories", calibration.trajectories)
+    yield from _at_most("method.batch_size", method.batch_size,
+                        "method.calibration.trajectories", calibration.trajectories)
+    if regularizer.beta_end > regularizer.beta_start:
+        yield (f"method.rounding_regularizer.beta_end: got {regularizer.beta_end}, allowed: up to beta_start "
+               f"({regularizer.beta_start}); type method.rounding_regularizer.beta_end={regularizer.beta_start}")
+    if isinstance(model, Model) and model.kind == "denoiser":
+        yield from _at_most("method.group_size", method.group_size, "model.sampler.steps", model.sampler.steps)
+
+
+def _ddim(model: DDIM) -> Iterator[str]:
+    unet, schedule = model.unet, model.noise_schedule
+    yield from _at_most("model.sampler.steps", model.sampler.steps,
+                        "model.noise_schedule.train_timesteps", schedule.train_timesteps)
+    if schedule.beta_start > schedule.beta_end:
+        yield (f"model.noise_schedule.beta_start: got {schedule.beta_start}, allowed: up to beta_end "
+               f"({schedule.beta_end}); type model.noise_schedule.beta_start={schedule.beta_end}")
+    if len(unet.attention) != len(unet.block_out_channels):
+        switches = ",".join(["false"] * len(unet.block_out_channels))
+        yield (f"model.unet.attention: got {len(unet.attention)} entries, allowed: one per entry of block_out_channels "
+               f"({len(unet.block_out_channels)}); type model.unet.attention=[{switches}]")
+    for channels in unet.block_out_channels:
+        if channels % unet.norm_num_groups:
+            yield (f"model.unet.block_out_channels: got {channels}, allowed: multiples of norm_num_groups "
+                   f"({unet.norm_num_groups}); type model.unet.norm_num_groups=1 or other channels")
+    for channels, attends in zip(unet.block_out_channels, unet.attention):
+        if attends and channels % unet.attention_head_dim:
+            yield (f"model.unet.attention_head_dim: got {unet.attention_head_dim}, allowed: divisors of the channels "
+                   f"that attend ({channels}); type model.unet.attention_head_dim={channels}")
+
+
+def _at_most(key: str, value: int, bound_key: str, bound: int) -> Iterator[str]:
+    if value > bound:
+        yield f"{key}: got {value}, allowed: 1 to {bound} ({bound_key}); type {key}={bound}"

@@ -1,0 +1,97 @@
+"""The kinds of value that keys hold. Each says what it allows in words, so that an error can repeat it."""
+
+import os
+import re
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """A mapping whose keys are all known, all present and never converted: the YAMLs are the only source of values."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Section(Strict):
+    """One group of the config. `kind` is what other groups ask for: a method needs a model of the kind 'denoiser'."""
+
+    group: ClassVar[str]
+    kind: ClassVar[str] = ""
+
+
+def refusal(allowed: str, example: Any) -> PydanticCustomError:
+    """The error of a value that is not among the `allowed` ones; `example` is a value that is."""
+    return PydanticCustomError("refusal", "{allowed}", {"allowed": allowed, "example": example})
+
+
+def says(allowed: str, example: Any) -> WrapValidator:
+    """Whatever is wrong with the value, the error says all that is allowed, not only the bound that was hit."""
+
+    def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "refusal":
+                raise
+            raise refusal(allowed, example) from None
+
+    return WrapValidator(validate)
+
+
+def _or_null(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return inner(value)
+    except ValidationError as error:
+        context = error.errors()[0]["ctx"]
+        raise refusal(f"{context['allowed']}, or null", context["example"]) from None
+
+
+def _whole(value: Any) -> Any:
+    # Literal compares by ==, which would let 4.0 pass for 4.
+    if not isinstance(value, int):
+        raise ValueError("not an integer")
+    return value
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise refusal(f"a regular expression ({error})", "'^conv_in$'") from None
+    return pattern
+
+
+Value = TypeVar("Value")
+OrNull = Annotated[Value | None, WrapValidator(_or_null)]
+
+Count = Annotated[int, Field(ge=1), says("an integer of at least 1", 1)]
+CountFromTwo = Annotated[int, Field(ge=2), says("an integer of at least 2", 2)]
+CountFromZero = Annotated[int, Field(ge=0), says("an integer of at least 0", 0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
+Positive = Annotated[float, Field(gt=0), says("a number above 0", 0.001)]
+NotNegative = Annotated[float, Field(ge=0), says("a number of at least 0", 0.0)]
+Negative = Annotated[float, Field(lt=0), says("a number below 0", -0.1)]
+AboveOne = Annotated[float, Field(gt=1), says("a number above 1", 1.1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1), says("a number between 0 and 1, both excluded", 0.02)]
+Fraction = Annotated[float, Field(ge=0, lt=1), says("a number from 0 to below 1", 0.0)]
+ClosedFraction = Annotated[float, Field(ge=0, le=1), says("a number from 0 to 1", 0.0)]
+Switch = Annotated[bool, says("true, false", "true")]
+Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
+Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
+File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
+Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
+Bits = Annotated[
+    Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8)
+]
+UnquantizedBits = Annotated[
+    Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; uniform_affine takes 2 to 8)", 32)
+]
+UnquantizedGradientBits = Annotated[
+    Literal[32], BeforeValidator(_whole), says("32 (after training, no gradient is quantized)", 32)
+]
+Channels = Annotated[Literal[1, 3], BeforeValidator(_whole), says("1 (grey), 3 (RGB)", 3)]

@@ -1,0 +1,73 @@
+"""What conf/model/*.yaml may hold. The values' meaning is said there; `kind` is what a method asks for."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quantlab.config.fields import (
+    ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
+    OrNull, Positive, Section, Seed, Strict, Switch,
+)
+
+
+class PretrainRecipe(Strict):
+    seed: Seed
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    warmup_steps: CountFromZero
+    gradient_clip: OrNull[Positive]
+    ema_decay: Fraction
+
+
+class Model(Section):
+    group = "model"
+    name: Name
+    weights: OrNull[File]
+    pretrain: PretrainRecipe
+
+
+class UNet(Strict):
+    block_out_channels: Annotated[list[Count], Field(min_length=1)]
+    attention: list[Switch]
+    layers_per_block: Count
+    attention_head_dim: Count
+    norm_num_groups: Count
+    dropout: Fraction
+
+
+class NoiseSchedule(Strict):
+    train_timesteps: CountFromTwo
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    beta_start: OpenFraction
+    beta_end: OpenFraction
+
+
+class Sampler(Strict):
+    steps: Count
+    eta: ClosedFraction
+    spacing: Literal["uniform", "quadratic"]
+    clip_sample: Switch
+
+
+class DDIM(Model):
+    kind = "denoiser"
+    target: Literal["quantlab.models.diffusers_denoiser.build_ddim"] = Field(alias="_target_")
+    unet: UNet
+    noise_schedule: NoiseSchedule
+    sampler: Sampler
+
+
+class PretrainedDenoiser(Model):
+    kind = "denoiser"
+    target: Literal["quantlab.models.diffusers_denoiser.load_pretrained"] = Field(alias="_target_")
+    path: Directory
+    sampler: Sampler
+
+
+class TaskClassifier(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.task_classifier.build_task_classifier"] = Field(alias="_target_")
+    width: Count
+    features: Count

@@ -1,0 +1,63 @@
+"""What conf/quantizer/*.yaml may hold. The values' meaning is said there."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from quantlab.config.fields import (
+    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Strict, Switch, UnquantizedBits,
+    UnquantizedGradientBits,
+)
+
+
+class NoBits(Strict):
+    bits: UnquantizedBits
+
+
+class NoQuantizer(Section):
+    group = "quantizer"
+    name: Literal["none"]
+    weight: NoBits
+    activation: NoBits
+    gradient: NoBits
+
+
+class AffineWeight(Strict):
+    bits: Bits
+    symmetric: Switch
+    granularity: Literal["output_channel", "tensor"]
+    scale_search: Literal["min_max", "lp"]
+    rounding: Literal["adaround", "nearest"]
+
+
+class NoGradientBits(Strict):
+    bits: UnquantizedGradientBits
+
+
+class AffineActivation(Strict):
+    bits: Bits
+    symmetric: Switch
+    scale_search: Literal["min_max", "lp"]
+    scales: Literal["per_group", "shared"]
+
+
+class PolicyRule(Strict):
+    modules: Pattern
+    weight_bits: Bits
+    activation_bits: Bits
+
+
+class UniformAffine(Section):
+    group = "quantizer"
+    target: Literal["quantlab.quantizers.wrap.UniformAffinePolicy"] = Field(alias="_target_")
+    name: Name
+    weight: AffineWeight
+    activation: AffineActivation
+    gradient: NoGradientBits
+    p: Positive
+    zeta: AboveOne
+    gamma: Negative
+    attention: Switch
+    softmax_bits: Bits
+    split_shortcuts: Switch
+    policy: list[PolicyRule]

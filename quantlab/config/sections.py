@@ -1,0 +1,52 @@
+"""The sections of a run's config, and how one finds its schema: by `_target_`, or by group and name without one.
+
+`BY_TARGET` is the allowlist of all that a config may instantiate: a config cannot name anything else.
+"""
+
+from typing import Literal, get_args
+
+from quantlab.config import methods, models, quantizers, tasks
+from quantlab.config.fields import Count, CountFromZero, Name, OrNull, Section
+
+GROUPS = ("task", "model", "quantizer", "method", "trainer", "logger")
+
+
+class Trainer(Section):
+    group = "trainer"
+    epochs: OrNull[Count]
+    max_steps: OrNull[Count]
+    checkpoint_every: Count
+    log_every: Count
+    mixed_precision: Literal["no", "fp16", "bf16"]
+    num_workers: CountFromZero
+
+
+class Logger(Section):
+    group = "logger"
+    name: Literal["none", "tensorboard"]
+
+
+class WandbLogger(Section):
+    group = "logger"
+    name: Literal["wandb"]
+    project: Name
+    mode: Literal["offline", "online"]
+
+
+BY_TARGET: dict[str, type[Section]] = {
+    target: section
+    for section in (
+        models.DDIM, models.PretrainedDenoiser, models.TaskClassifier,
+        tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
+        quantizers.UniformAffine,
+        methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample,
+    )
+    for target in get_args(section.model_fields["target"].annotation)
+}
+WITHOUT_TARGET: dict[tuple[str, str | None], type[Section]] = {
+    ("quantizer", "none"): quantizers.NoQuantizer,
+    ("trainer", None): Trainer,
+    ("logger", "none"): Logger,
+    ("logger", "tensorboard"): Logger,
+    ("logger", "wandb"): WandbLogger,
+}

@@ -1,0 +1,185 @@
+"""From a plain mapping to a `RunConfig`, or to every problem at once, each one line that says what to type."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import SerializeAsAny, ValidationError
+
+from quantlab.config.catalog import options
+from quantlab.config.checks import combination_problems
+from quantlab.config.fields import Directory, OrNull, Section, Seed, Strict
+from quantlab.config.sections import BY_TARGET, GROUPS, WITHOUT_TARGET
+from quantlab.errors import RequestError, did_you_mean
+
+
+class Root(Strict):
+    """The keys that stand outside of any group."""
+
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    data_dir: Directory
+    cache_dir: Directory
+    output_dir: Directory
+    resume: OrNull[Directory]
+
+
+class RunConfig(Root):
+    """One run, typed: `config.method.group_size`, `config.model.sampler.steps`. Immutable; see `to_plain`."""
+
+    task: SerializeAsAny[Section]
+    model: SerializeAsAny[Section]
+    quantizer: SerializeAsAny[Section]
+    method: SerializeAsAny[Section]
+    trainer: SerializeAsAny[Section]
+    logger: SerializeAsAny[Section]
+
+
+def validate(mapping: Mapping[str, Any]) -> RunConfig:
+    """The typed config of a resolved plain mapping. Raises `RequestError` with every problem there is, a line each."""
+    problems, root, sections = _judge(mapping, without=())
+    if problems:
+        raise RequestError(*problems)
+    return RunConfig(**root, **sections)
+
+
+def find_problems(mapping: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
+    """What `validate` would refuse, a line each; the groups of `without` are not judged, nor what depends on them."""
+    return _judge(mapping, without)[0]
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """The config that a run left behind. `path`: the run's directory, or its config.yaml.
+
+    Raises `RequestError` where the file is missing, is not YAML, or does not hold what this version understands.
+    """
+    file = Path(path)
+    file = file / "config.yaml" if file.is_dir() else file
+    try:
+        mapping = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{file}: no such file; name the directory of a run, which holds a config.yaml") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RequestError(f"{file}: not readable ({' '.join(str(error).split())}); restore it or run anew") from None
+    if not isinstance(mapping, dict):
+        raise RequestError(f"{file}: got {type(mapping).__name__}, not the mapping of a run; restore it or run anew")
+    try:
+        return validate(mapping)
+    except RequestError as error:
+        raise RequestError(*(f"{file}: {problem}" for problem in error.problems)) from None
+
+
+def _judge(
+    mapping: Mapping[str, Any], without: Collection[str]
+) -> tuple[list[str], dict[str, Any], dict[str, Section | None]]:
+    """Every problem, the keys outside of groups, and the sections that are right in themselves."""
+    problems = list(_foreign_targets(mapping))
+    root = {key: value for key, value in mapping.items() if key not in GROUPS}
+    try:
+        Root.model_validate(root)
+    except ValidationError as error:
+        problems += _lines(error, (), root, known=[*Root.model_fields, *GROUPS])
+    sections: dict[str, Section | None] = dict.fromkeys(GROUPS)
+    for group in GROUPS:
+        if group not in without:
+            sections[group], wrong = _section(group, mapping.get(group))
+            problems += wrong
+    problems += combination_problems(sections)
+    return list(dict.fromkeys(problems)), root, sections
+
+
+def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
+    """The typed section, or None and what is wrong with it."""
+    if not isinstance(value, Mapping):
+        choices = ", ".join(options(group))
+        return None, [f"{group}: got {_shown(value)}, allowed: one of {choices}; type {group}={choices.split(',')[0]}"]
+    name, target = value.get("name"), value.get("_target_")
+    if target is not None and target not in BY_TARGET:
+        return None, []  # named already, with every other foreign target
+    schema = WITHOUT_TARGET.get((group, name if group != "trainer" else None)) if target is None else BY_TARGET[target]
+    if schema is None:
+        return None, [f"{group}: has no _target_ (name: {_shown(name)}); type {group}={next(iter(options(group)))}"]
+    if schema.group != group:
+        fitting = [target for target, section in BY_TARGET.items() if section.group == group]
+        return None, [f"{group}._target_: got a {schema.group}, {target}; allowed: {', '.join(fitting)}"]
+    try:
+        return schema.model_validate(value), []
+    except ValidationError as error:
+        return None, list(_lines(error, (group,), value))
+
+
+def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
+    """Every `_target_`, wherever it stands, that is not on the allowlist."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == "_target_" and (not isinstance(inner, str) or inner not in BY_TARGET):
+                yield (f"{key}_target_: got {_shown(inner)}, which may not be instantiated; allowed: "
+                       f"quantlab's own classes only{did_you_mean(inner, BY_TARGET)}")
+            else:
+                yield from _foreign_targets(inner, f"{key}{name}.")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _foreign_targets(inner, f"{key}{index}.")
+
+
+def _lines(error: ValidationError, prefix: tuple, value: Any, known: list[str] | None = None) -> Iterator[str]:
+    """pydantic's errors as lines: the dotted key, what was got, what is allowed, what to type."""
+    for problem in error.errors():
+        location, context = problem["loc"], problem.get("ctx", {})
+        key = ".".join(map(str, prefix + location))
+        if location[-1:] == ("_target_",) and problem["type"] == "extra_forbidden":
+            yield f"{key}: a _target_ may not stand here; remove it"
+            continue
+        match problem["type"]:
+            case "extra_forbidden":
+                yield _unknown(prefix, location, value, error, known)
+            case "missing":
+                yield f"{key}: missing; type {key}=VALUE (+{key}=VALUE where the key itself was taken away)"
+            case "literal_error":
+                yield _refused(key, problem["input"], _choices(context["expected"]))
+            case "refusal":
+                allowed, example = context["allowed"], context["example"]
+                yield f"{key}: got {_shown(problem['input'])}, allowed: {allowed}; type {key}={example}"
+            case "list_type" | "too_short":
+                yield f"{key}: got {_shown(problem['input'])}, allowed: a list of at least one; type {key}=[...]"
+            case _:
+                yield f"{key}: got {_shown(problem['input'])}, allowed: a mapping; type {key}.KEY=VALUE"
+
+
+def _choices(expected: str) -> list[str]:
+    """`['a', 'b', 'c']` of pydantic's "'a', 'b' or 'c'"."""
+    return [choice.strip("'") for choice in re.split(r", | or ", expected)]
+
+
+def _refused(key: str, got: Any, choices: list[str]) -> str:
+    near = did_you_mean(got, choices)
+    nearest = near.split("'")[1] if near else choices[0]
+    return f"{key}: got {_shown(got)}, allowed: {', '.join(choices)}{near}{' Type' if near else '; type'} {key}={nearest}"
+
+
+def _unknown(prefix: tuple, location: tuple, value: Any, error: ValidationError, known: list[str] | None) -> str:
+    siblings = known or _declared(error, location, value)
+    parent = "".join(f"{part}." for part in prefix + location[:-1])
+    near = did_you_mean(str(location[-1]), siblings)
+    advice = f" Type {parent}{near.split(chr(39))[1]}=VALUE" if near else f"; allowed here: {', '.join(siblings)}"
+    return f"{parent}{location[-1]}: no such key{near}{advice}"
+
+
+def _declared(error: ValidationError, location: tuple, value: Any) -> list[str]:
+    """The keys that the mapping at `location` may hold, as far as its value shows them."""
+    wrong = {problem["loc"][-1] for problem in error.errors()
+             if problem["type"] == "extra_forbidden" and problem["loc"][:-1] == location[:-1]}
+    absent = [str(problem["loc"][-1]) for problem in error.errors()
+              if problem["type"] == "missing" and problem["loc"][:-1] == location[:-1]]
+    for part in location[:-1]:
+        value = value[part]
+    return absent + [str(key) for key in value if key not in wrong]
+
+
+def _shown(value: Any) -> str:
+    """A value as a person would type it in YAML, cut where it is long."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
+    text = text or repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,1 @@
+"""Denoising: the step and its walk (`rollout`), full-precision walks as data (`trajectories`), comparing walks (`evaluation`)."""

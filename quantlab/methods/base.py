@@ -1,0 +1,132 @@
+"""What a method is: the hooks of the one trainer loop.
+
+The trainer asks, in this order: `build`, then `load_state_dict` if there is a checkpoint, then for every step `before_step`,
+`gradients`, `after_backward`, `update`, `after_update`; `validate` at every checkpoint; at the end the runner asks `finish`. Most
+methods implement two or three of them. A method never loops over steps.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class RunContext:
+    """What the runner hands a method: the four parts of the run and the few services it may use."""
+
+    config: Any                     # the validated RunConfig
+    task: Any
+    model: torch.nn.Module          # full precision, on the device
+    accelerator: Any                # accelerate.Accelerator: device, precision, processes
+    cache: Any                      # quantlab.cache.Cache: tensors that runs share
+    directory: Path                 # the run's own directory
+    feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for
+    progress: Callable[..., Iterable]   # progress(iterable, "what"): a bar with an ETA
+    saved_model: Any = None         # method=sample: `facts` of a finished run's model and `load_into(module)`
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+
+@dataclass
+class Outcome:
+    """What a finished method leaves: numbers for results.json, and the tensors of the model it made."""
+
+    metrics: dict[str, float]
+    baseline: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
+    cost: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Tensor] | None = None
+    model_facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Method:
+    """Base of all methods. A subclass sets `steps`, `dataset` and, where an epoch means something, `steps_per_epoch`."""
+
+    needs_full_precision = True     # the runner loads full-precision weights into context.model first
+
+    steps: int                      # the method's own length; trainer.max_steps and trainer.epochs may shorten it
+    steps_per_epoch: int | None = None
+    dataset: Any = None             # map-style; `collate` makes a batch of its items
+
+    def __init__(self, section, context: RunContext):
+        self.section, self.context = section, context
+
+    # data ----------------------------------------------------------------------------------------------------------
+    def batch_indices(self, step: int) -> list:
+        """Items of the batch of `step`; a function of the step alone, so that a resumed run needs no memory of it."""
+        raise NotImplementedError  # every method that is trained says which data it draws
+
+    def collate(self, items):
+        return items
+
+    # hooks ---------------------------------------------------------------------------------------------------------
+    def build(self, total_steps: int) -> None:
+        """Wrap the model with quantizers, make optimizers; `total_steps` is how long the loop will run."""
+
+    def before_step(self, step: int) -> None:
+        """Schedules, change of what is trained."""
+
+    def gradients(self, batch) -> dict[str, Tensor]:
+        """Fill .grad for one batch; returns scalars to log, `loss` among them. Default: `loss`, then backward."""
+        with self.context.accelerator.autocast():
+            loss = self.loss(batch)
+        self.context.accelerator.backward(loss)
+        return {"loss": loss.detach()}
+
+    def loss(self, batch) -> Tensor:
+        raise NotImplementedError  # only the default `gradients` asks for it
+
+    def after_backward(self) -> None:
+        """Gradients are there, parameters are still the old ones."""
+
+    def update(self) -> None:
+        """Move the parameters. Default: `self.optimizer`."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def after_update(self) -> None:
+        """Parameters are the new ones."""
+
+    def logged(self) -> dict[str, float]:
+        """More to log beside what `gradients` returned; asked only when a line is written."""
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        """Asked at every checkpoint; `loss`, if present, decides which checkpoint is best (lowest)."""
+        return {}
+
+    def finish(self) -> Outcome:
+        """Evaluate, draw, and hand over what was made."""
+        raise NotImplementedError  # every method ends with something
+
+    # memory --------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the algorithm remembers. (Random numbers need no memory: every step seeds its own.)"""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back, after `build`."""
+
+
+def seeded(*seed: int) -> np.random.Generator:
+    """A random generator that depends only on the integers given, well mixed (numpy's SeedSequence)."""
+    return np.random.default_rng(seed)
+
+
+def shuffled_batch(size: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch).
+
+    The last, smaller batch of an epoch is kept unless the set is larger than a batch, when it is dropped.
+    """
+    per_epoch = max(size // batch_size, 1)
+    epoch, position = divmod(step, per_epoch)
+    order = seeded(seed, epoch).permutation(size)
+    return order[position * batch_size : (position + 1) * batch_size].tolist()

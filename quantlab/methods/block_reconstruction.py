@@ -1,0 +1,146 @@
+"""Block reconstruction of a diffusion model, as Q-Diffusion (Li et al., ICCV 2023) and BRECQ (Li et al., ICLR 2021) do it.
+
+Units are residual blocks and attention blocks, and every other layer by itself, in the order of the forward pass. Each is
+trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
+
+    min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
+
+Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation scales
+are learned jointly, not one after the other; learning rates and annealing run once per unit; the passes that collect a
+unit's inputs come on top of the budget, which favours this baseline.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.methods.base import RunContext
+from quantlab.methods.diffusion_ptq import DiffusionPTQ
+from quantlab.models.diffusers_denoiser import network_of, reconstruction_units
+from quantlab.quantizers import wrap
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the unit whose inputs were wanted."""
+
+
+def forward_order(unet: nn.Module, x: Tensor) -> list[str]:
+    """Names of the units in the order in which one forward pass from x [N, C, H, W] calls them."""
+    blocks = reconstruction_units(unet)
+    layers = [name for name, module in unet.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    alone = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]
+    called: list[str] = []
+
+    def note(name: str):
+        return lambda module, args: called.append(name)
+
+    hooks = [unet.get_submodule(name).register_forward_pre_hook(note(name)) for name in blocks + alone]
+    with torch.no_grad():
+        unet(x, 0)
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(called))
+
+
+@torch.no_grad()
+def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
+    """Positional arguments, keyword arguments and output of `unit` in the forward pass that `run()` makes."""
+    seen = []
+
+    def hook(module, args, kwargs, output):
+        seen.append((args, kwargs, output))
+        raise _Reached
+
+    handle = unit.register_forward_hook(hook, with_kwargs=True)
+    try:
+        run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def rows_of(arguments, rows: Tensor):
+    """`arguments` (a tuple or dict) with those rows of every tensor in it."""
+    if isinstance(arguments, dict):
+        return {name: value[rows] if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    return tuple(value[rows] if isinstance(value, Tensor) else value for value in arguments)
+
+
+def joined(parts: list):
+    """Tuples or dicts of one shape, their tensors concatenated along the batch."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: _join([part[name] for part in parts]) for name in first}
+    return tuple(_join(list(values)) for values in zip(*parts))
+
+
+def _join(values: list):
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+
+class BlockReconstruction(DiffusionPTQ):
+    """reconstruction=block."""
+
+    label = "block"
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context, simulated_steps=section.group_size)
+        task = context.task
+        probe = torch.zeros(1, task.channels, task.image_size, task.image_size, device=context.device)
+        self.names = forward_order(context.model.unet, probe)
+        # A unit's forward and backward cost its share of 3 passes; all units together make one network.
+        self.per_unit = max(section.network_evaluations // 3, 1)
+        self.steps = self.per_unit * len(self.names)
+        self.unit: int | None = None
+
+    def progress(self, step: int) -> float:
+        return step % self.per_unit / self.per_unit
+
+    def before_step(self, step: int) -> None:
+        super().before_step(step)
+        if step // self.per_unit != self.unit:
+            self.unit = step // self.per_unit
+            self.enter(self.names[self.unit])
+
+    def enter(self, name: str) -> None:
+        """Fix the units before `name` and collect its inputs and targets for every group of denoising steps."""
+        if self.weights:
+            for finished in self.names[: self.unit]:
+                for weight in wrap.quantized_weights(self.quantized.unet.get_submodule(finished)):
+                    weight.settle()
+        self.module = self.quantized.unet.get_submodule(name)
+        original = self.context.model.unet.get_submodule(name)
+        exact = network_of(self.context.model.unet)
+        states = self.dataset.trajectories.states[:, : self.section.calibration.range_samples]
+        self.collected = {}
+        for group in self.moving_groups:
+            inputs, targets = [], []
+            for i in self.schedule.moving(self.groups[group]):
+                x, t = states[i].to(self.context.device), self.schedule.timesteps[i]
+                inputs.append(capture(self.module, lambda: self.quantized.network(x, t, i))[:2])
+                targets.append(capture(original, lambda: exact(x, t, i))[2])
+            args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
+            self.collected[group] = (args, kwargs, torch.cat(targets))
+        self.spent += 2 * len(self.schedule.moving(range(len(self.schedule)))) * states.shape[1] / self.section.batch_size
+        with torch.no_grad():
+            self.units = {group: float(self.error(group, slice(None))) for group in self.moving_groups}
+
+    def error(self, group: int, rows: Tensor | slice) -> Tensor:
+        """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
+        args, kwargs, target = self.collected[group]
+        self.quantized.pointer.index = group
+        return F.mse_loss(self.module(*rows_of(args, rows), **rows_of(kwargs, rows)), target[rows])
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        group = batch["group"]
+        available = len(self.collected[group][2])
+        wanted = min(self.section.batch_size, available)
+        rows = torch.randint(available, (wanted,)).to(self.context.device)
+        loss = self.error(group, rows) / max(self.units[group], 1e-12)
+        if loss.requires_grad:
+            loss.backward()
+        self.spent += 3 / len(self.names)   # on average over the units
+        weights = wrap.quantized_weights(self.module) if self.weights else []
+        return {"loss": loss.detach(), "rounding_penalty": self.regularize(weights)}

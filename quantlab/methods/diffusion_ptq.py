@@ -1,0 +1,216 @@
+"""What AccuQuant and its step-by-step baselines share: data, quantizers, what is learned, and how the result is judged.
+
+A subclass says what one iteration minimises (`gradients`) and what it costs; everything else is the same on both sides, so
+that a comparison compares objectives and nothing else.
+"""
+
+import copy
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.diffusion.rollout import step as denoising_step
+from quantlab.diffusion.trajectories import GroupDataset, Trajectories
+from quantlab.methods.base import Method, Outcome, RunContext, seeded
+from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
+from quantlab.models.diffusers_denoiser import shortcut_splits
+from quantlab.quantizers import adaround, wrap
+from quantlab.quantizers.activation import GroupPointer
+
+logger = logging.getLogger("quantlab")
+
+
+class QuantizedDenoiser:
+    """A quantized copy of a UNet and the pointer that tells its activation quantizers which group is being walked.
+
+    group_size: denoising steps per set of activation scales. Blank until calibrated or loaded.
+    """
+
+    def __init__(self, unet: nn.Module, policy: wrap.UniformAffinePolicy, steps: int, group_size: int):
+        self.group_size = group_size
+        self.pointer = GroupPointer(-(-steps // group_size))
+        self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
+        self.policy = policy
+        self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
+
+    def network(self, x: Tensor, t: int, i: int) -> Tensor:
+        """eps of the quantized UNet at step i of the walk: a `rollout.Network`."""
+        self.pointer.index = i // self.group_size
+        return self.unet(x, t).sample
+
+    def snapshot(self) -> "QuantizedDenoiser":
+        """A copy that later learning does not touch, without the float weights: about a quarter of the network's size."""
+        originals, self.originals = self.originals, {}
+        twin, self.originals = copy.deepcopy(self), originals
+        return twin
+
+    @torch.no_grad()
+    def calibrate(self, trajectories: Trajectories, schedule, samples: int, device) -> None:
+        """Ranges only: weights first, then the activations of each group from full-precision states of its steps.
+
+        The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises them).
+        """
+        section = self.policy.section
+        wrap.calibrate_weights(self.unet, self.originals, section)
+        quantizers = wrap.activation_quantizers(self.unet)
+        for quantizer in quantizers:
+            quantizer.observe()
+        for i in schedule.moving(range(len(schedule))):
+            self.network(trajectories.states[i, :samples].to(device), schedule.timesteps[i], i)
+        for quantizer in quantizers:
+            quantizer.calibrate(section.activation.scale_search, section.p)
+
+
+class DiffusionPTQ(Method):
+    """Base of the methods that quantize a diffusion model after training."""
+
+    label: str                      # its name in tables and figures
+
+    def __init__(self, section, context: RunContext, simulated_steps: int):
+        """simulated_steps: denoising steps that one iteration walks through; activation scales go by section.group_size."""
+        super().__init__(section, context)
+        self.schedule = context.model.schedule
+        self.groups = self.schedule.groups(simulated_steps)
+        self.moving_groups = [g for g, steps in enumerate(self.groups) if self.schedule.moving(steps)]
+        if len(self.schedule) % section.group_size:
+            logger.info("group_size=%d does not divide %d denoising steps: the last group has %d",
+                        section.group_size, len(self.schedule), len(self.schedule.groups(section.group_size)[-1]))
+        self.spent = 0.0            # forward passes of one batch; a backward pass counts two
+
+    # data ----------------------------------------------------------------------------------------------------------
+    def batch_indices(self, step: int) -> list[tuple[int, int]]:
+        rows = seeded(self.context.config.seed, 1, step).choice(
+            self.section.calibration.trajectories, self.section.batch_size, replace=False)
+        group = self.group_of(step)
+        return [(group, int(row)) for row in rows]
+
+    def group_of(self, step: int) -> int:
+        """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
+        sequential order would let the last group overwrite what the first ones learned)."""
+        round_, position = divmod(step, len(self.moving_groups))
+        order = seeded(self.context.config.seed, 2, round_).permutation(len(self.moving_groups))
+        return self.moving_groups[order[position]]
+
+    # build ---------------------------------------------------------------------------------------------------------
+    def build(self, total_steps: int) -> None:
+        section, context = self.section, self.context
+        self.total_steps = total_steps
+        trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
+                                          "calibration trajectories")
+        self.dataset = GroupDataset(trajectories, self.groups)
+        policy = wrap.UniformAffinePolicy(context.config.quantizer)
+        self.quantized = QuantizedDenoiser(context.model.unet, policy, len(self.schedule), section.group_size)
+        self.quantized.calibrate(trajectories, self.schedule, section.calibration.range_samples, context.device)
+        self.ranges_only = self.quantized.snapshot()
+        self.units = self.end_errors(self.groups)
+        self.make_learnable()
+
+    def make_learnable(self) -> None:
+        unet, section = self.quantized.unet, self.section
+        policy = self.context.config.quantizer
+        self.weights = []
+        if section.learn.rounding and policy.weight.rounding == "adaround" and policy.weight.bits != 32:
+            wrap.learn_rounding(unet, self.quantized.originals, policy)
+            self.weights = wrap.quantized_weights(unet)
+        scales = []
+        if section.learn.activation_scales:
+            scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
+        rates = section.learning_rate
+        self.rates = {"rounding": rates.rounding, "activation_scales": rates.activation_scales}
+        learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": scales}
+        groups = [{"params": parameters, "lr": self.rates[name], "name": name} for name, parameters in learned.items() if parameters]
+        self.optimizer = torch.optim.Adam(groups) if groups else None
+
+    @torch.no_grad()
+    def end_errors(self, groups: list[range], network=None, rows: int = 64) -> list[float]:
+        """Mean squared error per pixel at the end of each group, walked from its full-precision start: float list [G].
+
+        On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
+        calibrated ranges are the units of the training loss: a loss of 1 is what calibration alone gives.
+        """
+        network = network or self.quantized.network
+        trajectories, device = self.dataset.trajectories, self.context.device
+        states = trajectories.states[:, :rows].to(device)
+        errors = []
+        for steps in groups:
+            x = states[steps.start]
+            for i in steps:
+                z = None if trajectories.noise is None else trajectories.noise[i, :rows].to(device)
+                x = denoising_step(network, self.schedule, i, x, z)
+            errors.append(float((x - states[steps.stop]).square().mean()))
+        return errors
+
+    def quantized_step(self, noise: Tensor | None, first: int):
+        """step(i, x): step i of the quantized walk; noise [M, N, C, H, W] is that of the group which begins at `first`."""
+        def step(i: int, x: Tensor) -> Tensor:
+            z = None if noise is None else noise[i - first]
+            return denoising_step(self.quantized.network, self.schedule, i, x, z)
+        return step
+
+    # one step ------------------------------------------------------------------------------------------------------
+    def progress(self, step: int) -> float:
+        """How far the present optimization has come, in [0, 1): drives the learning rates and the annealing."""
+        return step / self.total_steps
+
+    def before_step(self, step: int) -> None:
+        self.done = self.progress(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[group["name"]] * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.done)).item())
+
+    def regularize(self, weights: list) -> Tensor:
+        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value."""
+        rule = self.section.rounding_regularizer
+        beta = adaround.annealed_beta(self.done, rule.beta_start, rule.beta_end, rule.warmup)
+        if beta is None or not weights:
+            return torch.zeros((), device=self.context.device)
+        penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
+        (rule.weight * penalty).backward()
+        return penalty.detach()
+
+    def logged(self) -> dict[str, float]:
+        row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.spent}
+        if self.weights:
+            row["unsettled"] = self.unsettled()
+        return row
+
+    @torch.no_grad()
+    def unsettled(self) -> float:
+        soft = torch.cat([weight.soft().flatten() for weight in self.weights])
+        return float(adaround.unsettled_share(soft))
+
+    # end -----------------------------------------------------------------------------------------------------------
+    def finish(self) -> Outcome:
+        diagnostics = {}
+        if self.weights:
+            diagnostics["unsettled"] = self.unsettled()
+            diagnostics["soft_error"] = self.relative_error()
+        wrap.harden(self.quantized.unet)
+        diagnostics["hard_error"] = self.relative_error()
+        judge = GenerationJudge(self.context, self.schedule, self.section.group_size)
+        baseline = {"full_precision": judge.full_precision()}
+        if self.label != "ranges only":
+            baseline["ranges_only"] = judge("ranges only", self.ranges_only.network)
+        metrics = judge(self.label, self.quantized.network)
+        judge.draw()
+        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size}
+        return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
+                       model=self.quantized.unet.state_dict(), model_facts=facts)
+
+    def relative_error(self) -> float:
+        """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
+        groups = self.schedule.groups(self.section.group_size)
+        before = self.end_errors(groups, self.ranges_only.network)
+        ratios = [now / then for now, then in zip(self.end_errors(groups), before) if then > 0]
+        return sum(ratios) / max(len(ratios), 1)
+
+    # memory --------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict:
+        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent}
+        return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
+
+    def load_state_dict(self, state: dict) -> None:
+        self.quantized.unet.load_state_dict(state["network"])
+        self.spent = state["spent"]
+        if self.optimizer:
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,126 @@
+"""How the samples of a quantized diffusion model are judged: against the task's images, and against full precision.
+
+Both models start from the same noise, so images compare one by one. Everything full-precision is computed once and cached.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from quantlab.diffusion.evaluation import WalkComparison, compare_walks
+from quantlab.diffusion.rollout import Network, Schedule
+from quantlab.diffusion.trajectories import Trajectories, compute_states, step_noise
+from quantlab.methods.base import RunContext
+from quantlab.metrics.fid import FrechetDistance
+from quantlab.metrics.paired import paired_metrics, paired_protocol
+from quantlab.models.diffusers_denoiser import network_of
+
+FID_POINTS = 8      # points along denoising at which fid_to_fp32 is measured for the figure
+
+
+def weights_digest(model) -> str:
+    """sha256 (hex) of a model's weights, names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.weights().state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fetch_trajectories(context: RunContext, count: int, seed: int, what: str) -> Trajectories:
+    """`count` full-precision walks from noise of `seed`, from the cache or computed now.
+
+    Keyed by the model's weights, its schedule, the seed and the count.
+    """
+    model, task = context.model, context.task
+    schedule = model.schedule
+    shape = (count, task.channels, task.image_size, task.image_size)
+    facts = {
+        "format": 1, "weights": weights_digest(model), "shape": shape, "seed": seed,
+        "timesteps": schedule.timesteps, "alphas": schedule.alphas, "eta": schedule.eta, "clip": schedule.clip_sample,
+    }
+
+    def make() -> dict[str, Tensor]:
+        def progress(batches):
+            return context.progress(batches, what)
+        states = compute_states(network_of(model.unet), schedule, shape, seed, task.evaluation.batch_size, progress,
+                                context.device)
+        return {"states": states}
+
+    states = context.cache.fetch("trajectories", facts, make)["states"]
+    return Trajectories(states, step_noise(schedule, shape, seed))
+
+
+class GenerationJudge:
+    """Judges networks on one task, and remembers their walks for the pictures.
+
+    Calling it with a label and a quantized network returns its metrics: fid (to the task's images), fid_to_fp32, psnr (dB),
+    ssim and mse_to_fp32 (to the full-precision images from the same noise).
+    """
+
+    def __init__(self, context: RunContext, schedule: Schedule, group_size: int):
+        self.context, self.schedule, self.group_size = context, schedule, group_size
+        evaluation = context.task.evaluation
+        self.evaluation = evaluation
+        self.reference = fetch_trajectories(context, evaluation.samples, evaluation.seed, "full-precision samples")
+        self.fid = FrechetDistance(context.feature_network(), evaluation.batch_size, context.device)
+        total = len(schedule)
+        self.fid_steps = sorted({max(1, round(total * (k + 1) / FID_POINTS)) for k in range(FID_POINTS)})
+        self.walks: dict[str, WalkComparison] = {}
+        self.protocol = {
+            "samples": evaluation.samples, "fid_features": evaluation.features, "noise_seed": evaluation.seed,
+            "reference_images": len(context.task.images()), "denoising_steps": total, "eta": schedule.eta,
+            **paired_protocol(context.task.image_size),
+        }
+
+    def full_precision(self) -> dict[str, float]:
+        """fid of the full-precision samples."""
+        return {"fid": self._fid_to_task(self.reference.images)}
+
+    def _fid_to_task(self, images: Tensor) -> float:
+        return self.fid.reference(self.context.task.reference()).to(images)
+
+    def __call__(self, label: str, network: Network) -> dict[str, float]:
+        def progress(batches):
+            return self.context.progress(batches, f"samples: {label}")
+        walk = compare_walks(network, self.schedule, self.reference, self.evaluation.batch_size,
+                             self.evaluation.step_error_samples, self.fid_steps, progress, self.context.device)
+        self.walks[label] = walk
+        fid_to_fp32 = self.fid.reference(self.reference.images).to(walk.images)
+        return {"fid_to_fp32": fid_to_fp32, "fid": self._fid_to_task(walk.images),
+                **paired_metrics(walk.images, self.reference.images)}
+
+    def series(self) -> dict:
+        """The curves along denoising of every network judged, as plain data (figures/denoising.json)."""
+        values = {label: [] for label in self.walks}
+        for done in self.fid_steps:
+            self.fid.reference(self.reference.states[done])
+            for label, walk in self.walks.items():
+                values[label].append(self.fid.to(walk.states[done]))
+        curves = {
+            label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error,
+                    "fid_to_fp32": {"step": self.fid_steps, "value": values[label]}}
+            for label, walk in self.walks.items()
+        }
+        return {"timesteps": list(self.schedule.timesteps), "group_size": self.group_size, "curves": curves}
+
+    def draw(self) -> None:
+        """Write figures/denoising.json, the plots of it, and the grids of samples, for the network judged last."""
+        from quantlab.report import figures, grids
+
+        folder, samples = self.context.directory / "figures", self.context.directory / "samples"
+        folder.mkdir(exist_ok=True), samples.mkdir(exist_ok=True)
+        series = self.series()
+        (folder / "denoising.json").write_text(json.dumps(series, indent=1))
+        figures.denoising_error(series, folder / "denoising_error.png")
+        figures.fid_along_denoising(series, folder / "fid_along_denoising.png")
+        self._grids(grids, samples)
+
+    def _grids(self, grids, samples: Path) -> None:
+        exact = self.reference.images.numpy()
+        *_, last = self.walks.values()
+        grids.comparison_grid(exact, last.images.numpy(), samples / "comparison.png")
+        grids.sample_grid(exact[:64], samples / "full_precision.png")
+        grids.sample_grid(last.images.numpy()[:64], samples / "quantized.png")

@@ -1,0 +1,142 @@
+"""Full-precision training of any model: AdamW, linear warm-up then cosine to zero, exponential moving average.
+
+The model gives its own loss (`training_loss`), so this trains denoisers and classifiers alike. The averaged weights are what
+is kept, in the cache, under the hash of everything that shapes them: the task's data, the model's size, the recipe, the
+precision. Every other method starts from there, and a second run finds them at once.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+
+HELD_OUT = 512          # images (at most a tenth of the set) on which the validation loss is measured; never trained on
+CACHE = "full_precision"
+
+
+class LossOf(nn.Module):
+    """The model's training loss as a forward pass, which is what data-parallel wrappers hook."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model.training_loss(batch)
+
+
+def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
+    """Factor of the learning rate at `step`: linear from 1/warmup to 1 over `warmup` steps, then a half cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+
+def warmed_up_average(decay: float):
+    """An update for `AveragedModel`: decay min(decay, (1 + n) / (10 + n)) at its n-th call, so that it starts quickly."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], calls: int | Tensor) -> None:
+        now = min(decay, (1 + int(calls)) / (10 + int(calls)))
+        torch._foreach_lerp_(averaged, current, 1 - now)
+
+    return update
+
+
+class Pretrain(Method):
+    """method=pretrain, and what other methods fetch their full-precision weights through."""
+
+    needs_full_precision = False
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        self.recipe = context.config.model.pretrain
+        self.dataset = context.task.dataset()
+        self.collate = context.task.collate
+        order = seeded(0).permutation(len(self.dataset))
+        held_out = min(HELD_OUT, len(order) // 10)
+        self.held_out, self.trained_on = order[:held_out], order[held_out:]
+        self.average = None         # of the weights, once training has begun
+        self.steps = self.recipe.steps
+        self.steps_per_epoch = max(len(self.trained_on) // self.recipe.batch_size, 1)
+
+    def cache_facts(self, total_steps: int) -> dict:
+        """Everything that shapes the weights, as plain data."""
+        config = self.context.config
+        model = config.model.model_dump(by_alias=True)
+        model.pop("weights"), model.pop("sampler", None)
+        model["pretrain"]["steps"] = total_steps
+        return {"format": 1, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
+                "mixed_precision": config.trainer.mixed_precision}
+
+    def restore(self, total_steps: int) -> bool:
+        """Load the weights that an earlier run trained just so; False if there are none."""
+        found = self.context.cache.load(CACHE, self.cache_facts(total_steps))
+        if found is not None:
+            self.weights_of(self.context.model).load_state_dict(found)
+        return found is not None
+
+    @staticmethod
+    def weights_of(model: nn.Module) -> nn.Module:
+        return model.weights() if hasattr(model, "weights") else model
+
+    def batch_indices(self, step: int) -> list[int]:
+        batch = shuffled_batch(len(self.trained_on), self.recipe.batch_size, self.recipe.seed, step)
+        return self.trained_on[batch].tolist()
+
+    def build(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+        model = self.context.model.train()
+        self.average = AveragedModel(model, multi_avg_fn=warmed_up_average(self.recipe.ema_decay)).eval()
+        optimizer = torch.optim.AdamW(model.parameters(), self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        self.model, self.optimizer = self.context.accelerator.prepare(LossOf(model), optimizer)
+
+    def before_step(self, step: int) -> None:
+        factor = cosine_with_warmup(step, self.total_steps, self.recipe.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * factor
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(batch)
+
+    def after_backward(self) -> None:
+        if self.recipe.gradient_clip is not None:
+            self.context.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+
+    def after_update(self) -> None:
+        self.average.update_parameters(self.context.model)
+
+    def logged(self) -> dict[str, float]:
+        return {"learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """`loss` of the averaged weights on the held-out images."""
+        model = self.average.module if self.average is not None else self.context.model.eval()
+        batch = self.collate(self.dataset.__getitems__(self.held_out.tolist()))
+        batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+        loss = model.validation_loss(batch) if hasattr(model, "validation_loss") else model.training_loss(batch)
+        return {"loss": float(loss)}
+
+    def finish(self) -> Outcome:
+        metrics = self.validate()
+        model = self.context.model.eval()
+        if self.average is not None:
+            averaged = self.weights_of(self.average.module).state_dict()
+            self.weights_of(model).load_state_dict(averaged)
+            if self.context.accelerator.is_main_process:
+                self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
+        protocol = {"held_out_images": len(self.held_out), "weights": "exponential moving average"}
+        return Outcome(metrics=metrics, protocol=protocol, model=self.weights_of(model).state_dict())
+
+    def state_dict(self) -> dict:
+        return {"model": self.weights_of(self.context.model).state_dict(), "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.weights_of(self.context.model).load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,72 @@
+"""Step-by-step post-training quantization of a diffusion model: what AccuQuant is compared with.
+
+`none`   calibrated ranges only.
+`step`   the result of each denoising step alone, from full-precision states: AccuQuant with groups of one step.
+`block`  block by block, as Q-Diffusion does (see `block_reconstruction`).
+
+All share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and schedule,
+and the same budget of network evaluations.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quantlab.diffusion.rollout import denoise
+from quantlab.methods.base import RunContext
+from quantlab.methods.block_reconstruction import BlockReconstruction
+from quantlab.methods.diffusion_ptq import DiffusionPTQ
+from quantlab.models.diffusers_denoiser import network_of
+
+
+class RangesOnly(DiffusionPTQ):
+    """reconstruction=none: nothing is learned."""
+
+    label = "ranges only"
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context, simulated_steps=section.group_size)
+        self.steps = 0
+
+    def make_learnable(self) -> None:
+        self.weights, self.optimizer = [], None
+
+
+class StepReconstruction(DiffusionPTQ):
+    """reconstruction=step.
+
+    step_loss `state` compares x_t', so that steps weigh as they move the state (|b_t|); `output` compares epsilon, for
+    which full precision is evaluated again. Both are divided by what they are for the calibrated ranges.
+    """
+
+    label = "step"
+    forward_passes = {"state": 3, "output": 4}      # per iteration; a backward pass counts two
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context, simulated_steps=1)
+        self.steps = max(section.network_evaluations // self.forward_passes[section.step_loss], 1)
+        self.full_precision = network_of(context.model.unet)
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        i, x = batch["group"], batch["start"]
+        t = self.schedule.timesteps[i]
+        eps = self.quantized.network(x, t, i)
+        z = None if batch["noise"] is None else batch["noise"][0]
+        error = F.mse_loss(denoise(self.schedule, i, x, eps, z), batch["end"])
+        if self.section.step_loss == "output":
+            with torch.no_grad():
+                target = self.full_precision(x, t, i)
+            moved = (denoise(self.schedule, i, x, target + 1, z) - denoise(self.schedule, i, x, target, z)).square().mean()
+            error = F.mse_loss(eps, target) * moved     # moved = b_t^2 brings epsilon's error to the unit of the state's
+        loss = error / max(self.units[i], 1e-12)
+        loss.backward()
+        self.spent += self.forward_passes[self.section.step_loss]
+        return {"loss": loss.detach(), "rounding_penalty": self.regularize(self.weights)}
+
+
+RECONSTRUCTIONS = {"none": RangesOnly, "step": StepReconstruction, "block": BlockReconstruction}
+
+
+def build_ptq(section, context: RunContext) -> DiffusionPTQ:
+    """method=ptq: the method that `section.reconstruction` names."""
+    return RECONSTRUCTIONS[section.reconstruction](section, context)

@@ -1,0 +1,118 @@
+"""The Frechet distance between two sets of images, in a feature space of one's choice (Heusel et al. 2017, Eq. 6).
+
+With Inception's features it is the FID that papers report. With a small classifier of the task's own labels it judges
+8x8 digits in a second. The numbers of two feature networks, or of two sample counts, must never be compared.
+"""
+
+import functools
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.errors import RequestError
+
+log = logging.getLogger("quantlab")
+
+FEW_SAMPLES = 2000
+
+# Never synchronized: whoever measures holds all images, and the other processes may not be measuring at all.
+OPTIONS = {"reset_real_features": False, "sync_on_compute": False}
+
+
+class FrechetDistance:
+    """Distances of many sets to one reference set, whose features are computed once.
+
+        distance = FrechetDistance(task_classifier)
+        distance.reference(task.reference())
+        fid = distance.to(samples)
+
+    `feature_network` has `features(images) -> [N, num_features]` for float images `[N, C, H, W]` in [-1, 1], and the
+    int `num_features`, as `TaskClassifier` has; or is "inception": the 2048 pooled features of torch-fidelity's port of
+    the original network, with the original's resizing, as published numbers have it. Means and covariances are
+    accumulated in float64 by torchmetrics. The network is moved to `device` and put in evaluation mode.
+    """
+
+    def __init__(
+        self, feature_network: nn.Module | str, batch_size: int = 256, device: torch.device | str = "cpu"
+    ) -> None:
+        """Raises RequestError when `feature_network` is "inception" and its package or weights cannot be had."""
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        if feature_network == "inception":
+            self._metric = _inception_metric()
+            self._prepare = _to_inception
+        else:
+            self._metric = FrechetInceptionDistance(_Features(feature_network), **OPTIONS)
+            self._prepare = torch.Tensor.float
+        self._metric = self._metric.to(device)
+        self.batch_size, self.device = batch_size, device
+
+    def reference(self, images: Tensor | Iterable[Tensor]) -> "FrechetDistance":
+        """Sets the reference: float `[N, C, H, W]` in [-1, 1], whole or in batches. Replaces an earlier one."""
+        self._metric.reset_real_features = True
+        self._metric.reset()
+        self._metric.reset_real_features = False
+        self._update(images, real=True)
+        return self
+
+    def to(self, images: Tensor | Iterable[Tensor]) -> float:
+        """The distance of `images`, float `[N, C, H, W]` in [-1, 1], to the reference; NaN if an image is not finite.
+
+        Raises:
+            RuntimeError: no reference was given, or either set has fewer than two images.
+        """
+        self._metric.reset()
+        self._update(images, real=False)
+        _warn_of_bias(int(min(self._metric.real_features_num_samples, self._metric.fake_features_num_samples)))
+        moments = (self._metric.fake_features_cov_sum, self._metric.real_features_cov_sum)
+        if not all(moment.isfinite().all() for moment in moments):
+            return float("nan")  # the eigenvalue solver raises on what is not finite
+        return max(0.0, self._metric.compute().item())  # rounding takes the distance of equal sets below zero
+
+    @torch.inference_mode()
+    def _update(self, images: Tensor | Iterable[Tensor], real: bool) -> None:
+        for batch in [images] if isinstance(images, Tensor) else images:
+            for part in batch.split(self.batch_size):
+                self._metric.update(self._prepare(part.to(self.device)), real=real)
+
+
+class _Features(nn.Module):
+    """`network.features` as torchmetrics calls it, in evaluation mode, and in float64, as the distance is returned in
+    the type of the features."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.eval()
+        self.num_features = network.num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.features(images).double()
+
+
+def _inception_metric() -> nn.Module:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    instead = "or use the task's own classifier: task.evaluation.features=task_classifier"
+    try:
+        return FrechetInceptionDistance(2048, antialias=False, **OPTIONS)
+    except ModuleNotFoundError as error:
+        raise RequestError(f"features=inception needs torch-fidelity: pip install torch-fidelity; {instead}") from error
+    except (OSError, RuntimeError) as error:
+        raise RequestError(
+            f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be had"
+            f" ({type(error).__name__}: {error}); connect once, {instead}"
+        ) from error
+
+
+def _to_inception(images: Tensor) -> Tensor:
+    """float `[N, 1 or 3, H, W]` in [-1, 1] to what Inception reads: uint8 RGB `[N, 3, H, W]`."""
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return levels.expand(-1, 3, -1, -1)
+
+
+@functools.cache
+def _warn_of_bias(samples: int) -> None:
+    if samples < FEW_SAMPLES:
+        log.warning("FID of %d samples is biased upward; compare equal counts only", samples)

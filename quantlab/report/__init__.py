@@ -1,0 +1,1 @@
+"""Tables, figures and pages over run directories. Imports no torch: a report needs none."""

@@ -1,0 +1,218 @@
+"""Curves: training, and errors along denoising. Plain data in, a PNG out, its path returned.
+
+Colours are Okabe and Ito's, which colour-blind readers tell apart. Methods keep their colour, line and place in every
+figure.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantlab.report.metrics import is_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, curves
+
+# In the order of drawing and of the legend: what is drawn last lies on top.
+NAMED = {
+    "": {"color": "#0072B2", "linestyle": "-", "linewidth": 1.4, "marker": ""},  # the one run of a figure
+    "ranges only": {"color": "#777777", "linestyle": "--", "linewidth": 1.4, "marker": ""},
+    "step": {"color": "#0072B2", "linestyle": "-", "linewidth": 1.4, "marker": "s"},
+    "block": {"color": "#009E73", "linestyle": "-", "linewidth": 1.4, "marker": "^"},
+    "accuquant": {"color": "#D55E00", "linestyle": "-", "linewidth": 2.2, "marker": "o"},
+}
+OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
+OTHER_LINES = ("-", "-.", ":")
+MARKED_STEPS = 30  # with more steps than this, markers run into each other
+
+PANEL = (3.4, 2.6)  # inches
+TITLE_SIZE = 9  # points
+LETTER = 0.075  # inches: a generous mean width of a letter of the legend
+LEGEND_LINE = 0.19  # inches: height of one line of it
+LEGEND_KEY = 0.6  # inches: its line and the gaps around
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+}
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """One small panel per numeric key of the rows of metrics.jsonl, against their `step`."""
+    return compared_training_curves({"": rows}, path)
+
+
+def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path:
+    """`training_curves` of several runs, by their labels, on the same panels.
+
+    Where a curve has more than 40 points, the points are drawn faint under their running mean.
+    """
+    styles = _styles(runs)
+    keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key != "step"))
+    curves = {key: {label: _curve(runs[label], key) for label in styles} for key in keys}
+    curves = {key: lines for key, lines in curves.items() if any(len(steps) for steps, _ in lines.values())}
+    figure, panels = _panels(max(len(curves), 1), columns=2 if len(curves) == 4 else 3)
+    for axes, (key, lines) in zip(panels, curves.items(), strict=False):
+        for label, (steps, values) in lines.items():
+            _draw_noisy(axes, steps, values, styles[label], label)
+        if "loss" in key:
+            _log_where_positive(axes, [values for _, values in lines.values()])
+        axes.set_title(key.replace("_", " "), fontsize=TITLE_SIZE)
+        axes.set_xlabel("optimizer step")
+    return _save(figure, panels, path)
+
+
+def denoising_error(series: Series, path: Path) -> Path:
+    """Two panels against the denoising step, noise to image: the error of each step alone, and the accumulated error.
+
+    The error is the mean squared error per pixel to full precision, on images in [-1, 1]. Faint vertical lines are the
+    boundaries of the groups. Both panels share one axis, so that what accumulates is what lies between them.
+    """
+    figure, panels = _panels(2, columns=2, sharey=True)
+    titles = {"step_error": "error of each step alone", "accumulated_error": "accumulated error"}
+    styles = _styles(series["curves"])
+    total = len(series["timesteps"])
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        for label, style in styles.items():
+            values = _floats(series["curves"][label][key])
+            axes.plot(np.arange(1, total + 1), values, label=label, **_marked(style, total))
+        _denoising_axis(axes, series)
+        axes.set_title(title, fontsize=TITLE_SIZE)
+    _log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
+    panels[0].set_ylabel("MSE to full precision\nper pixel (image range −1 to 1)")
+    return _save(figure, panels, path)
+
+
+def fid_along_denoising(series: Series, path: Path) -> Path:
+    """FID of the quantized model's states to the full-precision model's, at the steps at which it was measured."""
+    figure, panels = _panels(1, columns=1, scale=1.2)
+    for label, style in _styles(series["curves"]).items():
+        fid = series["curves"][label].get("fid_to_fp32")
+        if fid:
+            panels[0].plot(fid["step"], _floats(fid["value"]), label=label, **_marked(style, len(fid["step"])))
+    _denoising_axis(panels[0], series)
+    panels[0].set_ylabel("FID to full precision")
+    panels[0].set_ylim(bottom=0)
+    return _save(figure, panels, path)
+
+
+def _denoising_axis(axes: "Axes", series: Series) -> None:
+    total = len(series["timesteps"])
+    group_size = series.get("group_size")
+    for boundary in range(group_size, total, group_size) if group_size else ():
+        axes.axvline(boundary + 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
+    axes.set_xlim(0.5, total + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("denoising step (noise → image)")
+
+
+def _log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
+    """A logarithmic y axis, unless a value is not above 0; under two decades its ticks are plain 1, 2, 5 numbers."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values)]
+    if not values.size or values.min() <= 0:
+        return
+    axes.set_yscale("log")
+    if values.max() < 100 * values.min():
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Labels in the order of `NAMED`, others before accuquant, each with its line; ptq/step is drawn as step."""
+    ranks = list(NAMED)
+    labels = list(dict.fromkeys(labels))
+
+    def rank(label: str) -> float:
+        name = label.split(" (")[0].removeprefix("ptq/").replace("none", "ranges only")
+        return ranks.index(name) if name in ranks else len(ranks) - 1.5
+
+    styles, others = {}, 0
+    taken = set()
+    for label in sorted(labels, key=lambda label: (rank(label), "(" in label)):
+        place = rank(label)
+        if place == int(place) and place not in taken:
+            styles[label] = NAMED[ranks[int(place)]]
+            taken.add(place)
+        else:
+            color = OTHER_COLORS[others % len(OTHER_COLORS)]
+            line = OTHER_LINES[others // len(OTHER_COLORS) % len(OTHER_LINES)]
+            styles[label] = {"color": color, "linestyle": line, "linewidth": 1.4, "marker": "D"}
+            others += 1
+    return styles
+
+
+def _marked(style: dict[str, Any], points: int) -> dict[str, Any]:
+    return style | {"markersize": 3.5, "marker": style["marker"] if points <= MARKED_STEPS else ""}
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (int) and values (float) of the rows in which `key` is a number."""
+    points = [(row["step"], row[key]) for row in rows if is_number(row.get(key)) and is_number(row.get("step"))]
+    return np.array([step for step, _ in points]), _floats([value for _, value in points])
+
+
+def _draw_noisy(axes: "Axes", steps: np.ndarray, values: np.ndarray, style: dict[str, Any], label: str) -> None:
+    style = style | {"marker": "o" if len(steps) == 1 else "", "markersize": 4}
+    if len(steps) <= 40:
+        axes.plot(steps, values, label=label, **style)
+        return
+    width = 2 * (len(steps) // 40) + 1
+    window = np.ones(width)
+    mean = np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+    axes.plot(steps, values, color=style["color"], linewidth=0.6, alpha=0.35)
+    axes.plot(steps, mean, label=label, **style)
+
+
+def _floats(values: Sequence[float | None]) -> np.ndarray:
+    """float64 array; None (a non-finite number in JSON) becomes NaN, which leaves a gap."""
+    return np.array(values, dtype=np.float64)
+
+
+def _panels(count: int, columns: int, scale: float = 1.0, sharey: bool = False) -> "tuple[Figure, list[Axes]]":
+    """A figure with `count` panels, `columns` to a row."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PANEL[0] * columns * scale, PANEL[1] * rows * scale), layout="constrained")
+        panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
+def _save(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
+    """Write the PNG, with one legend for all panels where more than one labelled curve is drawn."""
+    import matplotlib
+
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    with matplotlib.rc_context(STYLE):
+        if len(handles) > 1 and len(panels) > 1:
+            entry = LETTER * max(map(len, handles)) + LEGEND_KEY
+            columns = max(1, min(len(handles), int(figure.get_figwidth() / entry)))
+            lines = -(-len(handles) // columns)
+            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (lines - 1))
+            figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
+        elif len(handles) > 1:
+            panels[0].legend()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return Path(path)

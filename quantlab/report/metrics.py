@@ -1,0 +1,77 @@
+"""The metrics a results.json may hold: unit, better direction, meaning; and how numbers are printed."""
+
+import math
+from numbers import Real
+from typing import Any, NamedTuple
+
+
+class Metric(NamedTuple):
+    """How one metric is shown. `better` is an arrow; `unit` is "" for a pure number."""
+
+    better: str
+    unit: str
+    meaning: str
+
+
+PAIR = "the full-precision sample of the same noise"
+
+# In the order of the columns.
+METRICS = {
+    "top1": Metric("↑", "%", "classified right at the first guess"),
+    "top5": Metric("↑", "%", "right class among the first five guesses"),
+    "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples"),
+    "fid": Metric("↓", "", "Fréchet distance between the samples and the task's reference set"),
+    "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
+    "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}"),
+    "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
+    "ssim": Metric("↑", "", f"structural similarity to {PAIR}"),
+    "lpips": Metric("↓", "", f"perceptual distance to {PAIR}"),
+    "inception_score": Metric("↑", "", "Inception score of the samples"),
+    "kendall_tau": Metric("↑", "", "rank correlation with the accuracies of networks trained alone"),
+    "map": Metric("↑", "%", "mean average precision over IoU 0.50 to 0.95"),
+    "map50": Metric("↑", "%", "mean average precision at IoU 0.50"),
+    "map75": Metric("↑", "%", "mean average precision at IoU 0.75"),
+    "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luma channel"),
+    "loss": Metric("↓", "", "the training loss at the end"),
+}
+
+
+def column_order(names: set[str]) -> list[str]:
+    """Metric names in the order of `METRICS`, unknown ones after them by name."""
+    return [name for name in METRICS if name in names] + sorted(names - METRICS.keys())
+
+
+def heading(name: str) -> str:
+    """`psnr (dB) ↑`: the metric's name, its unit, and the direction that is better."""
+    metric = METRICS.get(name)
+    if metric is None:
+        return name
+    return f"{name} ({metric.unit}) {metric.better}" if metric.unit else f"{name} {metric.better}"
+
+
+def is_number(value: Any) -> bool:
+    """True for real numbers, NaN and infinities included; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """`value` with `digits` significant digits (integers and numbers above 10^digits in full); a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or value == 0:
+        return str(int(value))
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:.0f}"
+    text = f"{value:#.{digits}g}"
+    return text if "e" in text else text.rstrip(".")
+
+
+def format_bits(bits: dict[str, int]) -> str:
+    """`W4A8`, or `W4A8G6` where gradients are quantized too, or `FP32` where nothing is."""
+    widths = [bits.get(part, 32) for part in ("weight", "activation", "gradient")]
+    if all(width == 32 for width in widths):
+        return "FP32"
+    text = f"W{widths[0]}A{widths[1]}"
+    return text if widths[2] == 32 else f"{text}G{widths[2]}"

@@ -1,0 +1,100 @@
+"""The curves of many runs on one figure: what may stand together, means over seeds, and what each curve is called."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from quantlab.report.figures import Series
+from quantlab.report.metrics import is_number
+from quantlab.report.runs import ERRORS
+from quantlab.report.table import Row, cell, grouped
+
+
+def denoising_overlays(runs: Sequence[tuple[Row, Series]]) -> dict[str, Series]:
+    """Series for `figures.denoising_error`, by a name for files: one per task, model, bits, protocol and timesteps.
+
+    Curves of one name are averaged over seeds. Where runs of one seed disagree on a curve, because their settings
+    differ, the name carries the settings and each setting keeps its own curve.
+    """
+
+    def comparable(run: tuple[Row, Series]) -> str:
+        row, series = run
+        return repr([_place(row), row["protocol"], series["timesteps"]])
+
+    overlays: dict[str, Series] = {}
+    for group in grouped(runs, key=comparable).values():
+        sizes = {series.get("group_size") for _, series in group}
+        name = _place(group[0][0])
+        overlays[_free(name, overlays)] = {
+            "timesteps": group[0][1]["timesteps"],
+            "group_size": sizes.pop() if len(sizes) == 1 else None,
+            "curves": _merged_curves(group),
+        }
+    return overlays
+
+
+def training_overlays(runs: Sequence[tuple[Row, list[dict[str, Any]]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Rows by label for `figures.compared_training_curves`, averaged over seeds: one dict per task and model."""
+    overlays = {}
+    for name, group in grouped(runs, key=lambda run: f"{run[0]['task']}_{run[0]['model']}").items():
+        bits = len({row["bits"] for row, _ in group}) > 1
+        by_label: dict[str, list[list[dict[str, Any]]]] = {}
+        for row, rows in group:
+            method = f"{row['method']} {row['bits']}" if bits else row["method"]
+            by_label.setdefault(_label(method, row), []).append(rows)
+        overlays[name] = {label: _mean_rows(seeds) for label, seeds in by_label.items()}
+    return overlays
+
+
+def _mean_rows(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl of several runs, averaged step by step and key by key over the runs that have a number."""
+    values: dict[Any, dict[str, list[float]]] = {}
+    for row in (row for rows in runs for row in rows):
+        at_step = values.setdefault(row.get("step"), {})
+        for key, value in row.items():
+            if key != "step" and is_number(value):
+                at_step.setdefault(key, []).append(value)
+    return [{"step": step, **{key: fmean(numbers) for key, numbers in keys.items()}} for step, keys in values.items()]
+
+
+def _merged_curves(group: Sequence[tuple[Row, Series]]) -> dict[str, dict[str, Any]]:
+    curves = [(name, row, curve) for row, series in group for name, curve in series["curves"].items()]
+    merged = {}
+    for name in dict.fromkeys(name for name, _, _ in curves):
+        same = [(row, curve) for other, row, curve in curves if other == name]
+        by_seed = grouped(same, key=lambda item: repr(item[0]["seed"])).values()
+        agree = all(item[1] == seed[0][1] for seed in by_seed for item in seed)
+        for label, items in grouped(same, key=lambda item: name if agree else _label(name, item[0])).items():
+            firsts = [seed[0][1] for seed in grouped(items, key=lambda item: repr(item[0]["seed"])).values()]
+            merged[label] = _mean_curve(firsts)
+    return merged
+
+
+def _mean_curve(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    mean: dict[str, Any] = {key: _mean([curve[key] for curve in curves]) for key in ERRORS}
+    fids = [curve.get("fid_to_fp32") for curve in curves]
+    if all(fids) and all(fid["step"] == fids[0]["step"] for fid in fids):
+        mean["fid_to_fp32"] = {"step": fids[0]["step"], "value": _mean([fid["value"] for fid in fids])}
+    return mean
+
+
+def _mean(lists: Sequence[Sequence[float | None]]) -> list[float]:
+    """Element by element; NaN where any is None."""
+    return np.array(lists, dtype=np.float64).mean(axis=0).tolist()
+
+
+def _place(row: Row) -> str:
+    return f"{row['task']}_{row['model']}_{row['bits']}"
+
+
+def _label(name: str, row: Row) -> str:
+    settings = cell({key.removeprefix("method."): value for key, value in row["settings"].items()})
+    return f"{name} ({settings})" if settings else name
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """`name`, or `name_2`, `name_3`, ... where runs of one place differ in protocol or timesteps."""
+    numbered = [name, *(f"{name}_{number}" for number in range(2, len(taken) + 2))]
+    return next(candidate for candidate in numbered if candidate not in taken)

@@ -1,0 +1,194 @@
+"""report.md: one run on one page. And the table that a run prints when it ends."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
+from quantlab.report.runs import flatten, read_run, read_typed, short_path
+from quantlab.report.table import method_label
+
+BASELINES = {"full_precision": "full precision", "ranges_only": "ranges only"}
+SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
+
+# Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
+CAPTIONS = {
+    "comparison": "Samples from the same noise: full precision, quantized, and their amplified difference.",
+    "denoising_error": "Error to full precision along denoising: of each step alone, started from the full-precision "
+    "state, and accumulated. Vertical lines are group boundaries.",
+    "fid_along_denoising": "FID between the states of the quantized and of the full-precision model along denoising.",
+    "training": "What was logged during training; where there are many points, with their running mean on top.",
+    "full_precision": "Samples of the full-precision model.",
+    "quantized": "Samples of the quantized model, from the same noise.",
+    "samples": "Samples of the model.",
+}
+
+PROTOCOL_WORDS = {
+    "samples": "{} samples",
+    "fid_features": "FID on the features of {}",
+    "reference_images": "{} reference images",
+    "held_out_images": "{} held-out images",
+    "denoising_steps": "{} denoising steps",
+}
+
+
+def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Path:
+    """Write report.md of the run in `run_directory` from the files that lie there, and return its path.
+
+    `results`: those of a run that is just ending; results.json, which says that it completed, is written after this
+    page.
+
+    Raises:
+        CorruptFileError: results.json is damaged.
+    """
+    run_directory = Path(run_directory)
+    run = read_run(run_directory)
+    if results is not None:
+        run |= {"results": results, "state": "completed"}
+    sections = [_title(run), _numbers(run), _pictures(run_directory), _commands(run), _provenance(run)]
+    path = run_directory / "report.md"
+    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
+    return path
+
+
+def final_table(results: dict[str, Any], label: str | None = None) -> str:
+    """The table printed at the end of a run, as aligned plain text. `label` renames the method."""
+    header, *lines = _result_rows(results, label or results["method"])
+    widths = [max(len(row[column]) for row in (header, *lines)) for column in range(len(header))]
+    text = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+            for row in (header, *lines)]  # fmt: skip
+    rule = "-" * len(text[0])
+    what = f"{format_bits(results['bits'])}, {results['model']} on {results['task']}, seed {results.get('seed', '–')}"
+    notes = [note for note in (protocol_words(results.get("protocol") or {}), _cost_words(results)) if note]
+    return "\n".join([what, rule, text[0], rule, *text[1:], rule, *notes])
+
+
+def protocol_words(protocol: dict[str, Any]) -> str:
+    """`1024 samples; FID on the features of task_classifier`: how the metrics were measured, in words."""
+    words = []
+    for key, value in flatten(protocol):
+        template = PROTOCOL_WORDS.get(key, key.replace("_", " ").replace(".", " ") + " {}")
+        words.append(template.format(value))
+    return "; ".join(words)
+
+
+def _title(run: dict[str, Any]) -> str:
+    flat = dict(flatten(run["config"]))
+    results = run["results"] or {
+        **{part: flat.get(f"{part}.name", "?") for part in ("method", "task", "model")},
+        "seed": flat.get("seed"),
+        "bits": {part: flat.get(f"quantizer.{part}.bits", 32) for part in ("weight", "activation", "gradient")},
+    }
+    label, bits = method_label(results["method"], run["config"]), format_bits(results["bits"])
+    facts = {
+        "method": f"`{label}`", "task": f"`{results['task']}`", "model": f"`{results['model']}`",
+        "bits": bits + _bits_words(results["bits"]), "seed": results.get("seed"), "state": run["state"],
+    }  # fmt: skip
+    lines = [f"# {label} {bits}: {results['model']} on {results['task']}", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    if run["error"]:
+        lines.append(f"- error: {run['error']}")
+    return "\n".join(lines)
+
+
+def _bits_words(bits: dict[str, int]) -> str:
+    quantized = [f"{name}s {width} bits" for name, width in bits.items() if width != 32]
+    return f" ({', '.join(quantized)})" if quantized else " (nothing quantized)"
+
+
+def _numbers(run: dict[str, Any]) -> str:
+    results = run["results"]
+    if results is None:
+        return "## Results\n\nNone: the run has not completed."
+    header, *rows = _result_rows(results, method_label(results["method"], run["config"]))
+    rows[-1] = [f"**{cell}**" if cell != "–" else cell for cell in rows[-1]]
+    lines = ["## Results", "", _line(header), "|---|" + "---:|" * (len(header) - 1), *map(_line, rows)]
+    shown = column_order({name for _, metrics in _measured(results, "") for name in metrics})
+    meanings = [f"- `{name}`: {METRICS[name].meaning}" for name in shown if name in METRICS]
+    lines += ["", *meanings] if meanings else []
+    protocol = protocol_words(results.get("protocol") or {})
+    if protocol:
+        lines += ["", f"Measured with: {protocol}. Values measured otherwise do not compare."]
+    cost = _cost_words(results)
+    return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
+
+
+def _measured(results: dict[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
+    """Label and numeric metrics of each row: the baselines that there are, then the run itself."""
+    baseline = {name: value for name, value in (results.get("baseline") or {}).items() if isinstance(value, dict)}
+    order = [name for name in BASELINES if name in baseline] + [name for name in baseline if name not in BASELINES]
+    rows = [(BASELINES.get(name, name.replace("_", " ")), baseline[name]) for name in order]
+    rows.append((label, results["metrics"]))
+    return [(name, {key: value for key, value in metrics.items() if is_number(value)}) for name, metrics in rows]
+
+
+def _result_rows(results: dict[str, Any], label: str) -> list[list[str]]:
+    """Cells of the table of one run, the header first. A metric that a row was not measured in is a dash."""
+    rows = _measured(results, label)
+    names = column_order({name for _, metrics in rows for name in metrics})
+    header = ["", *(heading(name) for name in names)]
+    return [header] + [[row, *(format_number(metrics.get(name)) for name in names)] for row, metrics in rows]
+
+
+def _cost_words(results: dict[str, Any]) -> str:
+    cost = results.get("cost") or {}
+    words = []
+    if is_number(cost.get("seconds")):
+        words.append(f"{format_number(cost['seconds'])} s")
+    if is_number(cost.get("steps")):
+        words.append(f"{cost['steps']} optimizer steps")
+    if is_number(cost.get("peak_memory_bytes")):
+        words.append(f"peak memory {cost['peak_memory_bytes'] / 2**20:.0f} MiB")
+    others = {name: value for name, value in cost.items() if name not in ("seconds", "steps", "peak_memory_bytes")}
+    words += [f"{format_number(value)} {name.replace('_', ' ')}" for name, value in others.items() if is_number(value)]
+    return ", ".join(words)
+
+
+def _pictures(run_directory: Path) -> str:
+    found = [file for folder in ("figures", "samples") for file in sorted((run_directory / folder).glob("*.png"))]
+    order = list(CAPTIONS)
+    found.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
+    blocks = []
+    for file in found:
+        caption = CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
+        blocks.append(f"![{file.stem}]({quote(file.relative_to(run_directory).as_posix())})\n\n{caption}")
+    return "\n\n".join(["## Pictures", *blocks]) if blocks else ""
+
+
+def _commands(run: dict[str, Any]) -> str:
+    # The directory is taken now, so that a repetition must go to another one.
+    typed = [word for word in read_typed(run["directory"]) if not word.startswith(("output_dir=", "resume="))]
+    commands = [("Repeat it:", " ".join(map(_shell_word, ["quantlab", *typed])))]
+    method = run["results"]["method"] if run["results"] else None
+    if method in SAMPLEABLE:
+        word = "method.run=" + _hydra_value(short_path(run["directory"]))
+        commands.append(("Sample from it:", f"quantlab method=sample {_shell_word(word)}"))
+    elif run["results"] is None:
+        word = f"resume={short_path(run['directory'])}"
+        commands.append(("Go on with it:", f"quantlab {_shell_word(word)}"))
+    return "\n\n".join(["## Commands", *(f"{what}\n\n```\n{command}\n```" for what, command in commands)])
+
+
+def _hydra_value(text: str) -> str:
+    """`text` as the value of a Hydra override, quoted where its grammar would read more than a plain word into it."""
+    if re.fullmatch(r"[\w./-]+", text):
+        return text
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _shell_word(word: str) -> str:
+    """`word` quoted for a POSIX shell; in double quotes where that spares a reader the escapes of shlex."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+
+
+def _provenance(run: dict[str, Any]) -> str:
+    facts = (run["results"] or {}).get("provenance") or {}
+    return "Made by: " + ", ".join(f"{name} {value}" for name, value in facts.items()) if facts else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

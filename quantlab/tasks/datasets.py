@@ -1,0 +1,194 @@
+"""The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training split.
+
+Digits come with scikit-learn. MNIST and CIFAR-10 are looked for in a directory, as torchvision lays them out or packed
+in one `.npz`. Nothing pickled is loaded, with one exception that is checked first: see `_cifar10_python`.
+"""
+
+import io
+import logging
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from quantlab.errors import RequestError
+
+log = logging.getLogger("quantlab")
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def load_digits() -> Arrays:
+    """scikit-learn's digits: `[1797, 1, 8, 8]`, from 17 levels 0..16 to `rint(level * 255 / 16)`.
+
+    `rint` rounds halves to even, which concerns level 8 only: 127.5 becomes 128.
+    """
+    from sklearn import datasets
+
+    levels, labels = datasets.load_digits(return_X_y=True)
+    return np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
+
+
+def load_mnist(data_dir: Path, download: bool) -> Arrays:
+    """MNIST's training split, `[60000, 1, 28, 28]`, from torchvision's files or from `mnist.npz` (`train_images`, ...).
+
+    Raises:
+        RequestError: no such file and `download` is false, the download failed, or a file is damaged.
+    """
+    sources = {"MNIST/raw/train-images-idx3-ubyte": _mnist_torchvision, "mnist.npz": _mnist_packed}
+    if download and _first(data_dir, sources) is None:
+        _download("MNIST", "12 MB", data_dir)
+    return _read("MNIST", "mnist_generation", data_dir, sources)
+
+
+def load_cifar10(data_dir: Path, download: bool) -> Arrays:
+    """CIFAR-10's training split, `[50000, 3, 32, 32]`, from the first of these that lies in `data_dir`.
+
+    `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz` and
+    `cifar10_jpeg_tiny.npz` (JPEG files one after another in `train_jpeg`, cut at `train_offsets`; fewer images in the
+    tiny one, and lossy: compare results only within the same file).
+
+    Raises:
+        RequestError: no such file and `download` is false, the download failed, or a file is damaged.
+    """
+    sources = {
+        "cifar-10-batches-bin": _cifar10_binary,
+        "cifar-10-batches-py": _cifar10_python,
+        "cifar10_jpeg.npz": _cifar10_packed,
+        "cifar10_jpeg_tiny.npz": _cifar10_packed,
+    }
+    if download and _first(data_dir, sources) is None:
+        _download("CIFAR10", "170 MB", data_dir)
+    return _read("CIFAR-10", "cifar10_generation", data_dir, sources)
+
+
+def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
+    """The arrays of an `.npz` under the names in `wanted` (name: what it should be, for the message), in that order.
+
+    Raises:
+        RequestError: not an `.npz`, truncated, an array is missing, or holds Python objects (never unpickled).
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in wanted if name not in archive.files]
+            if missing:
+                needed = ", ".join(f"{name} ({meaning})" for name, meaning in wanted.items())
+                raise RequestError(f"{path} lacks {', '.join(missing)}; it holds {archive.files}, needed: {needed}")
+            return [archive[name] for name in wanted]
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise RequestError(f"{path} cannot be read ({_line(error)}); remove or replace it") from error
+
+
+def _first(data_dir: Path, sources: dict) -> str | None:
+    return next((name for name in sources if (data_dir / name).exists()), None)
+
+
+def _read(title: str, task: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]]) -> Arrays:
+    name = _first(data_dir, sources)
+    if name is None:
+        where = f"in data_dir {data_dir}" + ("" if data_dir.is_dir() else ", which does not exist")
+        raise RequestError(
+            f"{title} was not found {where}; looked for {', '.join(sources)}."
+            f" Give the right folder with data_dir=PATH, or fetch it: task={task} task.download=true"
+        )
+    path = data_dir / name
+    images, labels = sources[name](path)
+    _require(path, len(images) == len(labels) > 0 and np.isin(labels, range(10)).all(), "images, each with a label 0 to 9")
+    log.info("%s: %d training images from %s", title, len(images), path)
+    return images, labels
+
+
+def _download(name: str, size: str, data_dir: Path) -> None:
+    from torchvision import datasets
+
+    log.info("downloading %s (%s) to %s", name, size, data_dir)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(data_dir / f".{name}.lock"):
+            getattr(datasets, name)(str(data_dir), download=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise RequestError(
+            f"{name} could not be downloaded to {data_dir} ({_line(error)});"
+            " check the connection and the folder, or put the files there and leave task.download=false"
+        ) from error
+
+
+def _mnist_packed(path: Path) -> Arrays:
+    wanted = {"train_images": "uint8 [N, 28, 28]", "train_labels": "integers [N]"}
+    images, labels = read_npz(path, wanted)
+    _require(path, images.dtype == np.uint8 and images.ndim == 3, wanted)
+    return images[:, None], labels.astype(np.int64)
+
+
+def _mnist_torchvision(path: Path) -> Arrays:
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    labels_path = path.with_name("train-labels-idx1-ubyte")
+    try:
+        images, labels = read_image_file(str(path)), read_label_file(str(labels_path))
+    except Exception as error:  # torchvision's reader asserts, indexes and reshapes whatever the bytes say
+        raise RequestError(
+            f"{path} or {labels_path.name} cannot be read ({_line(error)}); remove {path.parent} and fetch it again:"
+            " task.download=true"
+        ) from error
+    return images.numpy()[:, None], labels.numpy()
+
+
+def _cifar10_binary(folder: Path) -> Arrays:
+    """Five files of 3,073-byte records: one byte of label, then 3 planes of 32x32."""
+    records = []
+    for number in range(1, 6):
+        path = folder / f"data_batch_{number}.bin"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RequestError(f"{path} cannot be read ({_line(error)}); unpack the archive again") from error
+        _require(path, content and len(content) % 3073 == 0, "a multiple of 3,073 bytes")
+        records.append(np.frombuffer(content, np.uint8).reshape(-1, 3073))
+    table = np.concatenate(records)
+    return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].astype(np.int64)
+
+
+def _cifar10_python(folder: Path) -> Arrays:
+    """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before it
+    unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded."""
+    from torchvision import datasets
+
+    try:
+        data = datasets.CIFAR10(str(folder.parent), train=True, download=False)
+    except (RuntimeError, OSError) as error:
+        raise RequestError(
+            f"{folder} is incomplete or damaged (a file's md5 is not the published one);"
+            " remove it and fetch it again: task.download=true"
+        ) from error
+    return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, dtype=np.int64)
+
+
+def _cifar10_packed(path: Path) -> Arrays:
+    wanted = {"train_jpeg": "uint8 [bytes]", "train_offsets": "integers [N + 1]", "train_labels": "integers [N]"}
+    content, offsets, labels = read_npz(path, wanted)
+    _require(path, content.dtype == np.uint8 and len(offsets) == len(labels) + 1, wanted)
+    images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
+    for index in tqdm(range(len(labels)), desc=f"decoding {path.name}", unit="image", disable=len(labels) < 5000):
+        try:
+            encoded = io.BytesIO(content[offsets[index] : offsets[index + 1]])
+            with Image.open(encoded, formats=("JPEG",)) as image:
+                images[index] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        except Exception as error:  # a decoder fed with damaged bytes raises almost anything
+            raise RequestError(
+                f"{path}: training image {index} cannot be decoded ({_line(error)}); replace the file"
+            ) from error
+    return images, labels.astype(np.int64)
+
+
+def _require(path: Path, holds: object, expected: object) -> None:
+    if not holds:
+        raise RequestError(f"{path} does not hold what it should ({expected}); remove or replace it")
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".replace("\n", " ")

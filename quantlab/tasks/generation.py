@@ -1,0 +1,65 @@
+"""The generation tasks by name. Each says where its images are and what they look like; `base` does the rest."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantlab.tasks import datasets, image_folder
+from quantlab.tasks.base import GenerationTask
+
+
+class DigitsGeneration(GenerationTask):
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey; part of the installation."""
+
+    channels, classes = 1, 10
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_digits()
+
+
+class MnistGeneration(GenerationTask):
+    """The 60,000 training images of MNIST, 28x28, grey."""
+
+    channels, classes = 1, 10
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_mnist(Path(self.section.data_dir).expanduser(), self.section.download)
+
+
+class Cifar10Generation(GenerationTask):
+    """The 50,000 training images of CIFAR-10, 32x32, RGB."""
+
+    channels, classes = 3, 10
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_cifar10(Path(self.section.data_dir).expanduser(), self.section.download)
+
+
+class ImageFolderGeneration(GenerationTask):
+    """Every image under a folder, resized and cropped to a square; its sub-folders are the labels."""
+
+    def __init__(self, section: Any):
+        super().__init__(section)
+        self.channels: int = section.channels
+        self.folder = Path(section.data_dir).expanduser()
+
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        """Paths relative to the folder, sorted. Raises RequestError when the folder is missing or holds no images."""
+        return image_folder.find_images(self.folder)
+
+    @functools.cached_property
+    def _class_of_file(self) -> list[int] | None:
+        return image_folder.folder_labels(self.files)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of labels, found from the folder's tree without reading an image."""
+        return None if self._class_of_file is None else max(self._class_of_file) + 1
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        images = image_folder.read_images(self.folder, self.files, self.image_size, self.channels)
+        labels = self._class_of_file
+        return images, None if labels is None else np.array(labels)

@@ -1,0 +1,54 @@
+"""The command in its own process, as a shell starts it: fast, without torch, and with help that tells the truth."""
+
+import subprocess
+import sys
+
+import pytest
+
+import quantlab
+from quantlab.config.catalog import groups, headline, options
+
+HEAVY = ("torch", "diffusers", "timm")
+
+
+def start(*words, cwd):
+    """(exit code, stdout, stderr); fails where one of the heavy packages was imported."""
+    code = ("import sys; from quantlab.cli.main import main; code = main(sys.argv[1:]); "
+            f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr); sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.stderr.endswith("[]\n"), done.stderr
+    return done.returncode, done.stdout, done.stderr.removesuffix("[]\n")
+
+
+def test_help_lists_every_option_with_its_line(tmp_path):
+    code, out, err = start("--help", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    for group in groups():
+        for name, path in options(group).items():
+            assert any(line.split() == [name, *headline(path).split()] for line in out.splitlines()), name
+    assert "_diffusion_ptq" not in out
+    assert out.count("\n  quantlab ") == 3
+    for part in ("seed=0", "output_dir", "resume=null", "exit codes: 0 done", "README.md"):
+        assert part in out
+
+
+def test_version(tmp_path):
+    assert start("--version", cwd=tmp_path) == (0, f"quantlab {quantlab.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--nope"], ["method=acuquant", "seed=-1"]])
+def test_a_bad_request_is_answered_without_torch(tmp_path, words):
+    code, out, err = start(*words, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [["quantlab", "error"]] * len(words)
+
+
+def test_the_whole_config_can_be_asked_for(tmp_path):
+    code, out, _ = start("--cfg", "job", "method=ptq", cwd=tmp_path)
+    assert code == 0 and "reconstruction: block" in out and list(tmp_path.iterdir()) == []
+
+
+def test_python_m(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "quantlab.cli", "seed=x"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "quantlab: error: seed: got 'x', allowed: an integer from 0 to 4294967295; type seed=0\n"

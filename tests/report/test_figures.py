@@ -1,0 +1,86 @@
+"""Curves: the file is a picture, and what should be seen can be seen."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantlab.report.figures import _styles as styles_of
+from quantlab.report.figures import compared_training_curves, denoising_error, fid_along_denoising, training_curves
+
+
+def series(*names, steps=20):
+    along = np.linspace(0.01, 0.2, steps)
+    curve = {"step_error": (along / 5).tolist(), "accumulated_error": along.tolist()}
+    curve["fid_to_fp32"] = {"step": [1, steps], "value": [0.1, 4.0]}
+    return {"timesteps": list(range(steps))[::-1], "group_size": 5, "curves": {name: curve for name in names}}
+
+
+def colors(path, at_least=20):
+    """Distinct RGB values that cover at least so many pixels."""
+    return {color for count, color in Image.open(path).convert("RGB").getcolors(1 << 24) if count >= at_least}
+
+
+VERMILION, GREY, BOUNDARY = (0xD5, 0x5E, 0x00), (0x77, 0x77, 0x77), (0xDD, 0xDD, 0xDD)
+
+
+def test_denoising_error_shows_each_curve_and_the_groups(tmp_path):
+    path = denoising_error(series("accuquant", "ranges only"), tmp_path / "figures" / "error.png")
+    assert colors(path, at_least=100) >= {VERMILION, BOUNDARY}
+    width, height = Image.open(path).size
+    assert width > 2 * height
+
+
+def test_without_groups_there_are_no_boundaries(tmp_path):
+    path = denoising_error(series("accuquant") | {"group_size": None}, tmp_path / "error.png")
+    assert BOUNDARY not in colors(path, at_least=100)
+
+
+@pytest.mark.parametrize("value", [0.0, None, -1.0])
+def test_denoising_error_survives_values_without_a_logarithm(tmp_path, value):
+    data = series("accuquant", "block")
+    data["curves"]["block"]["step_error"][3] = value
+    assert VERMILION in colors(denoising_error(data, tmp_path / "error.png"))
+
+
+def test_fid_along_denoising_leaves_out_curves_that_were_not_measured(tmp_path):
+    data = series("accuquant", "block")
+    del data["curves"]["block"]
+    data["curves"]["block"] = {"step_error": [0.1] * 20, "accumulated_error": [0.1] * 20}
+    path = fid_along_denoising(data, tmp_path / "fid.png")
+    assert VERMILION in colors(path)
+    assert (0x00, 0x9E, 0x73) not in colors(path)
+
+
+def test_training_curves_have_one_panel_per_key(tmp_path):
+    rows = [{"step": step, "loss": 1 / step, "skipped": None, "note": "text"} for step in range(1, 100)]
+    one = Image.open(training_curves(rows, tmp_path / "one.png")).size
+    rows = [row | {"a": 1.0, "b": 2} for row in rows]
+    three = Image.open(training_curves(rows, tmp_path / "three.png")).size
+    assert three == (3 * one[0], one[1])
+
+
+@pytest.mark.parametrize("losses", [[], [2.0], [None], [-1.0]])
+def test_training_curves_of_hardly_anything(tmp_path, losses):
+    rows = [{"step": 1, "loss": loss} for loss in losses]
+    assert training_curves(rows, tmp_path / "training.png").stat().st_size > 0
+
+
+def test_compared_runs_are_told_apart(tmp_path):
+    losses = {"accuquant": 1, "step": 9}
+    runs = {name: [{"step": step, "loss": step + loss} for step in range(1, 9)] for name, loss in losses.items()}
+    assert colors(compared_training_curves(runs, tmp_path / "training.png")) >= {VERMILION, (0x00, 0x72, 0xB2)}
+
+
+def test_a_legend_of_long_labels_is_not_cut_off(tmp_path):
+    names = [f"accuquant (some_long_setting=value_{number})" for number in range(5)]
+    picture = np.asarray(Image.open(denoising_error(series(*names), tmp_path / "error.png")).convert("L"))
+    assert (picture[:, :2] == 255).all() and (picture[:, -2:] == 255).all()
+
+
+def test_methods_keep_their_order_and_accuquant_is_last_and_strongest():
+    styles = styles_of(["accuquant", "accuquant (method.group_size=10)", "ptq/block", "other", "ranges only", "step"])
+    assert list(styles)[:3] == ["ranges only", "step", "ptq/block"]
+    named = ("accuquant", "ptq/block", "ranges only", "step")
+    assert max(styles, key=lambda label: styles[label]["linewidth"]) == "accuquant"
+    assert styles["ranges only"]["linestyle"] == "--"
+    assert len({styles[label]["color"] for label in named}) == len(named)

@@ -1,0 +1,61 @@
+"""What is read from run directories, whole and damaged."""
+
+import json
+
+import pytest
+
+from quantlab.errors import CorruptFileError, RequestError
+from quantlab.report.runs import find_runs, read_denoising, read_metrics, read_run
+
+
+def test_runs_are_found_at_any_depth_and_once(make_run, tmp_path):
+    single = make_run("single", metrics={"fid": 1.0})
+    job = make_run("sweep/2025/seed=1", state="failed")
+    assert find_runs([tmp_path]) == [single.resolve(), job.resolve()]
+    assert find_runs([single, tmp_path, single]) == [single.resolve(), job.resolve()]
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(RequestError, match="nowhere is not a directory"):
+        find_runs([tmp_path / "nowhere"])
+
+
+def test_a_run_without_results_yields_its_state(make_run):
+    run = read_run(make_run(state="failed", error="loss became NaN at step 12"))
+    assert (run["state"], run["error"], run["results"]) == ("failed", "loss became NaN at step 12", None)
+
+
+@pytest.mark.parametrize("text", ['{"schema": 1, "met', "[1, 2]", '{"method": "ptq"}', "", "\xff\x00"])
+def test_damaged_results_are_named(make_run, text):
+    directory = make_run(metrics={"fid": 1.0})
+    (directory / "results.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CorruptFileError, match="results.json is damaged"):
+        read_run(directory)
+
+
+def test_damaged_descriptions_do_not_hide_the_numbers(make_run):
+    directory = make_run(metrics={"fid": 1.5})
+    (directory / "status.json").write_text("{")
+    (directory / "config.yaml").write_text("a: [")
+    run = read_run(directory)
+    assert (run["state"], run["config"], run["results"]["metrics"]) == ("unknown", {}, {"fid": 1.5})
+
+
+def test_a_torn_last_line_of_metrics_is_left_out(make_run):
+    directory = make_run()
+    (directory / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "lo')
+    assert read_metrics(directory) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    (directory / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
+    with pytest.raises(CorruptFileError, match="line 2"):
+        read_metrics(directory)
+
+
+def test_denoising_curves_must_have_one_value_per_step(make_run):
+    directory = make_run()
+    assert read_denoising(directory) is None
+    (directory / "figures").mkdir()
+    curve = {"step_error": [1], "accumulated_error": [1, 2]}
+    series = {"timesteps": [9, 4], "group_size": 1, "curves": {"block": curve}}
+    (directory / "figures" / "denoising.json").write_text(json.dumps(series))
+    with pytest.raises(CorruptFileError, match="2 denoising steps"):
+        read_denoising(directory)

@@ -1,0 +1,117 @@
+"""Numbers of the comparison: exact means, and what is never averaged."""
+
+import csv
+import math
+
+import pytest
+
+from quantlab.report.metrics import format_bits, format_number
+from quantlab.report.runs import read_run
+from quantlab.report.table import Spread, aggregate, comparison_rows, spread, to_csv, to_markdown
+
+
+def rows_of(*directories):
+    return comparison_rows([read_run(directory) for directory in directories])
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(make_run):
+    # 1, 2, 6: mean 3, deviations -2, -1, 3: variance (4 + 1 + 9) / 2 = 7.
+    rows = rows_of(*(make_run(f"s{seed}", seed=seed, metrics={"fid": fid}) for seed, fid in enumerate([1.0, 2.0, 6.0])))
+    (mean,) = aggregate(rows)
+    assert mean["fid"] == Spread(3.0, pytest.approx(math.sqrt(7)), 3)
+    assert (mean["method"], mean["bits"], mean["seeds"], mean["n"]) == ("accuquant", "W4A8", "0, 1, 2", 3)
+    assert mean["seconds"].mean == 93.125
+    assert mean["peak_mib"] == Spread(700.0, 0.0, 3)
+
+
+def test_one_seed_has_no_deviation():
+    assert str(spread([1.25])) == "1.250"
+    assert str(Spread(1.25, 0.5, 2)) == "1.250 ± 0.50"
+
+
+def test_a_seed_counts_once(make_run):
+    (mean,) = aggregate(rows_of(*(make_run(f"r{i}", seed=7, metrics={"fid": 4.0}) for i in range(2))))
+    assert mean["fid"] == Spread(4.0, None, 1)
+
+
+def test_fids_of_different_protocols_are_never_averaged(make_run):
+    rows = rows_of(
+        make_run("few", seed=0, metrics={"fid": 9.0}, protocol={"samples": 64, "fid_features": "task_classifier"}),
+        make_run("many", seed=1, metrics={"fid": 1.0}, protocol={"samples": 1024, "fid_features": "task_classifier"}),
+        make_run("inception", seed=2, metrics={"fid": 5.0}, protocol={"samples": 1024, "fid_features": "inception"}),
+    )
+    means = aggregate(rows)
+    assert [row["fid"].mean for row in means] == [9.0, 1.0, 5.0]
+    assert all(row["n"] == 1 for row in means)
+    table = to_markdown(means)
+    assert "samples=64, fid_features=task_classifier" in table
+    assert "samples=1024, fid_features=inception" in table
+
+
+def test_runs_of_other_settings_are_never_averaged_and_say_what_differs(make_run):
+    rows = rows_of(
+        make_run("a", seed=0, metrics={"fid": 1.0}, settings={"group_size": 5, "iterations": 400}),
+        make_run("b", seed=1, metrics={"fid": 3.0}, settings={"group_size": 10, "iterations": 400}),
+    )
+    assert [row["settings"] for row in rows] == [{"method.group_size": 5}, {"method.group_size": 10}]
+    assert [row["fid"].mean for row in aggregate(rows)] == [1.0, 3.0]
+
+
+def test_reconstruction_is_part_of_the_method(make_run):
+    kinds = ("step", "block")
+    runs = [make_run(kind, method="ptq", metrics={"fid": 1.0}, settings={"reconstruction": kind}) for kind in kinds]
+    rows = rows_of(*runs)
+    assert [(row["method"], row["settings"]) for row in rows] == [("ptq/step", {}), ("ptq/block", {})]
+
+
+def test_missing_and_non_finite_values_stay_visible(make_run):
+    rows = rows_of(
+        make_run("a", seed=0, metrics={"fid": 1.0, "psnr": 20.0}),
+        make_run("b", seed=1, metrics={"fid": float("nan"), "psnr": None}),
+    )
+    (mean,) = aggregate(rows)
+    assert math.isnan(mean["fid"].mean)
+    table = to_markdown([mean])
+    assert "| nan" in table and "20.00 (n=1)" in table
+
+
+def test_unfinished_runs_are_rows_but_no_numbers(make_run):
+    rows = rows_of(make_run("a", metrics={"fid": 1.0}), make_run("b", seed=1, state="interrupted"))
+    facts = [rows[1][name] for name in ("method", "bits", "seed", "state")]
+    assert facts == ["accuquant", "W4A8", 1, "interrupted"]
+    assert [row["n"] for row in aggregate(rows)] == [1]
+
+
+def test_markdown_has_a_column_per_metric_and_the_shared_protocol_once(make_run):
+    table = to_markdown(rows_of(make_run("a", metrics={"psnr": 24.125, "fid_to_fp32": 1.9, "new_metric": 3})))
+    header, rule, row, _, protocol = table.splitlines()
+    cells = [cell.strip() for cell in header.strip("|").split("|")]
+    assert cells[:5] == ["method", "task", "model", "bits", "seed"]
+    assert cells[5:10] == ["fid_to_fp32 ↓", "psnr (dB) ↑", "new_metric", "seconds", "peak MiB"]
+    assert header.count("|") == rule.count("|") == row.count("|")
+    assert "| 1.900 | 24.12 | 3 | 93.12 | 700.0 | completed |" in row
+    assert protocol == "Protocol: samples=1024, fid_features=task_classifier"
+
+
+def test_csv_keeps_full_precision(make_run, tmp_path):
+    rows = rows_of(make_run("a", metrics={"fid": 0.1 + 0.2}), make_run("b", seed=1, metrics={"fid": 0.3}))
+    lines = list(csv.DictReader(to_csv(rows, tmp_path / "runs.csv").open()))
+    assert [float(line["fid"]) for line in lines] == [0.1 + 0.2, 0.3]
+    (mean,) = csv.DictReader(to_csv(aggregate(rows), tmp_path / "means.csv").open())
+    assert float(mean["fid"]) == pytest.approx(0.3)
+    assert float(mean["fid_sd"]) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.9, "1.900"), (93.125, "93.12"), (0.000123456, "0.0001235"), (1.2345e-6, "1.234e-06"), (12345.6, "12346"),
+     (7, "7"), (123456, "123456"), (0.0, "0"), (None, "–"), (float("inf"), "inf"), (1234.5, "1234"), (-2.5, "-2.500")],
+)  # fmt: skip
+def test_numbers_have_four_significant_digits(value, text):
+    assert format_number(value) == text
+
+
+def test_bits_are_written_as_in_papers():
+    assert format_bits({"weight": 4, "activation": 8, "gradient": 32}) == "W4A8"
+    assert format_bits({"weight": 8, "activation": 8, "gradient": 5}) == "W8A8G5"
+    assert format_bits({"weight": 32, "activation": 32, "gradient": 32}) == "FP32"

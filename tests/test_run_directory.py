@@ -1,0 +1,177 @@
+import errno
+import json
+import logging
+import math
+import os
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run_directory import RESULTS_KEYS, RunDirectory, atomic_write
+
+CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "resume": None}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+
+
+def metrics_lines(run):
+    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def test_new_run_records_config_what_was_typed_and_state(run):
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
+    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == CONFIG
+    assert yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())[0] == "method=accuquant"
+    assert json.loads((run.path / "status.json").read_text()) == {"state": "running", "error": None, "exit_code": None}
+    assert not run.results_path.exists()
+
+    again = RunDirectory.open(run.path)
+    assert again.read_config() == CONFIG
+    assert again.read_typed() == ["method=accuquant", "method.learning_rate=1e-5"]
+    assert again.read_status()["state"] == "running"
+
+
+def test_text_that_looks_like_a_number_stays_text(tmp_path):
+    run = RunDirectory.create(tmp_path / "run", {"name": "1e-5", "flag": "yes", "float": 1e-5}, [])
+    assert run.read_config() == {"name": "1e-5", "flag": "yes", "float": 1e-5}
+    assert OmegaConf.load(run.config_path) == {"name": "1e-5", "flag": "yes", "float": 1e-5}
+
+
+def test_directory_that_holds_a_run_is_refused(run):
+    with pytest.raises(RequestError, match=f"already holds a run.*resume={run.path}"):
+        RunDirectory.create(run.path, {"seed": 1}, [])
+    assert run.read_config() == CONFIG
+
+
+def test_run_killed_while_it_was_being_made_can_be_started_again(run):
+    run.config_path.unlink()
+    assert RunDirectory.create(run.path, CONFIG, []).read_config() == CONFIG
+
+
+def test_directory_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(RequestError, match="holds no run.*config.yaml is missing"):
+        RunDirectory.open(tmp_path)
+
+
+def test_unwritable_place_is_a_wrong_request(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RequestError, match="cannot write to .*output_dir="):
+        RunDirectory.create(tmp_path / "file" / "run", CONFIG, [])
+
+
+def test_damaged_config_names_the_file(run):
+    run.config_path.write_text("seed: [0")
+    with pytest.raises(CorruptFileError, match="config.yaml is damaged"):
+        run.read_config()
+
+
+def test_folders_appear_when_they_are_used(run):
+    assert not (run.path / "figures").exists()
+    assert [run.checkpoints.is_dir(), run.figures.is_dir(), run.samples.is_dir()] == [True] * 3
+
+
+def test_status_error_is_one_line(run):
+    run.write_status("failed", error="no space\nleft", exit_code=1)
+    assert run.read_status() == {"state": "failed", "error": "no space left", "exit_code": 1}
+    with pytest.raises(ValueError, match="'done'.*running, completed, failed, interrupted"):
+        run.write_status("done")
+
+
+def test_metrics_are_one_line_per_step_with_step_first(run):
+    run.log_metrics(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
+    run.log_metrics(20, {"loss": 1 / 3})
+    assert run.metrics_path.read_text() == (
+        '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+        '{"step": 20, "loss": 0.3333333333333333}\n'
+    )
+
+
+def test_resume_cuts_the_torn_line_and_repeats_no_step(run):
+    run.log_metrics(10, {"loss": 0.5})
+    run.log_metrics(20, {"loss": 0.25})
+    with open(run.metrics_path, "a") as file:
+        file.write('{"step": 30, "lo')
+
+    resumed = RunDirectory.open(run.path)
+    assert [line["step"] for line in metrics_lines(resumed)] == [10, 20]
+    for step, loss in [(20, 0.25), (30, 0.125)]:
+        resumed.log_metrics(step, {"loss": loss})
+    resumed.log_metrics(30, {"fid": 4.0})
+    assert metrics_lines(resumed) == [
+        {"step": 10, "loss": 0.5},
+        {"step": 20, "loss": 0.25},
+        {"step": 30, "loss": 0.125},
+        {"step": 30, "fid": 4.0},
+    ]
+
+
+@pytest.mark.parametrize("kept", range(0, 30, 3))
+def test_metrics_survive_a_kill_at_any_byte(run, kept):
+    run.log_metrics(10, {"loss": 0.5})
+    run.log_metrics(20, {"loss": 0.25})
+    whole = run.metrics_path.read_bytes()
+    run.metrics_path.write_bytes(whole[:-kept] if kept else whole)
+
+    resumed = RunDirectory.open(run.path)
+    resumed.log_metrics(10, {"loss": 0.5})
+    resumed.log_metrics(20, {"loss": 0.25})
+    assert resumed.metrics_path.read_bytes() == whole
+
+
+def results():
+    return {key: {inner: 0 for inner in inners} if inners else "x" for key, inners in RESULTS_KEYS.items()}
+
+
+def test_results_state_their_schema_first(run):
+    run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    written = json.loads(run.results_path.read_text())
+    assert next(iter(written.items())) == ("schema", 1)
+    assert written["metrics"] == {"fid": None, "psnr": 24.1}
+
+
+def test_results_that_lack_keys_are_refused(run):
+    lacking = results()
+    del lacking["seed"], lacking["cost"]["steps"]
+    with pytest.raises(ValueError, match="results lack seed, cost.steps"):
+        run.write_results(lacking)
+    assert not run.results_path.exists()
+
+
+def test_log_goes_to_stderr_and_file_and_the_table_to_stdout(run, capsys):
+    log = logging.getLogger("quantlab")
+    with run.attach_log():
+        log.info("step %d", 3)
+        logging.getLogger("quantlab.trainer").warning("careful")
+        run.print_table("| fid |")
+    log.info("after the run")
+
+    printed = capsys.readouterr()
+    assert printed.err == "step 3\nwarning: careful\n"
+    assert printed.out == "| fid |\n"
+    assert run.log_path.read_text() == "step 3\nwarning: careful\n| fid |\n"
+
+
+def test_full_disk_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    atomic_write(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(path, b"new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_a_kill_are_removed_on_resume(run):
+    (run.path / ".status.json.123.tmp").write_text("half")
+    RunDirectory.open(run.path)
+    assert not list(run.path.glob("*.tmp")) and not list(run.path.glob(".*.tmp"))
