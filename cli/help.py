@@ -29,7 +29,8 @@ options:
 
 exit codes: 0 done; 1 the run failed, or a job of a sweep; 2 the request is wrong, nothing was done;
             130, 143 interrupted by SIGINT, SIGTERM: saved, and the line to resume is printed
-more: README.md; every key with its meaning, in the YAML of its option under conf/; what went wrong: HYDRA_FULL_ERROR=1"""
+more: README.md; every key with its meaning stands in the YAML of its option, under conf/;
+      HYDRA_FULL_ERROR=1 before the command shows the traceback of what went wrong"""
 
 
 def help_page() -> str:

@@ -16,6 +16,7 @@ from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Request
 from quantlab.cli.resume import run_or_go_on
 from quantlab.config import RunConfig, validate
+from quantlab.run_directory import RunDirectory
 
 MAX_NAME = 150
 
@@ -79,7 +80,8 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
         run_config = _typed(config, directory)
         run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
     except (Exception, KeyboardInterrupt) as error:
-        return outcome_of(error, directory, resumable=not request.multirun).tell()
+        alone = not request.multirun and RunDirectory(directory).holds_a_run()
+        return outcome_of(error, directory, resumable=alone).tell()
     return Outcome(directory=directory)
 
 

@@ -60,7 +60,7 @@ def _split(words: list[str]) -> tuple[bool, list[str]]:
     unknown = [flag for flag in flags if flag not in OWN_FLAGS]
     if unknown:
         options = (*OWN_FLAGS, *HYDRA_FLAGS)
-        raise RequestError(*(f"{flag}: no such option{did_you_mean(flag, options)} Type quantlab --help for what there is"
+        raise RequestError(*(f"{flag}: no such option{did_you_mean(flag, options) or ';'} Type quantlab --help for all"
                              for flag in unknown))
     return bool(flags), [word for word in words if word not in flags]
 

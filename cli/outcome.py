@@ -13,7 +13,7 @@ from quantlab.errors import Interrupted, QuantlabError
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the run in `directory` ended; `lines` are for stderr; `interrupted`: by a signal, so nothing more may start."""
+    """How the run in `directory` ended. `lines` are for stderr; `interrupted`: by a signal, so nothing may follow."""
 
     exit_code: int = 0
     lines: tuple[str, ...] = ()
@@ -47,11 +47,13 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
             return Outcome(error.exit_code, tuple(lines), interrupted=True, directory=directory, trace=trace)
         case QuantlabError():
             lines = str(error).splitlines() or [type(error).__name__]
-            return Outcome(error.exit_code, tuple(f"error: {line}" for line in lines), directory=directory, trace=trace)
+            lines = tuple(f"error: {line}" for line in lines)
+            return Outcome(error.exit_code, lines, directory=directory, trace=trace)
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename is not None else ""
             return Outcome(1, (f"error: {error.strerror}{where}",), directory=directory, trace=trace)
         case _:
             message = " ".join(str(error).split())
             shown = f"{type(error).__name__}: {message}" if message else type(error).__name__
-            return Outcome(1, (f"error: {shown} (HYDRA_FULL_ERROR=1 shows the traceback)",), directory=directory, trace=trace)
+            line = f"error: {shown} (HYDRA_FULL_ERROR=1 shows the traceback)"
+            return Outcome(1, (line,), directory=directory, trace=trace)

@@ -1,5 +1,6 @@
 """The words `key=value` one by one: their grammar, the groups and options they choose, the keys they name."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
         if override.is_sweep_override() and not multirun:
             problems.append(f"{word}: several values, which only a sweep takes; type quantlab -m {word}")
         elif override.is_sweep_override() and key in ("output_dir", "resume"):
-            problems.append(f"{word}: cannot be swept, every job has its own directory below output_dir; type one value")
+            problems.append(f"{word}: cannot be swept, every job has a directory of its own below one; type one value")
         elif key == "hydra.mode":
             problems.append(f"{word}: a sweep is asked for by -m; type quantlab -m in its place")
         else:
@@ -79,6 +80,11 @@ def dotted_keys(value: Any, prefix: str = "") -> Iterator[str]:
     for name, inner in items:
         yield f"{prefix}{name}"
         yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def as_value(text: str) -> str:
+    """`text` as Hydra's grammar takes it, quoted where it must be."""
+    return text if re.fullmatch(r"[\w./:@%+-]+", text, flags=re.ASCII) else "'" + text.replace("'", "\\'") + "'"
 
 
 def _nearest_key(key: str, known: Collection[str]) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ Hydra stops at the first thing that is wrong, late and at length; here all of it
 """
 
 import os
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
+from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import find_problems
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
@@ -35,7 +36,7 @@ class Request:
     def again(self) -> list[str]:
         """The words that go on with this request, in the same directory."""
         typed = [word for word in self.words if not word.startswith(("hydra.", "output_dir="))]
-        return [*typed, f"output_dir={self.directory}"]
+        return [*typed, f"output_dir={as_value(str(self.directory))}"]
 
 
 def check_request(overrides: list[str], multirun: bool) -> Request:
@@ -47,28 +48,32 @@ def check_request(overrides: list[str], multirun: bool) -> Request:
         parsed, problems = parse(overrides, multirun)
         jobs = _expand(parsed)
         swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
-        problems += _problems_of_jobs(jobs, swept)
-        if problems:
-            raise RequestError(*problems)
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-        config = compose("config", jobs[0], return_hydra_config=True)
-        directory = Path(OmegaConf.select(config, key)).expanduser().absolute()
+        composed = [_examine(job, key) for job in jobs]
+    problems += _said_once([found for found, _ in composed], swept)
+    if problems:
+        raise RequestError(*problems)
+    directory = Path(composed[0][1]).expanduser().absolute()
     if not follower:
         _refuse_unusable(directory, multirun)
     # The directory is settled here, once: a clock that ticks between this check and the run must not move it. Only
     # the first process of torchrun makes it.
-    words = [*overrides, f"{key}={_quoted('.' if follower else str(directory))}"]
+    words = [*overrides, f"{key}={'.' if follower else as_value(str(directory))}"]
     if multirun:
-        fixed = {override.key_or_group for override in parsed} - {override.key_or_group for override in parsed
-                                                                  if override.is_sweep_override()}
-        names = ",".join(map(_quoted, sorted(fixed)))
+        varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
+        fixed = {override.key_or_group for override in parsed} - varied
+        names = ",".join(map(as_value, sorted(fixed)))
         words = ["-m", *words, f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
     return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory)
 
 
-def compose_job(overrides: list[str]) -> dict[str, Any]:
-    """The resolved config of one job as plain data. Raises `HydraException` or `OmegaConfBaseException`."""
-    return OmegaConf.to_container(compose("config", overrides), resolve=True)
+def _compose(overrides: list[str], directory_key: str) -> tuple[dict[str, Any], str]:
+    """The resolved config of one job as plain data, and its directory as Hydra has it under `directory_key`."""
+    config = compose("config", overrides, return_hydra_config=True)
+    directory = OmegaConf.select(config, directory_key)
+    with open_dict(config):
+        del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True), directory
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:
@@ -89,20 +94,22 @@ def _swept_keys(parsed: list[Override]) -> set[str]:
     return {override.get_key_element() for override in parsed if override.is_sweep_override()}
 
 
-def _problems_of_jobs(jobs: list[list[str]], swept: list[list[str]]) -> list[str]:
+def _said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
     """Every problem of every job once, with the first job that has it where not all do."""
     seen: dict[str, list[int]] = {}
-    for number, job in enumerate(jobs):
-        for problem in _problems_of(job):
+    for number, found in enumerate(problems):
+        for problem in found:
             seen.setdefault(problem, []).append(number)
     return [
-        problem if len(numbers) == len(jobs)
-        else f"{problem} (job {' '.join(swept[numbers[0]])}; {len(numbers)} of {len(jobs)} jobs)"
+        problem if len(numbers) == len(problems)
+        else f"{problem} (job {' '.join(swept[numbers[0]])}; {len(numbers)} of {len(problems)} jobs)"
         for problem, numbers in seen.items()
     ]
 
 
-def _problems_of(job: list[str]) -> list[str]:
+def _examine(job: list[str], directory_key: str) -> tuple[list[str], str]:
+    """Every problem of one job, and, where there is none, the directory that Hydra gives it."""
+    directory = ""
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
     wrong_groups = {override.key_or_group for override in parsed if override.input_line in wrong_options}
@@ -113,22 +120,22 @@ def _problems_of(job: list[str]) -> list[str]:
     words = [override.input_line for override in sound]
     try:
         try:
-            config = compose_job(words)
+            config, directory = _compose(words, directory_key)
         except HydraException:
             chosen = [override.input_line for override in sound if is_group(override)]
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose("config", chosen)))))
             problems += unknown.values()
-            config = compose_job([word for word in words if word not in unknown])
+            config, directory = _compose([word for word in words if word not in unknown], directory_key)
         problems += find_problems(config, without=wrong_groups)
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
-    return problems
+    return problems, directory
 
 
 def _refuse_unusable(directory: Path, multirun: bool) -> None:
     if not multirun and RunDirectory(directory).holds_a_run():
-        raise RequestError(f"output_dir: {directory} already holds a run; go on with it by quantlab resume={directory}, "
-                           "or type another output_dir")
+        raise RequestError(f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
+                           f"{shlex.quote(f'resume={directory}')}; or type another output_dir")
     standing = directory
     while not standing.exists() and standing != standing.parent:
         standing = standing.parent
@@ -143,8 +150,3 @@ def _refuse_unusable(directory: Path, multirun: bool) -> None:
 def _first_line(error: Exception) -> str:
     cause = error.__cause__ if not str(error).strip() and error.__cause__ is not None else error
     return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-
-
-def _quoted(text: str) -> str:
-    """`text` as Hydra's grammar takes it whatever it holds."""
-    return "'" + text.replace("'", "\\'") + "'"

@@ -156,7 +156,8 @@ def _choices(expected: str) -> list[str]:
 def _refused(key: str, got: Any, choices: list[str]) -> str:
     near = did_you_mean(got, choices)
     nearest = near.split("'")[1] if near else choices[0]
-    return f"{key}: got {_shown(got)}, allowed: {', '.join(choices)}{near}{' Type' if near else '; type'} {key}={nearest}"
+    advice = f"{near} Type" if near else "; type"
+    return f"{key}: got {_shown(got)}, allowed: {', '.join(choices)}{advice} {key}={nearest}"
 
 
 def _unknown(prefix: tuple, location: tuple, value: Any, error: ValidationError, known: list[str] | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantlab.diffusion.rollout import Network, Schedule, step, walk
+from quantlab.diffusion.rollout import Network, Schedule, network_step, walk
 from quantlab.diffusion.trajectories import Trajectories
 
 
@@ -53,7 +53,7 @@ def compare_walks(
             continue
         for i in range(total):
             z = None if noise is None else noise[i, :measured]
-            x = step(network, schedule, i, exact[i, :measured], z)
+            x = network_step(network, schedule, i, exact[i, :measured], z)
             error = (x - exact[i + 1, :measured]).square().double().flatten(1).mean(1).sum().item()
             single[i] += error / min(step_error_samples, count)
     return WalkComparison(accumulated.tolist(), single.tolist(), kept)

@@ -82,7 +82,7 @@ def denoise(schedule: Schedule, i: int, x: Tensor, eps: Tensor, z: Tensor | None
     return x_next if sigma == 0 else x_next + sigma * z
 
 
-def step(network: Network, schedule: Schedule, i: int, x: Tensor, z: Tensor | None = None) -> Tensor:
+def network_step(network: Network, schedule: Schedule, i: int, x: Tensor, z: Tensor | None = None) -> Tensor:
     """Step i of the walk from x [N, C, H, W]: one network evaluation, or none where the step goes nowhere."""
     if schedule.goes_nowhere(i):
         return x
@@ -97,7 +97,7 @@ def walk(
     noise: [T, N, C, H, W], z of every step of the whole walk; None if eta = 0.
     """
     for i in range(len(schedule)) if steps is None else steps:
-        x = step(network, schedule, i, x, None if noise is None else noise[i])
+        x = network_step(network, schedule, i, x, None if noise is None else noise[i])
         yield x
 
 

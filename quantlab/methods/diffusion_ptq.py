@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from quantlab.diffusion.rollout import step as denoising_step
+from quantlab.diffusion.rollout import network_step
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
@@ -137,7 +137,7 @@ class DiffusionPTQ(Method):
             x = states[steps.start]
             for i in steps:
                 z = None if trajectories.noise is None else trajectories.noise[i, :rows].to(device)
-                x = denoising_step(network, self.schedule, i, x, z)
+                x = network_step(network, self.schedule, i, x, z)
             errors.append(float((x - states[steps.stop]).square().mean()))
         return errors
 
@@ -145,7 +145,7 @@ class DiffusionPTQ(Method):
         """step(i, x): step i of the quantized walk; noise [M, N, C, H, W] is that of the group which begins at `first`."""
         def step(i: int, x: Tensor) -> Tensor:
             z = None if noise is None else noise[i - first]
-            return denoising_step(self.quantized.network, self.schedule, i, x, z)
+            return network_step(self.quantized.network, self.schedule, i, x, z)
         return step
 
     # one step ------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ class FrechetDistance:
     `feature_network` has `features(images) -> [N, num_features]` for float images `[N, C, H, W]` in [-1, 1], and the
     int `num_features`, as `TaskClassifier` has; or is "inception": the 2048 pooled features of torch-fidelity's port of
     the original network, with the original's resizing, as published numbers have it. Means and covariances are
-    accumulated in float64 by torchmetrics. The network is moved to `device` and put in evaluation mode.
+    accumulated in float64 by torchmetrics, on the CPU. The network is moved to `device` and put in evaluation mode.
     """
 
     def __init__(
@@ -40,14 +40,9 @@ class FrechetDistance:
         """Raises RequestError when `feature_network` is "inception" and its package or weights cannot be had."""
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        if feature_network == "inception":
-            self._metric = _inception_metric()
-            self._prepare = _to_inception
-        else:
-            self._metric = FrechetInceptionDistance(_Features(feature_network), **OPTIONS)
-            self._prepare = torch.Tensor.float
-        self._metric = self._metric.to(device)
-        self.batch_size, self.device = batch_size, device
+        network = _Inception() if feature_network == "inception" else feature_network
+        self._metric = FrechetInceptionDistance(_Features(network, device), **OPTIONS)
+        self.batch_size = batch_size
 
     def reference(self, images: Tensor | Iterable[Tensor]) -> "FrechetDistance":
         """Sets the reference: float `[N, C, H, W]` in [-1, 1], whole or in batches. Replaces an earlier one."""
@@ -75,35 +70,45 @@ class FrechetDistance:
     def _update(self, images: Tensor | Iterable[Tensor], real: bool) -> None:
         for batch in [images] if isinstance(images, Tensor) else images:
             for part in batch.split(self.batch_size):
-                self._metric.update(self._prepare(part.to(self.device)), real=real)
+                self._metric.update(part, real=real)
 
 
 class _Features(nn.Module):
-    """`network.features` as torchmetrics calls it, in evaluation mode, and in float64, as the distance is returned in
-    the type of the features."""
+    """`network.features` as torchmetrics calls it: any image in, float64 on the CPU out, as MPS has no float64."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, device: torch.device | str):
         super().__init__()
-        self.network = network.eval()
+        self.network, self.device = network.to(device).eval(), device
         self.num_features = network.num_features
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.features(images).double()
+        return self.network.features(images.to(self.device, torch.float32)).cpu().double()
 
 
-def _inception_metric() -> nn.Module:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+class _Inception(nn.Module):
+    """torch-fidelity's Inception with the TensorFlow 1 resizing that published FIDs were computed with."""
 
-    instead = "or use the task's own classifier: task.evaluation.features=task_classifier"
-    try:
-        return FrechetInceptionDistance(2048, antialias=False, **OPTIONS)
-    except ModuleNotFoundError as error:
-        raise RequestError(f"features=inception needs torch-fidelity: pip install torch-fidelity; {instead}") from error
-    except (OSError, RuntimeError) as error:
-        raise RequestError(
-            f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be had"
-            f" ({type(error).__name__}: {error}); connect once, {instead}"
-        ) from error
+    num_features = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        instead = "or use the task's own classifier: task.evaluation.features=task_classifier"
+        try:
+            self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], antialias=False)
+        except ModuleNotFoundError as error:
+            raise RequestError(
+                f"features=inception needs torch-fidelity: pip install torch-fidelity; {instead}"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise RequestError(
+                f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be had"
+                f" ({type(error).__name__}: {error}); connect once, {instead}"
+            ) from error
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.network(_to_inception(images))
 
 
 def _to_inception(images: Tensor) -> Tensor:

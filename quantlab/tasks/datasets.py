@@ -97,7 +97,8 @@ def _read(title: str, task: str, data_dir: Path, sources: dict[str, Callable[[Pa
         )
     path = data_dir / name
     images, labels = sources[name](path)
-    _require(path, len(images) == len(labels) > 0 and np.isin(labels, range(10)).all(), "images, each with a label 0 to 9")
+    labelled = len(images) == len(labels) > 0 and np.isin(labels, range(10)).all()
+    _require(path, labelled, "images, each with a label 0 to 9")
     log.info("%s: %d training images from %s", title, len(images), path)
     return images, labels
 

@@ -49,6 +49,7 @@ def test_the_whole_config_can_be_asked_for(tmp_path):
 
 
 def test_python_m(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "quantlab.cli", "seed=x"], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "quantlab.cli", "seed=x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "quantlab: error: seed: got 'x', allowed: an integer from 0 to 4294967295; type seed=0\n"

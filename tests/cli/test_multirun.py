@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from quantlab.cli.jobs import job_directory_name
+from quantlab.cli.multirun import summary
+from quantlab.cli.outcome import Outcome
+from quantlab.cli.request import Request
 from quantlab.errors import Interrupted, RunError
-
-SWEEP = ("-m", "seed=0,1,2", "method.iterations=5", "output_dir=sweep")
 
 
 def rows(out):
@@ -16,93 +17,73 @@ def rows(out):
     return {line.split("  ")[0]: tuple(line.split()[-3:]) for line in out.splitlines()[1:]}
 
 
-def test_every_job_has_a_directory_named_by_what_is_swept(command, runner, tmp_path):
-    code, out, err = command(*SWEEP)
+def test_every_combination_has_a_directory_named_by_what_is_swept(command, runner, tmp_path):
+    code, out, err = command("-m", "seed=0,1", "method.group_size=4", "method=accuquant,ptq", "output_dir=sweep")
     assert code == 0
-    assert [config.output_dir for config in runner.configs] == [str(tmp_path / f"sweep/seed={n}") for n in (0, 1, 2)]
-    assert rows(out) == {f"seed={n}": ("completed", f"fid_to_fp32={n}.25", str(tmp_path / f"sweep/seed={n}"))
-                         for n in (0, 1, 2)}
-    assert "quantlab: job 2 of 3: seed=1" in err
-
-
-def test_the_product_of_two_sweeps(command, runner):
-    assert command("-m", "quantizer.weight.bits=3,4", "method=accuquant,ptq", "output_dir=sweep")[0] == 0
-    assert [(config.quantizer.weight.bits, config.method.name) for config in runner.configs] == [
-        (3, "accuquant"), (3, "ptq"), (4, "accuquant"), (4, "ptq"),
-    ]
-    assert {path.name for path in Path("sweep").iterdir() if path.is_dir()} == {
-        f"method={method},quantizer.weight.bits={bits}" for method in ("accuquant", "ptq") for bits in (3, 4)
+    jobs = [(seed, method) for seed in (0, 1) for method in ("accuquant", "ptq")]
+    assert [(config.seed, config.method.name) for config in runner.configs] == jobs
+    assert rows(out) == {
+        f"seed={seed} method={method}":
+            ("completed", f"fid_to_fp32={seed + 1.25}", str(tmp_path / f"sweep/method={method},seed={seed}"))
+        for seed, method in jobs
     }
+    assert [config.output_dir for config in runner.configs] == [directory for *_, directory in rows(out).values()]
+    assert "quantlab: job 2 of 4: seed=0 method=ptq\n" in err
 
 
-def test_a_failing_job_neither_stops_nor_hides_the_others(command, runner):
-    runner.fails[1] = RunError("loss is NaN")
-    code, out, err = command(*SWEEP)
-    assert code == 1 and "quantlab: error: loss is NaN" in err
-    assert [state for state, *_ in rows(out).values()] == ["completed", "failed", "completed"]
+def test_a_failing_job_hides_nothing_and_is_resumed_when_typed_again(command, runner, tmp_path):
+    runner.fails[0] = RunError("loss is NaN")
+    code, out, err = command("-m", "seed=0,1", "output_dir=sweep")
+    assert code == 1 and "quantlab: error: loss is NaN\n" in err
+    assert [state for state, *_ in rows(out).values()] == ["failed", "completed"]
 
-
-def test_again_skips_the_completed_and_resumes_the_rest(command, runner, tmp_path):
-    runner.fails[1] = RunError("loss is NaN")
-    command(*SWEEP)
     runner.fails.clear()
     runner.configs.clear()
-    code, out, _ = command(*SWEEP)
+    # Another device is the same experiment.
+    code, out, _ = command("-m", "seed=0,1", "output_dir=sweep", "device=cpu")
     assert code == 0
-    assert [(config.seed, config.resume) for config in runner.configs] == [(1, str(tmp_path / "sweep/seed=1"))]
-    assert [state for state, *_ in rows(out).values()] == ["completed"] * 3
+    assert [(config.seed, config.resume) for config in runner.configs] == [(0, str(tmp_path / "sweep/seed=0"))]
+    assert [state for state, *_ in rows(out).values()] == ["completed", "completed"]
 
 
 def test_another_experiment_in_a_job_directory_is_left_alone(command, runner):
-    command("-m", "seed=0,1", "output_dir=sweep")
-    before = Path("sweep/seed=0/config.yaml").read_text()
-    code, out, err = command("-m", "seed=0,1", "output_dir=sweep", "method.iterations=5")
-    assert code == 1 and len(runner.configs) == 2
-    assert err.count("holds another experiment") == 2
-    assert rows(out)["seed=0"][:2] == ("failed", "-")
-    assert Path("sweep/seed=0/config.yaml").read_text() == before
-
-
-def test_device_does_not_make_another_experiment(command, runner):
-    command("-m", "seed=0,1", "output_dir=sweep")
-    assert command("-m", "seed=0,1", "output_dir=sweep", "device=cpu")[0] == 0
-    assert len(runner.configs) == 2
+    command("-m", "seed=0", "output_dir=sweep")
+    before = Path("sweep/job/config.yaml").read_text()
+    code, out, err = command("-m", "seed=1", "output_dir=sweep")
+    assert code == 1 and len(runner.configs) == 1
+    assert "sweep/job holds another experiment; type another output_dir" in err
+    assert rows(out)["-"][:2] == ("failed", "-")
+    assert Path("sweep/job/config.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("number, code", [(2, 130), (15, 143)])
 def test_a_signal_stops_the_whole_sweep(command, runner, tmp_path, number, code):
-    runner.fails[1] = Interrupted(number)
-    got, out, err = command(*SWEEP)
-    assert got == code and len(runner.configs) == 2
-    assert [line.split("  ")[1].strip() for line in out.splitlines()[1:]] == ["completed", "interrupted", "not started"]
-    again = f"quantlab: resume with: quantlab -m seed=0,1,2 method.iterations=5 output_dir={tmp_path / 'sweep'}"
+    runner.fails[0] = Interrupted(number)
+    got, out, err = command("-m", "seed=0,1", "output_dir=sweep")
+    assert got == code and len(runner.configs) == 1
+    assert [line.split("  ")[1].strip() for line in out.splitlines()[1:]] == ["interrupted", "not started"]
+    assert "resume=" not in err
+    again = f"quantlab: resume with: quantlab -m seed=0,1 output_dir={tmp_path / 'sweep'}"
     assert err.splitlines()[-1] == again
-
-    runner.fails.clear()
-    assert command(*again.split()[4:])[0] == 0
-    assert [config.seed for config in runner.configs] == [0, 1, 1, 2]
 
 
 def test_a_wrong_job_stops_the_sweep_before_it_starts(command, runner, tmp_path):
-    code, out, err = command("-m", "seed=0,1", "quantizer.weight.bits=4,9", "method=accuquant,ptq",
-                             "method.iterations=4", "trainer.log_every=0")
+    code, out, err = command("-m", "quantizer.weight.bits=4,9", "method=accuquant,ptq", "method.iterations=4",
+                             "trainer.log_every=0")
     assert code == 2 and out == "" and runner.configs == [] and list(tmp_path.iterdir()) == []
     keys = [line.split(": ")[2] for line in err.splitlines()]
     assert sorted(keys) == ["method.iterations", "quantizer.weight.bits", "trainer.log_every"]
-    assert "(job seed=0 quantizer.weight.bits=4 method=ptq; 4 of 8 jobs)" in err
+    assert "(job quantizer.weight.bits=4 method=ptq; 2 of 4 jobs)" in err
 
 
-def test_the_main_metric_is_looked_up_in_order(command):
-    command("-m", "seed=0,1", "output_dir=sweep")
-    for seed, metrics in {0: {"psnr": 1, "loss": 0.5}, 1: {"psnr": 12.34567}}.items():
-        Path(f"sweep/seed={seed}/results.json").write_text(json.dumps({"metrics": metrics}))
-    _, out, _ = command("-m", "seed=0,1", "output_dir=sweep")
-    assert [metric for _, metric, _ in rows(out).values()] == ["loss=0.5", "psnr=12.35"]
-
-
-def test_a_sweep_over_nothing_is_one_job(command, runner, tmp_path):
-    assert command("-m", "seed=4", "output_dir=sweep")[0] == 0
-    assert runner.configs[0].output_dir == str(tmp_path / "sweep/job")
+def test_the_main_metric_is_looked_up_in_order(tmp_path):
+    found = [{"psnr": 1, "loss": 0.5}, {"psnr": 12.34567}, {"loss": 1, "fid_to_fp32": 1.5, "top1": 90}, {}]
+    for number, metrics in enumerate(found):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}/results.json").write_text(json.dumps({"metrics": metrics}))
+    request = Request(("-m",), True, tuple((f"seed={n}",) for n in range(4)), tmp_path)
+    table = summary(request, [Outcome(directory=tmp_path / f"{n}") for n in range(4)])
+    assert [metric for _, metric, _ in rows(table).values()] == ["loss=0.5", "psnr=12.35", "fid_to_fp32=1.5", "-"]
 
 
 def test_directory_names_are_one_short_component_each():

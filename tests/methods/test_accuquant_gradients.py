@@ -1,0 +1,102 @@
+"""The three gradients of AccuQuant on a real quantized UNet in float64: exact = bptt, copy = its definition."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from quantlab.diffusion.rollout import Schedule, network_step, seeded_normal
+from quantlab.methods.accuquant import backpropagated_gradient, copied_gradient, exact_gradient
+from quantlab.methods.diffusion_ptq import QuantizedDenoiser
+from quantlab.quantizers import wrap
+
+ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+
+
+@pytest.fixture(params=[(0.0, False), (0.6, False), (0.0, True)], ids=["eta0", "eta0.6", "clipped"])
+def problem(request):
+    """Steps, start, loss, step function and learned parameters of one group of 4 steps."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    eta, clip = request.param
+    torch.manual_seed(1)
+    unet = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).double().eval().requires_grad_(False)
+    schedule = Schedule.build(ALPHAS, SimpleNamespace(steps=8, eta=eta, spacing="uniform", clip_sample=clip))
+    section = SimpleNamespace(
+        weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
+        activation=SimpleNamespace(bits=6, symmetric=False, scale_search="min_max", scales="per_group"),
+        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True, policy=[],
+    )
+    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), steps=8, group_size=4)
+    quantized.unet.double()
+    wrap.calibrate_weights(quantized.unet, quantized.originals, section)
+    start = seeded_normal((3, 1, 8, 8), 0).double()
+    for quantizer in wrap.activation_quantizers(quantized.unet):
+        quantizer.observe()
+    for i in range(8):
+        quantized.network(start, schedule.timesteps[i], i)
+    for quantizer in wrap.activation_quantizers(quantized.unet):
+        quantizer.calibrate("min_max", 2.4)
+    wrap.learn_rounding(quantized.unet, quantized.originals, section)
+    learned = [weight.rounding for weight in wrap.quantized_weights(quantized.unet)]
+    learned += [q.log_scale[1].requires_grad_() for q in wrap.activation_quantizers(quantized.unet)]
+    noise = seeded_normal((4, 3, 1, 8, 8), 1).double()
+    target = seeded_normal((3, 1, 8, 8), 2).double()
+
+    def step(i, x):
+        return network_step(quantized.network, schedule, i, x, noise[i - 4])
+
+    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned
+
+
+def gradients(function, problem):
+    steps, start, loss, step, learned = problem
+    for parameter in learned:
+        parameter.grad = None
+    value = function(step, steps, start, loss)
+    return value, [parameter.grad.clone() for parameter in learned]
+
+
+def relative_difference(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-30)).item()
+
+
+def test_exact_equals_backpropagation_for_every_learned_variable(problem):
+    value, exact = gradients(exact_gradient, problem)
+    expected_value, expected = gradients(backpropagated_gradient, problem)
+    assert value.item() == pytest.approx(expected_value.item(), rel=1e-12)
+    assert all(gradient.norm() > 0 for gradient in expected)
+    assert max(relative_difference(a, b) for a, b in zip(exact, expected)) < 1e-5
+
+
+def test_copy_equals_its_definition(problem):
+    # Written independently: sum over steps of < sg[g], x~_k > with detached inputs, in one graph, differentiated at once
+    steps, start, loss, step, learned = problem
+    _, copied = gradients(copied_gradient, problem)
+    states = [start]
+    for i in steps:
+        states.append(step(i, states[-1].detach()))
+    end = states[-1].detach().requires_grad_()
+    (g,) = torch.autograd.grad(loss(end), end)
+    surrogate = sum((g.detach() * state).sum() for state in states[1:])
+    expected = torch.autograd.grad(surrogate, learned)
+    assert max(relative_difference(a, b) for a, b in zip(copied, expected)) < 1e-10
+
+
+def test_copy_differs_from_exact_but_points_the_same_way(problem):
+    _, copied = gradients(copied_gradient, problem)
+    _, exact = gradients(exact_gradient, problem)
+    a, b = torch.cat([g.flatten() for g in copied]), torch.cat([g.flatten() for g in exact])
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+    assert 0.5 < cosine < 0.999999
+
+
+def test_one_step_groups_make_all_three_the_same(problem):
+    steps, *rest = problem
+    results = [gradients(function, ([steps[0]], *rest))[1]
+               for function in (copied_gradient, exact_gradient, backpropagated_gradient)]
+    for a, b, c in zip(*results):
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(b, c)

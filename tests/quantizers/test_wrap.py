@@ -1,0 +1,146 @@
+"""Which modules get which quantizers, and that the wrapped network computes what it says."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from quantlab.models.diffusers_denoiser import shortcut_splits
+from quantlab.quantizers import wrap
+from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
+from quantlab.quantizers.attention import QuantizedAttention
+
+
+def section(weight=4, activation=8, policy=(), **more):
+    values = dict(
+        weight=SimpleNamespace(bits=weight, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
+        activation=SimpleNamespace(bits=activation, symmetric=False, scale_search="min_max", scales="per_group"),
+        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
+        policy=[SimpleNamespace(modules=modules, weight_bits=w, activation_bits=a) for modules, w, a in policy],
+    )
+    return SimpleNamespace(**values | more)
+
+
+def unet(**more):
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), **more,
+    ).eval().requires_grad_(False)
+
+
+def test_policy_first_match_counts_and_never_lowers_full_precision():
+    policy = wrap.UniformAffinePolicy(section(4, 6, [("^conv_in$", 8, None), ("conv", 2, 32)]))
+    assert policy.bits("conv_in") == wrap.LayerBits(8, 6)
+    assert policy.bits("mid.conv1") == wrap.LayerBits(2, 32)
+    assert policy.bits("linear") == wrap.LayerBits(4, 6)
+    assert wrap.UniformAffinePolicy(section(32, 6, [("^conv_in$", 8, 8)])).bits("conv_in") == wrap.LayerBits(32, 8)
+
+
+def test_32_bits_change_nothing():
+    network = unet()
+    x = torch.randn(2, 1, 8, 8)
+    expected = network(x, 5).sample
+    wrap.wrap(network, wrap.UniformAffinePolicy(section(32, 32)), GroupPointer(1), shortcut_splits(network))
+    torch.testing.assert_close(network(x, 5).sample, expected, rtol=1e-4, atol=1e-5)
+
+
+def calibrated(network, config, groups=1, splits=None):
+    pointer = GroupPointer(groups)
+    originals = wrap.wrap(network, wrap.UniformAffinePolicy(config), pointer, splits)
+    wrap.calibrate_weights(network, originals, config)
+    return pointer, originals
+
+
+def test_every_layer_and_attention_product_is_quantized():
+    network = unet()
+    layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
+    splits = shortcut_splits(network)
+    calibrated(network, section(), splits=splits)
+    assert not any(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
+    attentions = [m for m in network.modules() if isinstance(m, QuantizedAttention)]
+    assert len(attentions) == 4     # one in the down path, one in the middle, two in the up path
+    assert len(wrap.quantized_weights(network)) == layers + len(splits)
+    assert len(wrap.activation_quantizers(network)) == layers + len(splits) + 4 * len(attentions)
+
+
+def test_shortcut_split_stands_at_the_concatenation():
+    network = unet()
+    splits = shortcut_splits(network)
+    seen = {}
+    for i, block in enumerate(network.up_blocks):
+        def note(module, args, kwargs, i=i):
+            hidden, skips = kwargs.get("hidden_states", args[0] if args else None), kwargs.get("res_hidden_states_tuple", args[1] if len(args) > 1 else None)
+            seen[i] = (hidden.shape[1], [skip.shape[1] for skip in skips])
+        block.register_forward_pre_hook(note, with_kwargs=True)
+    network(torch.randn(1, 1, 8, 8), 3)
+    for name, split in splits.items():
+        i, j = map(int, re.findall(r"\d+", name)[:2])
+        resnet = network.up_blocks[i].resnets[j]
+        skip = seen[i][1][-1 - j]
+        assert split + skip == resnet.in_channels
+    assert len(splits) == 4
+
+
+def test_halves_of_a_split_have_ranges_of_their_own():
+    layer = nn.Conv2d(6, 4, 1)
+    config = section(4, 4)
+    holder = nn.Sequential(layer)
+    calibrated(holder, config, splits={"0": 2})
+    quantizers = wrap.activation_quantizers(holder)
+    for quantizer in quantizers:
+        quantizer.observe()
+    x = torch.cat([torch.rand(3, 2, 5, 5) * 100, torch.rand(3, 4, 5, 5)], dim=1)
+    holder(x)
+    for quantizer in quantizers:
+        quantizer.calibrate("min_max", 2.4)
+    first, second = (quantizer.log_scale[0].exp().item() for quantizer in quantizers)
+    assert first / second == pytest.approx(100, rel=0.1)
+
+
+def test_groups_have_scales_of_their_own_and_unseen_ones_borrow():
+    pointer = GroupPointer(3)
+    quantizer = ActivationQuantizer(8, False, pointer, shared=False)
+    quantizer.observe()
+    for index, width in ((0, 1.0), (2, 4.0)):
+        pointer.index = index
+        x = torch.linspace(0, width, 256)
+        assert torch.equal(quantizer(x), x)         # observing changes nothing
+    quantizer.calibrate("min_max", 2.4)
+    scales = [scale.exp().item() for scale in quantizer.log_scale]
+    assert scales == pytest.approx([1 / 255, 1 / 255, 4 / 255])
+
+
+def test_shared_scales_are_one():
+    assert len(ActivationQuantizer(8, False, GroupPointer(5), shared=True).log_scale) == 1
+
+
+def test_state_loads_strictly_into_a_blank_network():
+    config = section(3, 6)
+    network = unet()
+    splits = shortcut_splits(network)
+    pointer, originals = calibrated(network, config, groups=2, splits=splits)
+    for quantizer in wrap.activation_quantizers(network):
+        quantizer.observe()
+    for pointer.index in (0, 1):
+        network(torch.randn(4, 1, 8, 8), 10)
+    for quantizer in wrap.activation_quantizers(network):
+        quantizer.calibrate("min_max", 2.4)
+    wrap.learn_rounding(network, originals, config)
+    wrap.harden(network)
+    x = torch.randn(2, 1, 8, 8)
+    expected = network(x, 7).sample
+
+    other = unet()
+    pointer_of_other = GroupPointer(2)
+    wrap.wrap(other, wrap.UniformAffinePolicy(config), pointer_of_other, splits)
+    other.load_state_dict(network.state_dict())
+    pointer_of_other.index = pointer.index
+    assert torch.equal(other(x, 7).sample, expected)
+    with pytest.raises(RuntimeError):
+        third = unet()
+        wrap.wrap(third, wrap.UniformAffinePolicy(config), GroupPointer(5), splits)
+        third.load_state_dict(network.state_dict())
