@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, target_of
 from quantlab.config.fields import Section
-from quantlab.config.methods import AccuQuant, DiffusionPTQ, Method, Sample
+from quantlab.config.methods import DiffusionPTQ, Method, Sample
 from quantlab.config.models import DDIM, Model
+from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import GenerationTask
 
@@ -23,9 +24,10 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
             yield from _wrong_bits(method, quantizer)
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
-    if isinstance(method, AccuQuant) and not (method.learn.rounding or method.learn.activation_scales):
-        yield ("method.learn: nothing to learn; type method.learn.rounding=true, "
-               "or method=ptq method.reconstruction=none for calibrated ranges only")
+        if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
+            yield ("method.learn: nothing to learn: rounding needs quantizer.weight.rounding=adaround and quantized weights, "
+                   "activation_scales quantized activations; type method.learn.rounding=true, "
+                   "or method=ptq method.reconstruction=none for calibrated ranges only")
     if isinstance(method, Sample) and method.run is None:
         yield "method.run: got null, allowed: the directory of a finished accuquant or ptq run; type method.run=DIR"
     if isinstance(model, DDIM):
@@ -34,6 +36,15 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         evaluation = task.evaluation
         yield from _at_most("task.evaluation.step_error_samples", evaluation.step_error_samples,
                             "task.evaluation.samples", evaluation.samples)
+
+
+def _learns(method: Method) -> bool:
+    return isinstance(method, DiffusionPTQ) and getattr(method, "reconstruction", "all") != "none"
+
+
+def _learnable(method: DiffusionPTQ, quantizer: UniformAffine) -> bool:
+    weight = method.learn.rounding and quantizer.weight.rounding == "adaround" and quantizer.weight.bits != 32
+    return weight or (method.learn.activation_scales and quantizer.activation.bits != 32)
 
 
 def _wrong_kind(method: Method, group: str, kind: str | None, section: Section | None) -> Iterator[str]:

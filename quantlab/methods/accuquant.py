@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantlab.methods.diffusion_ptq import DiffusionPTQ
+from quantlab.quantizers import wrap
 
 Step = Callable[[int, Tensor], Tensor]      # (index of the step, state [N, C, H, W]) -> next state
 Loss = Callable[[Tensor], Tensor]           # (state at the end of the group) -> scalar
@@ -115,6 +116,7 @@ class AccuQuant(DiffusionPTQ):
 
         steps = self.schedule.moving(self.groups[group])
         step = self.quantized_step(batch["noise"], self.groups[group].start)
-        value = GRADIENTS[self.section.gradient](step, steps, batch["start"], loss)
+        with wrap.held_weights(self.weights):
+            value = GRADIENTS[self.section.gradient](step, steps, batch["start"], loss)
         self.spent += FORWARD_PASSES[self.section.gradient] * len(steps)
         return {"loss": value, "rounding_penalty": self.regularize(self.weights)}

@@ -6,6 +6,7 @@ that a comparison compares objectives and nothing else.
 
 import copy
 import logging
+import math
 
 import torch
 from torch import Tensor, nn
@@ -155,8 +156,9 @@ class DiffusionPTQ(Method):
 
     def before_step(self, step: int) -> None:
         self.done = self.progress(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[group["name"]] * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * self.done)).item())
+        cosine = 0.5 * (1 + math.cos(math.pi * self.done))
+        for group in self.optimizer.param_groups:   # the rounding's rate stays: it has most to do when beta is small
+            group["lr"] = self.rates[group["name"]] * (cosine if group["name"] == "activation_scales" else 1)
 
     def regularize(self, weights: list) -> Tensor:
         """Add the gradient of lambda f(V), once the warm-up is over; returns f's value."""

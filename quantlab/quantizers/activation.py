@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from quantlab.quantizers.functional import code_range, fake_quantize, search_range
 
-OBSERVED_VALUES = 4096  # values kept per call for the range search, beside the two extremes
+OBSERVED_VALUES = 2048  # values kept per call for the range search, beside the two extremes
 
 
 class GroupPointer:

@@ -45,10 +45,12 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 class _FakeQuantize(torch.autograd.Function):
     # One function instead of the composition of round, clamp and two products: two tensors are saved for the backward
-    # pass (a mask and, if the scale learns, its local derivative) instead of five.
+    # pass (a mask and, if the scale learns, its local derivative) instead of five, and none where nothing learns.
     @staticmethod
     def forward(ctx, x, scale, zero_point, q_min, q_max):
         ratio = x / scale
+        if not any(ctx.needs_input_grad):
+            return ratio.round_().add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
         code = torch.round(ratio).add_(zero_point)
         inside = (code >= q_min) & (code <= q_max)
         code = code.clamp_(q_min, q_max).sub_(zero_point)

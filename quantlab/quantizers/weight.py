@@ -25,7 +25,8 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("scale", torch.ones(per_row))
         self.register_buffer("zero_point", torch.zeros(per_row))
         self.register_parameter("rounding", None)
-        self._cached: Tensor | None = None
+        self._cached: Tensor | None = None      # the float weight, while neither codes nor rounding change
+        self._held: Tensor | None = None        # the soft weight with its graph, between hold and release
 
     def calibrate(self, weight: Tensor, search: str, p: float) -> None:
         """Choose scale and zero point for `weight` and round it to nearest."""
@@ -47,6 +48,17 @@ class QuantizedWeight(nn.Module):
     def soft(self) -> Tensor:
         """h(V), of the weight's shape."""
         return adaround.rectified_sigmoid(self.rounding, self.zeta, self.gamma)
+
+    def hold(self) -> None:
+        """Compute the soft weight once and give it out unchanged until `release`; its gradient is gathered meanwhile."""
+        self._held = self._soft_weight()
+        self._cached = self._held.detach().requires_grad_(self._held.requires_grad)
+
+    def release(self) -> None:
+        """Pass the gathered gradient on to the rounding: one derivative of h for any number of uses since `hold`."""
+        held, cached, self._held, self._cached = self._held, self._cached, None, None
+        if cached.grad is not None:
+            held.backward(cached.grad)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -74,9 +86,12 @@ class QuantizedWeight(nn.Module):
         self._cached = None
         return super()._apply(fn, recurse)
 
+    def _soft_weight(self) -> Tensor:
+        return dequantize((self.codes + self.soft()).clamp(self.q_min, self.q_max), self.scale, self.zero_point)
+
     def forward(self) -> Tensor:
-        if self.rounding is not None:
-            return dequantize((self.codes + self.soft()).clamp(self.q_min, self.q_max), self.scale, self.zero_point)
+        if self.rounding is not None and self._held is None:
+            return self._soft_weight()
         if self._cached is None:  # the codes no longer change: one conversion serves every step of a rollout
             self._cached = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
         return self._cached

@@ -5,7 +5,8 @@ or timm model works.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +157,21 @@ def learn_rounding(network: nn.Module, originals: Mapping[str, nn.Module], secti
     """Give every quantized weight its AdaRound variables, starting from the float weight."""
     for quantized, piece in _weight_pieces(network, originals):
         quantized.learn_rounding(piece, section.zeta, section.gamma)
+
+
+@contextmanager
+def held_weights(weights: Iterable[QuantizedWeight]) -> Iterator[None]:
+    """Inside the block the soft weights are fixed tensors; at its end their gradients reach the rounding variables.
+
+    For an iteration that runs the network many times between two updates: the rounding is then computed and
+    differentiated once instead of every time.
+    """
+    weights = list(weights)
+    for weight in weights:
+        weight.hold()
+    yield
+    for weight in weights:
+        weight.release()
 
 
 def harden(network: nn.Module) -> None:

@@ -1,0 +1,132 @@
+"""Peak memory and cost of AccuQuant's three gradients against the group size, measured in one run.
+
+    python scripts/benchmark_accuquant_memory.py                      # a table on stdout, two minutes on two cores
+    python scripts/benchmark_accuquant_memory.py --device cuda --batch 32 --output results/accuquant_memory
+
+On CPU every measurement is a process of its own (peak resident set); on CUDA it is the allocator's peak. `growth` is the
+peak over that of the same gradient at the smallest group. `forwards per step` is the time of one iteration over
+(M x the time of one forward pass of the quantized network without a graph).
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+
+def measure(gradient: str, group_size: int, options: dict) -> dict:
+    """One iteration's peak memory (bytes, beyond what the model takes) and time (seconds), in this process."""
+    import torch
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    from quantlab.diffusion.rollout import Schedule, network_step
+    from quantlab.diffusion.trajectories import Trajectories
+    from quantlab.methods.accuquant import GRADIENTS
+    from quantlab.methods.diffusion_ptq import QuantizedDenoiser
+    from quantlab.quantizers import wrap
+
+    torch.manual_seed(0)
+    device = torch.device(options["device"])
+    size, channels = options["size"], options["channels"]
+    unet = UNet2DModel(sample_size=size, in_channels=3, out_channels=3, block_out_channels=(channels, 2 * channels),
+                       layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D"),
+                       up_block_types=("UpBlock2D", "UpBlock2D")).to(device).eval().requires_grad_(False)
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    schedule = Schedule.build(alphas, SimpleNamespace(steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    section = SimpleNamespace(
+        weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
+        activation=SimpleNamespace(bits=8, symmetric=False, scale_search="min_max", scales="per_group"),
+        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True, policy=[])
+    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(schedule), group_size)
+    x = torch.randn(options["batch"], 3, size, size, device=device)
+    states = torch.randn(21, 1, 3, size, size)
+    quantized.calibrate(Trajectories(states, None), schedule, 1, device)
+    wrap.learn_rounding(quantized.unet, quantized.originals, section)
+    weights = wrap.quantized_weights(quantized.unet)
+    for quantizer in wrap.activation_quantizers(quantized.unet):
+        quantizer.log_scale.requires_grad_(True)
+
+    def step(i, state):
+        return network_step(quantized.network, schedule, i, state)
+
+    def seconds(function) -> float:
+        started = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def iteration():
+        with wrap.held_weights(weights):
+            GRADIENTS[gradient](step, list(range(group_size)), x, lambda end: end.square().mean())
+
+    def forwards():
+        with torch.no_grad(), wrap.held_weights(weights):
+            state = x
+            for i in range(group_size):
+                state = step(i, state)
+
+    before = resident(device, peak=False)
+    whole = seconds(iteration)
+    peak = resident(device, peak=True) - before
+    whole = min(whole, *(seconds(iteration) for _ in range(options["repeats"])))
+    forward = min(seconds(forwards) for _ in range(options["repeats"] + 1))
+    return {"gradient": gradient, "group_size": group_size, "peak_bytes": peak, "seconds": whole,
+            "forwards_per_step": whole / forward}
+
+
+def resident(device, peak: bool) -> int:
+    """Bytes now in use, or the most that ever were."""
+    import torch
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    if peak:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def in_process_of_its_own(*arguments) -> dict:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| gradient | M | peak MiB | growth | s per iteration | forwards per step |", "|---|---|---|---|---|---|"]
+    smallest = {}
+    for row in rows:
+        first = smallest.setdefault(row["gradient"], row["peak_bytes"])
+        lines.append(f"| {row['gradient']} | {row['group_size']} | {row['peak_bytes'] / 2**20:.0f} | "
+                     f"{row['peak_bytes'] / first:.2f} | {row['seconds']:.2f} | {row['forwards_per_step']:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=32, help="pixels")
+    parser.add_argument("--channels", type=int, default=64, help="of the first resolution; twice as many of the second")
+    parser.add_argument("--groups", type=int, nargs="+", default=[1, 5, 20])
+    parser.add_argument("--repeats", type=int, default=2, help="timed iterations after the first; the fastest counts")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.json")
+    options = vars(parser.parse_args())
+    output, groups = options.pop("output"), options.pop("groups")
+    rows = []
+    for gradient in ("copy", "exact", "bptt"):
+        for group_size in groups:
+            rows.append(in_process_of_its_own(gradient, group_size, options))
+            print(f"{gradient}, M={group_size}: {rows[-1]['peak_bytes'] / 2**20:.0f} MiB", file=sys.stderr)
+    print(table(rows))
+    if output:
+        output.with_suffix(".md").write_text(
+            f"Made by `python {' '.join(['scripts/benchmark_accuquant_memory.py', *sys.argv[1:]])}`, one run.\n\n{table(rows)}\n")
+        output.with_suffix(".json").write_text(json.dumps({"options": options, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

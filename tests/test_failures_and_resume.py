@@ -1,0 +1,169 @@
+"""Runs that stop: by a signal, a kill, a NaN, a full disk, a damaged file. Nothing is lost and bits repeat."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from conftest import TINY, TINY_ACCUQUANT
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def status(directory):
+    return json.loads((directory / "status.json").read_text())
+
+
+def wait_for_step(directory, step, process, timeout=120):
+    metrics = directory / "metrics.jsonl"
+    for _ in range(timeout * 50):
+        if metrics.exists() and metrics.read_text().count("\n") >= step:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("the run did not get there in time")
+
+
+WORDS = (*TINY_ACCUQUANT, "method.iterations=40")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    from quantlab.cli.main import main
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*WORDS, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
+    return directory
+
+
+def assert_same(directory, uninterrupted):
+    assert results(directory)["metrics"] == results(uninterrupted)["metrics"]
+    assert (directory / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+    assert status(directory)["state"] == "completed"
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_resume_gives_the_same_bits(number, code, process, quantlab, tmp_path, uninterrupted):
+    directory = tmp_path / "run"
+    running = process(*WORDS, f"output_dir={directory}", "trainer.checkpoint_every=1000")
+    wait_for_step(directory, 5, running)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert f"quantlab resume={directory}" in err and "Traceback" not in err
+    assert status(directory)["state"] == "interrupted" and status(directory)["exit_code"] == code
+    assert list((directory / "checkpoints").glob("step-*.json"))        # long before the next regular checkpoint
+    assert quantlab(f"resume={directory}")[0] == 0
+    assert_same(directory, uninterrupted)
+
+
+def test_kill_9_and_resume_gives_the_same_bits(process, quantlab, tmp_path, uninterrupted):
+    directory = tmp_path / "run"
+    running = process(*WORDS, f"output_dir={directory}")
+    wait_for_step(directory, 10, running)
+    running.kill()
+    running.wait()
+    with open(directory / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "lo')         # and the last line was torn
+    assert quantlab(f"resume={directory}")[0] == 0
+    assert_same(directory, uninterrupted)
+
+
+def test_damaged_last_checkpoint_falls_back_to_the_previous(process, quantlab, tmp_path, uninterrupted):
+    directory = tmp_path / "run"
+    running = process(*WORDS, f"output_dir={directory}")
+    wait_for_step(directory, 13, running)
+    running.kill()
+    running.wait()
+    *_, last = sorted((directory / "checkpoints").glob("step-*.safetensors"))
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    code, _, err = quantlab(f"resume={directory}")
+    assert code == 0 and last.stem in err
+    assert_same(directory, uninterrupted)
+
+
+def test_completed_run_is_neither_resumed_nor_overwritten(quantlab, uninterrupted):
+    before = (uninterrupted / "results.json").read_bytes()
+    code, _, err = quantlab(f"resume={uninterrupted}")
+    assert code == 2 and "completed" in err
+    code, _, err = quantlab(*WORDS, f"output_dir={uninterrupted}")
+    assert code == 2 and "already holds a run" in err
+    assert (uninterrupted / "results.json").read_bytes() == before
+
+
+def test_nan_stops_the_run_with_one_line(quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=pretrain", *TINY, "model.pretrain.learning_rate=1e30", "model.pretrain.gradient_clip=null",
+                            "model.pretrain.warmup_steps=1", "trainer.log_every=2", f"output_dir={directory}")
+    errors = [line for line in err.splitlines() if "error" in line]
+    assert code == 1 and len(errors) == 1 and "NaN" in errors[0]
+    assert status(directory)["state"] == "failed" and not (directory / "results.json").exists()
+
+
+def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, monkeypatch, uninterrupted):
+    from quantlab import checkpoint
+    directory, original, calls = tmp_path / "run", checkpoint.save_state, []
+
+    def save_state(path, *args, **kwargs):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_state", save_state)
+    code, _, err = quantlab(*WORDS, f"output_dir={directory}")
+    assert code == 1 and "No space left" in err and "Traceback" not in err
+    assert status(directory)["state"] == "failed"
+    monkeypatch.undo()
+    assert quantlab(f"resume={directory}")[0] == 0
+    assert_same(directory, uninterrupted)
+
+
+@pytest.mark.parametrize("words, says", [
+    (("device=cuda",), "device"),
+    (("task=mnist_generation", "data_dir=no_such_place"), "no_such_place"),
+    (("model=ddpm_cifar10", "model.path=no_such_model", "task=digits_generation"), "no_such_model"),
+    (("model.weights=no_such_file.safetensors",), "no_such_file.safetensors"),
+    (("task.image_size=9",), "image_size"),
+])
+def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tmp_path, monkeypatch):
+    if words == ("device=cuda",):
+        torch = pytest.importorskip("torch")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = quantlab(*TINY_ACCUQUANT[:1], *words, f"output_dir={tmp_path / 'run'}")
+    errors = [line for line in err.splitlines() if line.startswith("quantlab: error")]
+    assert code == 2 and len(errors) == 1 and says in errors[0], err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_two_processes_train_together(process, tmp_path):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
+                "-m", "quantlab.cli")
+    running = process("method=pretrain", *TINY, "seed=5", "trainer.log_every=1", "output_dir=two", launcher=launcher)
+    _, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))     # one line per step, not one per process
+    assert results(tmp_path / "two")["metrics"]["loss"] > 0 and status(tmp_path / "two")["state"] == "completed"
+
+
+def test_sweep_goes_on_after_a_failing_job_and_skips_what_is_done(quantlab, tmp_path):
+    words = ("-m", "method=pretrain", *TINY, "model.pretrain.steps=3", "model.pretrain.warmup_steps=1", "trainer.log_every=1",
+             "model.pretrain.gradient_clip=null", "model.pretrain.learning_rate=1e30,1e-3", f"output_dir={tmp_path / 'sweep'}")
+    code, out, err = quantlab(*words)
+    assert code == 1
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in (tmp_path / "sweep").glob("*/status.json")}
+    assert sorted(states.values()) == ["completed", "failed"]
+    assert "failed" in out and "completed" in out
+    (done,) = [name for name, state in states.items() if state == "completed"]
+    before = (tmp_path / "sweep" / done / "results.json").stat().st_mtime_ns
+    code, out, err = quantlab(*words)
+    assert code == 1 and (tmp_path / "sweep" / done / "results.json").stat().st_mtime_ns == before

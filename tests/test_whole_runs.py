@@ -1,0 +1,183 @@
+"""Whole runs from the command line, on real digits: what a run leaves, and that it leaves the same bits again."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import TINY, TINY_ACCUQUANT, TINY_PTQ
+from quantlab.checkpoint import load_model
+
+CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "metrics.jsonl", "report.md", "run.log")
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def status(directory):
+    return json.loads((directory / "status.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def accuquant_run(tmp_path_factory, cache):
+    """One finished AccuQuant run and what it printed on stdout."""
+    import contextlib
+    import io
+
+    from quantlab.cli.main import main
+    directory = tmp_path_factory.mktemp("runs") / "accuquant"
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main([*TINY_ACCUQUANT, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
+    return directory, out.getvalue()
+
+
+def test_accuquant_leaves_what_the_contract_says(accuquant_run):
+    directory, stdout = accuquant_run
+    assert all((directory / name).is_file() for name in CONTRACT)
+    assert status(directory) == {"state": "completed", "error": None, "exit_code": 0}
+    found = results(directory)
+    assert (found["schema"], found["method"], found["task"], found["model"]) == (1, "accuquant", "digits_generation", "ddim")
+    assert found["bits"] == {"weight": 4, "activation": 8, "gradient": 32}
+    assert set(found["metrics"]) == {"fid_to_fp32", "fid", "psnr", "ssim", "mse_to_fp32"} == set(found["baseline"]["ranges_only"])
+    assert found["protocol"]["samples"] == 24 and found["protocol"]["fid_features"] == "task_classifier"
+    # copy: a walk without and one with a backward, 1 + 3 passes per simulated step, groups of 3, 12 iterations
+    assert found["cost"]["network_evaluations"] == 4 * 3 * 12 and found["cost"]["steps"] == 12
+    assert found["cost"]["peak_memory_bytes"] > 1e8 and len(found["provenance"]["config_sha256"]) == 64
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13)) and list(rows[0])[0] == "step"
+    assert "ranges only" in stdout and "accuquant" in stdout and "fid_to_fp32" in stdout
+
+
+def test_pictures_and_report(accuquant_run):
+    directory, _ = accuquant_run
+    report = (directory / "report.md").read_text()
+    for name in ("figures/denoising_error.png", "figures/fid_along_denoising.png", "figures/training.png",
+                 "samples/comparison.png"):
+        assert name in report
+        assert np.asarray(Image.open(directory / name).convert("L")).std() > 5     # not a blank sheet
+    assert "quantlab method=accuquant" in report and "method=sample" in report
+    series = json.loads((directory / "figures/denoising.json").read_text())
+    assert set(series["curves"]) == {"ranges only", "accuquant"} and len(series["timesteps"]) == 6
+    for curve in series["curves"].values():
+        # the first step starts from the same noise: alone and accumulated are one thing there, up to the sample count
+        assert len(curve["step_error"]) == len(curve["accumulated_error"]) == 6
+    last = series["curves"]["accuquant"]["accumulated_error"][-1]
+    assert last == pytest.approx(results(directory)["metrics"]["mse_to_fp32"], rel=1e-4)
+
+
+def test_same_command_same_bits(accuquant_run, quantlab, tmp_path):
+    directory, _ = accuquant_run
+    code, _, _ = quantlab(*TINY_ACCUQUANT, f"output_dir={tmp_path / 'again'}")
+    assert code == 0
+    again = results(tmp_path / "again")
+    assert again["metrics"] == results(directory)["metrics"] and again["baseline"] == results(directory)["baseline"]
+    assert again["provenance"]["config_sha256"] == results(directory)["provenance"]["config_sha256"]
+    assert (tmp_path / "again/metrics.jsonl").read_bytes() == (directory / "metrics.jsonl").read_bytes()
+
+
+def test_a_sweep_of_seeds_differs(accuquant_run, quantlab, tmp_path):
+    code, _, _ = quantlab(*TINY_ACCUQUANT, "seed=1", f"output_dir={tmp_path / 'seed1'}")
+    assert code == 0
+    assert results(tmp_path / "seed1")["metrics"] != results(accuquant_run[0])["metrics"]
+
+
+def test_sampling_repeats_the_runs_images_without_calibration(accuquant_run, quantlab, tmp_path):
+    directory, _ = accuquant_run
+    code, _, err = quantlab("method=sample", f"method.run={directory}", "method.samples=24", f"output_dir={tmp_path / 's'}")
+    assert code == 0, err
+    assert results(tmp_path / "s")["metrics"]["fid"] == pytest.approx(results(directory)["metrics"]["fid"], rel=1e-6)
+    pixels = np.load(tmp_path / "s/samples/samples.npy")
+    assert pixels.shape == (24, 8, 8, 1) and pixels.dtype == np.uint8 and pixels.std() > 10
+
+
+def test_saved_model_holds_integers(accuquant_run):
+    tensors, facts = load_model(accuquant_run[0] / "checkpoints/model")
+    codes = {name: tensor for name, tensor in tensors.items() if name.endswith(".codes")}
+    assert codes and facts["group_size"] == 3
+    for name, tensor in codes.items():
+        top = 255 if name.startswith(("conv_in", "conv_out")) else 15       # first and last layer have 8 bits
+        assert str(tensor.dtype) == "torch.uint8" and tensor.max() <= top
+    assert not any("rounding" in name for name in tensors)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_damaged_model_is_refused_in_one_line(accuquant_run, quantlab, tmp_path, flipped):
+    import shutil
+    broken = tmp_path / "broken"
+    shutil.copytree(accuquant_run[0], broken)
+    file = broken / "checkpoints/model.safetensors"
+    data = bytearray(file.read_bytes())
+    if flipped:
+        data[len(data) // 2] ^= 1
+    file.write_bytes(data if flipped else data[:-100])
+    code, _, err = quantlab("method=sample", f"method.run={broken}", f"output_dir={tmp_path / 'out'}")
+    lines = [line for line in err.splitlines() if "error" in line]
+    assert code == 1 and len(lines) == 1 and "model.safetensors" in lines[0] and "Traceback" not in err
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("reconstruction", ["none", "step", "block"])
+def test_baselines(reconstruction, quantlab, tmp_path):
+    directory = tmp_path / reconstruction
+    code, out, err = quantlab("method=ptq", *TINY_PTQ, f"method.reconstruction={reconstruction}",
+                              "method.network_evaluations=24", f"output_dir={directory}")
+    assert code == 0, err
+    found = results(directory)
+    spent = {"none": 0, "step": 24, "block": None}[reconstruction]
+    if spent is not None:
+        assert found["cost"]["network_evaluations"] == spent
+    assert ("ranges_only" in found["baseline"]) == (reconstruction != "none")
+
+
+def test_ranges_only_is_the_same_whoever_measures_it(accuquant_run, quantlab, tmp_path):
+    code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=none", f"output_dir={tmp_path / 'none'}")
+    assert code == 0
+    assert results(tmp_path / "none")["metrics"] == results(accuquant_run[0])["baseline"]["ranges_only"]
+
+
+def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
+    code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=block", "method.network_evaluations=90",
+                          "method.learn.rounding=false", "method.learning_rate.activation_scales=0.03",
+                          "quantizer.activation.bits=3", f"output_dir={tmp_path / 'b'}")
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
+    ends = [row["loss"] for row in rows[29::30]]        # 30 iterations per unit; a loss of 1 is the calibrated range's
+    assert sum(ends) / len(ends) < 0.95
+
+
+@pytest.mark.parametrize("words", [
+    ("method.gradient=exact", "model.sampler.eta=0.5"),
+    ("method.gradient=bptt", "method.group_order=sequential", "method.loss=l1"),
+    ("model.sampler.steps=7", "method.group_size=3", "quantizer.activation.scales=shared"),
+    ("model.sampler.steps=60", "model.sampler.spacing=quadratic", "method.group_size=2", "method.iterations=3"),
+    ("quantizer.weight.bits=32", "quantizer.activation.bits=6", "quantizer.activation.symmetric=true"),
+    ("quantizer.weight.granularity=tensor", "quantizer.weight.scale_search=min_max", "quantizer.attention=false"),
+], ids=["exact-eta", "bptt-sequential-l1", "odd-group-shared", "quadratic-no-ops", "activations-only", "per-tensor"])
+def test_other_settings_run_whole(words, quantlab, tmp_path):
+    code, _, err = quantlab(*TINY_ACCUQUANT, "method.iterations=4", *words, f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert all(np.isfinite(value) for value in results(tmp_path / "run")["metrics"].values())
+
+
+def test_pretrain_is_found_in_the_cache(quantlab, tmp_path):
+    words = ("method=pretrain", *TINY, "model.pretrain.steps=5", "seed=3")
+    assert quantlab(*words, f"output_dir={tmp_path / 'first'}")[0] == 0
+    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'second'}")
+    assert code == 0 and "found in the cache" in err
+    first, second = results(tmp_path / "first"), results(tmp_path / "second")
+    assert first["metrics"] == second["metrics"]
+    assert (first["cost"]["steps"], second["cost"]["steps"]) == (5, 0)
+
+
+def test_weights_from_a_file_and_of_another_architecture(quantlab, tmp_path):
+    words = ("method=pretrain", *TINY, "model.pretrain.steps=5", "seed=3")
+    assert quantlab(*words, f"output_dir={tmp_path / 'p'}")[0] == 0
+    weights = tmp_path / "p/checkpoints/model.safetensors"
+    code, _, err = quantlab(*TINY_ACCUQUANT, "method.iterations=2", f"model.weights={weights}", f"output_dir={tmp_path / 'a'}")
+    assert code == 0, err
+    code, _, err = quantlab(*TINY_ACCUQUANT, "model.unet.block_out_channels=[16,16]", f"model.weights={weights}",
+                            f"output_dir={tmp_path / 'b'}")
+    assert code == 2 and "another architecture" in err and "Traceback" not in err
