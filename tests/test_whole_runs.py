@@ -139,13 +139,16 @@ def test_ranges_only_is_the_same_whoever_measures_it(accuquant_run, quantlab, tm
 
 
 def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
-    code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=block", "method.network_evaluations=90",
-                          "method.learn.rounding=false", "method.learning_rate.activation_scales=0.03",
-                          "quantizer.activation.bits=3", f"output_dir={tmp_path / 'b'}")
+    # 3-bit activations on min-max ranges leave much to gain; a loss of 1 is what those ranges give
+    code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=block", "method.network_evaluations=60",
+                          "method.learn.rounding=false", "method.learning_rate.activation_scales=0.1",
+                          "quantizer.activation.bits=3", "quantizer.activation.scale_search=min_max", "quantizer.policy=[]",
+                          f"output_dir={tmp_path / 'b'}")
     assert code == 0
     rows = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
-    ends = [row["loss"] for row in rows[29::30]]        # 30 iterations per unit; a loss of 1 is the calibrated range's
-    assert sum(ends) / len(ends) < 0.95
+    units = [rows[start : start + 20] for start in range(0, len(rows), 20)]       # 60 passes are 20 iterations per unit
+    ends = [sum(row["loss"] for row in unit[-5:]) / 5 for unit in units]
+    assert len(units) == 18 and sum(ends) / len(ends) < 0.9
 
 
 @pytest.mark.parametrize("words", [
