@@ -25,7 +25,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
-            yield ("method.learn: nothing to learn: rounding needs quantizer.weight.rounding=adaround and quantized weights, "
+            yield ("method.learn: nothing to learn: rounding needs quantized weights and quantizer.weight.rounding=adaround or straight_through, "
                    "activation_scales quantized activations; type method.learn.rounding=true, "
                    "or method=ptq method.reconstruction=none for calibrated ranges only")
     if isinstance(method, Sample) and method.run is None:
@@ -43,7 +43,9 @@ def _learns(method: Method) -> bool:
 
 
 def _learnable(method: DiffusionPTQ, quantizer: UniformAffine) -> bool:
-    weight = method.learn.rounding and quantizer.weight.rounding == "adaround" and quantizer.weight.bits != 32
+    if quantizer.weight.bits == quantizer.activation.bits == 32:
+        return True     # another check says that nothing is quantized at all
+    weight = method.learn.rounding and quantizer.weight.rounding != "nearest" and quantizer.weight.bits != 32
     return weight or (method.learn.activation_scales and quantizer.activation.bits != 32)
 
 

@@ -27,7 +27,7 @@ class AffineWeight(Strict):
     symmetric: Switch
     granularity: Literal["output_channel", "tensor"]
     scale_search: Literal["min_max", "lp"]
-    rounding: Literal["adaround", "nearest"]
+    rounding: Literal["straight_through", "adaround", "nearest"]
 
 
 class NoGradientBits(Strict):

@@ -111,9 +111,10 @@ class DiffusionPTQ(Method):
         unet, section = self.quantized.unet, self.section
         policy = self.context.config.quantizer
         self.weights = []
-        if section.learn.rounding and policy.weight.rounding == "adaround" and policy.weight.bits != 32:
+        if section.learn.rounding and policy.weight.rounding != "nearest" and policy.weight.bits != 32:
             wrap.learn_rounding(unet, self.quantized.originals, policy)
             self.weights = wrap.quantized_weights(unet)
+        self.is_soft = bool(self.weights) and policy.weight.rounding == "adaround"
         scales = []
         if section.learn.activation_scales:
             scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
@@ -161,10 +162,10 @@ class DiffusionPTQ(Method):
             group["lr"] = self.rates[group["name"]] * (cosine if group["name"] == "activation_scales" else 1)
 
     def regularize(self, weights: list) -> Tensor:
-        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value."""
+        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value, 0 for rounding that is hard."""
         rule = self.section.rounding_regularizer
         beta = adaround.annealed_beta(self.done, rule.beta_start, rule.beta_end, rule.warmup)
-        if beta is None or not weights:
+        if beta is None or not self.is_soft:
             return torch.zeros((), device=self.context.device)
         penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
         (rule.weight * penalty).backward()
@@ -172,7 +173,7 @@ class DiffusionPTQ(Method):
 
     def logged(self) -> dict[str, float]:
         row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.spent}
-        if self.weights:
+        if self.is_soft:
             row["unsettled"] = self.unsettled()
         return row
 
@@ -184,7 +185,7 @@ class DiffusionPTQ(Method):
     # end -----------------------------------------------------------------------------------------------------------
     def finish(self) -> Outcome:
         diagnostics = {}
-        if self.weights:
+        if self.is_soft:
             diagnostics["unsettled"] = self.unsettled()
             diagnostics["soft_error"] = self.relative_error()
         wrap.harden(self.quantized.unet)

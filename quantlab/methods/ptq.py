@@ -29,7 +29,7 @@ class RangesOnly(DiffusionPTQ):
         self.steps = 0
 
     def make_learnable(self) -> None:
-        self.weights, self.optimizer = [], None
+        self.weights, self.is_soft, self.optimizer = [], False, None
 
 
 class StepReconstruction(DiffusionPTQ):

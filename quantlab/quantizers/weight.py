@@ -26,7 +26,7 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("zero_point", torch.zeros(per_row))
         self.register_parameter("rounding", None)
         self._cached: Tensor | None = None      # the float weight, while neither codes nor rounding change
-        self._held: Tensor | None = None        # the soft weight with its graph, between hold and release
+        self._held: Tensor | None = None        # the weight with its graph, between hold and release
 
     def calibrate(self, weight: Tensor, search: str, p: float) -> None:
         """Choose scale and zero point for `weight` and round it to nearest."""
@@ -36,22 +36,28 @@ class QuantizedWeight(nn.Module):
         self.zero_point.copy_(zero_point.reshape(self.scale.shape))
         self._store(quantize(weight, self.scale, self.zero_point, self.q_min, self.q_max))
 
-    def learn_rounding(self, weight: Tensor, zeta: float, gamma: float) -> None:
-        """Start AdaRound from `weight`: the soft weight then equals `weight` wherever that lies inside the range."""
-        self.zeta, self.gamma = zeta, gamma
-        down = torch.floor(weight / self.scale)
-        fraction = (weight / self.scale - down).clamp(0, 1)
-        fraction[down + self.zero_point < self.q_min] = 0  # clipped: it starts on the smallest code, not above it
+    def learn_rounding(self, weight: Tensor, zeta: float, gamma: float, straight_through: bool) -> None:
+        """Start learning whether each element of `weight` is rounded up or down (V of AdaRound, h(V) = the fraction).
+
+        AdaRound proper is soft: h takes part as it is, and the weight starts as it was wherever it lies inside the range.
+        straight_through: the forward pass rounds up where h(V) >= 1/2, and only the derivative is that of h; the weight
+        starts as rounded to nearest, and there is no gap to close when the rounding is fixed.
+        """
+        self.zeta, self.gamma, self.straight_through = zeta, gamma, straight_through
+        ratio = weight / self.scale + self.zero_point
+        # Down from the largest code but one, so that up is always a code; what lies outside the range starts at its end.
+        down = torch.floor(ratio).clamp(self.q_min, self.q_max - 1)
+        fraction = (ratio - down).clamp(0, 1)
         self.rounding = nn.Parameter(adaround.inverse_rectified_sigmoid(fraction, zeta, gamma))
-        self._store((down + self.zero_point).clamp_(self.q_min, self.q_max))
+        self._store(down)
 
     def soft(self) -> Tensor:
         """h(V), of the weight's shape."""
         return adaround.rectified_sigmoid(self.rounding, self.zeta, self.gamma)
 
     def hold(self) -> None:
-        """Compute the soft weight once and give it out unchanged until `release`; its gradient is gathered meanwhile."""
-        self._held = self._soft_weight()
+        """Compute the weight once and give it out unchanged until `release`; its gradient is gathered meanwhile."""
+        self._held = self._learned_weight()
         self._cached = self._held.detach().requires_grad_(self._held.requires_grad)
 
     def release(self) -> None:
@@ -71,7 +77,7 @@ class QuantizedWeight(nn.Module):
         """End the learning: every h becomes 0 or 1 (1 where V >= 0, that is h >= 1/2) and V is dropped."""
         if self.rounding is not None:
             up = (self.rounding >= 0).to(self.scale.dtype)
-            self._store((self.codes + up).clamp_(self.q_min, self.q_max))
+            self._store(self.codes + up)
             self.rounding = None
 
     def _store(self, codes: Tensor) -> None:
@@ -86,12 +92,15 @@ class QuantizedWeight(nn.Module):
         self._cached = None
         return super()._apply(fn, recurse)
 
-    def _soft_weight(self) -> Tensor:
-        return dequantize((self.codes + self.soft()).clamp(self.q_min, self.q_max), self.scale, self.zero_point)
+    def _learned_weight(self) -> Tensor:
+        up = self.soft()
+        if self.straight_through:
+            up = (self.rounding >= 0).to(up.dtype) + (up - up.detach())
+        return dequantize(self.codes + up, self.scale, self.zero_point)
 
     def forward(self) -> Tensor:
         if self.rounding is not None and self._held is None:
-            return self._soft_weight()
+            return self._learned_weight()
         if self._cached is None:  # the codes no longer change: one conversion serves every step of a rollout
             self._cached = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
         return self._cached

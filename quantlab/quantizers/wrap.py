@@ -154,14 +154,14 @@ def calibrate_weights(network: nn.Module, originals: Mapping[str, nn.Module], se
 
 @torch.no_grad()
 def learn_rounding(network: nn.Module, originals: Mapping[str, nn.Module], section) -> None:
-    """Give every quantized weight its AdaRound variables, starting from the float weight."""
+    """Give every quantized weight its rounding variables, by `section.weight.rounding` (adaround or straight_through)."""
     for quantized, piece in _weight_pieces(network, originals):
-        quantized.learn_rounding(piece, section.zeta, section.gamma)
+        quantized.learn_rounding(piece, section.zeta, section.gamma, section.weight.rounding == "straight_through")
 
 
 @contextmanager
 def held_weights(weights: Iterable[QuantizedWeight]) -> Iterator[None]:
-    """Inside the block the soft weights are fixed tensors; at its end their gradients reach the rounding variables.
+    """Inside the block the learned weights are fixed tensors; at its end their gradients reach the rounding variables.
 
     For an iteration that runs the network many times between two updates: the rounding is then computed and
     differentiated once instead of every time.
