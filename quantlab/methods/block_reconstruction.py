@@ -6,14 +6,16 @@ trained so that its output, on inputs from the network quantized so far, matches
     min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
 
 Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation scales
-are learned jointly, not one after the other; learning rates and annealing run once per unit; the passes that collect a
-unit's inputs come on top of the budget, which favours this baseline.
+are learned jointly, not one after the other; learning rates and annealing run once per unit; inputs are collected on
+`calibration.range_samples` trajectories. The budget counts everything: an iteration of a unit costs its share of three
+passes, and collecting its inputs in both networks two passes that end at the unit.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.methods.diffusion_ptq import DiffusionPTQ
 from quantlab.models.diffusers_denoiser import network_of, reconstruction_units
@@ -90,8 +92,16 @@ class BlockReconstruction(DiffusionPTQ):
         task = context.task
         probe = torch.zeros(1, task.channels, task.image_size, task.image_size, device=context.device)
         self.names = forward_order(context.model.unet, probe)
-        # A unit's forward and backward cost its share of 3 passes; all units together make one network.
-        self.per_unit = max(section.network_evaluations // 3, 1)
+        batches = len(self.schedule.moving(range(len(self.schedule)))) * section.calibration.range_samples / section.batch_size
+        # Two passes that end at the unit: on average half of the network each, over all units.
+        self.collecting = batches * (len(self.names) + 1) / len(self.names)
+        left = section.network_evaluations - self.collecting * len(self.names)
+        self.per_unit = int(left // 3)      # forward and backward of all units together are one of the network
+        if self.per_unit < 1:
+            raise RequestError(
+                f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(self.names)} "
+                f"blocks takes {self.collecting * len(self.names):.0f}; allowed: more than that, or fewer "
+                "method.calibration.range_samples")
         self.steps = self.per_unit * len(self.names)
         self.unit: int | None = None
 
@@ -123,7 +133,7 @@ class BlockReconstruction(DiffusionPTQ):
                 targets.append(capture(original, lambda: exact(x, t, i))[2])
             args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
             self.collected[group] = (args, kwargs, torch.cat(targets))
-        self.spent += 2 * len(self.schedule.moving(range(len(self.schedule)))) * states.shape[1] / self.section.batch_size
+        self.spent += self.collecting
         with torch.no_grad():
             self.units = {group: float(self.error(group, slice(None))) for group in self.moving_groups}
 
