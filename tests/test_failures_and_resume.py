@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import TINY, TINY_ACCUQUANT
+from tiny import TINY, TINY_ACCUQUANT
 
 
 def results(directory):

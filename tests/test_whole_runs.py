@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TINY, TINY_ACCUQUANT, TINY_PTQ
+from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 from quantlab.checkpoint import load_model
 
 CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "metrics.jsonl", "report.md", "run.log")
