@@ -48,7 +48,8 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     wrap.learn_rounding(quantized.unet, quantized.originals, section)
     weights = wrap.quantized_weights(quantized.unet)
     for quantizer in wrap.activation_quantizers(quantized.unet):
-        quantizer.log_scale.requires_grad_(True)
+        for scale in quantizer.log_scale:
+            scale.requires_grad_(True)
 
     def step(i, state):
         return network_step(quantized.network, schedule, i, state)
