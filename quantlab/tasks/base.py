@@ -88,7 +88,7 @@ class GenerationTask:
 
     def _load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """uint8 `[N, C, H, W]` at any size, and int64 `[N]` or None. Raises RequestError when data cannot be read."""
-        raise NotImplementedError
+        raise NotImplementedError  # every task says where its images come from
 
     @functools.cached_property
     def _data(self) -> tuple[Tensor, Tensor | None]:
