@@ -5,14 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantlab.checkpoint import load_model, strict_load
-from quantlab.config import to_plain
+from quantlab.config import instantiate, to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.methods.pretrain import CACHE, Pretrain
 from quantlab.run_directory import RunDirectory
-from quantlab.trainer import Trainer
+from quantlab.trainer import Trainer, seed_everything
 
 logger = logging.getLogger("quantlab")
+
+
+def build_model(section, task):
+    """The model that a config's `model` section describes, its initial weights drawn from `section.pretrain.seed`."""
+    seed_everything(section.pretrain.seed)
+    return instantiate(section, task=task)
 
 
 def load_weights(model, path: str, key: str) -> None:

@@ -22,7 +22,7 @@ from quantlab.cache import Cache
 from quantlab.checkpoint import load_model, save_model, strict_load
 from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import load_weights, provide_full_precision
+from quantlab.full_precision import build_model, load_weights, provide_full_precision
 from quantlab.methods.base import Outcome, RunContext
 from quantlab.methods.pretrain import Pretrain
 from quantlab.report import figures, page
@@ -69,8 +69,8 @@ def prepare(config: RunConfig) -> RunContext:
     task = instantiate(config.task)
     task.check()
     if task.evaluation.features == "task_classifier":
-        instantiate(config.task.feature_network, task=task)     # refuses a task without labels
-    model = instantiate(config.model, task=task)
+        build_model(config.task.feature_network, task)     # refuses a task without labels
+    model = build_model(config.model, task)
     if config.model.weights is not None and saved_model is None:
         load_weights(model, config.model.weights, "model.weights")
     context = RunContext(
@@ -185,7 +185,7 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
         "cost": {"seconds": round(seconds, 2), "steps": steps, "peak_memory_bytes": peak_memory(context), **outcome.cost},
         "provenance": {
             "quantlab": quantlab.__version__, "commit": commit(), "torch": torch.__version__, "device": str(context.device),
-            "config_sha256": config_hash(config, without=("output_dir", "resume")),
+            "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
     return results | ({"diagnostics": outcome.diagnostics} if outcome.diagnostics else {})
@@ -205,7 +205,7 @@ def feature_network(context: RunContext):
     if context.task.evaluation.features == "inception":
         return "inception"
     config = context.config
-    classifier = instantiate(config.task.feature_network, task=context.task).to(context.device)
+    classifier = build_model(config.task.feature_network, context.task).to(context.device)
     own = replace(context, model=classifier, config=config.model_copy(update={"model": config.task.feature_network}))
     if config.task.feature_network.weights is not None:
         load_weights(classifier, config.task.feature_network.weights, "task.feature_network.weights")

@@ -153,4 +153,4 @@ class BlockReconstruction(DiffusionPTQ):
             loss.backward()
         self.spent += 3 / len(self.names)   # on average over the units
         weights = wrap.quantized_weights(self.module) if self.weights else []
-        return {"loss": loss.detach(), "rounding_penalty": self.regularize(weights)}
+        return {"loss": loss.detach()} | self.regularize(weights)

@@ -161,15 +161,17 @@ class DiffusionPTQ(Method):
         for group in self.optimizer.param_groups:   # the rounding's rate stays: it has most to do when beta is small
             group["lr"] = self.rates[group["name"]] * (cosine if group["name"] == "activation_scales" else 1)
 
-    def regularize(self, weights: list) -> Tensor:
-        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value, 0 for rounding that is hard."""
+    def regularize(self, weights: list) -> dict[str, Tensor]:
+        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs none."""
+        if not self.is_soft:
+            return {}
         rule = self.section.rounding_regularizer
         beta = adaround.annealed_beta(self.done, rule.beta_start, rule.beta_end, rule.warmup)
-        if beta is None or not self.is_soft:
-            return torch.zeros((), device=self.context.device)
+        if beta is None:
+            return {"rounding_penalty": torch.zeros((), device=self.context.device)}
         penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
         (rule.weight * penalty).backward()
-        return penalty.detach()
+        return {"rounding_penalty": penalty.detach()}
 
     def logged(self) -> dict[str, float]:
         row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.spent}

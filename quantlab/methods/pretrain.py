@@ -69,7 +69,7 @@ class Pretrain(Method):
         model = config.model.model_dump(by_alias=True)
         model.pop("weights"), model.pop("sampler", None)
         model["pretrain"]["steps"] = total_steps
-        return {"format": 1, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
+        return {"format": 2, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
     def restore(self, total_steps: int) -> bool:

@@ -61,7 +61,7 @@ class StepReconstruction(DiffusionPTQ):
         loss = error / max(self.units[i], 1e-12)
         loss.backward()
         self.spent += self.forward_passes[self.section.step_loss]
-        return {"loss": loss.detach(), "rounding_penalty": self.regularize(self.weights)}
+        return {"loss": loss.detach()} | self.regularize(self.weights)
 
 
 RECONSTRUCTIONS = {"none": RangesOnly, "step": StepReconstruction, "block": BlockReconstruction}
