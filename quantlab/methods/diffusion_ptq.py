@@ -158,8 +158,10 @@ class DiffusionPTQ(Method):
     def before_step(self, step: int) -> None:
         self.done = self.progress(step)
         cosine = 0.5 * (1 + math.cos(math.pi * self.done))
-        for group in self.optimizer.param_groups:   # the rounding's rate stays: it has most to do when beta is small
-            group["lr"] = self.rates[group["name"]] * (cosine if group["name"] == "activation_scales" else 1)
+        for group in self.optimizer.param_groups:
+            # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
+            stays = group["name"] == "rounding" and self.is_soft
+            group["lr"] = self.rates[group["name"]] * (1 if stays else cosine)
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
         """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs none."""

@@ -65,7 +65,10 @@ class GenerationJudge:
         evaluation = context.task.evaluation
         self.evaluation = evaluation
         self.reference = fetch_trajectories(context, evaluation.samples, evaluation.seed, "full-precision samples")
-        self.fid = FrechetDistance(context.feature_network(), evaluation.batch_size, context.device)
+        features = context.feature_network()
+        self.fid = FrechetDistance(features, evaluation.batch_size, context.device)
+        self.fid_to_task = FrechetDistance(features, evaluation.batch_size, context.device)
+        self.fid_to_task.reference(context.task.reference())
         total = len(schedule)
         self.fid_steps = sorted({max(1, round(total * (k + 1) / FID_POINTS)) for k in range(FID_POINTS)})
         self.walks: dict[str, WalkComparison] = {}
@@ -77,10 +80,7 @@ class GenerationJudge:
 
     def full_precision(self) -> dict[str, float]:
         """fid of the full-precision samples."""
-        return {"fid": self._fid_to_task(self.reference.images)}
-
-    def _fid_to_task(self, images: Tensor) -> float:
-        return self.fid.reference(self.context.task.reference()).to(images)
+        return {"fid": self.fid_to_task.to(self.reference.images)}
 
     def __call__(self, label: str, network: Network) -> dict[str, float]:
         def progress(batches):
@@ -89,7 +89,7 @@ class GenerationJudge:
                              self.evaluation.step_error_samples, self.fid_steps, progress, self.context.device)
         self.walks[label] = walk
         fid_to_fp32 = self.fid.reference(self.reference.images).to(walk.images)
-        return {"fid_to_fp32": fid_to_fp32, "fid": self._fid_to_task(walk.images),
+        return {"fid_to_fp32": fid_to_fp32, "fid": self.fid_to_task.to(walk.images),
                 **paired_metrics(walk.images, self.reference.images)}
 
     def series(self) -> dict:

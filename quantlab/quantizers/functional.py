@@ -44,28 +44,29 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    # One function instead of the composition of round, clamp and two products: two tensors are saved for the backward
-    # pass (a mask and, if the scale learns, its local derivative) instead of five, and none where nothing learns.
+    # One function instead of the composition of round, clamp and two products: one tensor is saved for the backward pass
+    # instead of five, and none where nothing learns. Masks are floats, since products of bool and float are slow on CPUs.
     @staticmethod
     def forward(ctx, x, scale, zero_point, q_min, q_max):
         ratio = x / scale
-        if not any(ctx.needs_input_grad):
-            return ratio.round_().add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
-        code = torch.round(ratio).add_(zero_point)
-        inside = (code >= q_min) & (code <= q_max)
-        code = code.clamp_(q_min, q_max).sub_(zero_point)
-        ctx.scale_shape = scale.shape
-        if ctx.needs_input_grad[1]:
-            ctx.save_for_backward(inside, code - ratio.mul_(inside))
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(ratio, scale, zero_point)
+            ctx.q_min, ctx.q_max = q_min, q_max
+            code = torch.round(ratio)
         else:
-            ctx.save_for_backward(inside)
-        return code * scale
+            code = ratio.round_()
+        return code.add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
 
     @staticmethod
     def backward(ctx, grad):
-        inside, *scale_derivative = ctx.saved_tensors
+        ratio, scale, zero_point = ctx.saved_tensors
+        code = torch.round(ratio).add_(zero_point)
+        clamped = code.clamp(ctx.q_min, ctx.q_max)
+        inside = code.eq_(clamped)
         grad_x = grad * inside if ctx.needs_input_grad[0] else None
-        grad_scale = (grad * scale_derivative[0]).sum_to_size(ctx.scale_shape) if scale_derivative else None
+        grad_scale = None
+        if ctx.needs_input_grad[1]:
+            grad_scale = clamped.sub_(zero_point).addcmul_(ratio, inside, value=-1).mul_(grad).sum_to_size(scale.shape)
         return grad_x, grad_scale, None, None, None
 
 

@@ -28,6 +28,7 @@ NAMED = {
 }
 OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
 OTHER_LINES = ("-", "-.", ":")
+UNDRAWN = {"step", "learning_rate", "network_evaluations"}  # of metrics.jsonl: known before the run, no curve to look at
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 PANEL = (3.4, 2.6)  # inches
@@ -46,7 +47,7 @@ STYLE = {
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """One small panel per numeric key of the rows of metrics.jsonl, against their `step`."""
+    """One small panel per measured key of the rows of metrics.jsonl, against their `step`."""
     return compared_training_curves({"": rows}, path)
 
 
@@ -56,7 +57,7 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
     Where a curve has more than 40 points, the points are drawn faint under their running mean.
     """
     styles = _styles(runs)
-    keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key != "step"))
+    keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key not in UNDRAWN))
     curves = {key: {label: _curve(runs[label], key) for label in styles} for key in keys}
     curves = {key: lines for key, lines in curves.items() if any(len(steps) for steps, _ in lines.values())}
     figure, panels = _panels(max(len(curves), 1), columns=2 if len(curves) == 4 else 3)
