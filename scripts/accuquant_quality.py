@@ -1,6 +1,6 @@
 """AccuQuant against its baselines at an equal budget of network evaluations: the table under results/.
 
-    python scripts/accuquant_quality.py digits                                   # 36 runs, about 80 minutes on two cores
+    python scripts/accuquant_quality.py digits                                   # 36 runs, about 40 minutes on two cores
     python scripts/accuquant_quality.py mnist --data-dir DIR --workers 2
 
 Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("outputs/accuquant_quality"))
     parser.add_argument("--output", type=Path, default=Path("results"))
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     jobs = [(options.task, method, bits, options) for bits in BITS for method in METHODS]
     codes = [sweep(*jobs[0])]       # alone: it trains and caches the full-precision model for all others
     with ThreadPoolExecutor(options.workers) as pool:

@@ -3,7 +3,8 @@
     python scripts/benchmark_accuquant_memory.py                      # a table on stdout, two minutes on two cores
     python scripts/benchmark_accuquant_memory.py --device cuda --batch 32 --output results/accuquant_memory
 
-On CPU every measurement is a process of its own (peak resident set); on CUDA it is the allocator's peak. `growth` is the
+On CPU every measurement is a process of its own (peak resident set, with malloc told to give freed blocks back at once, so
+that it follows what is alive); on CUDA it is the allocator's peak. `growth` is the
 peak over that of the same gradient at the smallest group. `forwards per step` is the time of one iteration over
 (M x the time of one forward pass of the quantized network without a graph).
 """
@@ -11,6 +12,7 @@ peak over that of the same gradient at the smallest group. `forwards per step` i
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -92,6 +94,7 @@ def resident(device, peak: bool) -> int:
 
 
 def in_process_of_its_own(*arguments) -> dict:
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"      # read by glibc as the new process starts
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 
@@ -111,7 +114,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=32, help="pixels")
-    parser.add_argument("--channels", type=int, default=64, help="of the first resolution; twice as many of the second")
+    parser.add_argument("--channels", type=int, default=128, help="of the first resolution; twice as many of the second")
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--repeats", type=int, default=2, help="timed iterations after the first; the fastest counts")
     parser.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.json")
@@ -124,6 +127,7 @@ def main() -> None:
             print(f"{gradient}, M={group_size}: {rows[-1]['peak_bytes'] / 2**20:.0f} MiB", file=sys.stderr)
     print(table(rows))
     if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".md").write_text(
             f"Made by `python {' '.join(['scripts/benchmark_accuquant_memory.py', *sys.argv[1:]])}`, one run.\n\n{table(rows)}\n")
         output.with_suffix(".json").write_text(json.dumps({"options": options, "rows": rows}, indent=1))
