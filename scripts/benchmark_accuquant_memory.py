@@ -112,9 +112,9 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=32, help="pixels")
-    parser.add_argument("--channels", type=int, default=128, help="of the first resolution; twice as many of the second")
+    parser.add_argument("--channels", type=int, default=64, help="of the first resolution; twice as many of the second")
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--repeats", type=int, default=2, help="timed iterations after the first; the fastest counts")
     parser.add_argument("--output", type=Path, help="write OUTPUT.md and OUTPUT.json")
