@@ -1,6 +1,6 @@
 """Peak memory and cost of AccuQuant's three gradients against the group size, measured in one run.
 
-    python scripts/benchmark_accuquant_memory.py                      # a table on stdout, two minutes on two cores
+    python scripts/benchmark_accuquant_memory.py                      # a table on stdout, five minutes on two cores
     python scripts/benchmark_accuquant_memory.py --device cuda --batch 32 --output results/accuquant_memory
 
 On CPU every measurement is a process of its own (peak resident set, with malloc told to give freed blocks back at once, so
