@@ -7,6 +7,7 @@ Runs that are there already are skipped, so it can be stopped and started again.
 """
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -50,13 +51,15 @@ def sweep(task: str, method: str, bits: tuple[int, int], options: argparse.Names
 
 def write_table(task: str, options: argparse.Namespace) -> str:
     """results/accuquant_quality_TASK.{md,csv}; returns the Markdown."""
-    rows = comparison_rows([read_run(run) for run in find_runs([options.runs / task])])
+    runs = find_runs([options.runs / task])
+    rows = comparison_rows([read_run(run) for run in runs])
     means = aggregate(rows)
     output = options.output / f"accuquant_quality_{task}"
     to_csv(rows, output.with_suffix(".csv"))
     command = " ".join(["python scripts/accuquant_quality.py", *sys.argv[1:]])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    text = (f"# AccuQuant against its baselines: {task}\n\nMade by `{command}` at commit {commit[:12]}, {platform.machine()}, "
+    commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
+               for run in map(Path, runs) if (run / "results.json").is_file()}
+    text = (f"# AccuQuant against its baselines: {task}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, {platform.machine()}, "
             f"{os.cpu_count()} cores. Mean ± standard deviation over seeds of the calibration; one full-precision model. "
             f"Single runs: {output.name}.csv.\n\n{to_markdown(means)}\n")
     output.with_suffix(".md").write_text(text)

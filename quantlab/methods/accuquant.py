@@ -22,7 +22,7 @@ What the paper does not publish, chosen here and exposed in the config:
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of iterations to
   settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was gained.
 - iterations 240, batch 16: about a minute on two cores. The baselines get the same number of network evaluations, and so
-  several times as many updates; so the activation scales have a higher rate here (both rates were tuned, on another seed).
+  several times as many updates; so the activation scales have a higher rate here (tuned on digits; see README).
 """
 
 from collections.abc import Callable, Sequence
