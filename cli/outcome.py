@@ -1,5 +1,6 @@
 """How a run ended, as the shell sees it: the one place where errors become exit codes and lines."""
 
+import errno
 import os
 import shlex
 import signal
@@ -34,7 +35,7 @@ class Outcome:
 def outcome_of(error: BaseException, directory: Path | None = None, resumable: bool = True) -> Outcome:
     """The outcome of a run in `directory` (None: none had begun) that ended by `error`.
 
-    `resumable`: whether an interrupted run is to be gone on with by itself, rather than as a part of its sweep.
+    `resumable`: whether a run that was stopped, by a signal or a full disk, is to be gone on with by itself, rather than as a part of its sweep.
     """
     if isinstance(error, KeyboardInterrupt):
         error = Interrupted(signal.SIGINT)
@@ -51,7 +52,10 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
             return Outcome(error.exit_code, lines, directory=directory, trace=trace)
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename is not None else ""
-            return Outcome(1, (f"error: {error.strerror}{where}",), directory=directory, trace=trace)
+            lines = [f"error: {error.strerror}{where}"]
+            if directory is not None and resumable and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                lines.append(f"make room, then go on with: quantlab {shlex.quote(f'resume={directory}')}")
+            return Outcome(1, tuple(lines), directory=directory, trace=trace)
         case _:
             message = " ".join(str(error).split())
             shown = f"{type(error).__name__}: {message}" if message else type(error).__name__

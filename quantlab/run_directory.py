@@ -42,7 +42,8 @@ logger = logging.getLogger("quantlab")
 def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Replace the file at `path` by `data` (text as UTF-8): after a crash it holds the old bytes or the new, whole.
 
-    Raises: OSError (a full disk, no permission); what was at `path` is then untouched, and nothing is left beside it.
+    Raises: OSError naming `path` (a full disk, no permission); what was there is then untouched, and nothing is left
+    beside it.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -52,8 +53,10 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)      # write() and fsync() know no name
         raise
 
 

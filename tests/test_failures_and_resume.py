@@ -119,7 +119,7 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
 
     monkeypatch.setattr(checkpoint, "save_state", save_state)
     code, _, err = quantlab(*WORDS, f"output_dir={directory}")
-    assert code == 1 and "No space left" in err and "Traceback" not in err
+    assert code == 1 and "No space left" in err and f"resume={directory}" in err and "Traceback" not in err
     assert status(directory)["state"] == "failed"
     monkeypatch.undo()
     assert quantlab(f"resume={directory}")[0] == 0

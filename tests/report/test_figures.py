@@ -84,3 +84,10 @@ def test_methods_keep_their_order_and_accuquant_is_last_and_strongest():
     assert max(styles, key=lambda label: styles[label]["linewidth"]) == "accuquant"
     assert styles["ranges only"]["linestyle"] == "--"
     assert len({styles[label]["color"] for label in named}) == len(named)
+
+
+def test_what_was_known_before_the_run_gets_no_panel(tmp_path):
+    rows = [{"step": step, "loss": 1 / step} for step in range(1, 20)]
+    more = [row | {"learning_rate": 0.1, "network_evaluations": 4 * row["step"]} for row in rows]
+    plain, same = training_curves(rows, tmp_path / "a.png"), training_curves(more, tmp_path / "b.png")
+    assert Image.open(plain).tobytes() == Image.open(same).tobytes()
