@@ -1,0 +1,5 @@
+"""Optimizers and controllers that work in any training script: they know tensors, not quantlab's runs."""
+
+from quantlab.optim.transition_rate import SGDT, AdamT, AdamWT
+
+__all__ = ["SGDT", "AdamT", "AdamWT"]
