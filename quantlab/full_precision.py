@@ -58,6 +58,9 @@ def train_or_restore(context: RunContext) -> None:
     if pretrain.restore(pretrain.steps):
         logger.info("full-precision %s: found in the cache", context.config.model.name)
         return
+    if context.accelerator.num_processes > 1:
+        raise RequestError(f"full-precision {context.config.model.name} is not in the cache yet, and several processes would wait for each "
+                           "other to train it; type method=pretrain with this task and model first")
     with context.cache.lock(CACHE, facts):
         if pretrain.restore(pretrain.steps):
             return

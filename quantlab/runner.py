@@ -68,7 +68,7 @@ def prepare(config: RunConfig) -> RunContext:
     accelerator = make_accelerator(config)
     task = instantiate(config.task)
     task.check()
-    if task.evaluation.features == "task_classifier":
+    if task.kind == "generation" and task.evaluation.features == "task_classifier":
         build_model(config.task.feature_network, task)     # refuses a task without labels
     model = build_model(config.model, task)
     if config.model.weights is not None and saved_model is None:
@@ -119,10 +119,10 @@ def make_accelerator(config: RunConfig, trackers: bool = True) -> Accelerator:
         cpu=config.device == "cpu", mixed_precision=config.trainer.mixed_precision,
         log_with=name if trackers and name != "none" else None, project_dir=config.output_dir,
     )
-    if accelerator.num_processes > 1 and config.method.name != "pretrain":
+    if accelerator.num_processes > 1 and not config.method.several_processes:
         raise RequestError(
-            f"method={config.method.name} runs in one process; several (torchrun) are for method=pretrain: train with it first, "
-            "then run this method alone, which finds the weights in cache_dir"
+            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train with "
+            "method=pretrain first, then run this method alone, which finds the weights in cache_dir"
         )
     return accelerator
 

@@ -101,7 +101,7 @@ class Trainer:
                 elif self._stopping(done):
                     self._require_finite(finite, done)
                     self.seconds += time.perf_counter() - clock
-                    self._save(method, done)
+                    self._save(method, done, log=False)     # a run that never stopped has no line here
                     if not pending():   # another process got the signal; the one that did raises by itself
                         raise Interrupted(signal.SIGTERM)
         bar.close()
@@ -128,13 +128,19 @@ class Trainer:
             self.directory.log_metrics(done, row)
         self.accelerator.log(row, step=done)
 
-    def _save(self, method: Method, done: int) -> None:
+    def _save(self, method: Method, done: int, log: bool = True) -> None:
         losses, self.interval_losses = self.interval_losses, []
-        score = method.validate().get("loss", float(torch.stack(losses).mean()) if losses else math.inf)
+        validated = method.validate()
+        score = validated.get("loss", float(torch.stack(losses).mean()) if losses else math.inf)
         state = {"method": method.state_dict()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
+        row = {f"validation_{name}": value for name, value in validated.items()} if log else {}
+        if row:
+            self.accelerator.log(row, step=done)
         if self.accelerator.is_main_process:
+            if row:
+                self.directory.log_metrics(done, row)
             self.checkpoints.save(done, state, score=score, facts={"seconds": self.seconds})
         self.accelerator.wait_for_everyone()
 

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from quantlab.config import config_hash, find_problems, instantiate, load_config, to_plain, validate
-from quantlab.config.catalog import groups, headline, options
+from quantlab.config.catalog import groups, headline, options, target_of
 from quantlab.config.sections import BY_TARGET
 from quantlab.errors import RequestError
 
@@ -47,9 +47,10 @@ def only_problem(mapping):
 @pytest.mark.parametrize("group, option", [(group, option) for group in groups() for option in options(group)])
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
-    needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"],
-             ("model", "task_classifier"): ["method=pretrain"]}
-    validate(compose_plain(f"{group}={option}", *needs.get((group, option), [])))
+    needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
+    kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
+    trained = ["method=qat"] if kind in ("classifier", "classification", "training") else []
+    validate(compose_plain(f"{group}={option}", *needs.get((group, option), trained)))
 
 
 def test_default_is_typed_and_user_expanded(mapping, monkeypatch):
@@ -138,10 +139,10 @@ def test_all_problems_at_once(mapping):
 
 @pytest.mark.parametrize("overrides, said", [
     (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddpm_cifar10; type model=ddim"),
-    (["quantizer=none"], "nothing to quantize for method=accuquant; type quantizer=uniform_affine"),
+    (["quantizer=none"], "(nothing to quantize), but method=accuquant needs a post-training quantizer, one of: uniform_affine; type quantizer=uniform_affine"),
     (["quantizer.weight.bits=32", "quantizer.activation.bits=32"], "got 32 for both, nothing to quantize"),
     (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),
-    (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; uniform_affine takes 2 to 8)"),
+    (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; the others take fewer)"),
     (["method=sample"], "type method.run=DIR"),
 ])
 def test_combinations_that_make_no_sense(overrides, said):

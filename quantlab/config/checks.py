@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, target_of
 from quantlab.config.fields import Section
-from quantlab.config.methods import DiffusionPTQ, Method, Sample
-from quantlab.config.models import DDIM, Model
+from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
+from quantlab.config.models import DDIM, CifarResNet, Model
 from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
-from quantlab.config.tasks import GenerationTask
+from quantlab.config.tasks import ClassificationTask, GenerationTask
 
 
 def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:
@@ -22,6 +22,8 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield from _wrong_kind(method, "task", method.task_kind, task)
         if quantizer is not None:
             yield from _wrong_bits(method, quantizer)
+    if isinstance(method, QAT):
+        yield from _qat(method, quantizer)
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
@@ -32,6 +34,13 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield "method.run: got null, allowed: the directory of a finished accuquant or ptq run; type method.run=DIR"
     if isinstance(model, DDIM):
         yield from _ddim(model)
+    if isinstance(model, CifarResNet) and (model.depth < 8 or model.depth % 6 != 2):
+        yield f"model.depth: got {model.depth}, allowed: 6 n + 2 (20, 32, 56, ...); type model.depth=20"
+    if isinstance(task, ClassificationTask):
+        mean, std = task.normalization.mean, task.normalization.std
+        if len(mean) != len(std):
+            yield (f"task.normalization.std: got {len(std)} values for the {len(mean)} of mean, allowed: one per channel; "
+                   f"type task.normalization.std=[{', '.join(['0.5'] * len(mean))}]")
     if isinstance(task, GenerationTask):
         evaluation = task.evaluation
         yield from _at_most("task.evaluation.step_error_samples", evaluation.step_error_samples,
@@ -52,16 +61,23 @@ def _learnable(method: DiffusionPTQ, quantizer: UniformAffine) -> bool:
 def _wrong_kind(method: Method, group: str, kind: str | None, section: Section | None) -> Iterator[str]:
     if section is None or kind in (None, section.kind):
         return
-    fitting = [name for name, option in options(group).items()
-               if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) == kind]
+    fitting = _options_of_kind(group, kind)
     yield (f"{group}: got '{section.name}' (a {section.kind}), but method={method.name} needs a {kind} {group}, "
            f"one of: {', '.join(fitting)}; type {group}={fitting[0] if fitting else '...'}")
 
 
+def _options_of_kind(group: str, kind: str) -> list[str]:
+    return [name for name, option in options(group).items()
+            if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) == kind]
+
+
 def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
     weight, activation = quantizer.weight.bits, quantizer.activation.bits
-    if method.quantizes and quantizer.name == "none":
-        yield f"quantizer: got 'none', nothing to quantize for method={method.name}; type quantizer=uniform_affine"
+    if method.quantizes and quantizer.kind != method.quantizer_kind:
+        fitting = _options_of_kind("quantizer", method.quantizer_kind)
+        what = "nothing to quantize" if quantizer.name == "none" else f"a {quantizer.kind} one"
+        yield (f"quantizer: got '{quantizer.name}' ({what}), but method={method.name} needs a {method.quantizer_kind} quantizer, "
+               f"one of: {', '.join(fitting)}; type quantizer={fitting[0]}")
     elif method.quantizes and weight == activation == 32:
         yield ("quantizer.weight.bits and quantizer.activation.bits: got 32 for both, nothing to quantize for "
                f"method={method.name}; type quantizer.weight.bits=4")
@@ -80,6 +96,12 @@ def _diffusion_ptq(method: DiffusionPTQ, model: Section | None) -> Iterator[str]
                f"({regularizer.beta_start}); type method.rounding_regularizer.beta_end={regularizer.beta_start}")
     if isinstance(model, Model) and model.kind == "denoiser":
         yield from _at_most("method.group_size", method.group_size, "model.sampler.steps", model.sampler.steps)
+
+
+def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
+    if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
+        yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
+               "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
 
 
 def _ddim(model: DDIM) -> Iterator[str]:

@@ -79,6 +79,7 @@ Negative = Annotated[float, Field(lt=0), says("a number below 0", -0.1)]
 AboveOne = Annotated[float, Field(gt=1), says("a number above 1", 1.1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1), says("a number between 0 and 1, both excluded", 0.02)]
 Fraction = Annotated[float, Field(ge=0, lt=1), says("a number from 0 to below 1", 0.0)]
+UpToOne = Annotated[float, Field(gt=0, le=1), says("a number above 0, up to 1", 0.005)]
 ClosedFraction = Annotated[float, Field(ge=0, le=1), says("a number from 0 to 1", 0.0)]
 Switch = Annotated[bool, says("true, false", "true")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
@@ -88,10 +89,13 @@ Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression",
 Bits = Annotated[
     Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8)
 ]
+TrainedBits = Annotated[
+    Literal[1, 2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2)
+]
 UnquantizedBits = Annotated[
-    Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; uniform_affine takes 2 to 8)", 32)
+    Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; the others take fewer)", 32)
 ]
 UnquantizedGradientBits = Annotated[
-    Literal[32], BeforeValidator(_whole), says("32 (after training, no gradient is quantized)", 32)
+    Literal[32], BeforeValidator(_whole), says("32 (this quantizer quantizes no gradient)", 32)
 ]
 Channels = Annotated[Literal[1, 3], BeforeValidator(_whole), says("1 (grey), 3 (RGB)", 3)]

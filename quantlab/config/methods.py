@@ -1,21 +1,24 @@
 """What conf/method/*.yaml may hold, and what each method works on. The values' meaning is said there."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Count, Directory, Fraction, Name, NotNegative, OrNull, Positive, Section, Strict, Switch,
+    Count, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch, UpToOne,
 )
 
 
 class Method(Section):
-    """`model_kind` and `task_kind`: what the method works on (None: anything); `quantizes`: whether it needs bits."""
+    """`model_kind`, `task_kind`, `quantizer_kind`: what the method works with (None: anything); `quantizes`: whether it needs
+    bits; `several_processes`: whether torchrun may start it."""
 
     group = "method"
     model_kind: ClassVar[str | None] = None
     task_kind: ClassVar[str | None] = None
+    quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
+    several_processes: ClassVar[bool] = False
     name: Name
 
 
@@ -44,6 +47,7 @@ class RoundingRegularizer(Strict):
 class DiffusionPTQ(Method):
     model_kind = "denoiser"
     task_kind = "generation"
+    quantizer_kind = "post-training"
     quantizes = True
     group_size: Count
     batch_size: Count
@@ -69,6 +73,7 @@ class StepByStepPTQ(DiffusionPTQ):
 
 
 class Pretrain(Method):
+    several_processes = True
     target: Literal["quantlab.methods.pretrain.Pretrain"] = Field(alias="_target_")
 
 
@@ -77,3 +82,34 @@ class Sample(Method):
     target: Literal["quantlab.methods.sample.Sample"] = Field(alias="_target_")
     run: OrNull[Directory]
     samples: Count
+
+
+class LearningRateByOptimizer(Strict):
+    sgd: Positive
+    adam: Positive
+    adamw: Positive
+
+
+class QAT(Method):
+    model_kind = "classifier"
+    task_kind = "classification"
+    quantizer_kind = "training"
+    quantizes = True
+    several_processes = True
+    target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
+    schedule: Literal["transition_rate", "learning_rate"]
+    optimizer: Literal["sgd", "adam", "adamw"]
+    epochs: Count
+    batch_size: Count
+    decay: Literal["cosine", "step", "constant"]
+    decay_every: Literal["epoch", "step"]
+    milestones: Annotated[list[OpenFraction], Field(min_length=1)]
+    decay_factor: OpenFraction
+    learning_rate: LearningRateByOptimizer
+    scale_learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NotNegative
+    target_transition_rate: UpToOne
+    rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
+    m: Fraction
+    eta: OrNull[Positive]

@@ -71,3 +71,11 @@ class TaskClassifier(Model):
     target: Literal["quantlab.models.task_classifier.build_task_classifier"] = Field(alias="_target_")
     width: Count
     features: Count
+
+
+class CifarResNet(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.resnet_cifar.build_resnet_cifar"] = Field(alias="_target_")
+    depth: Count
+    width: Count
+    final_batch_norm: Switch

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Strict, Switch, UnquantizedBits,
-    UnquantizedGradientBits,
+    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Strict, Switch, TrainedBits,
+    UnquantizedBits, UnquantizedGradientBits,
 )
 
 
@@ -49,6 +49,7 @@ class PolicyRule(Strict):
 
 class UniformAffine(Section):
     group = "quantizer"
+    kind = "post-training"
     target: Literal["quantlab.quantizers.wrap.UniformAffinePolicy"] = Field(alias="_target_")
     name: Name
     weight: AffineWeight
@@ -61,3 +62,29 @@ class UniformAffine(Section):
     softmax_bits: Bits
     split_shortcuts: Switch
     policy: list[PolicyRule]
+
+
+class TrainedPart(Strict):
+    bits: TrainedBits
+
+
+class EndLayer(Strict):
+    weight_bits: TrainedBits
+    activation_bits: TrainedBits
+
+
+class TrainedRule(EndLayer):
+    modules: Pattern
+
+
+class FixedPoint(Section):
+    group = "quantizer"
+    kind = "training"
+    target: Literal["quantlab.quantizers.trained_layer.FixedPointPolicy"] = Field(alias="_target_")
+    name: Name
+    weight: TrainedPart
+    activation: TrainedPart
+    gradient: NoGradientBits
+    first_layer: EndLayer
+    last_layer: EndLayer
+    policy: list[TrainedRule]

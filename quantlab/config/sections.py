@@ -36,10 +36,11 @@ class WandbLogger(Section):
 BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
-        models.DDIM, models.PretrainedDenoiser, models.TaskClassifier,
+        models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
-        quantizers.UniformAffine,
-        methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample,
+        tasks.Digits, tasks.TorchvisionClassification,
+        quantizers.UniformAffine, quantizers.FixedPoint,
+        methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
     )
     for target in get_args(section.model_fields["target"].annotation)
 }

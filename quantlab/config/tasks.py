@@ -1,10 +1,12 @@
 """What conf/task/*.yaml may hold. The values' meaning is said there; `kind` is what a method asks for."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantlab.config.fields import Channels, Count, CountFromTwo, Directory, Name, Section, Seed, Strict, Switch
+from quantlab.config.fields import (
+    Channels, Count, CountFromTwo, CountFromZero, Directory, Name, OpenFraction, Positive, Section, Seed, Strict, Switch,
+)
 from quantlab.config.models import TaskClassifier
 
 
@@ -41,3 +43,39 @@ class ImageFolderGeneration(GenerationTask):
     target: Literal["quantlab.tasks.generation.ImageFolderGeneration"] = Field(alias="_target_")
     data_dir: Directory
     channels: Channels
+
+
+class Augmentation(Strict):
+    crop_padding: CountFromZero
+    horizontal_flip: Switch
+
+
+class Normalization(Strict):
+    mean: Annotated[list[float], Field(min_length=1)]
+    std: Annotated[list[Positive], Field(min_length=1)]
+
+
+class AccuracyEvaluation(Strict):
+    batch_size: Count
+
+
+class ClassificationTask(Section):
+    group = "task"
+    kind = "classification"
+    name: Name
+    image_size: Count
+    validation_fraction: OpenFraction
+    split_seed: Seed
+    augmentation: Augmentation
+    normalization: Normalization
+    evaluation: AccuracyEvaluation
+
+
+class Digits(ClassificationTask):
+    target: Literal["quantlab.tasks.classification.Digits"] = Field(alias="_target_")
+
+
+class TorchvisionClassification(ClassificationTask):
+    target: Literal["quantlab.tasks.classification.Mnist", "quantlab.tasks.classification.Cifar10"] = Field(alias="_target_")
+    data_dir: Directory
+    download: Switch

@@ -100,7 +100,7 @@ class Pretrain(Method):
             group["lr"] = self.recipe.learning_rate * factor
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(batch)
+        return self.model(self.context.task.prepare(batch, train=True))
 
     def after_backward(self) -> None:
         if self.recipe.gradient_clip is not None:
@@ -118,6 +118,7 @@ class Pretrain(Method):
         model = self.average.module if self.average is not None else self.context.model.eval()
         batch = self.collate(self.dataset.__getitems__(self.held_out.tolist()))
         batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+        batch = self.context.task.prepare(batch, train=False)
         loss = model.validation_loss(batch) if hasattr(model, "validation_loss") else model.training_loss(batch)
         return {"loss": float(loss)}
 
@@ -130,6 +131,9 @@ class Pretrain(Method):
             if self.context.accelerator.is_main_process:
                 self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
         protocol = {"held_out_images": len(self.held_out), "weights": "exponential moving average"}
+        if self.context.task.kind == "classification":
+            metrics = self.context.task.evaluate(model, "test", self.context.device, self.context.progress)
+            protocol |= self.context.task.protocol()
         return Outcome(metrics=metrics, protocol=protocol, model=self.weights_of(model).state_dict())
 
     def state_dict(self) -> dict:

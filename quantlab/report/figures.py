@@ -28,7 +28,7 @@ NAMED = {
 }
 OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
 OTHER_LINES = ("-", "-.", ":")
-UNDRAWN = {"step", "learning_rate", "network_evaluations"}  # of metrics.jsonl: known before the run, no curve to look at
+UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate"}  # of metrics.jsonl: known before the run, no curve to look at
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 PANEL = (3.4, 2.6)  # inches
@@ -60,7 +60,7 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
     keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key not in UNDRAWN))
     curves = {key: {label: _curve(runs[label], key) for label in styles} for key in keys}
     curves = {key: lines for key, lines in curves.items() if any(len(steps) for steps, _ in lines.values())}
-    figure, panels = _panels(max(len(curves), 1), columns=2 if len(curves) == 4 else 3)
+    figure, panels = new_panels(max(len(curves), 1), columns=2 if len(curves) == 4 else 3)
     for axes, (key, lines) in zip(panels, curves.items(), strict=False):
         for label, (steps, values) in lines.items():
             _draw_noisy(axes, steps, values, styles[label], label)
@@ -68,7 +68,7 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
             _log_where_positive(axes, [values for _, values in lines.values()])
         axes.set_title(key.replace("_", " "), fontsize=TITLE_SIZE)
         axes.set_xlabel("optimizer step")
-    return _save(figure, panels, path)
+    return save_panels(figure, panels, path)
 
 
 def denoising_error(series: Series, path: Path) -> Path:
@@ -77,7 +77,7 @@ def denoising_error(series: Series, path: Path) -> Path:
     The error is the mean squared error per pixel to full precision, on images in [-1, 1]. Faint vertical lines are the
     boundaries of the groups. Both panels share one axis, so that what accumulates is what lies between them.
     """
-    figure, panels = _panels(2, columns=2, sharey=True)
+    figure, panels = new_panels(2, columns=2, sharey=True)
     titles = {"step_error": "error of each step alone", "accumulated_error": "accumulated error"}
     styles = _styles(series["curves"])
     total = len(series["timesteps"])
@@ -89,12 +89,12 @@ def denoising_error(series: Series, path: Path) -> Path:
         axes.set_title(title, fontsize=TITLE_SIZE)
     _log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
     panels[0].set_ylabel("MSE to full precision\nper pixel (image range −1 to 1)")
-    return _save(figure, panels, path)
+    return save_panels(figure, panels, path)
 
 
 def fid_along_denoising(series: Series, path: Path) -> Path:
     """FID of the quantized model's states to the full-precision model's, at the steps at which it was measured."""
-    figure, panels = _panels(1, columns=1, scale=1.2)
+    figure, panels = new_panels(1, columns=1, scale=1.2)
     for label, style in _styles(series["curves"]).items():
         fid = series["curves"][label].get("fid_to_fp32")
         if fid:
@@ -102,7 +102,7 @@ def fid_along_denoising(series: Series, path: Path) -> Path:
     _denoising_axis(panels[0], series)
     panels[0].set_ylabel("FID to full precision")
     panels[0].set_ylim(bottom=0)
-    return _save(figure, panels, path)
+    return save_panels(figure, panels, path)
 
 
 def _denoising_axis(axes: "Axes", series: Series) -> None:
@@ -164,6 +164,12 @@ def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.
     return np.array([step for step, _ in points]), _floats([value for _, value in points])
 
 
+def draw_curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
+    """One key of the rows of metrics.jsonl against `step`, as it is."""
+    steps, values = _curve(rows, key)
+    axes.plot(steps, values, linewidth=1.6, **style)
+
+
 def _draw_noisy(axes: "Axes", steps: np.ndarray, values: np.ndarray, style: dict[str, Any], label: str) -> None:
     style = style | {"marker": "o" if len(steps) == 1 else "", "markersize": 4}
     if len(steps) <= 40:
@@ -181,7 +187,7 @@ def _floats(values: Sequence[float | None]) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
-def _panels(count: int, columns: int, scale: float = 1.0, sharey: bool = False) -> "tuple[Figure, list[Axes]]":
+def new_panels(count: int, columns: int, scale: float = 1.0, sharey: bool = False) -> "tuple[Figure, list[Axes]]":
     """A figure with `count` panels, `columns` to a row."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -196,7 +202,7 @@ def _panels(count: int, columns: int, scale: float = 1.0, sharey: bool = False) 
     return figure, panels[:count]
 
 
-def _save(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
+def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
     """Write the PNG, with one legend for all panels where more than one labelled curve is drawn."""
     import matplotlib
 

@@ -20,6 +20,10 @@ CAPTIONS = {
     "denoising_error": "Error to full precision along denoising: of each step alone, started from the full-precision "
     "state, and accumulated. Vertical lines are group boundaries.",
     "fid_along_denoising": "FID between the states of the quantized and of the full-precision model along denoising.",
+    "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
+    "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
+    "accuracy": "Accuracy on the validation split over training.",
+    "latent_weights": "Latent weights at the end, normalized, with the transition points.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",
@@ -31,6 +35,9 @@ PROTOCOL_WORDS = {
     "fid_features": "FID on the features of {}",
     "reference_images": "{} reference images",
     "held_out_images": "{} held-out images",
+    "train_images": "{} training images",
+    "validation_images": "{} validation images",
+    "test_images": "{} test images",
     "denoising_steps": "{} denoising steps",
 }
 

@@ -1,12 +1,11 @@
-"""What every generation task offers: images, labels, a training dataset and a reference set, all from one array.
+"""What every task on images offers: images, labels and a training dataset, all from one array.
 
-Images are kept as uint8 `[N, C, H, W]` and become floats in [-1, 1], the range that diffusion models are trained in,
-one batch at a time: CIFAR-10 takes 150 MB instead of 600.
+Images are kept as uint8 `[N, C, H, W]` and become floats one batch at a time: CIFAR-10 takes 150 MB instead of 600.
 """
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,19 +41,21 @@ def resize(images: Tensor, size: int, chunk: int = 4096) -> Tensor:
 
 
 class ImageDataset(Dataset):
-    """Map-style: `{"image": float32 [C, H, W] in [-1, 1], "label": int64 []}`; no "label" where the task has none.
+    """Map-style: `{"image": [C, H, W], "label": int64 []}`; no "label" where the task has none.
+
+    `transform` makes of the stored uint8 images what an item holds: float32 in [-1, 1] unless it says otherwise.
 
     `__getitems__` makes a whole batch with one indexing operation; `collate` then has nothing left to do.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None):
-        self.images, self.labels = images, labels
+    def __init__(self, images: Tensor, labels: Tensor | None, transform: Callable[[Tensor], Tensor] = normalize):
+        self.images, self.labels, self.transform = images, labels, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = {"image": normalize(self.images[index])}
+        item = {"image": self.transform(self.images[index])}
         if self.labels is not None:
             item["label"] = self.labels[index]
         return item
@@ -68,14 +69,14 @@ def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-class GenerationTask:
-    """Images to learn the distribution of: the training split of a data set, at `image_size` pixels.
+class ImageTask:
+    """Images to train on: the training split of a data set, at `image_size` pixels.
 
     A subclass says in `_load` where they come from. They are read once, at the first question, and stay in memory.
     `section` is the task's config: `name`, `image_size`, `evaluation`, and what the subclass reads.
     """
 
-    kind = "generation"
+    kind: str
     collate = staticmethod(collate)
     channels: int
     classes: int | None  # number of labels; None: the images have none
@@ -135,7 +136,6 @@ class GenerationTask:
         """What a model is trained on; use `collate` as the DataLoader's `collate_fn`."""
         return ImageDataset(*self._data)
 
-    def reference(self) -> Iterator[Tensor]:
-        """The reference set of FID: every image, as float32 `[<= evaluation.batch_size, C, H, W]` in [-1, 1]."""
-        for part in self.images().split(self.evaluation.batch_size):
-            yield normalize(part)
+    def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
+        """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the task has one."""
+        return batch

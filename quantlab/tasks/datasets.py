@@ -1,4 +1,4 @@
-"""The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training split.
+"""The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
 Digits come with scikit-learn. MNIST and CIFAR-10 are looked for in a directory, as torchvision lays them out or packed
 in one `.npz`. Nothing pickled is loaded, with one exception that is checked first: see `_cifar10_python`.
@@ -8,6 +8,7 @@ import io
 import logging
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,37 +34,39 @@ def load_digits() -> Arrays:
     return np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8), labels.astype(np.int64)
 
 
-def load_mnist(data_dir: Path, download: bool) -> Arrays:
-    """MNIST's training split, `[60000, 1, 28, 28]`, from torchvision's files or from `mnist.npz` (`train_images`, ...).
+def load_mnist(data_dir: Path, download: bool, split: str = "train") -> Arrays:
+    """MNIST's split "train" `[60000, 1, 28, 28]` or "test" `[10000, ...]`, from torchvision's files or from `mnist.npz`
+    (`train_images`, ...).
 
     Raises:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
     """
-    sources = {"MNIST/raw/train-images-idx3-ubyte": _mnist_torchvision, "mnist.npz": _mnist_packed}
+    prefix = {"train": "train", "test": "t10k"}[split]
+    sources = {f"MNIST/raw/{prefix}-images-idx3-ubyte": _mnist_torchvision, "mnist.npz": partial(_mnist_packed, split=split)}
     if download and _first(data_dir, sources) is None:
         _download("MNIST", "12 MB", data_dir)
-    return _read("MNIST", "mnist_generation", data_dir, sources)
+    return _read("MNIST", split, data_dir, sources)
 
 
-def load_cifar10(data_dir: Path, download: bool) -> Arrays:
-    """CIFAR-10's training split, `[50000, 3, 32, 32]`, from the first of these that lies in `data_dir`.
+def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays:
+    """CIFAR-10's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]`, from the first of these in `data_dir`.
 
     `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz` and
-    `cifar10_jpeg_tiny.npz` (JPEG files one after another in `train_jpeg`, cut at `train_offsets`; fewer images in the
-    tiny one, and lossy: compare results only within the same file).
+    `cifar10_jpeg_tiny.npz` (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for `test_`; fewer
+    images in the tiny one, and lossy: compare results only within the same file).
 
     Raises:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
     """
     sources = {
-        "cifar-10-batches-bin": _cifar10_binary,
-        "cifar-10-batches-py": _cifar10_python,
-        "cifar10_jpeg.npz": _cifar10_packed,
-        "cifar10_jpeg_tiny.npz": _cifar10_packed,
+        "cifar-10-batches-bin": partial(_cifar10_binary, split=split),
+        "cifar-10-batches-py": partial(_cifar10_python, split=split),
+        "cifar10_jpeg.npz": partial(_cifar10_packed, split=split),
+        "cifar10_jpeg_tiny.npz": partial(_cifar10_packed, split=split),
     }
     if download and _first(data_dir, sources) is None:
         _download("CIFAR10", "170 MB", data_dir)
-    return _read("CIFAR-10", "cifar10_generation", data_dir, sources)
+    return _read("CIFAR-10", split, data_dir, sources)
 
 
 def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
@@ -87,19 +90,19 @@ def _first(data_dir: Path, sources: dict) -> str | None:
     return next((name for name in sources if (data_dir / name).exists()), None)
 
 
-def _read(title: str, task: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]]) -> Arrays:
+def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]]) -> Arrays:
     name = _first(data_dir, sources)
     if name is None:
         where = f"in data_dir {data_dir}" + ("" if data_dir.is_dir() else ", which does not exist")
         raise RequestError(
             f"{title} was not found {where}; looked for {', '.join(sources)}."
-            f" Give the right folder with data_dir=PATH, or fetch it: task={task} task.download=true"
+            f" Give the right folder with data_dir=PATH, or fetch it: task.download=true"
         )
     path = data_dir / name
     images, labels = sources[name](path)
     labelled = len(images) == len(labels) > 0 and np.isin(labels, range(10)).all()
     _require(path, labelled, "images, each with a label 0 to 9")
-    log.info("%s: %d training images from %s", title, len(images), path)
+    log.info("%s: %d %s images from %s", title, len(images), {"train": "training"}.get(split, split), path)
     return images, labels
 
 
@@ -118,8 +121,8 @@ def _download(name: str, size: str, data_dir: Path) -> None:
         ) from error
 
 
-def _mnist_packed(path: Path) -> Arrays:
-    wanted = {"train_images": "uint8 [N, 28, 28]", "train_labels": "integers [N]"}
+def _mnist_packed(path: Path, split: str) -> Arrays:
+    wanted = {f"{split}_images": "uint8 [N, 28, 28]", f"{split}_labels": "integers [N]"}
     images, labels = read_npz(path, wanted)
     _require(path, images.dtype == np.uint8 and images.ndim == 3, wanted)
     return images[:, None], labels.astype(np.int64)
@@ -128,7 +131,7 @@ def _mnist_packed(path: Path) -> Arrays:
 def _mnist_torchvision(path: Path) -> Arrays:
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    labels_path = path.with_name("train-labels-idx1-ubyte")
+    labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     try:
         images, labels = read_image_file(str(path)), read_label_file(str(labels_path))
     except Exception as error:  # torchvision's reader asserts, indexes and reshapes whatever the bytes say
@@ -139,11 +142,11 @@ def _mnist_torchvision(path: Path) -> Arrays:
     return images.numpy()[:, None], labels.numpy()
 
 
-def _cifar10_binary(folder: Path) -> Arrays:
-    """Five files of 3,073-byte records: one byte of label, then 3 planes of 32x32."""
+def _cifar10_binary(folder: Path, split: str) -> Arrays:
+    """Files of 3,073-byte records: one byte of label, then 3 planes of 32x32. Five for training, one for the test."""
     records = []
-    for number in range(1, 6):
-        path = folder / f"data_batch_{number}.bin"
+    for name in [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]:
+        path = folder / name
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -154,13 +157,13 @@ def _cifar10_binary(folder: Path) -> Arrays:
     return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].astype(np.int64)
 
 
-def _cifar10_python(folder: Path) -> Arrays:
+def _cifar10_python(folder: Path, split: str) -> Arrays:
     """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before it
     unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded."""
     from torchvision import datasets
 
     try:
-        data = datasets.CIFAR10(str(folder.parent), train=True, download=False)
+        data = datasets.CIFAR10(str(folder.parent), train=split == "train", download=False)
     except (RuntimeError, OSError) as error:
         raise RequestError(
             f"{folder} is incomplete or damaged (a file's md5 is not the published one);"
@@ -169,8 +172,8 @@ def _cifar10_python(folder: Path) -> Arrays:
     return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), np.array(data.targets, dtype=np.int64)
 
 
-def _cifar10_packed(path: Path) -> Arrays:
-    wanted = {"train_jpeg": "uint8 [bytes]", "train_offsets": "integers [N + 1]", "train_labels": "integers [N]"}
+def _cifar10_packed(path: Path, split: str) -> Arrays:
+    wanted = {f"{split}_jpeg": "uint8 [bytes]", f"{split}_offsets": "integers [N + 1]", f"{split}_labels": "integers [N]"}
     content, offsets, labels = read_npz(path, wanted)
     _require(path, content.dtype == np.uint8 and len(offsets) == len(labels) + 1, wanted)
     images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
@@ -181,7 +184,7 @@ def _cifar10_packed(path: Path) -> Arrays:
                 images[index] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
         except Exception as error:  # a decoder fed with damaged bytes raises almost anything
             raise RequestError(
-                f"{path}: training image {index} cannot be decoded ({_line(error)}); replace the file"
+                f"{path}: {split} image {index} cannot be decoded ({_line(error)}); replace the file"
             ) from error
     return images, labels.astype(np.int64)
 

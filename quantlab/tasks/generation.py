@@ -1,13 +1,26 @@
 """The generation tasks by name. Each says where its images are and what they look like; `base` does the rest."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from quantlab.tasks import datasets, image_folder
-from quantlab.tasks.base import GenerationTask
+from quantlab.tasks.base import ImageTask, normalize
+
+
+class GenerationTask(ImageTask):
+    """Images to learn the distribution of, in [-1, 1], the range that diffusion models are trained in."""
+
+    kind = "generation"
+
+    def reference(self) -> Iterator[Tensor]:
+        """The reference set of FID: every image, as float32 `[<= evaluation.batch_size, C, H, W]` in [-1, 1]."""
+        for part in self.images().split(self.evaluation.batch_size):
+            yield normalize(part)
 
 
 class DigitsGeneration(GenerationTask):

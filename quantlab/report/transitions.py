@@ -1,0 +1,69 @@
+"""Pictures of quantization-aware training: transition rates, step sizes, latent weights, accuracy. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantlab.report.figures import TITLE_SIZE, draw_curve, new_panels, save_panels
+from quantlab.report.metrics import is_number
+
+PANELS = {
+    "running_transition_rate": "running transition rate K",
+    "talr": "transition-adaptive learning rate U",
+    "effective_step_size": "average effective step size",
+    "distance_to_transition_point": "mean distance to transition point",
+    "oscillating_share": "share of oscillating weights",
+}
+MEAN, TARGET, LAYER = "#0072B2", "#D55E00", "#999999"
+
+
+def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint, and the target of K.
+
+    A run under a learning-rate schedule has no target and no U.
+    """
+    found = {key: title for key, title in PANELS.items() if any(is_number(row.get(key)) for row in rows)}
+    figure, panels = new_panels(max(len(found), 1), columns=3)
+    for axes, (key, title) in zip(panels, found.items(), strict=False):
+        layers = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
+        for name in layers[0][f"layers/{key}"] if layers else ():
+            axes.plot([row["step"] for row in layers], [row[f"layers/{key}"].get(name) for row in layers],
+                      color=LAYER, linewidth=0.5, alpha=0.5)
+        axes.plot([], [], color=LAYER, linewidth=0.8, label="each layer")
+        draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
+        if key == "running_transition_rate" and any(is_number(row.get("target_transition_rate")) for row in rows):
+            draw_curve(axes, rows, "target_transition_rate", color=TARGET, label="target R", linestyle="--")
+        axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=TITLE_SIZE)
+        axes.set_xlabel("optimizer step")
+    return save_panels(figure, panels, path)
+
+
+def accuracy_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Top-1 on the validation split against the optimizer step."""
+    figure, panels = new_panels(1, columns=1)
+    draw_curve(panels[0], rows, "validation_top1", color=MEAN, marker="o")
+    panels[0].set_ylabel("validation top-1 (%)")
+    panels[0].set_xlabel("optimizer step")
+    return save_panels(figure, panels, path)
+
+
+def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Histograms of normalized latent weights, one panel per layer, with the transition points drawn.
+
+    layers: by name `low`, `high`, `counts` (equal bins between the two) and `transition_points`. Weights clipped at the ends
+    are the outermost bars.
+    """
+    figure, panels = new_panels(max(len(layers), 1), columns=2)
+    for axes, (name, histogram) in zip(panels, layers.items(), strict=False):
+        counts = np.asarray(histogram["counts"], dtype=float)
+        edges = np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
+        axes.stairs(counts / max(counts.sum(), 1), edges, fill=True, color=MEAN)
+        for number, point in enumerate(histogram["transition_points"]):
+            axes.axvline(point, color=TARGET, linestyle="--", linewidth=0.9, label=None if number else "transition point")
+        axes.set_title(name, fontsize=TITLE_SIZE)
+        axes.set_xlabel("normalized latent weight (levels)")
+        axes.set_ylabel("share of weights")
+    return save_panels(figure, panels, path)

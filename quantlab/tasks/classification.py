@@ -1,0 +1,163 @@
+"""The classification tasks by name: which images, how they are split, augmented and normalized, and how accuracy is measured."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.config.plain import to_plain
+from quantlab.errors import RequestError
+from quantlab.tasks import datasets
+from quantlab.tasks.base import ImageDataset, ImageTask, resize
+
+
+def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
+    """Each image of `[N, C, H, W]` shifted by up to `padding` pixels each way, black moving in, and mirrored or not.
+
+    The augmentation of the CIFAR literature (He et al. 2016, Sec. 4.2), on the images' device, a whole batch at a time. One
+    draw per image, from torch's generator.
+    """
+    count, _, height, width = images.shape
+    device = images.device
+    if padding:
+        padded = F.pad(images, [padding] * 4)
+        row = torch.randint(0, 2 * padding + 1, (count, 1), device=device) + torch.arange(height, device=device)
+        column = torch.randint(0, 2 * padding + 1, (count, 1), device=device) + torch.arange(width, device=device)
+        if flip:
+            mirrored = torch.rand(count, 1, device=device) < 0.5
+            column = torch.where(mirrored, column.flip(1), column)
+        index = torch.arange(count, device=device)[:, None, None]
+        # Channels last while gathering, so that one index moves all channels of a pixel.
+        return padded.permute(0, 2, 3, 1)[index, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
+    if flip:
+        mirrored = torch.rand(count, 1, 1, 1, device=device) < 0.5
+        return torch.where(mirrored, images.flip(3), images)
+    return images
+
+
+class ClassificationTask(ImageTask):
+    """Labelled images: training, validation and test parts that share none.
+
+    The validation part, `validation_fraction` of the training split, is drawn by `split_seed` and never trained on; it tells
+    which checkpoint is best. What is reported is measured on the test split. A subclass without an official test split gives
+    `test_fraction`.
+    """
+
+    kind = "classification"
+    channels: int
+    classes: int
+    test_fraction: float | None = None
+
+    def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `_load`, the test split."""
+        raise NotImplementedError  # every task with an official test split says where it lies
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        images, labels = self._data
+        order = torch.from_numpy(np.random.default_rng(self.section.split_seed).permutation(len(images)))
+        if self.test_fraction is None:
+            test_images, test_labels = self._load_test()
+            test = resize(torch.from_numpy(test_images), self.image_size), torch.from_numpy(test_labels.astype(np.int64))
+        else:
+            held = round(self.test_fraction * len(images))
+            test, order = (images[order[:held]], labels[order[:held]]), order[held:]
+        held = round(self.section.validation_fraction * len(order))
+        if held == 0 or held >= len(order):
+            raise RequestError(f"task.validation_fraction: got {self.section.validation_fraction}, which leaves {held} of "
+                               f"{len(order)} images for validation; type task.validation_fraction=0.1")
+        validation, train = order[:held], order[held:]
+        return {"train": (images[train], labels[train]), "validation": (images[validation], labels[validation]), "test": test}
+
+    def check(self) -> None:
+        for name, (_, labels) in self._parts.items():
+            if labels.min() < 0 or labels.max() >= self.classes:
+                raise RequestError(f"task {self.name}: the {name} split holds label {int(labels.max())}, allowed: 0 to "
+                                   f"{self.classes - 1}")
+
+    def fingerprint(self) -> str:
+        """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        names = ("augmentation", "normalization", "validation_fraction", "split_seed")
+        digest.update(json.dumps({name: to_plain(getattr(self.section, name)) for name in names}, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def dataset(self) -> ImageDataset:
+        """The training part as uint8: `prepare` does the rest, on the device, inside the seeded step."""
+        return ImageDataset(*self._parts["train"], transform=lambda images: images)
+
+    def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
+        images = batch["image"]
+        if train:
+            augmentation = self.section.augmentation
+            images = random_crop_and_flip(images, augmentation.crop_padding, augmentation.horizontal_flip)
+        return batch | {"image": self.normalize(images)}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 `[N, C, H, W]` to float32, `(x / 255 - mean) / std` per channel."""
+        mean = torch.tensor(self.section.normalization.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.section.normalization.std, device=images.device).view(-1, 1, 1)
+        return (images.to(torch.float32) / 255 - mean) / std
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str, device: torch.device,
+                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
+        """`top1` and `top5` (percent) and `loss` (mean cross-entropy, nats) of `model`, in evaluation mode, on a split."""
+        images, labels = self._parts[split]
+        size = self.section.evaluation.batch_size
+        batches = list(zip(images.split(size), labels.split(size)))
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(3, device=device)
+        for part, label in progress(batches, f"{split} accuracy") if progress else batches:
+            logits, label = model(self.normalize(part.to(device))), label.to(device)
+            best = logits.topk(min(5, logits.shape[1])).indices == label[:, None]
+            sums += torch.stack([best[:, 0].sum(), best.sum(), F.cross_entropy(logits, label, reduction="sum")])
+        model.train(was_training)
+        top1, top5, loss = (sums / len(labels)).tolist()
+        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
+
+    def protocol(self) -> dict[str, Any]:
+        """What accuracy was measured on."""
+        sizes = {f"{name}_images": len(labels) for name, (_, labels) in self._parts.items()}
+        return sizes | {"split_seed": self.section.split_seed}
+
+
+class Digits(ClassificationTask):
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey; part of the installation. A fifth is the test split."""
+
+    channels, classes, test_fraction = 1, 10, 0.2
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_digits()
+
+
+class Mnist(ClassificationTask):
+    """MNIST, 28x28, grey: 60,000 images for training and validation, 10,000 for the test."""
+
+    channels, classes = 1, 10
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_mnist(Path(self.section.data_dir).expanduser(), self.section.download)
+
+    def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_mnist(Path(self.section.data_dir).expanduser(), self.section.download, "test")
+
+
+class Cifar10(ClassificationTask):
+    """CIFAR-10, 32x32, RGB: 50,000 images for training and validation, 10,000 for the test."""
+
+    channels, classes = 3, 10
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_cifar10(Path(self.section.data_dir).expanduser(), self.section.download)
+
+    def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_cifar10(Path(self.section.data_dir).expanduser(), self.section.download, "test")

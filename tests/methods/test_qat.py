@@ -1,0 +1,132 @@
+"""method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
+
+import json
+import sys
+
+import pytest
+
+from quantlab.checkpoint import load_model
+from quantlab.methods.qat import decay_factor
+
+TINY_QAT = (
+    "method=qat", "model.depth=8", "model.width=4", "model.pretrain.steps=20", "method.epochs=2", "method.batch_size=128", "device=cpu",
+    "trainer.log_every=1", "trainer.checkpoint_every=5",
+)
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    from quantlab.cli.main import main
+    directory = tmp_path_factory.mktemp("qat") / "run"
+    assert main([*TINY_QAT, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
+    return directory
+
+
+def test_what_a_run_leaves(whole):
+    found = results(whole)
+    assert found["bits"] == {"weight": 2, "activation": 2, "gradient": 32}
+    assert set(found["metrics"]) == {"top1", "top5", "loss"} == set(found["baseline"]["full_precision"])
+    assert found["protocol"]["test_images"] == 359 and found["cost"]["steps"] == 20
+    report = (whole / "report.md").read_text()
+    for name in ("transitions", "accuracy", "latent_weights", "training"):
+        assert f"figures/{name}.png" in report and (whole / "figures" / f"{name}.png").is_file()
+    first = rows(whole)[0]
+    assert first["target_transition_rate"] == pytest.approx(5e-3 * 2**0.5) and first["talr"] == pytest.approx(0.1)
+    assert len(first["layers/talr"]) == 6 and "conv1" not in first["layers/talr"] and "fc" not in first["layers/talr"]
+    assert [row["step"] for row in rows(whole) if "validation_top1" in row] == [5, 10, 15, 20]
+
+
+def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(whole, quantlab, tmp_path):
+    tensors, _ = load_model(whole / "checkpoints" / "model")
+    assert quantlab(*TINY_QAT, "method.schedule=learning_rate", f"output_dir={tmp_path / 'plain'}")[0] == 0
+    plain, _ = load_model(tmp_path / "plain" / "checkpoints" / "model")
+    name = "layer2.0.conv1.weight_quantizer.scale"
+    assert tensors[name] != plain[name]
+    last = rows(tmp_path / "plain")[-2]
+    assert "talr" not in last and last["running_transition_rate"] > 0
+
+
+def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+    from quantlab.methods.qat import QAT
+    original, calls = QAT.after_update, []
+
+    def stop(self):
+        calls.append(1)
+        if len(calls) == 13:
+            raise KeyboardInterrupt
+        original(self)
+
+    directory = tmp_path / "run"
+    monkeypatch.setattr(QAT, "after_update", stop)
+    assert quantlab(*TINY_QAT, f"output_dir={directory}")[0] == 130
+    monkeypatch.undo()
+    assert quantlab(f"resume={directory}")[0] == 0
+    assert results(directory)["metrics"] == results(whole)["metrics"]
+    assert (directory / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_path):
+    directory = tmp_path / "run"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29619", "-m", "quantlab.cli")
+    running = process(*TINY_QAT, f"output_dir={directory}", launcher=launcher)
+    _, err = running.communicate(timeout=180)
+    assert running.returncode == 0, err[-3000:]
+    assert results(directory)["cost"]["steps"] == 20
+    counted = [row["running_transition_rate"] for row in rows(directory) if "talr" in row]
+    assert 0 < counted[-1] < 1
+
+    # Weights that are not in the cache are not trained by processes that would wait for each other
+    running = process(*TINY_QAT, "model.pretrain.steps=21", f"output_dir={tmp_path / 'other'}", launcher=launcher)
+    _, err = running.communicate(timeout=180)
+    assert running.returncode != 0 and "type method=pretrain" in err
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
+@pytest.mark.parametrize("bits", [1, 3])
+def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab(*TINY_QAT, f"method.optimizer={optimizer}", f"method.schedule={schedule}", f"output_dir={directory}",
+                            f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4")
+    assert code == 0, err
+    assert rows(directory)[0]["effective_step_size"] > 0
+
+
+@pytest.mark.parametrize("words, says", [
+    (("quantizer.weight.bits=32",), "method.schedule=transition_rate schedules the transitions of quantized weights"),
+    (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
+    (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
+    (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
+    (("method.optimizer=rmsprop",), "allowed: sgd, adam, adamw"),
+    (("quantizer=uniform_affine",), "needs a training quantizer, one of: fixed_point"),
+    (("quantizer=none",), "needs a training quantizer, one of: fixed_point"),
+    (("task=digits_generation",), "needs a classification task"),
+    (("model=ddim",), "needs a classifier model"),
+    (("model.depth=21",), "allowed: 6 n + 2"),
+    (("task=cifar10", "data_dir=no_such_place"), "CIFAR-10 was not found"),
+])
+def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
+    code, _, err = quantlab("method=qat", *words, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and says in err, err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def section(**values):
+    from types import SimpleNamespace
+    return SimpleNamespace(**{"decay": "cosine", "decay_every": "step", "milestones": [0.25, 0.5], "decay_factor": 0.1} | values)
+
+
+def test_decay():
+    assert [decay_factor(section(), step, 10, 5) for step in (0, 5)] == pytest.approx([1.0, 0.5])
+    assert [decay_factor(section(decay_every="epoch"), step, 10, 5) for step in (0, 4, 5, 9)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert [decay_factor(section(decay="step"), step, 8, 1) for step in (1, 2, 3, 4)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert decay_factor(section(decay="constant"), 9, 10, 1) == 1
+

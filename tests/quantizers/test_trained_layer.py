@@ -1,0 +1,72 @@
+"""Layers that train latent weights: the policy decides which, names stay, 32 bits change nothing."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from quantlab.models.resnet_cifar import CifarResNet
+from quantlab.quantizers.trained_layer import (
+    FixedPointPolicy, calibrate_activations, quantized_layers, weight_quantized_layers, wrap_for_training,
+)
+
+
+def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=()):
+    def ends(pair):
+        return SimpleNamespace(weight_bits=pair[0], activation_bits=pair[1])
+    return FixedPointPolicy(SimpleNamespace(
+        weight=SimpleNamespace(bits=weight), activation=SimpleNamespace(bits=activation), first_layer=ends(first), last_layer=ends(last),
+        policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules]))
+
+
+def network():
+    torch.manual_seed(0)
+    return CifarResNet(1, 10, depth=8, width=4, final_batch_norm=True).eval()
+
+
+def test_first_and_last_stay_and_rules_count_before_them():
+    net = network()
+    wrap_for_training(net, policy(first=(8, 32), rules=[("layer2", 3, 4), ("^fc$", 1, 1)]), learn_weight_scale=False)
+    bits = {name: (layer.weight_quantizer and layer.weight_quantizer.bits, layer.activation_quantizer and layer.activation_quantizer.bits)
+            for name, layer in quantized_layers(net)}
+    assert bits == {"conv1": (8, None), "layer1.0.conv1": (2, 2), "layer1.0.conv2": (2, 2), "layer2.0.conv1": (3, 4),
+                    "layer2.0.conv2": (3, 4), "layer3.0.conv1": (2, 2), "layer3.0.conv2": (2, 2), "fc": (1, 1)}
+    plain = network()
+    wrap_for_training(plain, policy(), learn_weight_scale=False)
+    assert {"conv1", "fc"}.isdisjoint(name for name, _ in quantized_layers(plain))
+
+
+def test_32_bits_are_bit_identical_and_weights_keep_their_names():
+    net, x = network(), torch.randn(3, 1, 8, 8)
+    wanted = net(x)
+    wrap_for_training(net, policy(weight=32, activation=32), learn_weight_scale=False)
+    assert torch.equal(net(x), wanted)
+    wrap_for_training(net, policy(), learn_weight_scale=False)
+    assert set(network().state_dict()) <= set(net.state_dict())
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_gradients_reach_latent_weights_and_learned_scales(learned):
+    net, x = network(), torch.randn(16, 1, 8, 8)
+    wrap_for_training(net, policy(), learn_weight_scale=learned)
+    calibrate_activations(net, x)
+    net.train()(x).square().mean().backward()
+    for layer in weight_quantized_layers(net).values():
+        assert layer.weight.grad.abs().sum() > 0 and layer.activation_quantizer.scale.grad is not None
+        assert (layer.weight_quantizer.scale.grad is not None) == learned
+
+
+def test_calibration_leaves_running_statistics_and_mode_alone():
+    net = network().train()
+    before = net.bn1.running_mean.clone()
+    wrap_for_training(net, policy(), learn_weight_scale=False)
+    calibrate_activations(net, torch.randn(8, 1, 8, 8))
+    assert net.training and torch.equal(net.bn1.running_mean, before)
+    assert all(layer.activation_quantizer.scale != 1 for layer in weight_quantized_layers(net).values())
+
+
+def test_padding_that_is_not_zeros_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(2, 2, 3))
+    with pytest.raises(ValueError, match="reflect"):
+        wrap_for_training(net, policy(), learn_weight_scale=False)

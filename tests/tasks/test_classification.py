@@ -1,0 +1,77 @@
+"""Classification tasks: parts that share nothing, augmentation that moves whole images, accuracy counted right."""
+
+import pytest
+import torch
+from torch import nn
+
+from quantlab.config.tasks import Digits as DigitsSection
+from quantlab.errors import RequestError
+from quantlab.tasks.classification import Digits, random_crop_and_flip
+
+
+def section(**values):
+    return DigitsSection.model_validate({
+        "_target_": "quantlab.tasks.classification.Digits", "name": "digits", "image_size": 8, "validation_fraction": 0.1, "split_seed": 0,
+        "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
+        "normalization": {"mean": [0.305], "std": [0.376]}} | values)
+
+
+def test_parts_share_no_image_and_the_split_follows_its_seed():
+    task, same, other = Digits(section()), Digits(section()), Digits(section(split_seed=1))
+    assert task.protocol() == {"train_images": 1294, "validation_images": 144, "test_images": 359, "split_seed": 0}
+    parts = [set(map(bytes, images.flatten(1).numpy())) for images, _ in task._parts.values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 1797
+    assert torch.equal(task.dataset().images, same.dataset().images)
+    assert not torch.equal(task.dataset().images, other.dataset().images)
+
+
+def test_fingerprint_follows_what_shapes_the_weights():
+    prints = {Digits(section(**values)).fingerprint() for values in (
+        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2})}
+    assert len(prints) == 4 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
+
+
+def test_normalized_images_have_the_moments_that_the_config_claims():
+    task = Digits(section())
+    images = task.normalize(task.images())
+    assert abs(images.mean()) < 0.01 and abs(images.std() - 1) < 0.01
+
+
+def test_crops_are_shifts_and_flips_are_mirrors():
+    torch.manual_seed(0)
+    images = torch.arange(1, 1 + 2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
+    shifted = random_crop_and_flip(images.repeat(50, 1, 1, 1), padding=1, flip=True)
+    padded = nn.functional.pad(images, [1] * 4)
+    allowed = {bytes((crop.flip(-1) if flip else crop).contiguous().numpy())
+               for one in padded for i in range(3) for j in range(3) for flip in (0, 1) for crop in [one[:, i : i + 4, j : j + 5]]}
+    seen = {bytes(image.contiguous().numpy()) for image in shifted}
+    assert seen <= allowed and len(seen) > 25
+    mirrored = random_crop_and_flip(images.repeat(10, 1, 1, 1), padding=0, flip=True)
+    assert {bytes(one.contiguous().numpy()) for one in mirrored} == {bytes(one.contiguous().numpy()) for one in (*images, *images.flip(3))}
+    assert torch.equal(random_crop_and_flip(images, 0, False), images)
+
+
+def test_accuracy_is_counted_over_all_batches():
+    task = Digits(section())
+
+    class Constant(nn.Module):
+        def forward(self, x):
+            return torch.arange(10.0).expand(len(x), 10)    # always 9, then 8, 7, 6, 5
+
+    labels = task._parts["test"][1]
+    found = task.evaluate(Constant().train(), "test", torch.device("cpu"))
+    assert found["top1"] == pytest.approx(100 * float((labels == 9).float().mean()), rel=1e-5)
+    assert found["top5"] == pytest.approx(100 * float((labels >= 5).float().mean()), rel=1e-5)
+    assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(torch.arange(10.0).expand(len(labels), 10), labels)), rel=1e-5)
+
+
+def test_a_fraction_that_leaves_nothing_is_refused():
+    with pytest.raises(RequestError, match="validation_fraction"):
+        Digits(section(validation_fraction=1e-5)).check()
+
+
+def test_labels_outside_the_classes_are_refused():
+    task = Digits(section())
+    task.classes = 9
+    with pytest.raises(RequestError, match="label 9, allowed: 0 to 8"):
+        task.check()
