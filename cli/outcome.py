@@ -52,10 +52,10 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
             return Outcome(error.exit_code, lines, directory=directory, trace=trace)
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename is not None else ""
-            lines = [f"error: {error.strerror}{where}"]
+            line = f"error: {error.strerror}{where}"
             if directory is not None and resumable and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                lines.append(f"make room, then go on with: quantlab {shlex.quote(f'resume={directory}')}")
-            return Outcome(1, tuple(lines), directory=directory, trace=trace)
+                line += f"; make room, then type quantlab {shlex.quote(f'resume={directory}')}"
+            return Outcome(1, (line,), directory=directory, trace=trace)
         case _:
             message = " ".join(str(error).split())
             shown = f"{type(error).__name__}: {message}" if message else type(error).__name__

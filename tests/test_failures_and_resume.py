@@ -151,7 +151,7 @@ def test_two_processes_train_together(process, tmp_path):
     _, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     rows = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, 13))     # one line per step, not one per process
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))     # one line per step, not one per process
     assert results(tmp_path / "two")["metrics"]["loss"] > 0 and status(tmp_path / "two")["state"] == "completed"
 
 

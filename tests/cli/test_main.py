@@ -27,7 +27,7 @@ def test_default_directory_has_date_and_time(command, runner):
 
 @pytest.mark.parametrize("words, said", [
     (["method=acuquant"], ["method: got 'acuquant'", "did you mean 'accuquant'? Type method=accuquant"]),
-    (["method=_diffusion_ptq"], ["method: got '_diffusion_ptq', allowed: accuquant, pretrain, ptq, sample"]),
+    (["method=_diffusion_ptq"], ["method: got '_diffusion_ptq', allowed: accuquant, pretrain, ptq, qat, sample"]),
     (["quantiser.weight.bits=4"], ["quantiser.weight.bits: no such key", "Type quantizer.weight.bits=4"]),
     (["method.itrations=4"], ["did you mean 'method.iterations'? Type method.iterations=4"]),
     (["group_size=4"], ["did you mean 'method.group_size'?"]),
@@ -77,13 +77,13 @@ def test_a_directory_that_holds_a_run_is_never_overwritten(command, runner):
 @pytest.mark.parametrize("error, code, said", [
     (RunError("loss is NaN at step 3"), 1, "quantlab: error: loss is NaN at step 3"),
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/metrics.jsonl"), 1,
-     "quantlab: error: No space left on device: /run/metrics.jsonl"),
+     "quantlab: error: No space left on device: /run/metrics.jsonl; make room, then type quantlab resume={run}"),
     (ZeroDivisionError("division\nby zero"), 1,
      "quantlab: error: ZeroDivisionError: division by zero (HYDRA_FULL_ERROR=1 shows the traceback)"),
 ])
-def test_a_failed_run_is_one_line(command, runner, error, code, said):
+def test_a_failed_run_is_one_line(command, runner, tmp_path, error, code, said):
     runner.fails[0] = error
-    assert command("output_dir=run") == (code, "", said + "\n")
+    assert command("output_dir=run") == (code, "", said.replace("{run}", str(tmp_path / "run")) + "\n")
 
 
 def test_the_traceback_is_shown_on_request(command, runner, monkeypatch):
