@@ -50,4 +50,4 @@ class TransitionTracker:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():
-            setattr(self, name, tensor.to(getattr(self, name)))
+            setattr(self, name, tensor.to(getattr(self, name), copy=True))

@@ -71,7 +71,8 @@ class _FixedPoint(torch.autograd.Function):
         passed = grad * (v == v.clamp(alpha, beta))
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            grad_scale = (passed.flatten() @ v.flatten()).reshape(scale.shape) * (-scale.sign() / (gamma * size))
+            product = passed.flatten().to(scale.dtype) @ v.flatten().to(scale.dtype)    # half precision would overflow
+            grad_scale = product.reshape(scale.shape) * (-scale.sign() / (gamma * size))
         return passed.div_(size) if ctx.needs_input_grad[0] else None, grad_scale, None, None
 
 

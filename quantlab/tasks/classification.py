@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantlab.config.plain import to_plain
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
 from quantlab.tasks.base import ImageDataset, ImageTask, resize
@@ -85,8 +84,8 @@ class ClassificationTask(ImageTask):
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
         digest = hashlib.sha256(super().fingerprint().encode())
-        names = ("augmentation", "normalization", "validation_fraction", "split_seed")
-        digest.update(json.dumps({name: to_plain(getattr(self.section, name)) for name in names}, sort_keys=True).encode())
+        shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
+        digest.update(json.dumps(shaping, sort_keys=True).encode())
         return digest.hexdigest()
 
     def dataset(self) -> ImageDataset:
