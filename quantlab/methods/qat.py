@@ -158,7 +158,6 @@ class QAT(Method):
         if context.accelerator.is_main_process:
             figures = context.directory / "figures"
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
-            transitions.accuracy_curve(read_metrics(context.directory), figures / "accuracy.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
         return Outcome(metrics=metrics, baseline={"full_precision": self.full_precision}, protocol=context.task.protocol(),
                        model=context.model.state_dict(), model_facts={"weights": "last step"})

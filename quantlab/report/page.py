@@ -22,7 +22,6 @@ CAPTIONS = {
     "fid_along_denoising": "FID between the states of the quantized and of the full-precision model along denoising.",
     "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
     "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
-    "accuracy": "Accuracy on the validation split over training.",
     "latent_weights": "Latent weights at the end, normalized, with the transition points.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",

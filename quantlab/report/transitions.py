@@ -1,4 +1,4 @@
-"""Pictures of quantization-aware training: transition rates, step sizes, latent weights, accuracy. Imports no torch."""
+"""Pictures of quantization-aware training: transition rates, step sizes, latent weights. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,15 +38,6 @@ def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=TITLE_SIZE)
         axes.set_xlabel("optimizer step")
-    return save_panels(figure, panels, path)
-
-
-def accuracy_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Top-1 on the validation split against the optimizer step."""
-    figure, panels = new_panels(1, columns=1)
-    draw_curve(panels[0], rows, "validation_top1", color=MEAN, marker="o")
-    panels[0].set_ylabel("validation top-1 (%)")
-    panels[0].set_xlabel("optimizer step")
     return save_panels(figure, panels, path)
 
 

@@ -36,7 +36,7 @@ def test_what_a_run_leaves(whole):
     assert set(found["metrics"]) == {"top1", "top5", "loss"} == set(found["baseline"]["full_precision"])
     assert found["protocol"]["test_images"] == 359 and found["cost"]["steps"] == 20
     report = (whole / "report.md").read_text()
-    for name in ("transitions", "accuracy", "latent_weights", "training"):
+    for name in ("transitions", "latent_weights", "training"):
         assert f"figures/{name}.png" in report and (whole / "figures" / f"{name}.png").is_file()
     first = rows(whole)[0]
     assert first["target_transition_rate"] == pytest.approx(5e-3 * 2**0.5) and first["talr"] == pytest.approx(0.1)

@@ -1,0 +1,36 @@
+"""Pictures of QAT: what should be seen can be seen."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantlab.report.transitions import LAYER, MEAN, TARGET, latent_weight_histograms, transition_curves
+
+
+def pixels(path, color, tolerance=24):
+    """How many pixels are near a hexadecimal color."""
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(image - wanted).max(axis=2) <= tolerance).sum())
+
+
+def rows(scheduled):
+    made = []
+    for step in range(10, 500, 10):
+        row = {"step": step, "running_transition_rate": 0.005, "layers/running_transition_rate": {"a": 0.004, "b": 0.006}}
+        made.append(row | ({"target_transition_rate": 0.007 - step * 1e-5} if scheduled else {}))
+    return [*made, {"step": 500, "validation_top1": 90.0}]
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_mean_and_layers_are_drawn_and_the_target_where_there_is_one(scheduled, tmp_path):
+    path = transition_curves(rows(scheduled), tmp_path / "figures" / "transitions.png")
+    assert pixels(path, MEAN) > 500 and pixels(path, LAYER, 60) > 100
+    assert (pixels(path, TARGET) > 200) == scheduled
+
+
+def test_histograms_show_their_transition_points(tmp_path):
+    layer = {"low": -2, "high": 1, "counts": [1, 2, 3, 4, 5, 6], "transition_points": [-1.5, -0.5, 0.5]}
+    with_points = latent_weight_histograms({"a": layer, "b": layer}, tmp_path / "a.png")
+    without = latent_weight_histograms({"a": layer | {"transition_points": []}}, tmp_path / "b.png")
+    assert pixels(with_points, MEAN) > 5000 and pixels(with_points, TARGET) > 300 and pixels(without, TARGET) == 0
