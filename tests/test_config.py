@@ -138,7 +138,7 @@ def test_all_problems_at_once(mapping):
 
 
 @pytest.mark.parametrize("overrides, said", [
-    (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddpm_cifar10; type model=ddim"),
+    (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10; type model=ddim"),
     (["quantizer=none"], "(nothing to quantize), but method=accuquant needs a post-training quantizer, one of: uniform_affine; type quantizer=uniform_affine"),
     (["quantizer.weight.bits=32", "quantizer.activation.bits=32"], "got 32 for both, nothing to quantize"),
     (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),

@@ -31,9 +31,11 @@ def headline(option: Path) -> str:
 
 
 def target_of(group: str, option: Path) -> Any:
-    """The `_target_` of a YAML, whether it stands at its root or, for `# @package _global_`, under its group."""
+    """The `_target_` of a YAML: at its root, under its group (`# @package _global_`), or of an option of the group it builds on."""
     content = yaml.safe_load(option.read_text(encoding="utf-8")) or {}
-    return content.get("_target_") or (content.get(group) or {}).get("_target_")
+    target = content.get("_target_") or (content.get(group) or {}).get("_target_")
+    parents = [CONF / group / f"{name}.yaml" for name in content.get("defaults") or () if isinstance(name, str)]
+    return target or next((target_of(group, parent) for parent in parents if parent.is_file()), None)
 
 
 def root_config() -> str:

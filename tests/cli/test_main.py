@@ -42,7 +42,7 @@ def test_default_directory_has_date_and_time(command, runner):
     (["resume=."], ["holds no run"]),
     (["resume=.", "seed=1", "-m"], ["drop seed=1 -m"]),
     (["cache_dir=${oc.env:QUANTLAB_NOT_SET}"], ["QUANTLAB_NOT_SET"]),
-    (["model=task_classifier"], ["one of: ddim, ddpm_cifar10"]),
+    (["model=task_classifier"], ["one of: ddim, ddim_mnist, ddpm_cifar10"]),
     (["output_dir=/dev/null/run"], ["output_dir: cannot write /dev/null/run"]),
 ])
 def test_a_wrong_request_is_one_line_and_leaves_nothing(command, runner, tmp_path, words, said):
