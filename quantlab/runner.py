@@ -118,8 +118,9 @@ def make_accelerator(config: RunConfig, trackers: bool = True) -> Accelerator:
     accelerator = Accelerator(
         cpu=config.device == "cpu", mixed_precision=config.trainer.mixed_precision,
         log_with=name if trackers and name != "none" else None, project_dir=config.output_dir,
+        dynamo_backend="inductor" if config.trainer.compile else None,
     )
-    if accelerator.num_processes > 1 and not config.method.several_processes:
+    if accelerator.num_processes > 1 and not config.method.trains_network:
         raise RequestError(
             f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train with "
             "method=pretrain first, then run this method alone, which finds the weights in cache_dir"

@@ -22,6 +22,9 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield from _wrong_kind(method, "task", method.task_kind, task)
         if quantizer is not None:
             yield from _wrong_bits(method, quantizer)
+        if getattr(sections.get("trainer"), "compile", False) and not method.trains_network:
+            yield (f"trainer.compile: got true, but method={method.name} trains no network as a whole, allowed: false; "
+                   "type trainer.compile=false")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
     if isinstance(method, DiffusionPTQ):

@@ -11,14 +11,14 @@ from quantlab.config.fields import (
 
 class Method(Section):
     """`model_kind`, `task_kind`, `quantizer_kind`: what the method works with (None: anything); `quantizes`: whether it needs
-    bits; `several_processes`: whether torchrun may start it."""
+    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it."""
 
     group = "method"
     model_kind: ClassVar[str | None] = None
     task_kind: ClassVar[str | None] = None
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
-    several_processes: ClassVar[bool] = False
+    trains_network: ClassVar[bool] = False
     name: Name
 
 
@@ -73,7 +73,7 @@ class StepByStepPTQ(DiffusionPTQ):
 
 
 class Pretrain(Method):
-    several_processes = True
+    trains_network = True
     target: Literal["quantlab.methods.pretrain.Pretrain"] = Field(alias="_target_")
 
 
@@ -90,12 +90,23 @@ class LearningRateByOptimizer(Strict):
     adamw: Positive
 
 
+class Dampening(Strict):
+    weight: NotNegative
+    start: Fraction
+
+
+class Freezing(Strict):
+    threshold_start: Positive
+    threshold_end: Positive
+    start: Fraction
+
+
 class QAT(Method):
     model_kind = "classifier"
     task_kind = "classification"
     quantizer_kind = "training"
     quantizes = True
-    several_processes = True
+    trains_network = True
     target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
     schedule: Literal["transition_rate", "learning_rate"]
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -113,3 +124,7 @@ class QAT(Method):
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
     m: Fraction
     eta: OrNull[Positive]
+    oscillation: Literal["none", "dampening", "freezing"]
+    m_o: OpenFraction
+    dampening: Dampening
+    freezing: Freezing

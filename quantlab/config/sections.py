@@ -6,7 +6,7 @@
 from typing import Literal, get_args
 
 from quantlab.config import methods, models, quantizers, tasks
-from quantlab.config.fields import Count, CountFromZero, Name, OrNull, Section
+from quantlab.config.fields import Count, CountFromZero, Name, OrNull, Section, Switch
 
 GROUPS = ("task", "model", "quantizer", "method", "trainer", "logger")
 
@@ -19,6 +19,7 @@ class Trainer(Section):
     log_every: Count
     mixed_precision: Literal["no", "fp16", "bf16"]
     num_workers: CountFromZero
+    compile: Switch
 
 
 class Logger(Section):

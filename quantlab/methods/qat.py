@@ -14,7 +14,7 @@ from quantlab.config import instantiate
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.optim import SGDT, AdamT, AdamWT
-from quantlab.optim.oscillation import TransitionTracker
+from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 from quantlab.quantizers.fixed_point import distance_to_transition_point
 from quantlab.quantizers.trained_layer import calibrate_activations, weight_quantized_layers, wrap_for_training
 from quantlab.report import transitions
@@ -65,8 +65,12 @@ class QAT(Method):
         first = {name: tensor.to(context.device) for name, tensor in first.items()}
         calibrate_activations(model, context.task.prepare(first, train=False)["image"])
         self.layers = weight_quantized_layers(model)
-        self.trackers = {name: TransitionTracker(layer.weight_quantizer.discrete, layer.weight, self.section.m)
+        self.trackers = {name: TransitionTracker(layer.weight_quantizer.discrete, layer.weight, self.section.m, self.section.m_o)
                          for name, layer in self.layers.items()}
+        self.freezing = {}
+        if self.section.oscillation == "freezing":
+            self.freezing = {name: IterativeFreezing(self.trackers[name], layer.weight_quantizer.latent)
+                             for name, layer in self.layers.items()}
         self.model, self.optimizer = context.accelerator.prepare(LossOf(model.train()), self._make_optimizer(model))
 
     def _make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -107,16 +111,43 @@ class QAT(Method):
         return OPTIMIZERS[section.schedule][section.optimizer](listed, **options)
 
     def before_step(self, step: int) -> None:
+        self.step = step
         factor = decay_factor(self.section, step, self.total_steps, self.steps_per_epoch)
         for group, base in zip(self.optimizer.param_groups, self.base_rates):
             group["lr"] = base * factor
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(self.context.task.prepare(batch, train=True))
+        loss = self.model(self.context.task.prepare(batch, train=True))
+        if self.section.oscillation == "dampening" and (progress := self._cure_progress()) is not None:
+            weight = self.section.dampening.weight * (1 - math.cos(math.pi * progress)) / 2
+            loss = loss + weight * sum(self._dampening(layer) for layer in self.layers.values())
+        return loss
 
     def after_update(self) -> None:
+        threshold = None
+        if self.freezing and (progress := self._cure_progress()) is not None:
+            section = self.section.freezing
+            factor = (1 + math.cos(math.pi * progress)) / 2
+            threshold = section.threshold_end + (section.threshold_start - section.threshold_end) * factor
         for name, tracker in self.trackers.items():
-            tracker.update(self.layers[name].weight)
+            if name in self.freezing:
+                self.freezing[name].update(self.layers[name].weight, threshold)
+            else:
+                tracker.update(self.layers[name].weight)
+
+    def _cure_progress(self) -> float | None:
+        """How far the schedule of dampening or freezing is, 0 to 1; None before it starts."""
+        start = getattr(self.section, self.section.oscillation).start
+        progress = (self.step / self.total_steps - start) / (1 - start)
+        return progress if progress >= 0 else None
+
+    @staticmethod
+    def _dampening(layer: nn.Module) -> Tensor:
+        quantizer = layer.weight_quantizer
+        low, high = quantizer.limits
+        normalized = quantizer.normalized(layer.weight)
+        clipped = (normalized <= low) | (normalized >= high)
+        return dampening_loss(layer.weight, quantizer.latent(quantizer.discrete(layer.weight)), clipped)
 
     @torch.no_grad()
     def logged(self) -> dict:
@@ -131,6 +162,8 @@ class QAT(Method):
             "distance_to_transition_point": [self._distance(self.layers[name]) for name in names],
             "oscillating_share": [tracker.oscillating_share() for tracker in trackers],
         }
+        if self.freezing:
+            columns["frozen_share"] = [freezing.frozen.mean(dtype=torch.float32) for freezing in self.freezing.values()]
         groups = self.optimizer.param_groups
         values = {"learning_rate": groups[-1]["lr"]}
         if self.is_scheduled:
@@ -178,13 +211,16 @@ class QAT(Method):
 
     def state_dict(self) -> dict:
         return {"model": self.context.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "trackers": {name: tracker.state_dict() for name, tracker in self.trackers.items()}}
+                "trackers": {name: tracker.state_dict() for name, tracker in self.trackers.items()},
+                "freezing": {name: freezing.state_dict() for name, freezing in self.freezing.items()}}
 
     def load_state_dict(self, state: dict) -> None:
         self.context.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, tracker in self.trackers.items():
             tracker.load_state_dict(state["trackers"][name])
+        for name, freezing in self.freezing.items():
+            freezing.load_state_dict(state["freezing"][name])
 
 
 def _has_weight_matrix(model: nn.Module, parameter: str) -> bool:

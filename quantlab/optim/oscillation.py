@@ -1,7 +1,9 @@
-"""How discrete weights move: transitions, step sizes and oscillations of a layer, whatever optimizer trains it.
+"""How discrete weights move: transitions, step sizes and oscillations of a layer, whatever optimizer trains it; and two cures.
 
-Oscillation as in "Overcoming Oscillations in Quantization-Aware Training", Nagel et al., ICML 2022, Eq. (5)-(6): a weight
-oscillates when it transits in the direction opposite to its last transition; its frequency is a running mean of that.
+"Overcoming Oscillations in Quantization-Aware Training", Nagel et al., ICML 2022: a weight oscillates when it transits in the
+direction opposite to its last transition; its frequency f is a running mean of that (Eq. 5, 6). Against it the paper has
+*dampening*, a loss that pulls latent weights to the middle of their bin, and *iterative freezing*, which stops for good the
+weights whose frequency is above a threshold.
 """
 
 from collections.abc import Callable
@@ -14,10 +16,11 @@ class TransitionTracker:
     """One layer, told its discrete weights after every update.
 
     discrete: the function from the latent weight to its integer levels. m: momentum of the running transition rate (Eq. 10 of
-    the transition-rate paper); m_o: of the oscillation frequency, f = (1 - m_o) f + m_o o (0.01).
+    the transition-rate paper); m_o: of the oscillation frequency, f = (1 - m_o) f + m_o o (Nagel et
+    al.'s code: 0.001).
     """
 
-    def __init__(self, discrete: Callable[[Tensor], Tensor], weight: Tensor, m: float = 0.99, m_o: float = 0.01):
+    def __init__(self, discrete: Callable[[Tensor], Tensor], weight: Tensor, m: float = 0.99, m_o: float = 0.001):
         self.discrete, self.m, self.m_o = discrete, m, m_o
         self.levels = discrete(weight).to(torch.int8)
         self.direction = torch.zeros_like(self.levels)              # sign of each weight's last transition; 0: none yet
@@ -47,6 +50,58 @@ class TransitionTracker:
     def state_dict(self) -> dict[str, Tensor]:
         names = ("levels", "direction", "frequency", "transition_rate", "running_transition_rate", "jump")
         return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in state.items():
+            setattr(self, name, tensor.to(getattr(self, name), copy=True))
+
+
+def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor) -> Tensor:
+    """Nagel et al., Eq. (7): the squared distance of latent weights `[O, ...]` to the middle of their bin; a scalar.
+
+    bin_center: the quantized value in units of the weight, taken as constant. clipped: bool, where the weight lies outside its
+    quantizer's range; nothing pulls there. Summed over output channels and averaged within each, as the
+    authors' code does by default; the paper only sums.
+    """
+    distance = torch.where(clipped, 0.0, weight - bin_center)
+    return distance.square().sum() * (weight.shape[0] / weight.numel())
+
+
+class IterativeFreezing:
+    """Nagel et al., Algorithm 1, of one layer: a weight whose oscillation frequency exceeds a threshold is fixed, for the rest
+    of training, to the level where it spent most of its time: a running mean of its levels (momentum m_o), rounded.
+
+    latent: from levels (float tensor) to the latent weight in the middle of their bin; asked anew at every update, so a frozen weight
+    keeps its level though the scale is learned. Tells the tracker of every update itself.
+    """
+
+    def __init__(self, tracker: TransitionTracker, latent: Callable[[Tensor], Tensor]):
+        self.tracker, self.latent = tracker, latent
+        self.mean_level = tracker.levels.to(torch.float32)
+        self.frozen = torch.zeros_like(tracker.levels, dtype=torch.bool)
+        self.frozen_level = torch.zeros_like(tracker.levels)
+
+    @torch.no_grad()
+    def update(self, weight: Tensor, threshold: float | None) -> None:
+        """Move the frozen among `weight` back, in place. threshold: of the frequency; None: nothing new is frozen yet."""
+        self._hold(weight)
+        self.tracker.update(weight)
+        self.mean_level.lerp_(self.tracker.levels.to(torch.float32), self.tracker.m_o)
+        if threshold is None:
+            return
+        new = (self.tracker.frequency > threshold) & ~self.frozen
+        # Through the quantizer and not by rounding the mean, which for one bit could give 0, no level at all
+        nearest = self.tracker.discrete(self.latent(self.mean_level)).to(torch.int8)
+        self.frozen_level = torch.where(new, nearest, self.frozen_level)
+        self.frozen |= new
+        self._hold(weight)
+
+    def _hold(self, weight: Tensor) -> None:
+        held = self.latent(self.frozen_level.to(torch.float32)).to(weight.dtype)
+        weight.copy_(torch.where(self.frozen, held, weight))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("mean_level", "frozen", "frozen_level")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():

@@ -125,6 +125,10 @@ class FixedPointWeight(nn.Module):
     def normalized(self, weight: Tensor) -> Tensor:
         return normalize(weight.detach(), self.scale.detach(), self.bits, signed=True)
 
+    def latent(self, levels: Tensor) -> Tensor:
+        """The latent weight in the middle of each level's bin: the inverse of `normalized` (`levels`: any float tensor)."""
+        return levels * ((self.scale.detach().abs() + EPS) / clip_range(self.bits, signed=True)[2])
+
     def forward(self, weight: Tensor) -> Tensor:
         return fixed_point(weight, self.scale, self.bits, signed=True)
 

@@ -81,15 +81,23 @@ def wrap_for_training(network: nn.Module, policy: FixedPointPolicy, learn_weight
 
 @torch.no_grad()
 def calibrate_activations(network: nn.Module, batch: Tensor) -> None:
-    """One forward pass in which every activation quantizer chooses its scale, layer by layer, on already quantized inputs."""
+    """One forward pass in which every activation quantizer chooses its scale, layer by layer, on already quantized inputs.
+
+    In training mode, as the first training batch in the released code: the running statistics are those of the full-precision
+    network and would put inputs of another size before the quantizers (ten times at one bit). They stay untouched.
+    """
     quantizers = [module.activation_quantizer for _, module in quantized_layers(network) if module.activation_quantizer is not None]
+    chosen = {id(buffer) for quantizer in quantizers for buffer in quantizer.buffers()}
+    statistics = [(buffer, buffer.clone()) for buffer in network.buffers() if id(buffer) not in chosen]
+    was_training = network.training
     for quantizer in quantizers:
         quantizer.calibrating = True
-    was_training = network.training
-    network.eval()(batch)       # running statistics: they are those of the full-precision start, and stay untouched
+    network.train()(batch)
     network.train(was_training)
     for quantizer in quantizers:
         quantizer.calibrating = False
+    for buffer, kept in statistics:
+        buffer.copy_(kept)
 
 
 def quantized_layers(network: nn.Module) -> Iterator[tuple[str, TrainedQuantizedLayer]]:

@@ -15,6 +15,7 @@ PANELS = {
     "effective_step_size": "average effective step size",
     "distance_to_transition_point": "mean distance to transition point",
     "oscillating_share": "share of oscillating weights",
+    "frozen_share": "share of frozen weights",
 }
 MEAN, TARGET, LAYER = "#0072B2", "#D55E00", "#999999"
 

@@ -54,20 +54,25 @@ def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(w
     assert "talr" not in last and last["running_transition_rate"] > 0
 
 
-def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+def stop_at_step(monkeypatch, step):
+    """The next run is interrupted, as by Ctrl-C, in the middle of `step`."""
     from quantlab.methods.qat import QAT
     original, calls = QAT.after_update, []
 
     def stop(self):
         calls.append(1)
-        if len(calls) == 13:
+        if len(calls) == step:
+            monkeypatch.setattr(QAT, "after_update", original)
             raise KeyboardInterrupt
         original(self)
 
-    directory = tmp_path / "run"
     monkeypatch.setattr(QAT, "after_update", stop)
+
+
+def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+    directory = tmp_path / "run"
+    stop_at_step(monkeypatch, 13)
     assert quantlab(*TINY_QAT, f"output_dir={directory}")[0] == 130
-    monkeypatch.undo()
     assert quantlab(f"resume={directory}")[0] == 0
     assert results(directory)["metrics"] == results(whole)["metrics"]
     assert (directory / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
@@ -98,6 +103,37 @@ def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
                             f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4")
     assert code == 0, err
     assert rows(directory)[0]["effective_step_size"] > 0
+
+
+def test_dampening_pulls_and_freezing_stops(whole, quantlab, tmp_path):
+    plain = ("method.schedule=learning_rate", "method.m_o=0.1")
+    cures = {
+        "none": (), "dampening": ("method.dampening.weight=100", "method.dampening.start=0.5"),
+        "freezing": ("method.freezing.threshold_start=0.05", "method.freezing.threshold_end=0.01", "method.freezing.start=0.5"),
+    }
+    found = {}
+    for name, words in cures.items():
+        code, _, err = quantlab(*TINY_QAT, *plain, f"method.oscillation={name}", *words, f"output_dir={tmp_path / name}")
+        assert code == 0, err
+        found[name] = [row for row in rows(tmp_path / name) if "oscillating_share" in row]
+    before = [row for row in found["none"] if row["step"] <= 10]
+    for name in ("dampening", "freezing"):
+        assert [row["loss"] for row in found[name] if row["step"] <= 10] == [row["loss"] for row in before]
+    last = {name: logged[-1] for name, logged in found.items()}
+    assert last["dampening"]["distance_to_transition_point"] > last["none"]["distance_to_transition_point"]
+    frozen = [row["frozen_share"] for row in found["freezing"]]
+    assert frozen[9] == 0 < frozen[-1] and frozen == sorted(frozen)
+    assert "frozen_share" not in last["none"]
+
+
+def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch):
+    words = (*TINY_QAT, "method.oscillation=freezing", "method.m_o=0.1", "method.freezing.threshold_start=0.05", "method.freezing.start=0")
+    assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
+    stop_at_step(monkeypatch, 13)
+    assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
+    assert quantlab(f"resume={tmp_path / 'cut'}")[0] == 0
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert rows(tmp_path / "cut")[-2]["frozen_share"] > 0
 
 
 @pytest.mark.parametrize("words, says", [

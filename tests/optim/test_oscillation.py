@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantlab.optim.oscillation import TransitionTracker
+from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 
 
 def test_transitions_jumps_and_oscillations():
@@ -39,3 +39,48 @@ def test_state_comes_back():
     other.update(step)
     for name, tensor in tracker.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_dampening_pulls_to_the_middle_of_the_bin():
+    weight = torch.tensor([[0.3, -1.2], [2.5, 0.9]], requires_grad=True)
+    clipped = torch.tensor([[False, False], [True, False]])
+    loss = dampening_loss(weight, torch.tensor([[0.0, -1.0], [1.0, 1.0]]), clipped)
+    assert loss.item() == pytest.approx((0.09 + 0.04) / 2 + 0.01 / 2)      # the mean within each of the two output channels
+    loss.backward()
+    assert torch.allclose(weight.grad, torch.tensor([[0.3, -0.2], [0.0, -0.1]]))
+
+
+def test_freezing_holds_the_level_where_an_oscillating_weight_spent_its_time():
+    def level(weight):
+        return weight.round()
+
+    weight = torch.zeros(2)
+    freezing = IterativeFreezing(TransitionTracker(level, weight, m_o=0.5), latent=lambda levels: levels * 1.0)
+    for value in (0.9, 0.2, 0.8):                           # levels 1, 0, 1: f = 0, .5, .75; mean level .5, .25, .625
+        weight.copy_(torch.tensor([value, 3.0]))
+        freezing.update(weight, threshold=None)
+    assert not freezing.frozen.any() and weight.tolist() == pytest.approx([0.8, 3.0])
+    weight.copy_(torch.tensor([1.2, 3.1]))
+    freezing.update(weight, threshold=0.3)                  # f = .375; mean level .8125
+    assert freezing.frozen.tolist() == [True, False] and weight.tolist() == pytest.approx([1.0, 3.1])
+    weight.copy_(torch.tensor([-2.0, 4.4]))
+    freezing.update(weight, threshold=0.3)
+    assert weight.tolist() == pytest.approx([1.0, 4.4])     # the frozen one is back, the other is free
+    assert freezing.tracker.transition_rate == 0.5          # and only the other one counts
+
+    again = IterativeFreezing(TransitionTracker(level, torch.zeros(2)), latent=lambda levels: levels * 2.0)
+    again.load_state_dict(freezing.state_dict())
+    again.update(weight, threshold=0.3)
+    assert weight.tolist() == pytest.approx([2.0, 4.4])     # the level is frozen, not the number: scales may be learned
+
+
+def test_a_frozen_binary_weight_has_a_level():
+    def sign(weight):
+        return torch.where(weight >= 0, 1.0, -1.0)
+
+    weight = torch.full((1,), -1.0)
+    freezing = IterativeFreezing(TransitionTracker(sign, weight, m_o=0.5), latent=lambda levels: levels * 0.3)
+    for value in (0.1, -0.1, 0.1):
+        weight.fill_(value)
+        freezing.update(weight, threshold=0.4)
+    assert freezing.frozen.all() and float(weight.abs()) == pytest.approx(0.3)

@@ -66,6 +66,18 @@ def test_calibration_leaves_running_statistics_and_mode_alone():
     assert all(layer.activation_quantizer.scale != 1 for layer in weight_quantized_layers(net).values())
 
 
+def test_calibration_sees_inputs_as_training_will():
+    # At one bit sums of -1 and 1 are far larger than the statistics of the full-precision network allow for
+    net = network()
+    wrap_for_training(net, policy(1, 1), learn_weight_scale=False)
+    calibrate_activations(net, torch.randn(64, 1, 8, 8))
+    seen = {}
+    for name, layer in quantized_layers(net):
+        layer.activation_quantizer.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.mean().item()}))
+    net.train()(torch.randn(64, 1, 8, 8))
+    assert len(seen) == 6 and all(0.02 < share < 0.5 for share in seen.values()), seen      # of inputs that become 1
+
+
 def test_padding_that_is_not_zeros_is_refused():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(2, 2, 3))
     with pytest.raises(ValueError, match="reflect"):
