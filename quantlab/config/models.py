@@ -14,6 +14,7 @@ class PretrainRecipe(Strict):
     seed: Seed
     steps: Count
     batch_size: Count
+    optimizer: Literal["adamw", "sgd"]
     learning_rate: Positive
     weight_decay: NotNegative
     warmup_steps: CountFromZero

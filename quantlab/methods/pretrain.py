@@ -1,4 +1,4 @@
-"""Full-precision training of any model: AdamW, linear warm-up then cosine to zero, exponential moving average.
+"""Full-precision training of any model: AdamW or SGD, linear warm-up then cosine to zero, exponential moving average.
 
 The model gives its own loss (`training_loss`), so this trains denoisers and classifiers alike. The averaged weights are what
 is kept, in the cache, under the hash of everything that shapes them: the task's data, the model's size, the recipe, the
@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
 
 HELD_OUT = 512          # images (at most a tenth of the set) on which the validation loss is measured; never trained on
+MOMENTUM = 0.9          # of SGD, as He et al. 2016
 CACHE = "full_precision"
 
 
@@ -91,7 +92,11 @@ class Pretrain(Method):
         self.total_steps = total_steps
         model = self.context.model.train()
         self.average = AveragedModel(model, multi_avg_fn=warmed_up_average(self.recipe.ema_decay)).eval()
-        optimizer = torch.optim.AdamW(model.parameters(), self.recipe.learning_rate, weight_decay=self.recipe.weight_decay)
+        options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
+        if self.recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(model.parameters(), momentum=MOMENTUM, **options)
+        else:
+            optimizer = torch.optim.AdamW(model.parameters(), **options)
         self.model, self.optimizer = self.context.accelerator.prepare(LossOf(model), optimizer)
 
     def before_step(self, step: int) -> None:
