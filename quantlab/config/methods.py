@@ -123,7 +123,7 @@ class QAT(Method):
     target_transition_rate: UpToOne
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
     m: Fraction
-    eta: OrNull[Positive]
+    eta: Positive
     oscillation: Literal["none", "dampening", "freezing"]
     m_o: OpenFraction
     dampening: Dampening

@@ -105,7 +105,7 @@ class QAT(Method):
             # R^0 = lambda sqrt(b_w): one target for all layers, from the section's weight bits
             target = section.target_transition_rate * math.sqrt(self.context.config.quantizer.weight.bits)
             listed[0] |= {"lr": target, "discretize": [self.layers[name].weight_quantizer.discrete for name in self.latent_names]}
-            options |= {"initial_talr": rate, "eta": section.eta, "m": section.m, "rule": section.rule}
+            options |= {"initial_talr": rate, "eta": section.eta * rate, "m": section.m, "rule": section.rule}
         listed = [group for group in listed if group["params"]]
         self.base_rates = [group["lr"] for group in listed]
         return OPTIMIZERS[section.schedule][section.optimizer](listed, **options)

@@ -24,6 +24,7 @@ TRAILING = ("protocol", "seconds", "peak_mib", "state", "directory")
 NOT_SETTINGS = (
     *("seed", "device", "data_dir", "cache_dir", "output_dir", "resume", "logger.", "task.data_dir", "task.download"),
     *("trainer.log_every", "trainer.checkpoint_every", "trainer.num_workers", "method.reconstruction"),
+    *("method.schedule", "method.optimizer", "method.oscillation"),
 )
 
 
@@ -40,10 +41,15 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """`accuquant`, `ptq/block`: the method, and for ptq which reconstruction it was."""
+    """`accuquant`, `ptq/block`, `qat/sgdt`, `qat/sgd+freezing`: the method, and which of its kinds it was."""
     section = config.get("method")
-    reconstruction = section.get("reconstruction") if isinstance(section, dict) else None
-    return f"{method}/{reconstruction}" if reconstruction else method
+    section = section if isinstance(section, dict) else {}
+    kind = section.get("reconstruction")
+    if "schedule" in section:
+        kind = f"{section.get('optimizer')}{'t' if section['schedule'] == 'transition_rate' else ''}"
+        cure = section.get("oscillation", "none")
+        kind += "" if cure == "none" else f"+{cure}"
+    return f"{method}/{kind}" if kind else method
 
 
 def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:

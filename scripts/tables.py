@@ -1,0 +1,62 @@
+"""What the scripts that reproduce tables share: sweeps as ordinary quantlab runs, several at a time, and the table of them."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from quantlab.report.runs import find_runs, read_run
+from quantlab.report.table import Row, aggregate, comparison_rows, to_csv, to_markdown
+
+
+def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="sweeps at a time")
+    parser.add_argument("--runs", type=Path, default=runs, help="where the runs go; those that are there are skipped")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes")
+
+
+def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namespace, seeds: range) -> int:
+    """Every job (name: words of the command) over all seeds, each a process of its own; returns 1 if any failed.
+
+    The first goes alone: it trains and caches the full-precision model for all others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Small tensors gain nothing from a second thread: as many threads per process as cores per worker
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers))}
+
+    def sweep(name: str) -> int:
+        words = [*jobs[name], f"seed={','.join(map(str, seeds))}", f"output_dir={folder / name}"]
+        if options.data_dir:
+            words.append(f"data_dir={options.data_dir}")
+        print(f"{folder / name} ...", file=sys.stderr, flush=True)
+        with open(folder / f"{name}.log", "w") as log:
+            return subprocess.run([sys.executable, "-m", "quantlab.cli", "-m", *words], env=environment, stdout=log,
+                                  stderr=subprocess.STDOUT).returncode
+
+    first, *others = jobs
+    codes = [sweep(first)]
+    with ThreadPoolExecutor(options.workers) as pool:
+        codes += pool.map(sweep, others)
+    return int(any(codes))
+
+
+def write_table(folder: Path, name: str, title: str, spread_over: str, options: argparse.Namespace) -> tuple[str, list[Row]]:
+    """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows."""
+    runs = find_runs([folder])
+    rows = comparison_rows([read_run(run) for run in runs])
+    options.output.mkdir(parents=True, exist_ok=True)
+    to_csv(rows, options.output / f"{name}.csv")
+    commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
+               for run in map(Path, runs) if (run / "results.json").is_file()}
+    command = " ".join(["python", *sys.argv])
+    text = (f"# {title}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, "
+            f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}; one "
+            f"full-precision model. Single runs: {name}.csv.\n\n{to_markdown(aggregate(rows))}\n")
+    (options.output / f"{name}.md").write_text(text)
+    return text, rows
