@@ -82,6 +82,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1), says("a number from 0 to below 1"
 UpToOne = Annotated[float, Field(gt=0, le=1), says("a number above 0, up to 1", 0.005)]
 ClosedFraction = Annotated[float, Field(ge=0, le=1), says("a number from 0 to 1", 0.0)]
 Switch = Annotated[bool, says("true, false", "true")]
+Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
 Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
 File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Strict, Switch, TrainedBits,
+    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
     UnquantizedBits, UnquantizedGradientBits,
 )
 
@@ -77,10 +77,13 @@ class TrainedRule(EndLayer):
     modules: Pattern
 
 
-class FixedPoint(Section):
+class SignedPart(TrainedPart):
+    signed: Signed
+
+
+class TrainedQuantizer(Section):
     group = "quantizer"
     kind = "training"
-    target: Literal["quantlab.quantizers.trained_layer.FixedPointPolicy"] = Field(alias="_target_")
     name: Name
     weight: TrainedPart
     activation: TrainedPart
@@ -88,3 +91,9 @@ class FixedPoint(Section):
     first_layer: EndLayer
     last_layer: EndLayer
     policy: list[TrainedRule]
+
+
+class FixedPoint(TrainedQuantizer):
+    target: Literal["quantlab.quantizers.fixed_point.FixedPointPolicy"] = Field(alias="_target_")
+    activation: SignedPart
+    output_scale: Switch

@@ -15,8 +15,9 @@ from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.optim import SGDT, AdamT, AdamWT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
-from quantlab.quantizers.fixed_point import distance_to_transition_point
-from quantlab.quantizers.trained_layer import calibrate_activations, weight_quantized_layers, wrap_for_training
+from quantlab.quantizers.trained_layer import (
+    calibrate_activations, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+)
 from quantlab.report import transitions
 from quantlab.report.runs import read_metrics
 
@@ -77,6 +78,7 @@ class QAT(Method):
         section = self.section
         rate = getattr(section.learning_rate, section.optimizer)
         latent = {id(layer.weight): name for name, layer in self.layers.items()}
+        scales = {id(parameter) for parameter in quantizer_parameters(model)}
         groups: dict[str, list[Tensor]] = {"latent": [], "weights": [], "scales": [], "normalization": []}
         self.latent_names, seen = [], set()
         for name, parameter in model.named_parameters():
@@ -86,7 +88,7 @@ class QAT(Method):
             if id(parameter) in latent:
                 groups["latent"].append(parameter)
                 self.latent_names.append(latent[id(parameter)])
-            elif name.endswith("quantizer.scale"):
+            elif id(parameter) in scales:
                 groups["scales"].append(parameter)
             elif parameter.ndim > 1 or _has_weight_matrix(model, name):
                 groups["weights"].append(parameter)
@@ -159,7 +161,8 @@ class QAT(Method):
             "running_transition_rate": [tracker.running_transition_rate for tracker in trackers],
             "effective_step_size": [tracker.jump * self.layers[name].weight_quantizer.effective_step_size
                                     for name, tracker in self.trackers.items()],
-            "distance_to_transition_point": [self._distance(self.layers[name]) for name in names],
+            "distance_to_transition_point": [layer.weight_quantizer.distance_to_transition_point(layer.weight).mean()
+                                             for layer in self.layers.values()],
             "oscillating_share": [tracker.oscillating_share() for tracker in trackers],
         }
         if self.freezing:
@@ -176,11 +179,6 @@ class QAT(Method):
             values[quantity] = sum(row) / len(row)
             values[f"layers/{quantity}"] = dict(zip(names, row))
         return values
-
-    @staticmethod
-    def _distance(layer: nn.Module) -> Tensor:
-        quantizer = layer.weight_quantizer
-        return distance_to_transition_point(quantizer.normalized(layer.weight), quantizer.bits).mean()
 
     def validate(self) -> dict[str, float]:
         return self.context.task.evaluate(self.context.model, "validation", self.context.device)

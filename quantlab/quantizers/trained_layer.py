@@ -11,17 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantlab.quantizers.fixed_point import FixedPointActivation, FixedPointWeight
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.wrap import LayerBits, setattr_child
 
 
 class TrainedQuantizedLayer(nn.Module):
-    """A Conv2d or Linear whose input and latent weight pass quantizers; None: that one stays in full precision."""
+    """A Conv2d or Linear whose input and latent weight pass quantizers; None: that one stays in full precision.
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_quantizer: nn.Module | None, activation_quantizer: nn.Module | None):
+    With `output_scale` the product of both is multiplied by a learned number, before the bias: for quantizers whose weights and
+    inputs lost their size, where no normalization follows.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_quantizer: LatentWeightQuantizer | None,
+                 activation_quantizer: ActivationQuantizer | None, output_scale: bool):
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.weight_quantizer, self.activation_quantizer = weight_quantizer, activation_quantizer
+        self.output_scale = nn.Parameter(torch.ones(())) if output_scale else None
+        self.calibrating = False
         self.is_conv = isinstance(layer, nn.Conv2d)
         if self.is_conv:
             if layer.padding_mode != "zeros":
@@ -29,18 +36,43 @@ class TrainedQuantizedLayer(nn.Module):
             self.conv = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.calibrating:
+            self._calibrate(x)
+        x, weight = self._quantized(x)
+        if self.output_scale is None:
+            return self._product(x, weight, self.bias)
+        out = self._product(x, weight, None) * self.output_scale
+        if self.bias is None:
+            return out
+        return out + (self.bias.view(-1, 1, 1) if self.is_conv else self.bias)
+
+    def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.activation_quantizer is not None:
             x = self.activation_quantizer(x)
-        weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
-        return F.conv2d(x, weight, self.bias, **self.conv) if self.is_conv else F.linear(x, weight, self.bias)
+        return x, self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, **self.conv) if self.is_conv else F.linear(x, weight, bias)
+
+    @torch.no_grad()
+    def _calibrate(self, x: Tensor) -> None:
+        if self.activation_quantizer is not None:
+            self.activation_quantizer.calibrate(x)
+        if self.output_scale is not None:
+            # mean |output in full precision| / mean |output quantized| (EWGS)
+            wanted = self._product(x, self.weight, None).abs().mean()
+            self.output_scale.copy_(wanted / self._product(*self._quantized(x), None).abs().mean().clamp_min(1e-8))
 
 
-class FixedPointPolicy:
-    """The `quantizer` section as decisions: which layer gets how many bits, and its quantizers.
+class TrainingPolicy:
+    """The `quantizer` section as decisions: which layer gets how many bits, and its quantizers. A quantizer's file gives
+    `weight`, `activation` and, if it needs one, `output_scale`.
 
     Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the network's
     first Conv2d or Linear and `last_layer` for its last; else the section's.
     """
+
+    output_scale = False
 
     def __init__(self, section):
         self.section = section
@@ -56,14 +88,15 @@ class FixedPointPolicy:
             return LayerBits(end.weight_bits, end.activation_bits)
         return LayerBits(section.weight.bits, section.activation.bits)
 
-    def weight(self, bits: int, learn_scale: bool) -> nn.Module | None:
-        return None if bits == 32 else FixedPointWeight(bits, learn_scale)
+    def weight(self, bits: int, learn_scale: bool) -> LatentWeightQuantizer:
+        """Quantizer of a weight; `learn_scale`: whether what moves its transition points is learned."""
+        raise NotImplementedError  # every quantizer's own
 
-    def activation(self, bits: int) -> nn.Module | None:
-        return None if bits == 32 else FixedPointActivation(bits)
+    def activation(self, bits: int) -> ActivationQuantizer:
+        raise NotImplementedError  # every quantizer's own
 
 
-def wrap_for_training(network: nn.Module, policy: FixedPointPolicy, learn_weight_scale: bool) -> None:
+def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:
     """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place; weight scales are calibrated."""
     modules = dict(network.named_modules())
     names = [name for name, module in modules.items() if isinstance(module, (nn.Conv2d, nn.Linear))]
@@ -71,10 +104,11 @@ def wrap_for_training(network: nn.Module, policy: FixedPointPolicy, learn_weight
         bits = policy.bits(name, name == names[0], name == names[-1])
         if bits == LayerBits(32, 32):
             continue
-        weight = policy.weight(bits.weight, learn_weight_scale)
-        layer = TrainedQuantizedLayer(modules[name], weight, policy.activation(bits.activation)).to(modules[name].weight.device)
+        weight = None if bits.weight == 32 else policy.weight(bits.weight, learn_weight_scale)
+        activation = None if bits.activation == 32 else policy.activation(bits.activation)
+        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale).to(modules[name].weight.device)
         if weight is not None:
-            weight.calibrate(layer.weight)
+            weight.calibrate(layer.weight.detach())
         parent, _, child = name.rpartition(".")
         setattr_child(modules[parent], child, layer)
 
@@ -86,16 +120,16 @@ def calibrate_activations(network: nn.Module, batch: Tensor) -> None:
     In training mode, as the first training batch in the released code: the running statistics are those of the full-precision
     network and would put inputs of another size before the quantizers (ten times at one bit). They stay untouched.
     """
-    quantizers = [module.activation_quantizer for _, module in quantized_layers(network) if module.activation_quantizer is not None]
-    chosen = {id(buffer) for quantizer in quantizers for buffer in quantizer.buffers()}
+    layers = [layer for _, layer in quantized_layers(network)]
+    chosen = {id(buffer) for layer in layers for buffer in layer.buffers()}
     statistics = [(buffer, buffer.clone()) for buffer in network.buffers() if id(buffer) not in chosen]
     was_training = network.training
-    for quantizer in quantizers:
-        quantizer.calibrating = True
+    for layer in layers:
+        layer.calibrating = True
     network.train()(batch)
     network.train(was_training)
-    for quantizer in quantizers:
-        quantizer.calibrating = False
+    for layer in layers:
+        layer.calibrating = False
     for buffer, kept in statistics:
         buffer.copy_(kept)
 
@@ -108,3 +142,13 @@ def quantized_layers(network: nn.Module) -> Iterator[tuple[str, TrainedQuantized
 def weight_quantized_layers(network: nn.Module) -> dict[str, TrainedQuantizedLayer]:
     """Those whose weight is quantized, by name."""
     return {name: layer for name, layer in quantized_layers(network) if layer.weight_quantizer is not None}
+
+
+def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """What the quantizers of `network` learn: scales, intervals, shifts, output scales."""
+    found = []
+    for _, layer in quantized_layers(network):
+        parts = (layer.weight_quantizer, layer.activation_quantizer)
+        found += [parameter for part in parts if part is not None for parameter in part.parameters()]
+        found += [] if layer.output_scale is None else [layer.output_scale]
+    return found

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from quantlab.quantizers.fixed_point import (
-    EPS, FixedPointActivation, FixedPointWeight, clip_range, discretize, distance_to_transition_point, fixed_point, normalize,
-)
+from quantlab.quantizers.fixed_point import EPS, FixedPointActivation, FixedPointWeight, clip_range, fixed_point
 
 ONE = torch.tensor(1.0 - EPS)     # a scale whose quotient is exact
 
@@ -70,19 +68,39 @@ def test_effective_step_size_of_a_layer_is_delta_times_its_transition_rate():
         torch.testing.assert_close(change, moved)
 
 
+def with_scale_one(bits):
+    quantizer = FixedPointWeight(bits, learn_scale=False)
+    quantizer.scale.data.copy_(ONE)
+    return quantizer
+
+
 def test_distance_to_transition_point():
-    w_n = normalize(torch.tensor([-2.0, -0.5, -0.375, 0.0, 0.3, 5.0]), ONE, 2, True)    # gamma 2: in levels -2 -1 -.75 0 .6 1
-    torch.testing.assert_close(distance_to_transition_point(w_n, 2), torch.tensor([0.5, 0.5, 0.25, 0.5, 0.1, 0.5]))
-    torch.testing.assert_close(distance_to_transition_point(torch.tensor([-1.0, 0.2, 0.0]), 1), torch.tensor([0.5, 0.1, 0.0]))
+    weight = torch.tensor([-2.0, -0.5, -0.375, 0.0, 0.3, 5.0])      # gamma 2: in levels -4 -1 -.75 0 .6 10
+    torch.testing.assert_close(with_scale_one(2).distance_to_transition_point(weight), torch.tensor([0.5, 0.5, 0.25, 0.5, 0.1, 0.5]))
+    weight = torch.tensor([-1.5, 0.2, 0.0])
+    torch.testing.assert_close(with_scale_one(1).distance_to_transition_point(weight), torch.tensor([0.5, 0.1, 0.0]))
 
 
 def test_activation_scale_comes_from_the_first_batch():
     torch.manual_seed(0)
     quantizer = FixedPointActivation(2)
-    quantizer.calibrating = True
-    quantizer(torch.randn(200_000).abs() * 1.7)     # half-normal: std 1.7 sqrt(1 - 2/pi)
-    assert quantizer.scale.item() == pytest.approx(3 * 1.7, rel=0.01)
+    quantizer.calibrate(torch.randn(200_000).abs() * 1.7)     # half-normal: std 1.7 sqrt(1 - 2/pi)
+    assert quantizer.scale.item() == pytest.approx(3 * 1.7, rel=0.01) and not quantizer.is_signed
+
+
+def test_a_negative_input_makes_the_levels_signed_and_a_checkpoint_remembers():
+    torch.manual_seed(0)
+    quantizer, x = FixedPointActivation(2), torch.randn(1000)
+    quantizer.calibrate(x)
+    assert quantizer.scale.item() == pytest.approx(3 * x.std().item(), rel=0.01)
+    assert sorted(set(quantizer(x).tolist())) == [-1, -0.5, 0, 0.5]
+    again = FixedPointActivation(2)
+    again.load_state_dict(quantizer.state_dict())
+    assert torch.equal(again(x), quantizer(x))
+    never = FixedPointActivation(2, signed=False)
+    never.calibrate(x)
+    assert never(x).min() == 0
 
 
 def test_zero_is_a_positive_sign():
-    assert discretize(torch.zeros(1), ONE, 1, True) == 1
+    assert with_scale_one(1).discrete(torch.zeros(1)) == 1

@@ -7,16 +7,17 @@ import torch
 from torch import nn
 
 from quantlab.models.resnet_cifar import CifarResNet
+from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.trained_layer import (
-    FixedPointPolicy, calibrate_activations, quantized_layers, weight_quantized_layers, wrap_for_training,
+    calibrate_activations, quantized_layers, weight_quantized_layers, wrap_for_training,
 )
 
 
-def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=()):
+def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=(), output_scale=False):
     def ends(pair):
         return SimpleNamespace(weight_bits=pair[0], activation_bits=pair[1])
     return FixedPointPolicy(SimpleNamespace(
-        weight=SimpleNamespace(bits=weight), activation=SimpleNamespace(bits=activation), first_layer=ends(first), last_layer=ends(last),
+        weight=SimpleNamespace(bits=weight), activation=SimpleNamespace(bits=activation, signed="auto"), output_scale=output_scale, first_layer=ends(first), last_layer=ends(last),
         policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules]))
 
 
@@ -76,6 +77,22 @@ def test_calibration_sees_inputs_as_training_will():
         layer.activation_quantizer.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.mean().item()}))
     net.train()(torch.randn(64, 1, 8, 8))
     assert len(seen) == 6 and all(0.02 < share < 0.5 for share in seen.values()), seen      # of inputs that become 1
+
+
+def test_an_output_scale_gives_the_size_back_before_the_bias():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 5, 3)
+    net, x = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(5, 1, 1)), torch.randn(4, 3, 9, 9)
+    wrap_for_training(net, policy(4, 4, output_scale=True), learn_weight_scale=False)
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(3)[:, :, None, None])
+        net[0].bias.zero_()
+    calibrate_activations(net, x)
+    wanted = layer(x)
+    assert (net[1](x) - wanted).abs().mean() < 0.25 * (wanted - layer.bias.view(-1, 1, 1)).abs().mean()
+    assert net[1].output_scale.numel() == 1 and net[1].output_scale != 1
+    net[1](x).sum().backward()
+    assert net[1].output_scale.grad != 0 and net[1].bias.grad is not None
 
 
 def test_padding_that_is_not_zeros_is_refused():

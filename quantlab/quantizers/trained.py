@@ -1,0 +1,105 @@
+"""What training asks of a quantizer: the bases of those in fixed_point, lsq, ewgs, dsq and binary."""
+
+import torch
+from torch import Tensor, nn
+
+
+class LatentWeightQuantizer(nn.Module):
+    """Quantizer of a latent weight, seen in units of its levels: a step from one level to the next is 1.
+
+    A subclass gives `limits`, `in_levels`, `latent`, `effective_step_size`, `calibrate` and `forward`. Levels are integers from
+    -128 to 127, or -1 and 1 where `is_sign`.
+    """
+
+    is_sign = False
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = bits
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest level, where normalized weights are clipped."""
+        return -(2.0 ** (self.bits - 1)), 2.0 ** (self.bits - 1) - 1
+
+    @property
+    def transition_points(self) -> list[float]:
+        """Where the normalized weight's level changes: halves; 0 between -1 and 1."""
+        low, high = self.limits
+        return [0.0] if self.is_sign else [low + 0.5 + i for i in range(int(high - low))]
+
+    @property
+    def effective_step_size(self) -> float | Tensor:
+        """delta: by how much the quantized weight moves when its level moves by one.
+
+        A sign's levels are two apart, and Eq. (8) of the transition-rate paper counts half of their distance: delta / 2 there.
+        A layer's average effective step size is then the distance of neighbouring quantized weights times the transition rate.
+        """
+        raise NotImplementedError  # depends on what the quantized weight is
+
+    def calibrate(self, weight: Tensor) -> None:
+        """Choose the scale for a full-precision weight (any shape)."""
+        raise NotImplementedError  # every paper has its own initial scale
+
+    def in_levels(self, weight: Tensor) -> Tensor:
+        """The weight in units of levels, not clipped, without a graph."""
+        raise NotImplementedError  # depends on the scale
+
+    def latent(self, levels: Tensor) -> Tensor:
+        """The latent weight in the middle of each level's bin: the inverse of `in_levels` (`levels`: any float tensor)."""
+        raise NotImplementedError  # depends on the scale
+
+    def normalized(self, weight: Tensor) -> Tensor:
+        """w_n of Eq. (1) in units of levels, clipped to `limits`."""
+        return self.in_levels(weight.detach()).clamp_(*self.limits)
+
+    def discrete(self, weight: Tensor) -> Tensor:
+        """w_d of Eq. (2): what transitions are counted on. A float tensor of integers, of the weight's shape."""
+        if self.is_sign:
+            return torch.where(self.in_levels(weight.detach()) >= 0, 1.0, -1.0)
+        return self.normalized(weight).round_()
+
+    def distance_to_transition_point(self, weight: Tensor) -> Tensor:
+        """Of every normalized weight, 0 to 0.5 in units of the distance between levels: |w_n| / 2 for a sign, whose levels are two
+        apart, else 0.5 - |w_n - round(w_n)|; a weight that is clipped, or on a level, is at 0.5.
+
+        (The released code's value for one bit is larger by 0.5.)
+        """
+        w_n = self.normalized(weight)
+        return w_n.abs() / 2 if self.is_sign else 0.5 - (w_n - w_n.round()).abs()
+
+
+class ActivationQuantizer(nn.Module):
+    """Quantizer of a layer's input. `is_signed`: whether its levels reach below zero; decided by `calibrate` where `signed` is
+    "auto": when the first batch holds a negative value, as after a linear bottleneck or a LayerNorm.
+
+    A subclass gives `choose_scale` and `forward`.
+    """
+
+    def __init__(self, bits: int, signed: str | bool = "auto"):
+        super().__init__()
+        self.bits, self.asked = bits, signed
+        self.register_buffer("signed", torch.tensor(signed is True))
+        self.is_signed = signed is True     # the buffer's value, known without asking the device
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Choose sign and scale for the first batch of inputs (any shape)."""
+        if self.asked == "auto":
+            self.is_signed = bool((x < 0).any())
+            self.signed.fill_(self.is_signed)
+        self.choose_scale(x)
+
+    def choose_scale(self, x: Tensor) -> None:
+        raise NotImplementedError  # every paper has its own initial scale
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self.is_signed = bool(self.signed)
+
+
+def half_normal_deviation(x: Tensor, is_signed: bool) -> Tensor:
+    """Standard deviation of x (any shape); of a non-negative x, std(x) / sqrt(1 - 2/pi): of the normal whose positive half x
+    would be."""
+    deviation = x.std(correction=0)
+    return deviation if is_signed else deviation / (1 - 2 / torch.pi) ** 0.5
