@@ -93,6 +93,7 @@ Bits = Annotated[
 TrainedBits = Annotated[
     Literal[1, 2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2)
 ]
+BinaryBits = Annotated[Literal[1, 32], BeforeValidator(_whole), says("1, or 32 (not quantized)", 1)]
 UnquantizedBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; the others take fewer)", 32)
 ]

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Bits, Name, Negative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
+    AboveOne, BinaryBits, Bits, Name, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
     UnquantizedBits, UnquantizedGradientBits,
 )
 
@@ -97,3 +97,65 @@ class FixedPoint(TrainedQuantizer):
     target: Literal["quantlab.quantizers.fixed_point.FixedPointPolicy"] = Field(alias="_target_")
     activation: SignedPart
     output_scale: Switch
+
+
+class LSQPart(Strict):
+    bits: Bits
+
+
+class LSQEnd(Strict):
+    weight_bits: Bits
+    activation_bits: Bits
+
+
+class LSQActivation(LSQPart):
+    signed: Signed
+
+
+class LSQ(TrainedQuantizer):
+    target: Literal["quantlab.quantizers.lsq.LSQPolicy"] = Field(alias="_target_")
+    weight: LSQPart
+    activation: LSQActivation
+    first_layer: LSQEnd
+    last_layer: LSQEnd
+    policy: list[PolicyRule]
+
+
+class EWGS(TrainedQuantizer):
+    target: Literal["quantlab.quantizers.ewgs.EWGSPolicy"] = Field(alias="_target_")
+    delta: NotNegative
+
+
+class DSQ(TrainedQuantizer):
+    target: Literal["quantlab.quantizers.dsq.DSQPolicy"] = Field(alias="_target_")
+
+
+class BinaryPart(Strict):
+    bits: BinaryBits
+
+
+class BinaryActivation(BinaryPart):
+    signed: Signed
+
+
+class BinaryEnd(Strict):
+    weight_bits: BinaryBits
+    activation_bits: BinaryBits
+
+
+class BinaryRule(BinaryEnd):
+    modules: Pattern
+
+
+class ReActNet(TrainedQuantizer):
+    target: Literal["quantlab.quantizers.binary.ReActNetPolicy"] = Field(alias="_target_")
+    weight: BinaryPart
+    activation: BinaryPart
+    first_layer: BinaryEnd
+    last_layer: BinaryEnd
+    policy: list[BinaryRule]
+
+
+class Binary(ReActNet):
+    target: Literal["quantlab.quantizers.binary.BinaryPolicy"] = Field(alias="_target_")
+    activation: BinaryActivation

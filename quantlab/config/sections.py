@@ -40,7 +40,8 @@ BY_TARGET: dict[str, type[Section]] = {
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification,
-        quantizers.UniformAffine, quantizers.FixedPoint,
+        quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
+        quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
     )
     for target in get_args(section.model_fields["target"].annotation)

@@ -119,8 +119,8 @@ class FixedPointPolicy(TrainingPolicy):
     def output_scale(self) -> bool:
         return self.section.output_scale
 
-    def weight(self, bits: int, learn_scale: bool) -> FixedPointWeight:
+    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> FixedPointWeight:
         return FixedPointWeight(bits, learn_scale)
 
-    def activation(self, bits: int) -> FixedPointActivation:
+    def activation(self, layer: nn.Module, bits: int) -> FixedPointActivation:
         return FixedPointActivation(bits, self.section.activation.signed)

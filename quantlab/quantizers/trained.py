@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 
 
+LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
+
+
 class LatentWeightQuantizer(nn.Module):
     """Quantizer of a latent weight, seen in units of its levels: a step from one level to the next is 1.
 
@@ -67,6 +70,32 @@ class LatentWeightQuantizer(nn.Module):
         """
         w_n = self.normalized(weight)
         return w_n.abs() / 2 if self.is_sign else 0.5 - (w_n - w_n.round()).abs()
+
+
+class IntervalWeightQuantizer(LatentWeightQuantizer):
+    """One whose levels divide a learned interval [l, u] evenly; l = -3 std(w), u = 3 std(w) at the start."""
+
+    def __init__(self, bits: int, learn_scale: bool):
+        super().__init__(bits)
+        self.lower = nn.Parameter(torch.tensor(-1.0), requires_grad=learn_scale)
+        self.upper = nn.Parameter(torch.tensor(1.0), requires_grad=learn_scale)
+
+    @torch.no_grad()
+    def calibrate(self, weight: Tensor) -> None:
+        deviation = weight.std(correction=0)
+        self.lower.copy_(-3 * deviation)
+        self.upper.copy_(3 * deviation)
+
+    @property
+    def step(self) -> Tensor:
+        """Distance of neighbouring transition points, in units of the weight."""
+        return (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL) / (2.0**self.bits - 1)
+
+    def in_levels(self, weight: Tensor) -> Tensor:
+        return (weight - self.lower.detach()) / self.step + self.limits[0]      # 0 .. 2^b - 1, shifted into a signed byte
+
+    def latent(self, levels: Tensor) -> Tensor:
+        return (levels - self.limits[0]) * self.step + self.lower.detach()
 
 
 class ActivationQuantizer(nn.Module):

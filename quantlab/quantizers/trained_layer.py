@@ -88,11 +88,12 @@ class TrainingPolicy:
             return LayerBits(end.weight_bits, end.activation_bits)
         return LayerBits(section.weight.bits, section.activation.bits)
 
-    def weight(self, bits: int, learn_scale: bool) -> LatentWeightQuantizer:
-        """Quantizer of a weight; `learn_scale`: whether what moves its transition points is learned."""
+    def weight(self, layer: nn.Conv2d | nn.Linear, bits: int, learn_scale: bool) -> LatentWeightQuantizer:
+        """Quantizer of the layer's weight; `learn_scale`: whether what moves its transition points is learned."""
         raise NotImplementedError  # every quantizer's own
 
-    def activation(self, bits: int) -> ActivationQuantizer:
+    def activation(self, layer: nn.Conv2d | nn.Linear, bits: int) -> ActivationQuantizer:
+        """Quantizer of the layer's input."""
         raise NotImplementedError  # every quantizer's own
 
 
@@ -104,8 +105,8 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
         bits = policy.bits(name, name == names[0], name == names[-1])
         if bits == LayerBits(32, 32):
             continue
-        weight = None if bits.weight == 32 else policy.weight(bits.weight, learn_weight_scale)
-        activation = None if bits.activation == 32 else policy.activation(bits.activation)
+        weight = None if bits.weight == 32 else policy.weight(modules[name], bits.weight, learn_weight_scale)
+        activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
         layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale).to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())

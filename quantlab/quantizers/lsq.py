@@ -1,0 +1,101 @@
+"""LSQ: "Learned Step Size Quantization", Esser et al., ICLR 2020 (arXiv 1902.08153).
+
+    v_bar = round(clip(v / s, -Q_N, Q_P)),   v_hat = v_bar s                                     (1), (2)
+    weights and signed inputs  Q_N = 2^(b-1), Q_P = 2^(b-1) - 1;   other inputs  Q_N = 0, Q_P = 2^b - 1
+    d v_hat / d s = round(v / s) - v / s inside the range, -Q_N or Q_P outside                   (3)
+    times g = 1 / sqrt(N Q_P), N: number of weights, or of inputs of one image                   (Sec. 2.2)
+    s starts at 2 mean|v| / sqrt(Q_P)                                                            (Sec. 2.1)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
+from quantlab.quantizers.trained_layer import TrainingPolicy
+
+EPS = 1e-8      # added to |s|: our choice, a step that is learned might reach zero
+
+
+def step_range(bits: int, signed: bool) -> tuple[float, float]:
+    """-Q_N and Q_P."""
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+
+
+class _LSQ(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v, s, low, high, g):
+        size = s.abs() + EPS
+        in_levels = v / size
+        ctx.save_for_backward(in_levels, s)
+        ctx.constants = low, high, g
+        return in_levels.clamp(low, high).round_().mul_(size)
+
+    @staticmethod
+    def backward(ctx, grad):
+        in_levels, s = ctx.saved_tensors
+        low, high, g = ctx.constants
+        clipped = in_levels.clamp(low, high)
+        inside = in_levels == clipped
+        grad_s = None
+        if ctx.needs_input_grad[1]:
+            # clipped.round() - v / s inside; the clipped value itself, which is whole, outside
+            slope = clipped.round() - torch.where(inside, in_levels, 0.0)
+            product = grad.flatten().to(s.dtype) @ slope.flatten().to(s.dtype)      # half precision would overflow
+            grad_s = (product * g * s.sign()).reshape(s.shape)
+        return grad * inside if ctx.needs_input_grad[0] else None, grad_s, None, None, None
+
+
+def lsq(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
+    """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is scaled by."""
+    return _LSQ.apply(v, s, low, high, g)
+
+
+class LSQWeight(LatentWeightQuantizer):
+    """A latent weight's quantizer of 2 bits or more."""
+
+    def __init__(self, bits: int, learn_scale: bool):
+        super().__init__(bits)
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=learn_scale)
+
+    @property
+    def effective_step_size(self) -> Tensor:
+        return self.scale.detach().abs() + EPS
+
+    @torch.no_grad()
+    def calibrate(self, weight: Tensor) -> None:
+        self.scale.copy_(2 * weight.abs().mean() / self.limits[1] ** 0.5)
+
+    def in_levels(self, weight: Tensor) -> Tensor:
+        return weight / (self.scale.detach().abs() + EPS)
+
+    def latent(self, levels: Tensor) -> Tensor:
+        return levels * (self.scale.detach().abs() + EPS)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        low, high = self.limits
+        return lsq(weight, self.scale, low, high, (weight.numel() * high) ** -0.5)
+
+
+class LSQActivation(ActivationQuantizer):
+    """Quantizer of an input `[N, ...]`."""
+
+    def __init__(self, bits: int, signed: str | bool = "auto"):
+        super().__init__(bits, signed)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def choose_scale(self, x: Tensor) -> None:
+        self.scale.copy_(2 * x.abs().mean() / step_range(self.bits, self.is_signed)[1] ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = step_range(self.bits, self.is_signed)
+        return lsq(x, self.scale, low, high, (x[0].numel() * high) ** -0.5)
+
+
+class LSQPolicy(TrainingPolicy):
+    """quantizer=lsq."""
+
+    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> LSQWeight:
+        return LSQWeight(bits, learn_scale)
+
+    def activation(self, layer: nn.Module, bits: int) -> LSQActivation:
+        return LSQActivation(bits, self.section.activation.signed)
