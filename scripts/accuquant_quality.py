@@ -34,7 +34,7 @@ def main() -> int:
                                                  f"quantizer.activation.bits={activation}"]
             for weight, activation in BITS for method in METHODS}
     folder = options.runs / options.task
-    failed = sweep_all(jobs, folder, options, range(options.seeds))
+    failed = sweep_all(jobs, folder, options)
     title = f"AccuQuant against its baselines: {options.task}"
     print(write_table(folder, f"accuquant_quality_{options.task}", title, "the calibration", options)[0])
     return failed

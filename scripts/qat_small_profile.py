@@ -34,7 +34,7 @@ def main() -> int:
     add_options(parser, runs=Path("outputs/qat_small"))
     options = parser.parse_args()
     folder = options.runs / options.table
-    failed = sweep_all(JOBS[options.table], folder, options, range(options.seeds))
+    failed = sweep_all(JOBS[options.table], folder, options)
     name = f"qat_small_{options.table}"
     text, rows = write_table(folder, name, TITLES[options.table], "the training", options)
     print(text)

@@ -16,19 +16,22 @@ from quantlab.report.table import Row, aggregate, comparison_rows, to_csv, to_ma
 def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="sweeps at a time")
     parser.add_argument("--runs", type=Path, default=runs, help="where the runs go; those that are there are skipped")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes")
 
 
-def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namespace, seeds: range) -> int:
-    """Every job (name: words of the command) over all seeds, each a process of its own; returns 1 if any failed.
+def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namespace) -> int:
+    """Every job (name: words of the command) over the seeds, each a process of its own; returns 1 if any failed.
 
     The first goes alone: it trains and caches the full-precision model for all others.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Small tensors gain nothing from a second thread: as many threads per process as cores per worker
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers))}
+
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
 
     def sweep(name: str) -> int:
         words = [*jobs[name], f"seed={','.join(map(str, seeds))}", f"output_dir={folder / name}"]
