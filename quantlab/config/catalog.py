@@ -38,6 +38,13 @@ def target_of(group: str, option: Path) -> Any:
     return target or next((target_of(group, parent) for parent in parents if parent.is_file()), None)
 
 
+def own_choice(method: str, group: str) -> str | None:
+    """The option of `group` that choosing the method brings along; None where its YAML leaves it to conf/config.yaml."""
+    content = yaml.safe_load(options("method")[method].read_text(encoding="utf-8"))
+    chosen = [entry for entry in content.get("defaults") or () if isinstance(entry, dict)]
+    return next((name for entry in chosen for key, name in entry.items() if key.startswith(f"override /{group}@")), None)
+
+
 def root_config() -> str:
     """The text of conf/config.yaml."""
     return (CONF / "config.yaml").read_text(encoding="utf-8")

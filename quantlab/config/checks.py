@@ -5,7 +5,7 @@ A section that is itself wrong arrives as None, and what depends on it is not ju
 
 from collections.abc import Iterator, Mapping
 
-from quantlab.config.catalog import options, target_of
+from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
 from quantlab.config.models import DDIM, CifarResNet, Model
@@ -66,12 +66,17 @@ def _wrong_kind(method: Method, group: str, kind: str | None, section: Section |
         return
     fitting = _options_of_kind(group, kind)
     yield (f"{group}: got '{section.name}' (a {section.kind}), but method={method.name} needs a {kind} {group}, "
-           f"one of: {', '.join(fitting)}; type {group}={fitting[0] if fitting else '...'}")
+           f"one of: {', '.join(fitting)}; type {group}={_best(method, group, fitting)}")
 
 
 def _options_of_kind(group: str, kind: str) -> list[str]:
     return [name for name, option in options(group).items()
             if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) == kind]
+
+
+def _best(method: Method, group: str, fitting: list[str]) -> str:
+    own = own_choice(method.name, group)
+    return own if own in fitting else fitting[0]
 
 
 def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
@@ -80,7 +85,7 @@ def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
         fitting = _options_of_kind("quantizer", method.quantizer_kind)
         what = "nothing to quantize" if quantizer.name == "none" else f"a {quantizer.kind} one"
         yield (f"quantizer: got '{quantizer.name}' ({what}), but method={method.name} needs a {method.quantizer_kind} quantizer, "
-               f"one of: {', '.join(fitting)}; type quantizer={fitting[0]}")
+               f"one of: {', '.join(fitting)}; type quantizer={_best(method, 'quantizer', fitting)}")
     elif method.quantizes and weight == activation == 32:
         yield ("quantizer.weight.bits and quantizer.activation.bits: got 32 for both, nothing to quantize for "
                f"method={method.name}; type quantizer.weight.bits=4")

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from quantlab.checkpoint import load_model
+from quantlab.config.catalog import options
 from quantlab.methods.qat import decay_factor
 
 TINY_QAT = (
@@ -94,6 +95,20 @@ def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_pa
     assert running.returncode != 0 and "type method=pretrain" in err
 
 
+@pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
+@pytest.mark.parametrize("quantizer", [name for name, option in options("quantizer").items() if name not in ("none", "uniform_affine")])
+def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab(*TINY_QAT, f"quantizer={quantizer}", f"method.schedule={schedule}", f"output_dir={directory}",
+                            "trainer.max_steps=6", "trainer.checkpoint_every=3")
+    assert code == 0, err
+    logged = [row for row in rows(directory) if "effective_step_size" in row]
+    assert logged[0]["running_transition_rate"] > 0 and logged[0]["effective_step_size"] > 0
+    tensors, _ = load_model(directory / "checkpoints" / "model")
+    assert any("activation_quantizer" in name for name in tensors)
+    assert results(directory)["metrics"]["top1"] > 0
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
 @pytest.mark.parametrize("bits", [1, 3])
@@ -142,8 +157,10 @@ def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch)
     (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
     (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
     (("method.optimizer=rmsprop",), "allowed: sgd, adam, adamw"),
-    (("quantizer=uniform_affine",), "needs a training quantizer, one of: fixed_point"),
-    (("quantizer=none",), "needs a training quantizer, one of: fixed_point"),
+    (("quantizer=uniform_affine",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, lsq, reactnet; type quantizer=fixed_point"),
+    (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
+    (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
+    (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, lsq, reactnet; type quantizer=fixed_point"),
     (("task=digits_generation",), "needs a classification task"),
     (("model=ddim",), "needs a classifier model"),
     (("model.depth=21",), "allowed: 6 n + 2"),
