@@ -32,9 +32,12 @@ def load_weights(model, path: str, key: str) -> None:
     try:
         # What quantlab saved has a checksum beside it; what others saved has not.
         saved_here = file.suffix == ".safetensors" and file.with_suffix(".json").is_file()
-        tensors = load_model(file.with_suffix(""))[0] if saved_here else load_file(file)
+        tensors, facts = load_model(file.with_suffix("")) if saved_here else (load_file(file), {})
     except (SafetensorError, OSError, ValueError) as error:
         raise RequestError(f"{key}: {file} is not a sound safetensors file ({error})") from error
+    if "bits" in facts:
+        raise RequestError(f"{key}: {file} holds a model quantized to {facts['bits']}, allowed: weights in full precision, as "
+                           "method=pretrain leaves them; they are quantized to the bits of this run's quantizer")
     strict_load(Pretrain.weights_of(model), tensors, f"{key}: {file}")
     model.has_weights = True
 

@@ -184,14 +184,14 @@ class QAT(Method):
         return self.context.task.evaluate(self.context.model, "validation", self.context.device)
 
     def finish(self) -> Outcome:
-        context = self.context
+        context, quantizer = self.context, self.context.config.quantizer
         metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
         if context.accelerator.is_main_process:
             figures = context.directory / "figures"
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
         return Outcome(metrics=metrics, baseline={"full_precision": self.full_precision}, protocol=context.task.protocol(),
-                       model=context.model.state_dict(), model_facts={"weights": "last step"})
+                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
 
     @torch.no_grad()
     def _histograms(self) -> dict[str, dict]:

@@ -45,6 +45,13 @@ def test_what_a_run_leaves(whole):
     assert [row["step"] for row in rows(whole) if "validation_top1" in row] == [5, 10, 15, 20]
 
 
+def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
+    code, _, err = quantlab(*TINY_QAT, "quantizer.weight.bits=4", f"model.weights={whole / 'checkpoints' / 'model.safetensors'}",
+                            f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "holds a model quantized to W2A2, allowed: weights in full precision" in err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(whole, quantlab, tmp_path):
     tensors, _ = load_model(whole / "checkpoints" / "model")
     assert quantlab(*TINY_QAT, "method.schedule=learning_rate", f"output_dir={tmp_path / 'plain'}")[0] == 0
