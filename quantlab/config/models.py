@@ -80,3 +80,10 @@ class CifarResNet(Model):
     depth: Count
     width: Count
     final_batch_norm: Switch
+
+
+class TimmClassifier(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.timm_classifier.build_timm_classifier"] = Field(alias="_target_")
+    architecture: Name
+    pretrained: Switch
