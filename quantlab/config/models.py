@@ -87,3 +87,9 @@ class TimmClassifier(Model):
     target: Literal["quantlab.models.timm_classifier.build_timm_classifier"] = Field(alias="_target_")
     architecture: Name
     pretrained: Switch
+
+
+class ReActNet(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.reactnet.build_reactnet"] = Field(alias="_target_")
+    small_images: Switch
