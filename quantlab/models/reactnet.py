@@ -1,8 +1,9 @@
 """ReActNet-18 (Liu et al. 2020, "ReActNet", arXiv 2003.03488), the ResNet-18 shape of a network made for one bit.
 
 Every 3x3 convolution has its own shortcut (Bi-Real Net), so that real values pass around each binary layer, and is followed by
-BatchNorm and an RPReLU. A shortcut that halves the resolution is a 2x2 average pooling, a 1x1 convolution and a BatchNorm, which
-the paper leaves in full precision. The convolutions are plain: binarizing their inputs (RSign) and weights is the quantizer's business.
+BatchNorm and an RPReLU. A shortcut that halves the resolution is a 2x2 average pooling, a 1x1 convolution and a BatchNorm,
+which the paper leaves in full precision. The convolutions are plain: binarizing their inputs (RSign) and weights is the
+quantizer's business.
 """
 
 from typing import Any

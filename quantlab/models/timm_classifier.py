@@ -42,16 +42,16 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     try:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} ({_first_line(error)}); "
-                           "choose another task.image_size or model.architecture") from error
+        raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
+                           f"({_first_line(error)}); choose another task.image_size or model.architecture") from error
     _check_images(network, section, task)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
     if section.pretrained:
         network.has_weights = True
         if task.classes != facts.num_classes:
-            logger.warning("model.pretrained: the classifier of %s is new (%d classes instead of %d), so its full-precision accuracy is "
-                           "chance; fine-tune with method=pretrain, then type model.weights=FILE model.pretrained=false",
+            logger.warning("model.pretrained: the classifier of %s is new (%d classes instead of %d), so its full-precision accuracy "
+                           "is chance; fine-tune with method=pretrain, then type model.weights=FILE model.pretrained=false",
                            section.architecture, task.classes, facts.num_classes)
     return network
 
@@ -77,8 +77,8 @@ def _check_images(network: nn.Module, section: Any, task: Any) -> None:
         # timm would leave out the rows and columns that fill no patch, without a word.
         if task.image_size % patch:
             fitting = max(round(task.image_size / patch), 1) * patch
-            raise RequestError(f"task.image_size: got {task.image_size}, allowed for {section.architecture}: multiples of its patches' "
-                               f"{patch}; type task.image_size={fitting}")
+            raise RequestError(f"task.image_size: got {task.image_size}, allowed for {section.architecture}: multiples of its "
+                               f"patches' {patch}; type task.image_size={fitting}")
     try:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, task.channels, task.image_size, task.image_size)).shape)
@@ -86,8 +86,8 @@ def _check_images(network: nn.Module, section: Any, task: Any) -> None:
         raise RequestError(f"model.architecture: '{section.architecture}' does not take {_images(task)} ({_first_line(error)}); "
                            "choose another task.image_size or model.architecture") from error
     if shape != (1, task.classes):
-        raise RequestError(f"model.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits of "
-                           f"{task.classes} classes; type model.architecture=resnet18, or another classifier's name")
+        raise RequestError(f"model.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
+                           f"of {task.classes} classes; type model.architecture=resnet18, or another classifier's name")
     network.train()
 
 
@@ -98,7 +98,7 @@ def _fetch(section: Any, facts: Any) -> str:
 
     if facts is None or not facts.hf_hub_id:
         raise RequestError(f"model.pretrained: timm has no weights of '{section.architecture}' on the hub; type model.pretrained=false, "
-                           "or give weights: model.weights=FILE model.pretrained=false")
+                           "and model.weights=FILE for a .safetensors file")
     hub_logging.set_verbosity_error()       # the hub would announce each of its retries
     source = facts.hf_hub_id
     try:

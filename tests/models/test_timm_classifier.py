@@ -14,9 +14,11 @@ from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.quantizers.fixed_point import FixedPointActivation
 from quantlab.quantizers.trained_layer import FixedPointPolicy, calibrate_activations, quantized_layers, wrap_for_training
 
-SHIPPED = ["resnet18.tv_in1k", "resnet34.tv_in1k", "resnet50.tv_in1k", "mobilenetv2_100", "deit_tiny_patch16_224", "deit_small_patch16_224"]
+SHIPPED = ["resnet18.tv_in1k", "resnet34.tv_in1k", "resnet50.tv_in1k", "mobilenetv2_100",
+           "deit_tiny_patch16_224", "deit_small_patch16_224"]
 ENDS = SimpleNamespace(weight_bits=32, activation_bits=32)
-TWO_BITS = SimpleNamespace(weight=SimpleNamespace(bits=2), activation=SimpleNamespace(bits=2), first_layer=ENDS, last_layer=ENDS, policy=[])
+TWO_BITS = SimpleNamespace(weight=SimpleNamespace(bits=2), activation=SimpleNamespace(bits=2), first_layer=ENDS,
+                           last_layer=ENDS, policy=[])
 
 
 def task(image_size=32, channels=3, classes=7):
