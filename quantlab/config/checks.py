@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
-from quantlab.config.models import DDIM, CifarResNet, Model
+from quantlab.config.models import DDIM, CifarResNet, Model, TimmClassifier
 from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassificationTask, GenerationTask
@@ -39,6 +39,9 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield from _ddim(model)
     if isinstance(model, CifarResNet) and (model.depth < 8 or model.depth % 6 != 2):
         yield f"model.depth: got {model.depth}, allowed: 6 n + 2 (20, 32, 56, ...); type model.depth=20"
+    if isinstance(model, TimmClassifier) and model.pretrained and model.weights is not None:
+        yield ("model.pretrained: got true beside model.weights, allowed: one source of weights; type model.pretrained=false, "
+               "or model.weights=null")
     if isinstance(task, ClassificationTask):
         mean, std = task.normalization.mean, task.normalization.std
         if len(mean) != len(std):

@@ -80,3 +80,16 @@ class CifarResNet(Model):
     depth: Count
     width: Count
     final_batch_norm: Switch
+
+
+class TimmClassifier(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.timm_classifier.build_timm_classifier"] = Field(alias="_target_")
+    architecture: Name
+    pretrained: Switch
+
+
+class ReActNet(Model):
+    kind = "classifier"
+    target: Literal["quantlab.models.reactnet.build_reactnet"] = Field(alias="_target_")
+    small_images: Switch

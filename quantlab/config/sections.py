@@ -38,6 +38,7 @@ BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
+        models.TimmClassifier, models.ReActNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification,
         quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,

@@ -1,0 +1,117 @@
+"""Any image classifier of timm (Wightman 2019, "PyTorch Image Models") by its name there: ResNets, MobileNets, DeiT.
+
+The network is timm's own, not wrapped: layers and state dict have timm's names, so that a .safetensors file of timm's loads through
+`model.weights`. What is added are `kind` and `training_loss`.
+"""
+
+import logging
+import textwrap
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.errors import RequestError, did_you_mean
+
+logger = logging.getLogger("quantlab")
+
+WEIGHTS = "model.safetensors"       # timm would fall back to pytorch_model.bin, which is pickled
+
+
+def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy (nats) of `batch["image"]` `[N, C, H, W]` against `batch["label"]` int64 `[N]`."""
+    return F.cross_entropy(network(batch["image"]), batch["label"])
+
+
+def build_timm_classifier(section: Any, task: Any) -> nn.Module:
+    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`.
+
+    Raises RequestError for a name that timm does not know, images that the network does not take, weights that cannot be had.
+    """
+    import timm
+
+    _check_name(section.architecture)
+    facts = timm.get_pretrained_cfg(section.architecture)
+    options = {"num_classes": task.classes, "in_chans": task.channels}
+    if facts is not None and facts.fixed_input_size and task.image_size != facts.input_size[-1]:
+        options["img_size"] = task.image_size
+    if section.pretrained:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": _fetch(section, facts)}}
+    try:
+        network = timm.create_model(section.architecture, **options)
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
+                           f"({_first_line(error)}); choose another task.image_size or model.architecture") from error
+    _check_images(network, section, task)
+    network.kind = "classifier"
+    network.training_loss = MethodType(cross_entropy, network)
+    if section.pretrained:
+        network.has_weights = True
+        if task.classes != facts.num_classes:
+            logger.warning("model.pretrained: the classifier of %s is new (%d classes instead of %d), so its full-precision accuracy "
+                           "is chance; fine-tune with method=pretrain, then type model.weights=FILE model.pretrained=false",
+                           section.architecture, task.classes, facts.num_classes)
+    return network
+
+
+def _check_name(architecture: str) -> None:
+    import timm
+
+    # Not what is_model() says: it would drop a tag that does not exist.
+    known = timm.list_models()
+    if architecture in known or architecture in timm.list_pretrained():
+        return
+    name = architecture.split(".")[0]
+    near = did_you_mean(architecture, timm.list_pretrained(f"{name}.*") if name in known else known)
+    raise RequestError(f"model.architecture: timm {timm.__version__} has no '{architecture}'"
+                       + (f"{near} Type model.architecture={near.split(chr(39))[1]}" if near else
+                          "; type model.architecture=resnet18, or another name of timm.list_models()"))
+
+
+def _check_images(network: nn.Module, section: Any, task: Any) -> None:
+    """One black image through the network: what does not work fails here, before any work."""
+    embed = getattr(network, "patch_embed", None)
+    for patch in {*(getattr(embed, "patch_size", None) or ())}:
+        # timm would leave out the rows and columns that fill no patch, without a word.
+        if task.image_size % patch:
+            fitting = max(round(task.image_size / patch), 1) * patch
+            raise RequestError(f"task.image_size: got {task.image_size}, allowed for {section.architecture}: multiples of its "
+                               f"patches' {patch}; type task.image_size={fitting}")
+    try:
+        with torch.no_grad():
+            shape = tuple(network.eval()(torch.zeros(1, task.channels, task.image_size, task.image_size)).shape)
+    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"model.architecture: '{section.architecture}' does not take {_images(task)} ({_first_line(error)}); "
+                           "choose another task.image_size or model.architecture") from error
+    if shape != (1, task.classes):
+        raise RequestError(f"model.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
+                           f"of {task.classes} classes; type model.architecture=resnet18, or another classifier's name")
+    network.train()
+
+
+def _fetch(section: Any, facts: Any) -> str:
+    """Path of timm's weights, from the hub or its local cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging as hub_logging
+
+    if facts is None or not facts.hf_hub_id:
+        raise RequestError(f"model.pretrained: timm has no weights of '{section.architecture}' on the hub; type model.pretrained=false, "
+                           "and model.weights=FILE for a .safetensors file")
+    hub_logging.set_verbosity_error()       # the hub would announce each of its retries
+    source = facts.hf_hub_id
+    try:
+        return hf_hub_download(source, WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"model.pretrained: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
+                           f"({_first_line(error)}); type model.pretrained=false model.weights=FILE, a .safetensors file") from error
+
+
+def _images(task: Any) -> str:
+    return f"{task.channels} x {task.image_size} x {task.image_size} images"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return textwrap.shorten(text.splitlines()[0], 160, placeholder=" ...") if text else type(error).__name__
