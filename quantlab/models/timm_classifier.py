@@ -4,7 +4,6 @@ The network is timm's own, not wrapped: layers and state dict have timm's names,
 `model.weights`. What is added are `kind` and `training_loss`.
 """
 
-import logging
 import textwrap
 from types import MethodType
 from typing import Any
@@ -14,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RequestError, did_you_mean
-
-logger = logging.getLogger("quantlab")
 
 WEIGHTS = "model.safetensors"       # timm would fall back to pytorch_model.bin, which is pickled
 
@@ -47,12 +44,8 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     _check_images(network, section, task)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
-    if section.pretrained:
-        network.has_weights = True
-        if task.classes != facts.num_classes:
-            logger.warning("model.pretrained: the classifier of %s is new (%d classes instead of %d), so its full-precision accuracy "
-                           "is chance; fine-tune with method=pretrain, then type model.weights=FILE model.pretrained=false",
-                           section.architecture, task.classes, facts.num_classes)
+    # A classifier of other classes is new: then the recipe trains on from timm's weights, once
+    network.has_weights = section.pretrained and task.classes == facts.num_classes
     return network
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.errors import RequestError
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.wrap import LayerBits, setattr_child
 
@@ -31,8 +32,6 @@ class TrainedQuantizedLayer(nn.Module):
         self.calibrating = False
         self.is_conv = isinstance(layer, nn.Conv2d)
         if self.is_conv:
-            if layer.padding_mode != "zeros":
-                raise ValueError(f"only zero padding can be quantized; got padding_mode={layer.padding_mode}")
             self.conv = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,6 +104,7 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
         bits = policy.bits(name, name == names[0], name == names[-1])
         if bits == LayerBits(32, 32):
             continue
+        _require_plain(name, modules[name])
         weight = None if bits.weight == 32 else policy.weight(modules[name], bits.weight, learn_weight_scale)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
         layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale).to(modules[name].weight.device)
@@ -112,6 +112,14 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
             weight.calibrate(layer.weight.detach())
         parent, _, child = name.rpartition(".")
         setattr_child(modules[parent], child, layer)
+
+
+def _require_plain(name: str, layer: nn.Conv2d | nn.Linear) -> None:
+    """Layers whose forward pass is more than the product would lose the rest of it."""
+    found = type(layer).__name__ if type(layer) not in (nn.Conv2d, nn.Linear) else f"padding_mode={getattr(layer, 'padding_mode', 'zeros')}"
+    if found != "padding_mode=zeros":
+        raise RequestError(f"layer {name}: got {found}, allowed: torch's own Conv2d and Linear with zero padding; leave it in full precision "
+                           f"with quantizer.policy=[{{modules: '{name}', weight_bits: 32, activation_bits: 32}}], or choose another model")
 
 
 @torch.no_grad()

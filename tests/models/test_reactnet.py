@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from quantlab.models.reactnet import Block, RPReLU, build_reactnet
-from quantlab.quantizers.trained_layer import FixedPointPolicy, calibrate_activations, quantized_layers, wrap_for_training
+from quantlab.quantizers.binary import ReActNetPolicy
+from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
 
 FULL = SimpleNamespace(weight_bits=32, activation_bits=32)
 ONE_BIT = SimpleNamespace(
@@ -56,7 +57,7 @@ def test_rprelu():
 
 def test_the_policy_of_the_yaml_leaves_the_shortcuts_in_full_precision():
     network = build()
-    wrap_for_training(network, FixedPointPolicy(ONE_BIT), learn_weight_scale=False)
+    wrap_for_training(network, ReActNetPolicy(ONE_BIT), learn_weight_scale=False)
     calibrate_activations(network, torch.randn(2, 3, 8, 8))
     names = [name for name, _ in quantized_layers(network)]
     assert len(names) == 16 and all(name.endswith(".conv") for name in names)

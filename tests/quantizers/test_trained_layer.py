@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from quantlab.errors import RequestError
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.trained_layer import (
@@ -95,7 +96,15 @@ def test_an_output_scale_gives_the_size_back_before_the_bias():
     assert net[1].output_scale.grad != 0 and net[1].bias.grad is not None
 
 
-def test_padding_that_is_not_zeros_is_refused():
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(2, 2, 3))
-    with pytest.raises(ValueError, match="reflect"):
+class SamePadding(nn.Conv2d):
+    pass
+
+
+@pytest.mark.parametrize("layer, says", [
+    (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "layer 1: got padding_mode=reflect"), (SamePadding(2, 2, 3), "layer 1: got SamePadding"),
+])
+def test_layers_that_do_more_than_the_product_are_refused(layer, says):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), layer, nn.Conv2d(2, 2, 3))
+    with pytest.raises(RequestError, match=says):
         wrap_for_training(net, policy(), learn_weight_scale=False)
+    wrap_for_training(net, policy(rules=[("^1$", 32, 32)]), learn_weight_scale=False)       # as the line says
