@@ -19,6 +19,7 @@ from quantlab.errors import Interrupted, RunError
 from quantlab.methods.base import Method
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import deferred, pending
+from quantlab.tasks.base import loaded
 
 logger = logging.getLogger("quantlab")
 
@@ -70,10 +71,10 @@ class Trainer:
         loader = DataLoader(
             method.dataset,
             batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=method.collate, num_workers=self.section.num_workers, pin_memory=self.accelerator.device.type == "cuda",
+            collate_fn=method.collate, num_workers=self.workers(method), pin_memory=self.accelerator.device.type == "cuda",
         )
         bar = tqdm(
-            loader, desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
+            loaded(loader), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
             disable=not self.accelerator.is_local_main_process or start == total,
         )
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
@@ -106,6 +107,10 @@ class Trainer:
                         raise Interrupted(signal.SIGTERM)
         bar.close()
         return total
+
+    def workers(self, method: Method) -> int:
+        """Processes that load data: what the config says, or else what the method's data ask for."""
+        return method.workers if self.section.num_workers is None else self.section.num_workers
 
     def _resume(self, method: Method) -> int:
         latest = self.checkpoints.load_latest()

@@ -11,7 +11,7 @@ from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
 from quantlab.config.models import DDIM, CifarResNet, Model, TimmClassifier
 from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
-from quantlab.config.tasks import ClassificationTask, GenerationTask
+from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
 
 
 def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:
@@ -47,6 +47,12 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         if len(mean) != len(std):
             yield (f"task.normalization.std: got {len(std)} values for the {len(mean)} of mean, allowed: one per channel; "
                    f"type task.normalization.std=[{', '.join(['0.5'] * len(mean))}]")
+    if isinstance(task, ClassFolders):
+        yield from _at_most("task.image_size", task.image_size, "task.decode_size", task.decode_size)
+        for key, (low, high) in (("scale", task.augmentation.scale), ("ratio", task.augmentation.ratio)):
+            if low > high:
+                yield (f"task.augmentation.{key}: got [{low}, {high}], allowed: the smaller first; "
+                       f"type task.augmentation.{key}=[{high},{low}]")
     if isinstance(task, GenerationTask):
         evaluation = task.evaluation
         yield from _at_most("task.evaluation.step_error_samples", evaluation.step_error_samples,

@@ -18,7 +18,7 @@ class Trainer(Section):
     checkpoint_every: Count
     log_every: Count
     mixed_precision: Literal["no", "fp16", "bf16"]
-    num_workers: CountFromZero
+    num_workers: OrNull[CountFromZero]
     compile: Switch
 
 
@@ -40,7 +40,7 @@ BY_TARGET: dict[str, type[Section]] = {
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
         models.TimmClassifier, models.ReActNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
-        tasks.Digits, tasks.TorchvisionClassification,
+        tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
         quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
         quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     Channels, Count, CountFromTwo, CountFromZero, Directory, Name, OpenFraction, Positive, Section, Seed, Strict, Switch,
+    UpToOne,
 )
 from quantlab.config.models import TaskClassifier
 
@@ -66,16 +67,43 @@ class ClassificationTask(Section):
     image_size: Count
     validation_fraction: OpenFraction
     split_seed: Seed
-    augmentation: Augmentation
     normalization: Normalization
     evaluation: AccuracyEvaluation
 
 
-class Digits(ClassificationTask):
+class ImagesInMemory(ClassificationTask):
+    augmentation: Augmentation
+
+
+class Digits(ImagesInMemory):
     target: Literal["quantlab.tasks.classification.Digits"] = Field(alias="_target_")
 
 
-class TorchvisionClassification(ClassificationTask):
-    target: Literal["quantlab.tasks.classification.Mnist", "quantlab.tasks.classification.Cifar10"] = Field(alias="_target_")
+class TorchvisionClassification(ImagesInMemory):
+    target: Literal[
+        "quantlab.tasks.classification.Mnist", "quantlab.tasks.classification.Cifar10", "quantlab.tasks.classification.Cifar100"
+    ] = Field(alias="_target_")
     data_dir: Directory
     download: Switch
+
+
+class ResizedCrop(Strict):
+    scale: Annotated[list[UpToOne], Field(min_length=2, max_length=2)]
+    ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    horizontal_flip: Switch
+
+
+class ClassFolders(ClassificationTask):
+    data_dir: Directory
+    decode_size: Count
+    augmentation: ResizedCrop
+
+
+class ImageFolder(ClassFolders):
+    target: Literal["quantlab.tasks.classification_folder.ImageFolder"] = Field(alias="_target_")
+    channels: Channels
+    test_fraction: OpenFraction
+
+
+class ImageNet(ClassFolders):
+    target: Literal["quantlab.tasks.classification_folder.ImageNet"] = Field(alias="_target_")

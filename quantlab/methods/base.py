@@ -55,6 +55,7 @@ class Method:
     steps: int                      # the method's own length; trainer.max_steps and trainer.epochs may shorten it
     steps_per_epoch: int | None = None
     dataset: Any = None             # map-style; `collate` makes a batch of its items
+    workers: int = 0                # processes that load it, unless trainer.num_workers says how many
 
     def __init__(self, section, context: RunContext):
         self.section, self.context = section, context

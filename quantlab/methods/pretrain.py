@@ -56,7 +56,7 @@ class Pretrain(Method):
         super().__init__(section, context)
         self.recipe = context.config.model.pretrain
         self.dataset = context.task.dataset()
-        self.collate = context.task.collate
+        self.collate, self.workers = context.task.collate, context.task.workers
         order = seeded(0).permutation(len(self.dataset))
         held_out = min(HELD_OUT, len(order) // 10)
         self.held_out, self.trained_on = order[:held_out], order[held_out:]

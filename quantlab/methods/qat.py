@@ -49,7 +49,7 @@ class QAT(Method):
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
         self.dataset = context.task.dataset()
-        self.collate = context.task.collate
+        self.collate, self.workers = context.task.collate, context.task.workers
         self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
         self.steps = section.epochs * self.steps_per_epoch
         self.is_scheduled = section.schedule == "transition_rate"

@@ -5,7 +5,7 @@ Images are kept as uint8 `[N, C, H, W]` and become floats one batch at a time: C
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+
+from quantlab.errors import QuantlabError
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -69,6 +71,16 @@ def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
+def loaded(loader: Iterable) -> Iterator:
+    """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts the worker's
+    traceback before it."""
+    try:
+        yield from loader
+    except QuantlabError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from None
+
+
 class ImageTask:
     """Images to train on: the training split of a data set, at `image_size` pixels.
 
@@ -80,6 +92,7 @@ class ImageTask:
     collate = staticmethod(collate)
     channels: int
     classes: int | None  # number of labels; None: the images have none
+    workers = 0          # processes that load data unless trainer.num_workers says how many: none where all is in memory
 
     def __init__(self, section: Any):
         self.section = section

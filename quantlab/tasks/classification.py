@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
-from quantlab.tasks.base import ImageDataset, ImageTask, resize
+from quantlab.tasks.base import ImageDataset, ImageTask, loaded, resize
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
@@ -42,16 +43,88 @@ def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
 
 
 class ClassificationTask(ImageTask):
-    """Labelled images: training, validation and test parts that share none.
+    """Labelled images: training, validation and test parts that share none. What is common to images in memory and in folders.
 
     The validation part, `validation_fraction` of the training split, is drawn by `split_seed` and never trained on; it tells
-    which checkpoint is best. What is reported is measured on the test split. A subclass without an official test split gives
-    `test_fraction`.
+    which checkpoint is best. What is reported is measured on the test split.
     """
 
     kind = "classification"
     channels: int
     classes: int
+
+    def part(self, name: str) -> Dataset:
+        """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises RequestError as `check`."""
+        raise NotImplementedError  # in memory or in folders
+
+    def augment(self, images: Tensor) -> Tensor:
+        """A batch of a part's images as training sees it, drawn by torch's generator."""
+        raise NotImplementedError  # in memory or in folders
+
+    def centre(self, images: Tensor) -> Tensor:
+        """A batch of a part's images as evaluation sees it."""
+        return images
+
+    def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shuffled indices of the training split, divided. Raises RequestError where one of the two would be empty."""
+        held = round(self.section.validation_fraction * len(order))
+        if held == 0 or held >= len(order):
+            raise RequestError(f"task.validation_fraction: got {self.section.validation_fraction}, which leaves {held} of "
+                               f"{len(order)} images for validation; type task.validation_fraction=0.1")
+        return order[:held], order[held:]
+
+    def shuffled(self, count: int) -> np.ndarray:
+        """The indices below `count` in the order that `split_seed` gives them."""
+        return np.random.default_rng(self.section.split_seed).permutation(count)
+
+    def fingerprint(self) -> str:
+        """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
+        digest = hashlib.sha256(super().fingerprint().encode())
+        shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
+        digest.update(json.dumps(shaping, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def dataset(self) -> Dataset:
+        """The training part as uint8: `prepare` does the rest, on the device, inside the seeded step."""
+        return self.part("train")
+
+    def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
+        images = batch["image"]
+        return batch | {"image": self.normalize(self.augment(images) if train else self.centre(images))}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """`[N, C, H, W]` with values 0 to 255 to float32, `(x / 255 - mean) / std` per channel."""
+        mean = torch.tensor(self.section.normalization.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.section.normalization.std, device=images.device).view(-1, 1, 1)
+        return (images.to(torch.float32) / 255 - mean) / std
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, split: str, device: torch.device,
+                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
+        """`top1` and `top5` (percent) and `loss` (mean cross-entropy, nats) of `model`, in evaluation mode, on a part."""
+        part = self.part(split)
+        loader = DataLoader(part, self.section.evaluation.batch_size, collate_fn=self.collate, num_workers=self.workers)
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(3, device=device)
+        for batch in loaded(progress(loader, f"{split} accuracy") if progress else loader):
+            batch = self.prepare({name: tensor.to(device) for name, tensor in batch.items()}, train=False)
+            logits, label = model(batch["image"]), batch["label"]
+            best = logits.topk(min(5, logits.shape[1])).indices == label[:, None]
+            sums += torch.stack([best[:, 0].sum(), best.sum(), F.cross_entropy(logits, label, reduction="sum")])
+        model.train(was_training)
+        top1, top5, loss = (sums / len(part)).tolist()
+        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
+
+    def protocol(self) -> dict[str, Any]:
+        """What accuracy was measured on."""
+        sizes = {f"{name}_images": len(self.part(name)) for name in ("train", "validation", "test")}
+        return sizes | {"split_seed": self.section.split_seed}
+
+
+class ImagesInMemory(ClassificationTask):
+    """A set that is read once and stays in memory as uint8. A subclass without an official test split gives `test_fraction`."""
+
     test_fraction: float | None = None
 
     def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
@@ -61,18 +134,14 @@ class ClassificationTask(ImageTask):
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[Tensor, Tensor]]:
         images, labels = self._data
-        order = torch.from_numpy(np.random.default_rng(self.section.split_seed).permutation(len(images)))
+        order = self.shuffled(len(images))
         if self.test_fraction is None:
             test_images, test_labels = self._load_test()
             test = resize(torch.from_numpy(test_images), self.image_size), torch.from_numpy(test_labels.astype(np.int64))
         else:
             held = round(self.test_fraction * len(images))
             test, order = (images[order[:held]], labels[order[:held]]), order[held:]
-        held = round(self.section.validation_fraction * len(order))
-        if held == 0 or held >= len(order):
-            raise RequestError(f"task.validation_fraction: got {self.section.validation_fraction}, which leaves {held} of "
-                               f"{len(order)} images for validation; type task.validation_fraction=0.1")
-        validation, train = order[:held], order[held:]
+        validation, train = self.validation_and_train(order)
         return {"train": (images[train], labels[train]), "validation": (images[validation], labels[validation]), "test": test}
 
     def check(self) -> None:
@@ -81,55 +150,15 @@ class ClassificationTask(ImageTask):
                 raise RequestError(f"task {self.name}: the {name} split holds label {int(labels.max())}, allowed: 0 to "
                                    f"{self.classes - 1}")
 
-    def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
-        digest = hashlib.sha256(super().fingerprint().encode())
-        shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
-        digest.update(json.dumps(shaping, sort_keys=True).encode())
-        return digest.hexdigest()
+    def part(self, name: str) -> ImageDataset:
+        return ImageDataset(*self._parts[name], transform=lambda images: images)
 
-    def dataset(self) -> ImageDataset:
-        """The training part as uint8: `prepare` does the rest, on the device, inside the seeded step."""
-        return ImageDataset(*self._parts["train"], transform=lambda images: images)
-
-    def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
-        images = batch["image"]
-        if train:
-            augmentation = self.section.augmentation
-            images = random_crop_and_flip(images, augmentation.crop_padding, augmentation.horizontal_flip)
-        return batch | {"image": self.normalize(images)}
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """uint8 `[N, C, H, W]` to float32, `(x / 255 - mean) / std` per channel."""
-        mean = torch.tensor(self.section.normalization.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.section.normalization.std, device=images.device).view(-1, 1, 1)
-        return (images.to(torch.float32) / 255 - mean) / std
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: str, device: torch.device,
-                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
-        """`top1` and `top5` (percent) and `loss` (mean cross-entropy, nats) of `model`, in evaluation mode, on a split."""
-        images, labels = self._parts[split]
-        size = self.section.evaluation.batch_size
-        batches = list(zip(images.split(size), labels.split(size)))
-        was_training = model.training
-        model.eval()
-        sums = torch.zeros(3, device=device)
-        for part, label in progress(batches, f"{split} accuracy") if progress else batches:
-            logits, label = model(self.normalize(part.to(device))), label.to(device)
-            best = logits.topk(min(5, logits.shape[1])).indices == label[:, None]
-            sums += torch.stack([best[:, 0].sum(), best.sum(), F.cross_entropy(logits, label, reduction="sum")])
-        model.train(was_training)
-        top1, top5, loss = (sums / len(labels)).tolist()
-        return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
-
-    def protocol(self) -> dict[str, Any]:
-        """What accuracy was measured on."""
-        sizes = {f"{name}_images": len(labels) for name, (_, labels) in self._parts.items()}
-        return sizes | {"split_seed": self.section.split_seed}
+    def augment(self, images: Tensor) -> Tensor:
+        augmentation = self.section.augmentation
+        return random_crop_and_flip(images, augmentation.crop_padding, augmentation.horizontal_flip)
 
 
-class Digits(ClassificationTask):
+class Digits(ImagesInMemory):
     """scikit-learn's 1,797 handwritten digits, 8x8, grey; part of the installation. A fifth is the test split."""
 
     channels, classes, test_fraction = 1, 10, 0.2
@@ -138,7 +167,7 @@ class Digits(ClassificationTask):
         return datasets.load_digits()
 
 
-class Mnist(ClassificationTask):
+class Mnist(ImagesInMemory):
     """MNIST, 28x28, grey: 60,000 images for training and validation, 10,000 for the test."""
 
     channels, classes = 1, 10
@@ -150,7 +179,7 @@ class Mnist(ClassificationTask):
         return datasets.load_mnist(Path(self.section.data_dir).expanduser(), self.section.download, "test")
 
 
-class Cifar10(ClassificationTask):
+class Cifar10(ImagesInMemory):
     """CIFAR-10, 32x32, RGB: 50,000 images for training and validation, 10,000 for the test."""
 
     channels, classes = 3, 10
@@ -160,3 +189,15 @@ class Cifar10(ClassificationTask):
 
     def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
         return datasets.load_cifar10(Path(self.section.data_dir).expanduser(), self.section.download, "test")
+
+
+class Cifar100(ImagesInMemory):
+    """CIFAR-100, 32x32, RGB: 50,000 images for training and validation, 10,000 for the test."""
+
+    channels, classes = 3, 100
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_cifar100(Path(self.section.data_dir).expanduser(), self.section.download)
+
+    def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
+        return datasets.load_cifar100(Path(self.section.data_dir).expanduser(), self.section.download, "test")

@@ -1,7 +1,7 @@
 """The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
-Digits come with scikit-learn. MNIST and CIFAR-10 are looked for in a directory, as torchvision lays them out or packed
-in one `.npz`. Nothing pickled is loaded, with one exception that is checked first: see `_cifar10_python`.
+Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out or packed
+in one `.npz`. Nothing pickled is loaded, with one exception that is checked first: see `_cifar_python`.
 """
 
 import io
@@ -21,6 +21,8 @@ from quantlab.errors import RequestError
 log = logging.getLogger("quantlab")
 
 Arrays = tuple[np.ndarray, np.ndarray]
+
+CIFAR10_FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}     # the binary version
 
 
 def load_digits() -> Arrays:
@@ -59,14 +61,30 @@ def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
     """
     sources = {
-        "cifar-10-batches-bin": partial(_cifar10_binary, split=split),
-        "cifar-10-batches-py": partial(_cifar10_python, split=split),
+        "cifar-10-batches-bin": partial(_cifar_binary, files=CIFAR10_FILES[split], label_bytes=1),
+        "cifar-10-batches-py": partial(_cifar_python, name="CIFAR10", split=split),
         "cifar10_jpeg.npz": partial(_cifar10_packed, split=split),
         "cifar10_jpeg_tiny.npz": partial(_cifar10_packed, split=split),
     }
     if download and _first(data_dir, sources) is None:
         _download("CIFAR10", "170 MB", data_dir)
     return _read("CIFAR-10", split, data_dir, sources)
+
+
+def load_cifar100(data_dir: Path, download: bool, split: str = "train") -> Arrays:
+    """CIFAR-100's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]` with its 100 fine labels, from `cifar-100-binary` (the
+    binary version) or `cifar-100-python` (torchvision's) in `data_dir`.
+
+    Raises:
+        RequestError: no such folder and `download` is false, the download failed, or a file is damaged.
+    """
+    sources = {
+        "cifar-100-binary": partial(_cifar_binary, files=[f"{split}.bin"], label_bytes=2),
+        "cifar-100-python": partial(_cifar_python, name="CIFAR100", split=split),
+    }
+    if download and _first(data_dir, sources) is None:
+        _download("CIFAR100", "169 MB", data_dir)
+    return _read("CIFAR-100", split, data_dir, sources, classes=100)
 
 
 def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
@@ -90,7 +108,7 @@ def _first(data_dir: Path, sources: dict) -> str | None:
     return next((name for name in sources if (data_dir / name).exists()), None)
 
 
-def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]]) -> Arrays:
+def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]], classes: int = 10) -> Arrays:
     name = _first(data_dir, sources)
     if name is None:
         where = f"in data_dir {data_dir}" + ("" if data_dir.is_dir() else ", which does not exist")
@@ -100,8 +118,8 @@ def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[P
         )
     path = data_dir / name
     images, labels = sources[name](path)
-    labelled = len(images) == len(labels) > 0 and np.isin(labels, range(10)).all()
-    _require(path, labelled, "images, each with a label 0 to 9")
+    labelled = len(images) == len(labels) > 0 and np.isin(labels, range(classes)).all()
+    _require(path, labelled, f"images, each with a label 0 to {classes - 1}")
     log.info("%s: %d %s images from %s", title, len(images), {"train": "training"}.get(split, split), path)
     return images, labels
 
@@ -142,28 +160,28 @@ def _mnist_torchvision(path: Path) -> Arrays:
     return images.numpy()[:, None], labels.numpy()
 
 
-def _cifar10_binary(folder: Path, split: str) -> Arrays:
-    """Files of 3,073-byte records: one byte of label, then 3 planes of 32x32. Five for training, one for the test."""
-    records = []
-    for name in [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]:
+def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
+    """Files of records: the label in the last of `label_bytes` (CIFAR-100 has the coarse label before it), then 3 planes of 32x32."""
+    records, size = [], label_bytes + 3072
+    for name in files:
         path = folder / name
         try:
             content = path.read_bytes()
         except OSError as error:
             raise RequestError(f"{path} cannot be read ({_line(error)}); unpack the archive again") from error
-        _require(path, content and len(content) % 3073 == 0, "a multiple of 3,073 bytes")
-        records.append(np.frombuffer(content, np.uint8).reshape(-1, 3073))
+        _require(path, content and len(content) % size == 0, f"a multiple of {size:,} bytes")
+        records.append(np.frombuffer(content, np.uint8).reshape(-1, size))
     table = np.concatenate(records)
-    return table[:, 1:].reshape(-1, 3, 32, 32), table[:, 0].astype(np.int64)
+    return table[:, label_bytes:].reshape(-1, 3, 32, 32), table[:, label_bytes - 1].astype(np.int64)
 
 
-def _cifar10_python(folder: Path, split: str) -> Arrays:
+def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
     """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before it
     unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded."""
     from torchvision import datasets
 
     try:
-        data = datasets.CIFAR10(str(folder.parent), train=split == "train", download=False)
+        data = getattr(datasets, name)(str(folder.parent), train=split == "train", download=False)
     except (RuntimeError, OSError) as error:
         raise RequestError(
             f"{folder} is incomplete or damaged (a file's md5 is not the published one);"

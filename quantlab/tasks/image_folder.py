@@ -66,11 +66,12 @@ def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np
     """
     images = np.empty((len(files), channels, size, size), dtype=np.uint8)
     for index, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=len(files) < 500)):
-        images[index] = _read_image(folder / file, size, channels)
+        images[index] = read_image(folder / file, size, channels)
     return images
 
 
-def _read_image(path: Path, size: int, channels: int) -> np.ndarray:
+def read_image(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 `[channels, size, size]` of one file, as `read_images` makes it, and with its errors."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()

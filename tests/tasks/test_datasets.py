@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantlab.errors import RequestError
-from quantlab.tasks.datasets import load_cifar10, load_mnist
+from quantlab.tasks.datasets import load_cifar10, load_cifar100, load_mnist
 
 DATA = Path(os.environ.get("QUANTLAB_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -46,6 +46,22 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
     np.savez(tmp_path / "mnist.npz", train_images=np.zeros((2, 28, 28), np.uint8), train_labels=np.array([3, 10]))
     with pytest.raises(RequestError, match="label 0 to 9"):
         load_mnist(tmp_path, download=False)
+
+
+def test_binary_version_of_cifar100_has_the_fine_label_second(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    records = [bytes([coarse, fine]) + image.tobytes() for coarse, fine, image in zip((1, 2, 3), (99, 0, 41), images)]
+    (folder / "test.bin").write_bytes(b"".join(records))
+    read, labels = load_cifar100(tmp_path, download=False, split="test")
+    assert np.array_equal(read, images) and labels.tolist() == [99, 0, 41]
+    (folder / "test.bin").write_bytes(b"".join(records)[:-1])
+    with pytest.raises(RequestError, match="a multiple of 3,074 bytes"):
+        load_cifar100(tmp_path, download=False, split="test")
+    (folder / "test.bin").write_bytes(bytes([1, 100]) + images[0].tobytes())
+    with pytest.raises(RequestError, match="label 0 to 99"):
+        load_cifar100(tmp_path, download=False, split="test")
 
 
 def test_binary_version_of_cifar10(tmp_path):

@@ -1,0 +1,170 @@
+"""Classification of images that lie in folders, one per class, and are decoded when a batch asks for them: ImageNet, or your own.
+
+An image becomes uint8 with its shorter side at `decode_size`, centre-cropped to a square, in the processes that load data. Random
+cropping and mirroring are done to the whole batch on the device, inside the seeded step. That is our choice, not
+torchvision's order: a run repeats its bits whatever the number of processes, and goes on with the same bits after a stop.
+"""
+
+import functools
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, default_collate
+
+from quantlab.errors import RequestError, RunError
+from quantlab.tasks.classification import ClassificationTask
+from quantlab.tasks.image_folder import find_images, folder_labels, read_image
+
+MOST_WORKERS = 4
+
+
+def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], ratio: tuple[float, float], flip: bool) -> Tensor:
+    """Inception's augmentation (Szegedy et al. 2015), a batch at a time: `[N, C, S, S]` to float32 `[N, C, size, size]`.
+
+    Of each image a rectangle of a share of the area within `scale` and of width to height within `ratio` (log-uniform), at a
+    uniform place, resized bilinearly and mirrored or not. Drawn by torch's generator. A side longer than the image is cut to it.
+    """
+    count, device = len(images), images.device
+    area = torch.empty(count, device=device).uniform_(*scale)
+    shape = torch.empty(count, device=device).uniform_(*map(math.log, ratio)).exp()
+    width, height = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
+    x, y = ((1 - side) * (2 * torch.rand(count, device=device) - 1) for side in (width, height))       # centre, -1 to 1
+    if flip:
+        width = torch.where(torch.rand(count, device=device) < 0.5, -width, width)
+    theta = torch.zeros(count, 2, 3, device=device)
+    theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = width, x, height, y
+    grid = F.affine_grid(theta, (count, images.shape[1], size, size), align_corners=False)
+    return F.grid_sample(images.to(torch.float32), grid, padding_mode="border", align_corners=False)
+
+
+class FolderImages(Dataset):
+    """Map-style: `{"image": uint8 [C, decode_size, decode_size], "label": int64 []}`. Raises RunError for a damaged file."""
+
+    def __init__(self, folder: Path, files: list[Path], labels: np.ndarray, channels: int, decode_size: int):
+        self.folder, self.files, self.labels, self.channels, self.decode_size = folder, files, labels, channels, decode_size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        try:
+            image = read_image(self.folder / self.files[index], self.decode_size, self.channels)
+        except RequestError as error:
+            raise RunError(str(error)) from None        # found only now, in the middle of the run
+        return {"image": torch.from_numpy(np.ascontiguousarray(image)), "label": torch.tensor(int(self.labels[index]))}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        return [self[index] for index in indices]
+
+
+class ClassFolders(ClassificationTask):
+    """What both tasks on folders share."""
+
+    collate = staticmethod(default_collate)
+
+    @property
+    def workers(self) -> int:
+        return min(MOST_WORKERS, os.cpu_count() or 1)
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, FolderImages]:
+        raise NotImplementedError  # who draws the test part differs
+
+    @functools.cached_property
+    def classes(self) -> int:
+        return 1 + int(self._parts["train"].labels.max())
+
+    def part(self, name: str) -> FolderImages:
+        return self._parts[name]
+
+    def _images(self, folder: Path, files: list[Path], labels: np.ndarray, chosen: np.ndarray | None = None) -> FolderImages:
+        chosen = np.arange(len(files)) if chosen is None else np.sort(chosen)
+        return FolderImages(folder, [files[i] for i in chosen], labels[chosen], self.channels, self.section.decode_size)
+
+    def check(self) -> None:
+        """Finds every file, and decodes one; the others are decoded when they are needed."""
+        for part in self._parts.values():
+            read_image(part.folder / part.files[0], self.section.decode_size, self.channels)
+
+    @property
+    def _fingerprint(self) -> str:
+        """Of names, sizes in bytes and labels of the files, and of the sizes in pixels: reading every pixel would take an epoch."""
+        digest = hashlib.sha256(repr((self.image_size, self.section.decode_size, self.channels)).encode())
+        for part in self._parts.values():
+            for file, label in zip(part.files, part.labels, strict=True):
+                digest.update(f"{file.as_posix()} {(part.folder / file).stat().st_size} {label}\n".encode())
+        return digest.hexdigest()
+
+    def augment(self, images: Tensor) -> Tensor:
+        augmentation = self.section.augmentation
+        return random_resized_crop(images, self.image_size, augmentation.scale, augmentation.ratio, augmentation.horizontal_flip)
+
+    def centre(self, images: Tensor) -> Tensor:
+        start = (self.section.decode_size - self.image_size) // 2
+        return images[..., start : start + self.image_size, start : start + self.image_size]
+
+
+def labelled_images(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
+    """Files under `folder`, the label of each, and the class of each label. Raises RequestError as `find_images`, and where the
+    images do not lie in folders of their class."""
+    files = find_images(folder)
+    labels = folder_labels(files)
+    if labels is None:
+        raise RequestError(f"data_dir {folder}: its images have no classes, allowed: at least two folders, each with the images of one "
+                           "class, and no image beside them")
+    return files, np.array(labels), sorted({file.parts[0] for file in files})
+
+
+class ImageFolder(ClassFolders):
+    """Any folder whose folders are classes. The test part, `test_fraction` of it, is drawn by `split_seed`."""
+
+    @property
+    def channels(self) -> int:
+        return self.section.channels
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, FolderImages]:
+        folder = Path(self.section.data_dir).expanduser()
+        files, labels, _ = labelled_images(folder)
+        order = self.shuffled(len(files))
+        held = max(round(self.section.test_fraction * len(files)), 1)
+        validation, train = self.validation_and_train(order[held:])
+        lacking = set(labels.tolist()) - set(labels[train].tolist())
+        if lacking:
+            name = files[int(np.flatnonzero(labels == min(lacking))[0])].parts[0]
+            raise RequestError(f"data_dir {folder}: no image of class '{name}' is left to train on, allowed: a few images of every class; "
+                               "add images, or type another task.split_seed")
+        parts = {"train": train, "validation": validation, "test": order[:held]}
+        return {name: self._images(folder, files, labels, chosen) for name, chosen in parts.items()}
+
+
+class ImageNet(ClassFolders):
+    """ILSVRC 2012 as torchvision's reference scripts lay it out: data_dir/train/CLASS/*.JPEG and data_dir/val/CLASS/*.JPEG; the test
+    part is val."""
+
+    channels = 3
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, FolderImages]:
+        root = Path(self.section.data_dir).expanduser()
+        for name in ("train", "val"):
+            if not (root / name).is_dir():
+                raise RequestError(f"data_dir {root}: there is no folder {name}, allowed: a folder that holds train/CLASS/*.JPEG and "
+                                   "val/CLASS/*.JPEG; give it with data_dir=PATH")
+        files, labels, classes = labelled_images(root / "train")
+        test_files, test_labels, test_classes = labelled_images(root / "val")
+        if classes != test_classes:
+            differing = sorted(set(classes) ^ set(test_classes))[0]
+            raise RequestError(f"data_dir {root}: train has {len(classes)} classes and val {len(test_classes)}, allowed: the same in both; "
+                               f"the first that differs is '{differing}'")
+        validation, train = self.validation_and_train(self.shuffled(len(files)))
+        return {"train": self._images(root / "train", files, labels, train),
+                "validation": self._images(root / "train", files, labels, validation),
+                "test": self._images(root / "val", test_files, test_labels)}

@@ -1,0 +1,153 @@
+"""Classification of folders: the crops, the parts, trees that do not do, whole runs with and without loading processes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantlab.config.tasks import ImageFolder as ImageFolderSection
+from quantlab.config.tasks import ImageNet as ImageNetSection
+from quantlab.errors import RequestError, RunError
+from quantlab.tasks.classification_folder import ImageFolder, ImageNet, random_resized_crop
+
+COMMON = {
+    "image_size": 8, "decode_size": 10, "validation_fraction": 0.2, "split_seed": 0, "evaluation": {"batch_size": 7},
+    "augmentation": {"scale": [0.08, 1.0], "ratio": [0.75, 1.3333], "horizontal_flip": True},
+    "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+}
+
+
+def tree(root, classes=("cat", "dog", "owl"), count=10):
+    """`count` images a class, 12x16, each class of its own brightness."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 60, (12, 16, 3)) + 60 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
+    return root
+
+
+def image_folder(root, **values):
+    return ImageFolder(ImageFolderSection.model_validate(COMMON | {
+        "_target_": "quantlab.tasks.classification_folder.ImageFolder", "name": "image_folder", "data_dir": str(root), "channels": 3,
+        "test_fraction": 0.2} | values))
+
+
+def imagenet(root):
+    return ImageNet(ImageNetSection.model_validate(COMMON | {
+        "_target_": "quantlab.tasks.classification_folder.ImageNet", "name": "imagenet", "data_dir": str(root)}))
+
+
+def test_a_crop_of_everything_is_the_image_or_its_mirror():
+    images = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8)
+    torch.testing.assert_close(random_resized_crop(images, 9, (1, 1), (1, 1), flip=False), images.float(), atol=1e-3, rtol=0)
+    torch.manual_seed(0)
+    for image, crop in zip(images.float(), random_resized_crop(images, 9, (1, 1), (1, 1), flip=True), strict=True):
+        assert min((crop - image).abs().max(), (crop - image.flip(-1)).abs().max()) < 1e-3
+
+
+def test_crops_follow_the_generator_and_stay_inside():
+    ramp = torch.arange(32.0).expand(400, 1, 32, 32)        # the pixel is its own column
+    torch.manual_seed(3)
+    crops = random_resized_crop(ramp, 16, (0.08, 0.5), (0.75, 1.3333), flip=True)
+    torch.manual_seed(3)
+    assert torch.equal(crops, random_resized_crop(ramp, 16, (0.08, 0.5), (0.75, 1.3333), flip=True))
+    assert crops.min() >= 0 and crops.max() <= 31 and crops.shape == (400, 1, 16, 16)
+    step = crops[:, 0, 0].diff(dim=1)[:, 4:-4].mean(dim=1)  # columns per pixel: the width of the crop / 16, negative if mirrored
+    width = step.abs() * 16 / 32
+    assert (step < 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert 0.08**0.5 * 0.75**0.5 - 0.01 < width.min() and width.max() < (0.5 * 1.3333) ** 0.5 + 0.01
+    assert crops.amin(dim=(1, 2, 3)).min() < 2 and crops.amax(dim=(1, 2, 3)).max() > 29        # the borders are reached
+
+
+def test_parts_share_no_file_and_labels_are_the_folders(tmp_path):
+    task = image_folder(tree(tmp_path))
+    task.check()
+    assert task.classes == 3 and task.protocol() == {"train_images": 19, "validation_images": 5, "test_images": 6, "split_seed": 0}
+    files = [file for name in ("train", "validation", "test") for file in task.part(name).files]
+    assert len(files) == len(set(files)) == 30
+    for index in range(19):
+        item, file = task.dataset()[index], task.dataset().files[index]
+        assert item["image"].shape == (3, 10, 10) and item["image"].dtype == torch.uint8
+        assert item["label"] == ["cat", "dog", "owl"].index(file.parts[0]) == int(item["image"].float().mean()) // 60
+    batch = task.prepare({"image": item["image"][None]}, train=False)
+    torch.testing.assert_close(batch["image"], (item["image"][None, :, 1:9, 1:9] / 255 - 0.5) / 0.25)
+    assert image_folder(tmp_path, split_seed=1).fingerprint() != task.fingerprint() == image_folder(tmp_path).fingerprint()
+
+
+def test_imagenet_tests_on_val(tmp_path):
+    tree(tmp_path / "train")
+    tree(tmp_path / "val", count=2)
+    task = imagenet(tmp_path)
+    assert task.protocol() == {"train_images": 24, "validation_images": 6, "test_images": 6, "split_seed": 0}
+    assert task.part("test").folder.name == "val" and task.classes == 3
+    (tmp_path / "val" / "owl").rename(tmp_path / "val" / "elk")
+    with pytest.raises(RequestError, match="allowed: the same in both; the first that differs is 'elk'"):
+        imagenet(tmp_path).check()
+
+
+def test_trees_that_do_not_do(tmp_path):
+    with pytest.raises(RequestError, match="there is no folder train"):
+        imagenet(tmp_path).check()
+    with pytest.raises(RequestError, match="does not exist"):
+        image_folder(tmp_path / "nowhere").check()
+    tree(tmp_path / "one", classes=("cat",))
+    with pytest.raises(RequestError, match="at least two folders"):
+        image_folder(tmp_path / "one").check()
+    tree(tmp_path / "few")
+    for file in list((tmp_path / "few" / "owl").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(RequestError, match="no image of class 'owl' is left to train on"):
+        for seed in range(50):      # soon the one owl is drawn for the test
+            image_folder(tmp_path / "few", split_seed=seed).check()
+
+
+RUN = ("task=image_folder", "task.image_size=8", "task.decode_size=10", "model=resnet20", "model.depth=8", "model.width=4", "device=cpu",
+       "model.pretrain.steps=4", "model.pretrain.batch_size=8", "trainer.checkpoint_every=3", "trainer.log_every=1")
+
+
+def test_whole_runs_have_the_same_bits_with_and_without_loading_processes(tmp_path, quantlab):
+    tree(tmp_path / "data")
+    found = []
+    for workers in (0, 2):
+        directory = tmp_path / f"run{workers}"
+        code, _, err = quantlab("method=qat", *RUN, "method.epochs=3", "method.batch_size=8", f"trainer.num_workers={workers}",
+                                f"data_dir={tmp_path / 'data'}", f"output_dir={directory}")
+        assert code == 0, err
+        found.append((directory / "metrics.jsonl").read_bytes())
+    assert found[0] == found[1]
+    assert json.loads((directory / "results.json").read_text())["protocol"]["test_images"] == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_one_line_that_names_it(workers, tmp_path, quantlab):
+    tree(tmp_path / "data", classes=("a", "b"), count=12)
+    for number in range(2, 11):
+        file = tmp_path / "data" / "b" / f"{number}.png"
+        file.write_bytes(file.read_bytes()[:60])
+    code, _, err = quantlab("method=pretrain", *RUN, f"trainer.num_workers={workers}", f"data_dir={tmp_path / 'data'}",
+                            f"output_dir={tmp_path / 'run'}")
+    assert code in (1, 2) and "cannot be read as an image" in err and "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("quantlab: error: ") and ".png" in last
+
+
+def test_what_is_damaged_is_found_in_the_middle_of_a_run(tmp_path):
+    task = image_folder(tree(tmp_path))
+    part = task.dataset()
+    (part.folder / part.files[3]).write_bytes(b"no image")
+    with pytest.raises(RunError, match="cannot be read as an image"):
+        part[3]
+
+
+@pytest.mark.parametrize("words, says", [
+    (("task.image_size=80",), "task.image_size: got 80, allowed: 1 to 72"),
+    (("task.augmentation.scale=[1.0,0.5]",), "type task.augmentation.scale=[0.5,1.0]"),
+    (("task.augmentation.scale=[0.5]",), "task.augmentation.scale"),
+])
+def test_settings_that_do_not_do(words, says, quantlab, tmp_path):
+    code, _, err = quantlab("method=qat", "task=image_folder", *words, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and says in err
