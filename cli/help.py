@@ -1,10 +1,14 @@
 """The page of `quantlab --help`, read from the YAMLs: a new option of a group appears by its first comment line."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from quantlab.config.catalog import groups, headline, options, root_config
 
 ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
+
+MANY = 8        # options in one folder of a group: more are listed on demand
 
 USAGE = """\
 quantlab: compose a task, a model, a quantizer and a method into one run, and leave its numbers and pictures behind.
@@ -21,7 +25,7 @@ examples:
 END = """\
 options:
   -m, --multirun      sweep over comma-separated values; jobs already done under output_dir are skipped
-  -h, --help          this page
+  -h, --help [GROUP]  this page, or all options of a group
   --version           the version
   --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations
   --hydra-help, --info, --shell-completion
@@ -33,16 +37,29 @@ more: README.md; every key with its meaning stands in the YAML of its option, un
       HYDRA_FULL_ERROR=1 before the command shows the traceback of what went wrong"""
 
 
-def help_page() -> str:
-    """The whole page, without a newline at its end."""
+def help_page(words: Sequence[str] = ()) -> str:
+    """The whole page, or where a group is among `words` every option of it; without a newline at its end."""
     present = groups()
+    asked = [word.rstrip("=") for word in words if word.rstrip("=") in present]
+    if asked:
+        return "\n\n".join(_group(group, whole=True) for group in asked)
     ordered = [group for group in ORDER if group in present] + [group for group in present if group not in ORDER]
     return "\n\n".join([USAGE, *filter(None, map(_group, ordered)), _root_keys(), END])
 
 
-def _group(group: str) -> str:
+def _group(group: str, whole: bool = False) -> str:
     named = options(group)
-    return "\n".join([f"{group}="] + [_line(name, headline(path)) for name, path in named.items()]) if named else ""
+    folders = Counter(name.rpartition("/")[0] for name in named)
+    lines, said = [f"{group}="], set()
+    for name, path in named.items():
+        folder = name.rpartition("/")[0]
+        if whole or not folder or folders[folder] <= MANY:
+            lines.append(_line(name, headline(path)))
+        elif folder not in said:
+            said.add(folder)
+            lines.append(_line(f"{folder}/...", f"{folders[folder]} of them, all listed by quantlab --help {group}; one is"))
+            lines.append(_line(f"  {name}", headline(path)))
+    return "\n".join(lines) if named else ""
 
 
 def _root_keys() -> str:

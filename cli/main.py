@@ -23,7 +23,7 @@ def _answer(words: list[str]) -> int:
     if "--help" in words or "-h" in words:
         from quantlab.cli.help import help_page
 
-        print(help_page())
+        print(help_page(words))
         return 0
     if "--version" in words:
         from quantlab import __version__
