@@ -158,6 +158,14 @@ def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch)
     assert rows(tmp_path / "cut")[-2]["frozen_share"] > 0
 
 
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
+    code, _, err = quantlab(*TINY_QAT, "trainer.compile=true", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    compiled, plain = ([row["loss"] for row in rows(directory) if "talr" in row] for directory in (tmp_path / "run", whole))
+    assert compiled[:5] == pytest.approx(plain[:5], rel=0.02)       # then rounding sets other weights over their transition points
+
+
 @pytest.mark.parametrize("words, says", [
     (("quantizer.weight.bits=32",), "method.schedule=transition_rate schedules the transitions of quantized weights"),
     (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
@@ -168,6 +176,7 @@ def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch)
     (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
     (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
     (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, lsq, reactnet; type quantizer=fixed_point"),
+    (("method=ptq", "trainer.compile=true"), "trainer.compile: got true, but method=ptq trains no network as a whole"),
     (("task=digits_generation",), "needs a classification task"),
     (("model=ddim",), "needs a classifier model"),
     (("model.depth=21",), "allowed: 6 n + 2"),
