@@ -23,7 +23,7 @@ from quantlab.checkpoint import load_model, save_model, strict_load
 from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, load_weights, provide_full_precision
-from quantlab.methods.base import Outcome, RunContext
+from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.pretrain import Pretrain
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
@@ -43,13 +43,13 @@ def run(config: RunConfig, typed: list[str]) -> None:
     """
     with interruptible():
         started = time.perf_counter()
-        context = prepare(config)
+        context, method = prepare(config)
         directory = open_directory(context, config, typed)
         context.directory = directory.path
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
             try:
-                outcome, steps = execute(context, directory)
+                outcome, steps = execute(context, method, directory)
                 if main:
                     conclude(context, directory, outcome, steps, time.perf_counter() - started)
             except BaseException as error:
@@ -60,8 +60,8 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 context.accelerator.end_training()
 
 
-def prepare(config: RunConfig) -> RunContext:
-    """Task, model and services of a run. Everything that can be wrong with the request is found here, before any work."""
+def prepare(config: RunConfig) -> tuple[RunContext, Method]:
+    """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before any work."""
     saved_model = None
     if config.method.name == "sample":
         config, saved_model = open_finished_run(config)
@@ -78,7 +78,7 @@ def prepare(config: RunConfig) -> RunContext:
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
         feature_network=lambda: feature_network(context), saved_model=saved_model,
     )
-    return context
+    return context, instantiate(config.method, context=context)
 
 
 def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
@@ -144,13 +144,12 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
     return directory
 
 
-def execute(context: RunContext, directory: RunDirectory) -> tuple[Outcome, int]:
+def execute(context: RunContext, method: Method, directory: RunDirectory) -> tuple[Outcome, int]:
     """Full-precision weights, the method in the trainer's loop, its end. Returns also the number of steps made."""
     config, steps = context.config, 0
     if config.logger.name != "none":
         options = {"wandb": {"dir": str(directory.path), "mode": config.logger.mode}} if config.logger.name == "wandb" else {}
         context.accelerator.init_trackers(getattr(config.logger, "project", "quantlab"), init_kwargs=options)
-    method = instantiate(config.method, context=context)
     if method.needs_full_precision:
         provide_full_precision(context)
     trainer = Trainer(config.trainer, directory, context.accelerator, config.seed)

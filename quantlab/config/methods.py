@@ -108,6 +108,7 @@ class QAT(Method):
     quantizes = True
     trains_network = True
     target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
+    start: OrNull[Directory]
     schedule: Literal["transition_rate", "learning_rate"]
     optimizer: Literal["sgd", "adam", "adamw"]
     epochs: Count

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantlab.config import instantiate
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
+from quantlab.methods.qat_start import Start
 from quantlab.optim import SGDT, AdamT, AdamWT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 from quantlab.quantizers.trained_layer import (
@@ -53,6 +54,8 @@ class QAT(Method):
         self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
         self.steps = section.epochs * self.steps_per_epoch
         self.is_scheduled = section.schedule == "transition_rate"
+        self.start = None if section.start is None else Start(section.start, context.config)
+        self.needs_full_precision = self.start is None
 
     def batch_indices(self, step: int) -> list[int]:
         return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
@@ -60,11 +63,16 @@ class QAT(Method):
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
         context, model = self.context, self.context.model
-        self.full_precision = context.task.evaluate(model, "test", context.device, context.progress)
+        if self.start is None:
+            self.baseline = {"full_precision": context.task.evaluate(model, "test", context.device, context.progress)}
+        else:
+            self.baseline = {"start": self.start.metrics}
         wrap_for_training(model, instantiate(context.config.quantizer), learn_weight_scale=not self.is_scheduled)
         first = self.collate(self.dataset.__getitems__(self.batch_indices(0)))
         first = {name: tensor.to(context.device) for name, tensor in first.items()}
         calibrate_activations(model, context.task.prepare(first, train=False)["image"])
+        if self.start is not None:
+            self.start.load_into(model)
         self.layers = weight_quantized_layers(model)
         self.trackers = {name: TransitionTracker(layer.weight_quantizer.discrete, layer.weight, self.section.m, self.section.m_o)
                          for name, layer in self.layers.items()}
@@ -190,7 +198,7 @@ class QAT(Method):
             figures = context.directory / "figures"
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
-        return Outcome(metrics=metrics, baseline={"full_precision": self.full_precision}, protocol=context.task.protocol(),
+        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
                        model=context.model.state_dict(), model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
 
     @torch.no_grad()

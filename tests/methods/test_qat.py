@@ -52,6 +52,28 @@ def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
+    reactnet = (*TINY_QAT, "quantizer=reactnet", "method.schedule=learning_rate", "trainer.max_steps=6")
+    assert quantlab(*reactnet, "quantizer.weight.bits=32", f"output_dir={tmp_path / 'first'}")[0] == 0
+    code, _, err = quantlab(*reactnet, f"method.start={tmp_path / 'first'}", "trainer.max_steps=1", f"output_dir={tmp_path / 'second'}",
+                            "method.learning_rate.sgd=1e-20", "method.scale_learning_rate=1e-20")
+    assert code == 0, err
+    before, after = (load_model(tmp_path / name / "checkpoints" / "model")[0] for name in ("first", "second"))
+    for name in ("layer2.0.conv1.weight", "layer2.0.conv1.activation_quantizer.beta", "fc.weight"):
+        assert before[name].equal(after[name])
+    size = after["layer2.0.conv1.weight_quantizer.size"]
+    assert size.allclose(before["layer2.0.conv1.weight"].abs().flatten(1).mean(dim=1))
+    assert results(tmp_path / "second")["baseline"] == {"start": results(tmp_path / "first")["metrics"]}
+
+    for words, says in (((f"method.start={whole}", "quantizer.activation.bits=4"), "holds a qat model of W2A2, allowed here: a qat model of W32A4 or W2A4"),
+                        ((f"method.start={whole}", "quantizer.weight.bits=4"), "allowed here: a qat model of W32A2 or W4A2"),
+                        ((f"method.start={whole}", "quantizer=ewgs"), "has quantizer=fixed_point, allowed here: quantizer=ewgs"),
+                        ((f"method.start={tmp_path}",), "holds no finished run")):
+        code, _, err = quantlab(*TINY_QAT, *words, f"output_dir={tmp_path / 'run'}")
+        assert code == 2 and says in err, err
+        assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(whole, quantlab, tmp_path):
     tensors, _ = load_model(whole / "checkpoints" / "model")
     assert quantlab(*TINY_QAT, "method.schedule=learning_rate", f"output_dir={tmp_path / 'plain'}")[0] == 0
