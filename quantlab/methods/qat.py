@@ -199,7 +199,8 @@ class QAT(Method):
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
-                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
+                       model=context.model.state_dict(),
+                       model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
 
     @torch.no_grad()
     def _histograms(self) -> dict[str, dict]:
