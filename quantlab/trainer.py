@@ -6,6 +6,7 @@ that is killed and resumed repeats the same bits as one that never stopped, and 
 
 import logging
 import math
+import os
 import signal
 import time
 
@@ -71,7 +72,7 @@ class Trainer:
         loader = DataLoader(
             method.dataset,
             batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=method.collate, num_workers=self.workers(method), pin_memory=self.accelerator.device.type == "cuda",
+            collate_fn=method.collate, num_workers=self.workers(method), worker_init_fn=leave_process_group, pin_memory=self.accelerator.device.type == "cuda",
         )
         bar = tqdm(
             loaded(loader), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
@@ -79,8 +80,8 @@ class Trainer:
         )
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         clock = time.perf_counter()
-        for step, batch in enumerate(bar, start):
-            with deferred():
+        with deferred():    # a signal waits for the end of a step, even one that comes while a batch is loaded
+            for step, batch in enumerate(bar, start):
                 seed_everything(self.seed, step, self.accelerator.process_index)
                 method.before_step(step)
                 values = method.gradients(to_device(batch, self.accelerator.device))
@@ -91,20 +92,19 @@ class Trainer:
                 done = step + 1
                 finite &= torch.isfinite(values["loss"])
                 self.interval_losses.append(values["loss"])
-                is_last = done == total
+                is_last, stopping = done == total, self._stopping(done)
                 if is_last or done % self.section.log_every == 0:
                     self._require_finite(finite, done)
                     self._log(method, done, values, bar)
-                if is_last or done % self.section.checkpoint_every == 0:
+                is_regular = is_last or done % self.section.checkpoint_every == 0
+                if is_regular or stopping:
                     self._require_finite(finite, done)
                     self.seconds, clock = self.seconds + time.perf_counter() - clock, time.perf_counter()
-                    self._save(method, done)
-                elif self._stopping(done):
-                    self._require_finite(finite, done)
-                    self.seconds += time.perf_counter() - clock
-                    self._save(method, done, log=False)     # a run that never stopped has no line here
-                    if not pending():   # another process got the signal; the one that did raises by itself
-                        raise Interrupted(signal.SIGTERM)
+                    self._save(method, done, log=is_regular)    # a run that never stopped has no line where this one stops
+                if stopping:
+                    if pending():
+                        break       # leaving `deferred` raises the signal
+                    raise Interrupted(signal.SIGTERM)   # another process got it
         bar.close()
         return total
 
@@ -163,6 +163,12 @@ class Trainer:
             kept = self.checkpoints.load_latest()
             last = f"the last good checkpoint is at step {kept[0]}" if kept else "there is no checkpoint yet"
             raise RunError(f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again")
+
+
+def leave_process_group(worker: int) -> None:
+    """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint with it."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def to_device(batch, device: torch.device):

@@ -5,8 +5,11 @@ is kept, in the cache, under the hash of everything that shapes them: the task's
 precision. Every other method starts from there, and a second run finds them at once.
 """
 
+import hashlib
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -68,8 +71,11 @@ class Pretrain(Method):
         """Everything that shapes the weights, as plain data."""
         config = self.context.config
         model = config.model.model_dump(by_alias=True)
-        model.pop("weights"), model.pop("sampler", None)
+        weights = model.pop("weights")
+        model.pop("sampler", None)
         model["pretrain"]["steps"] = total_steps
+        if weights is not None:     # trained on from a file
+            model["weights_sha256"] = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
         return {"format": 2, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
@@ -119,13 +125,19 @@ class Pretrain(Method):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """`loss` of the averaged weights on the held-out images."""
+        """`loss` of the averaged weights on the held-out images; of fewer than ten images none is held out."""
+        if not len(self.held_out):
+            return {}
         model = self.average.module if self.average is not None else self.context.model.eval()
-        batch = self.collate(self.dataset.__getitems__(self.held_out.tolist()))
+        if hasattr(model, "validation_loss"):
+            return {"loss": float(model.validation_loss(self._batch(self.held_out)))}
+        parts = np.array_split(self.held_out, -(-len(self.held_out) // self.recipe.batch_size))
+        return {"loss": sum(float(model.training_loss(self._batch(part))) * len(part) for part in parts) / len(self.held_out)}
+
+    def _batch(self, chosen: np.ndarray) -> dict[str, Tensor]:
+        batch = self.collate(self.dataset.__getitems__(chosen.tolist()))
         batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
-        batch = self.context.task.prepare(batch, train=False)
-        loss = model.validation_loss(batch) if hasattr(model, "validation_loss") else model.training_loss(batch)
-        return {"loss": float(loss)}
+        return self.context.task.prepare(batch, train=False)
 
     def finish(self) -> Outcome:
         metrics = self.validate()

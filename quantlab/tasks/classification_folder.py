@@ -40,8 +40,10 @@ def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], r
         width = torch.where(torch.rand(count, device=device) < 0.5, -width, width)
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = width, x, height, y
-    grid = F.affine_grid(theta, (count, images.shape[1], size, size), align_corners=False)
-    return F.grid_sample(images.to(torch.float32), grid, padding_mode="border", align_corners=False)
+    with torch.autocast(device.type, enabled=False):    # half precision would place pixels up to half a pixel off
+        grid = F.affine_grid(theta, (count, images.shape[1], size, size), align_corners=False)
+        outermost = 1 - 1 / images.shape[-1]            # the centre of the last pixel: nothing beyond the border moves in
+        return F.grid_sample(images.to(torch.float32), grid.clamp(-outermost, outermost), align_corners=False)
 
 
 class FolderImages(Dataset):

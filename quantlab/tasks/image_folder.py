@@ -16,7 +16,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders are skipped.
+    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders are skipped, links
+    to folders are followed.
 
     Raises:
         RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images.
@@ -29,8 +30,9 @@ def find_images(folder: Path) -> list[Path]:
         raise RequestError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
 
     found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(parent).resolve()       # a link to a folder above would go round for ever
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() not in (here, *here.parents)]
         found += [
             (Path(parent) / name).relative_to(folder)
             for name in names

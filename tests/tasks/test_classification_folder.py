@@ -1,6 +1,8 @@
 """Classification of folders: the crops, the parts, trees that do not do, whole runs with and without loading processes."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from quantlab.config.tasks import ImageFolder as ImageFolderSection
 from quantlab.config.tasks import ImageNet as ImageNetSection
 from quantlab.errors import RequestError, RunError
-from quantlab.tasks.classification_folder import ImageFolder, ImageNet, random_resized_crop
+from quantlab.tasks.classification_folder import FolderImages, ImageFolder, ImageNet, random_resized_crop
 
 COMMON = {
     "image_size": 8, "decode_size": 10, "validation_fraction": 0.2, "split_seed": 0, "evaluation": {"batch_size": 7},
@@ -141,6 +143,42 @@ def test_what_is_damaged_is_found_in_the_middle_of_a_run(tmp_path):
     (part.folder / part.files[3]).write_bytes(b"no image")
     with pytest.raises(RunError, match="cannot be read as an image"):
         part[3]
+
+
+def test_a_signal_while_a_batch_is_loaded_waits_for_the_step_and_saves(tmp_path, quantlab, monkeypatch):
+    tree(tmp_path / "data")
+    words = ("method=pretrain", *RUN, "model.pretrain.seed=5", "trainer.checkpoint_every=100", "trainer.num_workers=0", f"data_dir={tmp_path / 'data'}")
+    original, calls = FolderImages.__getitem__, []
+
+    def interrupted(self, index):
+        calls.append(index)
+        if len(calls) == 12:            # in the second batch of eight
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, index)
+
+    monkeypatch.setattr(FolderImages, "__getitem__", interrupted)
+    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'run'}")
+    assert code == 130 and f"quantlab resume={tmp_path / 'run'}" in err
+    assert [path.stem for path in (tmp_path / "run" / "checkpoints").glob("step-*.json")] == ["step-00000002"]
+
+
+def test_links_to_class_folders_are_followed_and_loops_are_not(tmp_path):
+    tree(tmp_path / "elsewhere")
+    (tmp_path / "data").mkdir()
+    for name in ("cat", "dog", "owl"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "elsewhere" / "cat" / "again").symlink_to(tmp_path / "elsewhere")
+    assert image_folder(tmp_path / "data").protocol()["train_images"] == 19
+
+
+def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
+    tree(tmp_path / "data")
+    words = ("method=pretrain", *RUN, f"data_dir={tmp_path / 'data'}")
+    assert quantlab(*words, f"output_dir={tmp_path / 'first'}")[0] == 0
+    file = tmp_path / "first" / "checkpoints" / "model.safetensors"
+    assert quantlab(*words, f"model.weights={file}", f"output_dir={tmp_path / 'second'}")[0] == 0
+    first, second = (json.loads((tmp_path / name / "results.json").read_text())["cost"]["steps"] for name in ("first", "second"))
+    assert first in (0, 4) and second == 4      # trained on, not found in the cache
 
 
 @pytest.mark.parametrize("words, says", [
