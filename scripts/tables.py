@@ -16,6 +16,7 @@ from quantlab.report.table import Row, aggregate, comparison_rows, to_csv, to_ma
 def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="NAME", help="only the sweeps whose name begins so; the table is of all runs")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="sweeps at a time")
     parser.add_argument("--runs", type=Path, default=runs, help="where the runs go; those that are there are skipped")
@@ -42,7 +43,7 @@ def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namesp
             return subprocess.run([sys.executable, "-m", "quantlab.cli", "-m", *words], env=environment, stdout=log,
                                   stderr=subprocess.STDOUT).returncode
 
-    first, *others = jobs
+    first, *others = [name for name in jobs if name.startswith(options.only)]
     codes = [sweep(first)]
     with ThreadPoolExecutor(options.workers) as pool:
         codes += pool.map(sweep, others)
