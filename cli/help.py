@@ -20,6 +20,7 @@ usage: quantlab [GROUP=OPTION ...] [KEY=VALUE ...]
 examples:
   quantlab method=accuquant model=ddim
   quantlab method=ptq method.reconstruction=block quantizer.weight.bits=3 output_dir=outputs/w3
+  quantlab method=qat quantizer.weight.bits=1 quantizer.activation.bits=1
   quantlab -m method=accuquant,ptq quantizer.activation.bits=6,8 seed=0,1,2"""
 
 END = """\
