@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.config import instantiate
+from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.methods.qat_start import Start
 from quantlab.optim import SGDT, AdamT, AdamWT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 from quantlab.quantizers.trained_layer import (
-    calibrate_activations, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+    calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
 )
 from quantlab.report import transitions
 from quantlab.report.runs import read_metrics
@@ -56,6 +57,11 @@ class QAT(Method):
         self.is_scheduled = section.schedule == "transition_rate"
         self.start = None if section.start is None else Start(section.start, context.config)
         self.needs_full_precision = self.start is None
+        self.policy = instantiate(context.config.quantizer)
+        planned = planned_bits(context.model, self.policy)
+        if self.is_scheduled and all(bits.weight == 32 for bits in planned.values()):
+            raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
+                               "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
 
     def batch_indices(self, step: int) -> list[int]:
         return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
@@ -67,7 +73,7 @@ class QAT(Method):
             self.baseline = {"full_precision": context.task.evaluate(model, "test", context.device, context.progress)}
         else:
             self.baseline = {"start": self.start.metrics}
-        wrap_for_training(model, instantiate(context.config.quantizer), learn_weight_scale=not self.is_scheduled)
+        wrap_for_training(model, self.policy, learn_weight_scale=not self.is_scheduled)
         first = self.collate(self.dataset.__getitems__(self.batch_indices(0)))
         first = {name: tensor.to(context.device) for name, tensor in first.items()}
         calibrate_activations(model, context.task.prepare(first, train=False)["image"])

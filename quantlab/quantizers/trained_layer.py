@@ -96,15 +96,31 @@ class TrainingPolicy:
         raise NotImplementedError  # every quantizer's own
 
 
-def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:
-    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place; weight scales are calibrated."""
-    modules = dict(network.named_modules())
-    names = [name for name, module in modules.items() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    for name in names:
-        bits = policy.bits(name, name == names[0], name == names[-1])
-        if bits == LayerBits(32, 32):
-            continue
+def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
+    """The layers of `network` that `policy` quantizes, by name.
+
+    Raises RequestError for a rule that concerns no layer, and for a layer that cannot be quantized.
+    """
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    names = list(modules)
+    for pattern, _ in policy.rules:
+        if not any(map(pattern.search, names)):
+            raise RequestError(f"quantizer.policy: '{pattern.pattern}' is found in no layer's name, allowed: a part of one of "
+                               f"{', '.join(names[:3])}, ..., {names[-1]}")
+    bits = {name: policy.bits(name, name == names[0], name == names[-1]) for name in names}
+    planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
+    for name in planned:
         _require_plain(name, modules[name])
+    return planned
+
+
+def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:
+    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place; weight scales are calibrated.
+
+    Raises RequestError as `planned_bits`.
+    """
+    modules = dict(network.named_modules())
+    for name, bits in planned_bits(network, policy).items():
         weight = None if bits.weight == 32 else policy.weight(modules[name], bits.weight, learn_weight_scale)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
         layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale).to(modules[name].weight.device)
@@ -135,7 +151,9 @@ def calibrate_activations(network: nn.Module, batch: Tensor) -> None:
     was_training = network.training
     for layer in layers:
         layer.calibrating = True
-    network.train()(batch)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)        # a network with dropout gets the same scales whatever was drawn before
+        network.train()(batch)
     network.train(was_training)
     for layer in layers:
         layer.calibrating = False

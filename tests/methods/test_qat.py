@@ -191,6 +191,8 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
 @pytest.mark.parametrize("words, says", [
     (("quantizer.weight.bits=32",), "method.schedule=transition_rate schedules the transitions of quantized weights"),
     (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
+    (("quantizer.policy=[{modules: ., weight_bits: 32, activation_bits: 2}]",), "leaves the weights of every layer in full precision"),
+    (("quantizer.policy=[{modules: downsmple, weight_bits: 8, activation_bits: 8}]",), "'downsmple' is found in no layer's name, allowed: a part of one of conv1, layer1.0.conv1"),
     (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
     (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
     (("method.optimizer=rmsprop",), "allowed: sgd, adam, adamw"),
