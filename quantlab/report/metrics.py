@@ -32,7 +32,7 @@ METRICS = {
     "map50": Metric("↑", "%", "mean average precision at IoU 0.50"),
     "map75": Metric("↑", "%", "mean average precision at IoU 0.75"),
     "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luma channel"),
-    "loss": Metric("↓", "", "the training loss at the end"),
+    "loss": Metric("↓", "", "the loss, on images that it was not trained on"),
 }
 
 
