@@ -67,6 +67,8 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
         config, saved_model = open_finished_run(config)
     accelerator = make_accelerator(config)
     task = instantiate(config.task)
+    if config.trainer.num_workers is not None:
+        task.workers = config.trainer.num_workers
     task.check()
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
         build_model(config.task.feature_network, task)     # refuses a task without labels

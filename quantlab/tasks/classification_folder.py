@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,9 +72,9 @@ class ClassFolders(ClassificationTask):
 
     collate = staticmethod(default_collate)
 
-    @property
-    def workers(self) -> int:
-        return min(MOST_WORKERS, os.cpu_count() or 1)
+    def __init__(self, section: Any):
+        super().__init__(section)
+        self.workers = min(MOST_WORKERS, os.cpu_count() or 1)
 
     @functools.cached_property
     def _parts(self) -> dict[str, FolderImages]:
