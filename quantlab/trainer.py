@@ -20,7 +20,7 @@ from quantlab.errors import Interrupted, RunError
 from quantlab.methods.base import Method
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import deferred, pending
-from quantlab.tasks.base import loaded
+from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -169,12 +169,3 @@ def leave_process_group(worker: int) -> None:
     """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint with it."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-
-
-def to_device(batch, device: torch.device):
-    """`batch` with every tensor in it (a tensor, or a dict of tensors and other things) moved to `device`."""
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {name: to_device(value, device) for name, value in batch.items()}
-    return batch

@@ -40,7 +40,7 @@ def quantized(bits: int, images: torch.Tensor, learn_weight_scale: bool) -> Cifa
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
     model = network()
     wrap_for_training(model, FixedPointPolicy(section), learn_weight_scale)
-    calibrate_activations(model, images)
+    calibrate_activations(model, lambda: model(images))
     return model
 
 

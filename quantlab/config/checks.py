@@ -13,18 +13,24 @@ from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
 
+TASKS_OF_MODEL = {"denoiser": ("generation",), "classifier": ("classification", "generation")}     # labels are all it needs
+
 
 def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:
     """One line per combination that makes no sense; `sections` by group."""
     method, model, task, quantizer = (sections.get(group) for group in ("method", "model", "task", "quantizer"))
     if isinstance(method, Method):
-        yield from _wrong_kind(method, "model", method.model_kind, model)
-        yield from _wrong_kind(method, "task", method.task_kind, task)
+        yield from _wrong_kind(method, "model", method.model_kinds, model)
+        yield from _wrong_kind(method, "task", method.task_kinds, task)
         if quantizer is not None:
             yield from _wrong_bits(method, quantizer)
         if getattr(sections.get("trainer"), "compile", False) and not method.trains_network:
             yield (f"trainer.compile: got true, but method={method.name} trains no network as a whole, allowed: false; "
                    "type trainer.compile=false")
+    if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
+        fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
+        yield (f"task: got '{task.name}' ({task.kind}), but model={model.name} is a {model.kind}, allowed: {', '.join(fitting)}; "
+               f"type task={fitting[0]}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
     if isinstance(method, DiffusionPTQ):
@@ -70,17 +76,17 @@ def _learnable(method: DiffusionPTQ, quantizer: UniformAffine) -> bool:
     return weight or (method.learn.activation_scales and quantizer.activation.bits != 32)
 
 
-def _wrong_kind(method: Method, group: str, kind: str | None, section: Section | None) -> Iterator[str]:
-    if section is None or kind in (None, section.kind):
+def _wrong_kind(method: Method, group: str, kinds: tuple[str, ...], section: Section | None) -> Iterator[str]:
+    if section is None or not kinds or section.kind in kinds:
         return
-    fitting = _options_of_kind(group, kind)
-    yield (f"{group}: got '{section.name}' (a {section.kind}), but method={method.name} needs a {kind} {group}, "
+    fitting = _options_of_kind(group, kinds)
+    yield (f"{group}: got '{section.name}' (a {section.kind}), but method={method.name} needs a {' or '.join(kinds)} {group}, "
            f"one of: {', '.join(fitting)}; type {group}={_best(method, group, fitting)}")
 
 
-def _options_of_kind(group: str, kind: str) -> list[str]:
+def _options_of_kind(group: str, kinds: tuple[str, ...]) -> list[str]:
     return [name for name, option in options(group).items()
-            if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) == kind]
+            if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) in kinds]
 
 
 def _best(method: Method, group: str, fitting: list[str]) -> str:
@@ -91,7 +97,7 @@ def _best(method: Method, group: str, fitting: list[str]) -> str:
 def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
     weight, activation = quantizer.weight.bits, quantizer.activation.bits
     if method.quantizes and quantizer.kind != method.quantizer_kind:
-        fitting = _options_of_kind("quantizer", method.quantizer_kind)
+        fitting = _options_of_kind("quantizer", (method.quantizer_kind,))
         what = "nothing to quantize" if quantizer.name == "none" else f"a {quantizer.kind} one"
         yield (f"quantizer: got '{quantizer.name}' ({what}), but method={method.name} needs a {method.quantizer_kind} quantizer, "
                f"one of: {', '.join(fitting)}; type quantizer={_best(method, 'quantizer', fitting)}")

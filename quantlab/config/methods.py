@@ -10,12 +10,12 @@ from quantlab.config.fields import (
 
 
 class Method(Section):
-    """`model_kind`, `task_kind`, `quantizer_kind`: what the method works with (None: anything); `quantizes`: whether it needs
+    """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether it needs
     bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it."""
 
     group = "method"
-    model_kind: ClassVar[str | None] = None
-    task_kind: ClassVar[str | None] = None
+    model_kinds: ClassVar[tuple[str, ...]] = ()
+    task_kinds: ClassVar[tuple[str, ...]] = ()
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
     trains_network: ClassVar[bool] = False
@@ -45,8 +45,8 @@ class RoundingRegularizer(Strict):
 
 
 class DiffusionPTQ(Method):
-    model_kind = "denoiser"
-    task_kind = "generation"
+    model_kinds = ("denoiser",)
+    task_kinds = ("generation",)
     quantizer_kind = "post-training"
     quantizes = True
     group_size: Count
@@ -78,7 +78,7 @@ class Pretrain(Method):
 
 
 class Sample(Method):
-    task_kind = "generation"
+    task_kinds = ("generation",)
     target: Literal["quantlab.methods.sample.Sample"] = Field(alias="_target_")
     run: OrNull[Directory]
     samples: Count
@@ -102,8 +102,8 @@ class Freezing(Strict):
 
 
 class QAT(Method):
-    model_kind = "classifier"
-    task_kind = "classification"
+    model_kinds = ("classifier",)
+    task_kinds = ("classification",)
     quantizer_kind = "training"
     quantizes = True
     trains_network = True

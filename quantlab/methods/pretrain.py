@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+from quantlab.tasks.base import to_device
 
 HELD_OUT = 512          # images (at most a tenth of the set) on which the validation loss is measured; never trained on
 MOMENTUM = 0.9          # of SGD, as He et al. 2016
@@ -135,8 +136,7 @@ class Pretrain(Method):
         return {"loss": sum(float(model.training_loss(self._batch(part))) * len(part) for part in parts) / len(self.held_out)}
 
     def _batch(self, chosen: np.ndarray) -> dict[str, Tensor]:
-        batch = self.collate(self.dataset.__getitems__(chosen.tolist()))
-        batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+        batch = to_device(self.collate(self.dataset.__getitems__(chosen.tolist())), self.context.device)
         return self.context.task.prepare(batch, train=False)
 
     def finish(self) -> Outcome:
@@ -148,7 +148,7 @@ class Pretrain(Method):
             if self.context.accelerator.is_main_process:
                 self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
         protocol = {"held_out_images": len(self.held_out), "weights": "exponential moving average"}
-        if self.context.task.kind == "classification":
+        if hasattr(self.context.task, "evaluate"):
             metrics = self.context.task.evaluate(model, "test", self.context.device, self.context.progress)
             protocol |= self.context.task.protocol()
         return Outcome(metrics=metrics, protocol=protocol, model=self.weights_of(model).state_dict())

@@ -22,6 +22,7 @@ from quantlab.quantizers.trained_layer import (
 )
 from quantlab.report import transitions
 from quantlab.report.runs import read_metrics
+from quantlab.tasks.base import to_device
 
 OPTIMIZERS = {
     "transition_rate": {"sgd": SGDT, "adam": AdamT, "adamw": AdamWT},
@@ -74,9 +75,9 @@ class QAT(Method):
         else:
             self.baseline = {"start": self.start.metrics}
         wrap_for_training(model, self.policy, learn_weight_scale=not self.is_scheduled)
-        first = self.collate(self.dataset.__getitems__(self.batch_indices(0)))
-        first = {name: tensor.to(context.device) for name, tensor in first.items()}
-        calibrate_activations(model, context.task.prepare(first, train=False)["image"])
+        first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
+        first = context.task.prepare(first, train=False)
+        calibrate_activations(model, lambda: model.training_loss(first))
         if self.start is not None:
             self.start.load_into(model)
         self.layers = weight_quantized_layers(model)

@@ -5,7 +5,8 @@ The layer keeps `weight` and `bias` under their names, so full-precision weights
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,8 +140,8 @@ def _require_plain(name: str, layer: nn.Conv2d | nn.Linear) -> None:
 
 
 @torch.no_grad()
-def calibrate_activations(network: nn.Module, batch: Tensor) -> None:
-    """One forward pass in which every activation quantizer chooses its scale, layer by layer, on already quantized inputs.
+def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> None:
+    """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale, layer by layer, on already quantized inputs.
 
     In training mode, as the first training batch in the released code: the running statistics are those of the full-precision
     network and would put inputs of another size before the quantizers (ten times at one bit). They stay untouched.
@@ -153,7 +154,8 @@ def calibrate_activations(network: nn.Module, batch: Tensor) -> None:
         layer.calibrating = True
     with torch.random.fork_rng():
         torch.manual_seed(0)        # a network with dropout gets the same scales whatever was drawn before
-        network.train()(batch)
+        network.train()
+        forward()
     network.train(was_training)
     for layer in layers:
         layer.calibrating = False

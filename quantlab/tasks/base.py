@@ -81,6 +81,17 @@ def loaded(loader: Iterable) -> Iterator:
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from None
 
 
+def to_device(batch: Any, device: torch.device) -> Any:
+    """`batch` (a tensor, or dicts and lists of tensors and other things) with every tensor in it moved to `device`."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, list):
+        return [to_device(value, device) for value in batch]
+    return batch
+
+
 class ImageTask:
     """Images to train on: the training split of a data set, at `image_size` pixels.
 

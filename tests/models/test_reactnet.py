@@ -58,7 +58,7 @@ def test_rprelu():
 def test_the_policy_of_the_yaml_leaves_the_shortcuts_in_full_precision():
     network = build()
     wrap_for_training(network, ReActNetPolicy(ONE_BIT), learn_weight_scale=False)
-    calibrate_activations(network, torch.randn(2, 3, 8, 8))
+    calibrate_activations(network, lambda: network(torch.randn(2, 3, 8, 8)))
     names = [name for name, _ in quantized_layers(network)]
     assert len(names) == 16 and all(name.endswith(".conv") for name in names)
     network.training_loss({"image": torch.randn(2, 3, 8, 8), "label": torch.tensor([0, 1])}).backward()

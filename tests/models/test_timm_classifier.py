@@ -51,7 +51,7 @@ def test_its_layers_train_quantized(architecture):
     network = build(architecture)
     layers = [name for name, module in network.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
     wrap_for_training(network, FixedPointPolicy(TWO_BITS), learn_weight_scale=True)
-    calibrate_activations(network, batch()["image"])
+    calibrate_activations(network, lambda: network(batch()["image"]))
     assert [name for name, _ in quantized_layers(network)] == layers[1:-1]
     assert all(isinstance(layer.activation_quantizer, FixedPointActivation) for _, layer in quantized_layers(network))
     network.training_loss(batch()).backward()

@@ -52,7 +52,7 @@ def test_32_bits_are_bit_identical_and_weights_keep_their_names():
 def test_gradients_reach_latent_weights_and_learned_scales(learned):
     net, x = network(), torch.randn(16, 1, 8, 8)
     wrap_for_training(net, policy(), learn_weight_scale=learned)
-    calibrate_activations(net, x)
+    calibrate_activations(net, lambda: net(x))
     net.train()(x).square().mean().backward()
     for layer in weight_quantized_layers(net).values():
         assert layer.weight.grad.abs().sum() > 0 and layer.activation_quantizer.scale.grad is not None
@@ -63,7 +63,7 @@ def test_calibration_leaves_running_statistics_and_mode_alone():
     net = network().train()
     before = net.bn1.running_mean.clone()
     wrap_for_training(net, policy(), learn_weight_scale=False)
-    calibrate_activations(net, torch.randn(8, 1, 8, 8))
+    calibrate_activations(net, lambda: net(torch.randn(8, 1, 8, 8)))
     assert net.training and torch.equal(net.bn1.running_mean, before)
     assert all(layer.activation_quantizer.scale != 1 for layer in weight_quantized_layers(net).values())
 
@@ -72,7 +72,7 @@ def test_calibration_sees_inputs_as_training_will():
     # At one bit sums of -1 and 1 are far larger than the statistics of the full-precision network allow for
     net = network()
     wrap_for_training(net, policy(1, 1), learn_weight_scale=False)
-    calibrate_activations(net, torch.randn(64, 1, 8, 8))
+    calibrate_activations(net, lambda: net(torch.randn(64, 1, 8, 8)))
     seen = {}
     for name, layer in quantized_layers(net):
         layer.activation_quantizer.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.mean().item()}))
@@ -88,7 +88,7 @@ def test_an_output_scale_gives_the_size_back_before_the_bias():
     with torch.no_grad():
         net[0].weight.copy_(torch.eye(3)[:, :, None, None])
         net[0].bias.zero_()
-    calibrate_activations(net, x)
+    calibrate_activations(net, lambda: net(x))
     wanted = layer(x)
     assert (net[1](x) - wanted).abs().mean() < 0.25 * (wanted - layer.bias.view(-1, 1, 1)).abs().mean()
     assert net[1].output_scale.numel() == 1 and net[1].output_scale != 1

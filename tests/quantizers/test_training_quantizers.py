@@ -110,7 +110,7 @@ def test_a_linear_network_takes_any_of_them(name):
     x = torch.randn(7, 4, 5)            # tokens, as a transformer's
     bits = 1 if name in ("binary", "reactnet") else 2
     wrap_for_training(net, policy(name, bits), learn_weight_scale=True)
-    calibrate_activations(net, x)
+    calibrate_activations(net, lambda: net(x))
     net(x).square().sum().backward()
     assert net[2].weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in quantizer_parameters(net))
