@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
-from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
+from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample
 from quantlab.config.models import DDIM, CifarResNet, Model, TimmClassifier
-from quantlab.config.quantizers import UniformAffine
+from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
 
@@ -33,6 +33,16 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                f"type task={fitting[0]}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
+    if isinstance(method, LowBit) and method.integer_check:
+        yield from _integer_check(quantizer)
+    if isinstance(quantizer, TrainedQuantizer):
+        gradient = quantizer.gradient
+        if gradient.gamma_min > gradient.gamma_max:
+            yield (f"quantizer.gradient.gamma_min: got {gradient.gamma_min}, allowed: up to gamma_max ({gradient.gamma_max}); "
+                   f"type quantizer.gradient.gamma_min={gradient.gamma_max}")
+        if gradient.interval == "piecewise" and gradient.bits == 2:
+            yield ("quantizer.gradient.bits: got 2, but interval=piecewise gives each of its two ranges one bit less, allowed: 3 to 8; "
+                   "type quantizer.gradient.bits=3")
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
@@ -125,6 +135,16 @@ def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
+
+
+def _integer_check(quantizer: Section | None) -> Iterator[str]:
+    if isinstance(quantizer, TrainedQuantizer):
+        if not isinstance(quantizer, (LSQ, FixedPoint)):
+            yield (f"method.integer_check: quantizer={quantizer.name} has no one scale for its integers, allowed: learned_clipping, lsq, "
+                   "fixed_point; type quantizer=learned_clipping")
+        if 32 in (quantizer.weight.bits, quantizer.activation.bits, quantizer.gradient.bits) or quantizer.gradient.interval == "piecewise":
+            yield ("method.integer_check: needs weights, activations and gradients in 2 to 8 bits and an interval of one range; "
+                   "type method.integer_check=false")
 
 
 def _ddim(model: DDIM) -> Iterator[str]:

@@ -90,6 +90,28 @@ class LearningRateByOptimizer(Strict):
     adamw: Positive
 
 
+class LowBit(Method):
+    model_kinds = ("classifier",)
+    task_kinds = ("classification",)
+    quantizer_kind = "training"
+    quantizes = True
+    trains_network = True
+    target: Literal["quantlab.methods.low_bit.LowBit"] = Field(alias="_target_")
+    initialization: Literal["scratch", "full_precision"]
+    optimizer: Literal["sgd", "adam", "adamw"]
+    epochs: Count
+    batch_size: Count
+    decay: Literal["cosine", "step", "constant"]
+    decay_every: Literal["epoch", "step"]
+    milestones: Annotated[list[OpenFraction], Field(min_length=1)]
+    decay_factor: OpenFraction
+    learning_rate: Positive
+    scale_learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NotNegative
+    integer_check: Switch
+
+
 class Dampening(Strict):
     weight: NotNegative
     start: Fraction

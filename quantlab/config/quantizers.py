@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, BinaryBits, Bits, Name, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
-    UnquantizedBits, UnquantizedGradientBits,
+    AboveOne, BinaryBits, Bits, Count, Name, OpenFraction, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
+    UnquantizedBits, UnquantizedGradientBits, UpToOne,
 )
 
 
@@ -32,6 +32,19 @@ class AffineWeight(Strict):
 
 class NoGradientBits(Strict):
     bits: UnquantizedGradientBits
+
+
+class Gradient(Strict):
+    bits: Bits
+    interval: Literal["large_gradient", "fixed", "min_max", "dsgc", "piecewise"]
+    alpha: OpenFraction
+    beta: OpenFraction
+    gamma_min: OpenFraction
+    gamma_max: UpToOne
+    init: Literal["quantile", "search"]
+    gamma: UpToOne
+    period: Count
+    shift: Count
 
 
 class AffineActivation(Strict):
@@ -87,7 +100,7 @@ class TrainedQuantizer(Section):
     name: Name
     weight: TrainedPart
     activation: TrainedPart
-    gradient: NoGradientBits
+    gradient: Gradient
     first_layer: EndLayer
     last_layer: EndLayer
     policy: list[TrainedRule]
@@ -119,6 +132,10 @@ class LSQ(TrainedQuantizer):
     first_layer: LSQEnd
     last_layer: LSQEnd
     policy: list[PolicyRule]
+
+
+class LearnedClipping(LSQ):
+    target: Literal["quantlab.quantizers.learned_clipping.LearnedClippingPolicy"] = Field(alias="_target_")
 
 
 class EWGS(TrainedQuantizer):

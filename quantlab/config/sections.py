@@ -41,9 +41,10 @@ BY_TARGET: dict[str, type[Section]] = {
         models.TimmClassifier, models.ReActNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
-        quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
+        quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.LearnedClipping, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
         quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
+        methods.LowBit,
     )
     for target in get_args(section.model_fields["target"].annotation)
 }

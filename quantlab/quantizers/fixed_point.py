@@ -80,7 +80,12 @@ class FixedPointWeight(LatentWeightQuantizer):
 
     @property
     def effective_step_size(self) -> float:
-        return 0.5 if self.is_sign else 1 / clip_range(self.bits, signed=True)[2]
+        return 0.5 if self.is_sign else float(self.integer_step)
+
+    @property
+    def integer_step(self) -> Tensor:
+        """By what the integer levels are multiplied: 1 / gamma."""
+        return torch.tensor(1 / clip_range(self.bits, signed=True)[2])
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -104,6 +109,11 @@ class FixedPointActivation(ActivationQuantizer):
     def __init__(self, bits: int, signed: str | bool = "auto"):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
+
+    @property
+    def integer_step(self) -> Tensor:
+        """By what the integer levels are multiplied: 1 / gamma."""
+        return torch.tensor(1 / clip_range(self.bits, self.is_signed)[2])
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -58,8 +58,11 @@ class LSQWeight(LatentWeightQuantizer):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=learn_scale)
 
     @property
-    def effective_step_size(self) -> Tensor:
+    def integer_step(self) -> Tensor:
+        """By what the integer levels are multiplied."""
         return self.scale.detach().abs() + EPS
+
+    effective_step_size = integer_step
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -82,6 +85,11 @@ class LSQActivation(ActivationQuantizer):
     def __init__(self, bits: int, signed: str | bool = "auto"):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
+
+    @property
+    def integer_step(self) -> Tensor:
+        """By what the integer levels are multiplied."""
+        return self.scale.detach().abs() + EPS
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(2 * x.abs().mean() / step_range(self.bits, self.is_signed)[1] ** 0.5)

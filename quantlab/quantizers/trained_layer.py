@@ -1,7 +1,7 @@
 """Conv2d and Linear layers that train a latent weight through a quantizer, put into a network by name.
 
 The layer keeps `weight` and `bias` under their names, so full-precision weights load as they are; what is added are
-`weight_quantizer` and `activation_quantizer`.
+`weight_quantizer`, `activation_quantizer` and `gradient_quantizer`.
 """
 
 import re
@@ -13,22 +13,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RequestError
+from quantlab.quantizers.gradient import GradientQuantizer
+from quantlab.quantizers.gradient_interval import build_interval
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.wrap import LayerBits, setattr_child
 
 
 class TrainedQuantizedLayer(nn.Module):
-    """A Conv2d or Linear whose input and latent weight pass quantizers; None: that one stays in full precision.
+    """A Conv2d or Linear whose input and latent weight pass quantizers, and the gradient of whose output does on its way back;
+    None: that one stays in full precision.
 
     With `output_scale` the product of both is multiplied by a learned number, before the bias: for quantizers whose weights and
     inputs lost their size, where no normalization follows.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, weight_quantizer: LatentWeightQuantizer | None,
-                 activation_quantizer: ActivationQuantizer | None, output_scale: bool):
+                 activation_quantizer: ActivationQuantizer | None, output_scale: bool,
+                 gradient_quantizer: GradientQuantizer | None = None):
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.weight_quantizer, self.activation_quantizer = weight_quantizer, activation_quantizer
+        self.gradient_quantizer = gradient_quantizer
         self.output_scale = nn.Parameter(torch.ones(())) if output_scale else None
         self.calibrating = False
         self.is_conv = isinstance(layer, nn.Conv2d)
@@ -52,7 +57,8 @@ class TrainedQuantizedLayer(nn.Module):
         return x, self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, **self.conv) if self.is_conv else F.linear(x, weight, bias)
+        out = F.conv2d(x, weight, bias, **self.conv) if self.is_conv else F.linear(x, weight, bias)
+        return out if self.gradient_quantizer is None else self.gradient_quantizer(out)
 
     @torch.no_grad()
     def _calibrate(self, x: Tensor) -> None:
@@ -96,6 +102,11 @@ class TrainingPolicy:
         """Quantizer of the layer's input."""
         raise NotImplementedError  # every quantizer's own
 
+    def gradient(self) -> GradientQuantizer | None:
+        """Quantizer of the gradient of a layer's output, the same for every layer whose weight or input is quantized."""
+        section = self.section.gradient
+        return None if section.bits == 32 else GradientQuantizer(section.bits, build_interval(section))
+
 
 def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
     """The layers of `network` that `policy` quantizes, by name.
@@ -124,7 +135,8 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
     for name, bits in planned_bits(network, policy).items():
         weight = None if bits.weight == 32 else policy.weight(modules[name], bits.weight, learn_weight_scale)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
-        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale).to(modules[name].weight.device)
+        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient())
+        layer = layer.to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())
         parent, _, child = name.rpartition(".")

@@ -28,7 +28,8 @@ NAMED = {
 }
 OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
 OTHER_LINES = ("-", "-.", ":")
-UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate"}  # of metrics.jsonl: known before the run, no curve to look at
+UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate",
+           "gradient_clipped_share_target"}  # of metrics.jsonl: known before the run, no curve to look at
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 PANEL = (3.4, 2.6)  # inches
@@ -168,6 +169,16 @@ def draw_curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **styl
     """One key of the rows of metrics.jsonl against `step`, as it is."""
     steps, values = _curve(rows, key)
     axes.plot(steps, values, linewidth=1.6, **style)
+
+
+def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Each layer's own values, `layers/KEY` of the rows of metrics.jsonl, as faint lines from light (first layer) to dark (last)."""
+    drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
+    names = list(drawn[0][f"layers/{key}"]) if drawn else []
+    for depth, name in enumerate(names):
+        axes.plot([row["step"] for row in drawn], [row[f"layers/{key}"].get(name) for row in drawn],
+                  color=str(0.8 - 0.6 * depth / max(len(names) - 1, 1)), linewidth=0.5, alpha=0.6)
+    axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
 
 
 def _draw_noisy(axes: "Axes", steps: np.ndarray, values: np.ndarray, style: dict[str, Any], label: str) -> None:

@@ -23,6 +23,9 @@ CAPTIONS = {
     "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
     "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
     "latent_weights": "Latent weights at the end, normalized, with the transition points.",
+    "gradients": "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization error "
+    "of all gradients and of the large ones, relative to the largest.",
+    "gradient_histograms": "Gradients of the last logged step and the interval they were quantized in.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quantlab.report.figures import TITLE_SIZE, draw_curve, new_panels, save_panels
+from quantlab.report.figures import TITLE_SIZE, draw_curve, draw_layers, new_panels, save_panels
 from quantlab.report.metrics import is_number
 from quantlab.report.table import Spread
 
@@ -18,22 +18,18 @@ PANELS = {
     "oscillating_share": "share of oscillating weights",
     "frozen_share": "share of frozen weights",
 }
-MEAN, TARGET, LAYER = "#0072B2", "#D55E00", "#999999"
+MEAN, TARGET = "#0072B2", "#D55E00"
 
 
 def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint, and the target of K.
+    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint and darker with depth, and the target of K.
 
     A run under a learning-rate schedule has no target and no U.
     """
     found = {key: title for key, title in PANELS.items() if any(is_number(row.get(key)) for row in rows)}
     figure, panels = new_panels(max(len(found), 1), columns=3)
     for axes, (key, title) in zip(panels, found.items(), strict=False):
-        layers = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
-        for name in layers[0][f"layers/{key}"] if layers else ():
-            axes.plot([row["step"] for row in layers], [row[f"layers/{key}"].get(name) for row in layers],
-                      color=LAYER, linewidth=0.5, alpha=0.5)
-        axes.plot([], [], color=LAYER, linewidth=0.8, label="each layer")
+        draw_layers(axes, rows, key)
         draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
         if key == "running_transition_rate" and any(is_number(row.get("target_transition_rate")) for row in rows):
             draw_curve(axes, rows, "target_transition_rate", color=TARGET, label="target R", linestyle="--")

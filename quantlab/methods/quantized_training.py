@@ -1,0 +1,223 @@
+"""What the methods that train a quantized network share: wrapping, calibration, decay, quantized gradients, pictures.
+
+A subclass says where training starts and makes the optimizers; `qat` adds scheduled transitions, `low_bit` is little more than
+this.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.config import instantiate
+from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
+from quantlab.methods.pretrain import LossOf
+from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
+from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
+from quantlab.quantizers.trained_layer import (
+    calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+)
+from quantlab.report import gradients as gradient_figures
+from quantlab.report.runs import read_metrics
+from quantlab.tasks.base import to_device
+
+logger = logging.getLogger("quantlab")
+
+DRAWN_LAYERS = 4        # in pictures of single layers, spread evenly over the depth
+
+
+def decay_factor(section, step: int, total: int, steps_per_epoch: int) -> float:
+    """What targets and learning rates are multiplied by at `step` of `total`: cosine to zero, steps, or constant 1.
+
+    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's schedulers do.
+    """
+    unit = steps_per_epoch if section.decay_every == "epoch" else 1
+    progress = step // unit * unit / total
+    if section.decay == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if section.decay == "step":
+        return section.decay_factor ** sum(progress >= milestone for milestone in section.milestones)
+    return 1.0
+
+
+def spread_evenly(names: list[str], count: int = DRAWN_LAYERS) -> list[str]:
+    """At most `count` of `names`, the first and the last among them."""
+    count = min(count, len(names))
+    return [names[round(i * (len(names) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+class QuantizedTraining(Method):
+    """Base of `qat` and `low_bit`. A subclass gives `start`, `make_optimizers` and, where it needs them, more hooks."""
+
+    learn_weight_scale = True
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        self.dataset = context.task.dataset()
+        self.collate, self.workers = context.task.collate, context.task.workers
+        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.steps = section.epochs * self.steps_per_epoch
+        self.policy = instantiate(context.config.quantizer)
+        self.planned = planned_bits(context.model, self.policy)
+
+    def batch_indices(self, step: int) -> list[int]:
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
+
+    # build ---------------------------------------------------------------------------------------------------------
+    def measure_start(self) -> dict[str, Any]:
+        """The baseline of the results: what the weights that training starts from are worth."""
+        raise NotImplementedError  # every method starts somewhere
+
+    def load_start(self) -> None:
+        """Weights and quantizers of an earlier run, once the network is wrapped."""
+
+    def make_optimizers(self, groups: dict[str, list[Tensor]]) -> list[torch.optim.Optimizer]:
+        """groups: the parameters by kind, `parameter_groups`."""
+        raise NotImplementedError  # every method's own
+
+    def build(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+        context, model = self.context, self.context.model
+        self.baseline = self.measure_start()
+        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
+        first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
+        first = context.task.prepare(first, train=False)
+        calibrate_activations(model, lambda: model.training_loss(first))
+        self.load_start()
+        self.layers = weight_quantized_layers(model)
+        self.gradients_of = gradient_quantizers(model)
+        model.train()
+        if self.gradients_of:
+            calibrate_gradients(model, lambda: model.training_loss(first))
+            self._say_what_stays()
+        self.after_wrapping()
+        self.model, *self.optimizers = context.accelerator.prepare(LossOf(model), *self.make_optimizers(self.parameter_groups()))
+        self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def _say_what_stays(self) -> None:
+        intervals = {name: quantizer.interval for name, quantizer in self.gradients_of.items()}
+        held = [name for name, interval in intervals.items() if isinstance(interval, LargeGradient) and not interval.is_resolved]
+        if held:
+            needed = math.ceil(1 / intervals[held[0]].target(self.context.config.quantizer.gradient.bits))
+            logger.info("gradients: in %d of %d layers a batch has fewer than the %d elements that alpha=%g can resolve; there gamma stays at %g",
+                        len(held), len(intervals), needed, intervals[held[0]].alpha, intervals[held[0]].high)
+
+    def after_wrapping(self) -> None:
+        """The network is quantized and calibrated, and no optimizer has seen it yet."""
+
+    def parameter_groups(self) -> dict[str, list[Tensor]]:
+        """Every parameter that an optimizer moves, once: `latent` (weights that are quantized), `weights` (other weights, and the
+        biases of layers), `scales` (of quantizers), `normalization`. The clip ratios of gradients have a rule of their own.
+        """
+        model = self.context.model
+        latent = {id(layer.weight) for layer in self.layers.values()}
+        scales = {id(parameter) for parameter in quantizer_parameters(model)}
+        seen = {id(quantizer.interval.clip_ratio) for quantizer in self.gradients_of.values()}
+        groups: dict[str, list[Tensor]] = {"latent": [], "weights": [], "scales": [], "normalization": []}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if id(parameter) in latent:
+                groups["latent"].append(parameter)
+            elif id(parameter) in scales:
+                groups["scales"].append(parameter)
+            elif parameter.ndim > 1 or _has_weight_matrix(model, name):
+                groups["weights"].append(parameter)
+            else:
+                groups["normalization"].append(parameter)
+        return groups
+
+    # one step ------------------------------------------------------------------------------------------------------
+    def before_step(self, step: int) -> None:
+        self.step = step
+        factor = decay_factor(self.section, step, self.total_steps, self.steps_per_epoch)
+        for optimizer, rates in zip(self.optimizers, self.base_rates):
+            for group, base in zip(optimizer.param_groups, rates):
+                group["lr"] = base * factor
+        is_logged = (step + 1) % self.context.config.trainer.log_every == 0 or step + 1 == self.total_steps
+        for quantizer in self.gradients_of.values():
+            quantizer.observing = is_logged
+            interval = quantizer.interval
+            quantizer.choosing = isinstance(interval, DSGC) and step % interval.period == 0
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model(self.context.task.prepare(batch, train=True))
+
+    def update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def after_update(self) -> None:
+        update_intervals(self.gradients_of.values())
+
+    def layer_quantities(self) -> dict[str, dict[str, Tensor]]:
+        """What is logged of single layers: by quantity and layer a scalar."""
+        names = {"gradient_clip_ratio": "clip_ratio", "gradient_clipped_share": "clipped_share", "gradient_error": "error",
+                 "large_gradient_error": "large_gradient_error"}
+        observed = {name: quantizer.observed for name, quantizer in self.gradients_of.items() if quantizer.observed}
+        return {column: {name: found[key] for name, found in observed.items()} for column, key in names.items()} if observed else {}
+
+    @torch.no_grad()
+    def logged(self) -> dict:
+        """Means over layers, and under `layers/...` each layer's own value. Rates and shares are fractions."""
+        quantities = self.layer_quantities()
+        if not quantities:
+            return {}
+        values: dict[str, Any] = {"learning_rate": self.optimizers[0].param_groups[-1]["lr"]}
+        numbers = iter(torch.stack([value.float() for row in quantities.values() for value in row.values()]).tolist())   # one synchronization
+        for quantity, row in quantities.items():
+            layers = {name: next(numbers) for name in row}
+            values[quantity] = sum(layers.values()) / len(layers)
+            values[f"layers/{quantity}"] = layers
+        if (target := self.clipped_share_target()) is not None:
+            values["gradient_clipped_share_target"] = target
+        return values
+
+    def clipped_share_target(self) -> float | None:
+        interval = next((quantizer.interval for quantizer in self.gradients_of.values()), None)
+        return interval.target(self.context.config.quantizer.gradient.bits) if isinstance(interval, LargeGradient) else None
+
+    # end -----------------------------------------------------------------------------------------------------------
+    def validate(self) -> dict[str, float]:
+        return self.context.task.evaluate(self.context.model, "validation", self.context.device)
+
+    def draw(self) -> None:
+        """Pictures of the training, on the main process."""
+        if not self.gradients_of:
+            return
+        folder = self.context.directory / "figures"
+        gradient_figures.gradient_curves(read_metrics(self.context.directory), folder / "gradients.png")
+        found = {name: self.gradients_of[name].observed for name in spread_evenly(list(self.gradients_of))}
+        shown = {name: {"counts": one["histogram"].tolist(), "clip_ratio": float(one["clip_ratio"])}
+                 for name, one in found.items() if one}
+        if shown:
+            gradient_figures.gradient_histograms(shown, folder / "gradient_histograms.png")
+
+    def finish(self) -> Outcome:
+        context, quantizer = self.context, self.context.config.quantizer
+        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        if context.accelerator.is_main_process:
+            self.draw()
+        widths = {part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")}
+        bits = "W{weight}A{activation}".format(**widths) + ("" if widths["gradient"] == 32 else f"G{widths['gradient']}")
+        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
+                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
+
+    # memory --------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict:
+        return {"model": self.context.model.state_dict(), "optimizers": [one.state_dict() for one in self.optimizers]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.context.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+
+
+def _has_weight_matrix(model: nn.Module, parameter: str) -> bool:
+    """Whether `parameter` is the bias of a convolution or linear layer rather than of a normalization."""
+    weight = getattr(model.get_submodule(parameter.rpartition(".")[0]), "weight", None)
+    return weight is not None and weight.ndim > 1

@@ -1,0 +1,144 @@
+"""Whether the simulated products of a layer are the arithmetic they simulate: integers, multiplied and summed as integers.
+
+Training simulates integers by floats that lie on a grid. Here the three products of a layer's training step, its output, the
+gradient of its input and the gradient of its weight, are made again from the integers themselves,
+
+    y = x * w,   dx = g *' w,   dw = x *' g        (* and *': convolution or matrix product, and its transposes)
+
+and compared with what the simulation gave, up to the one scale that multiplies the whole: s_x s_w, s_g s_w, s_x s_g.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.errors import RunError
+from quantlab.quantizers.gradient import largest_code, max_abs, untouched
+from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, quantized_layers
+
+TOLERANCE = 1e-4            # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
+ACCUMULATOR = 2**31 - 1     # the largest 32-bit integer
+
+
+@dataclass
+class _Call:
+    """One call of a layer: its name, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated tensors; `gradient`: before quantization."""
+
+    name: str
+    layer: TrainedQuantizedLayer
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Any]:
+    """One training step of `network` on the batch that `loss()` computes the loss of; nothing of the network changes.
+
+    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value, "largest_accumulator":
+    int}. Raises RunError, naming the layer, where a tensor is not on its grid, a product differs by more than TOLERANCE, or a sum
+    does not fit into 32 bits.
+    """
+    names, products, difference, accumulator = set(), 0, 0.0, 0
+    with untouched(network), _recorded(network) as calls:
+        loss().backward()
+    for call in calls:
+        if {"dx", "dw"} <= call.tensors.keys():     # else its output took no part in the loss
+            names.add(call.name)
+            for product, simulated, integers, scale in _products(call):
+                largest = simulated.abs().max().clamp_min(1e-30)
+                difference = max(difference, float((integers * scale - simulated).abs().max() / largest))
+                accumulator = max(accumulator, int(integers.abs().max()))
+                if difference > TOLERANCE or accumulator > ACCUMULATOR:
+                    raise RunError(f"integer check: layer {call.name}, {product}: integers differ from the simulation by {difference:.2e} of "
+                                   f"the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and {ACCUMULATOR}")
+                products += 1
+    if not names:
+        raise RunError("integer check: no layer has weights, inputs and gradients quantized and an input that needs a gradient")
+    return {"layers": len(names), "products": products, "largest_difference": difference, "largest_accumulator": accumulator}
+
+
+@contextlib.contextmanager
+def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
+    """Inside, every call of a layer whose three operands are quantized is recorded, and in its backward pass its gradients."""
+    calls: list[_Call] = []
+    handles = []
+
+    def on_call(name: str, layer: TrainedQuantizedLayer) -> None:
+        def begin(module, args):
+            calls.append(_Call(name, layer))
+
+        def keep(key: str, gradient_key: str):
+            def hook(module, args, output):
+                tensors = calls[-1].tensors
+                tensors[key] = output.detach()
+                if output.requires_grad:
+                    output.register_hook(lambda gradient: tensors.__setitem__(gradient_key, gradient.detach()))
+            return hook
+
+        def on_product(module, args, output):
+            tensors = calls[-1].tensors
+            tensors["y"] = args[0].detach()
+            args[0].register_hook(lambda gradient: tensors.__setitem__("g", gradient.detach()))
+            output.register_hook(lambda gradient: tensors.__setitem__("gradient", gradient.detach()))
+
+        handles.append(layer.register_forward_pre_hook(begin))
+        handles.append(layer.activation_quantizer.register_forward_hook(keep("x", "dx")))
+        handles.append(layer.weight_quantizer.register_forward_hook(keep("w", "dw")))
+        handles.append(layer.gradient_quantizer.register_forward_hook(on_product))
+
+    for name, layer in quantized_layers(network):
+        if None not in (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer):
+            on_call(name, layer)
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
+    """The tensor as 8-bit integers (uint8 where none is negative). Raises RunError where it is not a whole number of steps."""
+    ratio = call.tensors[key].double() / step.double()
+    codes = ratio.round()
+    away = float((ratio - codes).abs().max())
+    if away > 1e-3 or float(codes.abs().max()) > limit:
+        raise RunError(f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond {limit}")
+    return codes.to(torch.uint8 if codes.min() >= 0 else torch.int8)
+
+
+def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+    """Name, simulated tensor, integer tensor (int64) and scale of the three products of one call."""
+    layer, tensors = call.layer, call.tensors
+    gradient = layer.gradient_quantizer
+    q = largest_code(gradient.bits)
+    s_x, s_w = layer.activation_quantizer.integer_step, layer.weight_quantizer.integer_step
+    s_g = gradient.interval.clip_ratio.detach() * max_abs(tensors["gradient"]).clamp_min(1e-30) / q
+    x, w, g = _codes(call, "x", s_x, 255), _codes(call, "w", s_w, 128), _codes(call, "g", s_g, q)
+    simulated = tensors["y"]
+    if layer.bias is not None and layer.output_scale is None:
+        simulated = simulated - (layer.bias.detach().view(-1, 1, 1) if layer.is_conv else layer.bias.detach())
+    y, dx, dw = _convolved(x, w, g, layer.conv) if layer.is_conv else _multiplied(x, w, g)
+    return [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
+            ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+
+
+def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer x w^T, g w and g^T x of codes [..., I], [O, I], [..., O]."""
+    x, w, g = x.long(), w.long(), g.long()
+    return x @ w.T, g @ w, g.flatten(0, -2).T @ x.flatten(0, -2)
+
+
+def _convolved(x: Tensor, w: Tensor, g: Tensor, conv: dict) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a convolution, as matrix products over patches. Moving integers about as float64 does not change them."""
+    geometry = {name: conv[name] for name in ("stride", "padding", "dilation")}
+    groups, kernel = conv["groups"], w.shape[2:]
+    patches = F.unfold(x.double(), kernel, **geometry).long()                      # [N, C k k, L]
+    patches = patches.unflatten(1, (groups, -1))                                    # [N, G, C/G k k, L]
+    rows = w.long().flatten(1).unflatten(0, (groups, -1))                           # [G, O/G, C/G k k]
+    columns = g.long().flatten(2).unflatten(1, (groups, -1))                        # [N, G, O/G, L]
+    y = (rows @ patches).flatten(1, 2).reshape(g.shape)
+    spread = (rows.transpose(1, 2) @ columns).flatten(1, 2)
+    dx = F.fold(spread.double(), x.shape[2:], kernel, **geometry).long()
+    dw = (columns @ patches.transpose(2, 3)).sum(0).flatten(0, 1).reshape(w.shape)
+    return y, dx, dw

@@ -1,0 +1,84 @@
+"""Learned clipping values, for training: the forward quantizers of low-bit fixed-point training (Kim et al., ECCV 2024).
+
+    weights          Q_w = s round(clip(w / s, -1, 1) L) / L,   L = 2^(b-1) - 1: 2^b - 1 levels, zero among them
+    inputs >= 0      Q_a = u round(clip(x / u, 0, 1) (2^b - 1)) / (2^b - 1)
+    signed inputs    as the weights, with u
+
+s and u are learned with straight-through rounding; their gradient goes through the division and the product, and is not
+scaled: with the step s / L this is LSQ's quantizer on symmetric levels. They start at three standard deviations (of the
+half-normal that fits, for inputs >= 0), as in the released code.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.quantizers.lsq import EPS, lsq
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, half_normal_deviation
+from quantlab.quantizers.trained_layer import TrainingPolicy
+
+
+class ClippedWeight(LatentWeightQuantizer):
+    """A latent weight's quantizer of 2 bits or more; `clipping_value` is s."""
+
+    def __init__(self, bits: int, learn_scale: bool):
+        super().__init__(bits)
+        self.clipping_value = nn.Parameter(torch.ones(()), requires_grad=learn_scale)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        largest = 2.0 ** (self.bits - 1) - 1
+        return -largest, largest
+
+    @property
+    def integer_step(self) -> Tensor:
+        return self.clipping_value.detach().abs() / self.limits[1] + EPS
+
+    effective_step_size = integer_step
+
+    @torch.no_grad()
+    def calibrate(self, weight: Tensor) -> None:
+        self.clipping_value.copy_(3 * weight.std(correction=0))
+
+    def in_levels(self, weight: Tensor) -> Tensor:
+        return weight / self.integer_step
+
+    def latent(self, levels: Tensor) -> Tensor:
+        return levels * self.integer_step
+
+    def forward(self, weight: Tensor) -> Tensor:
+        low, high = self.limits
+        return lsq(weight, self.clipping_value / high, low, high, 1.0)
+
+
+class ClippedActivation(ActivationQuantizer):
+    """Quantizer of an input; `clipping_value` is u."""
+
+    def __init__(self, bits: int, signed: str | bool = "auto"):
+        super().__init__(bits, signed)
+        self.clipping_value = nn.Parameter(torch.ones(()))
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        return (1 - 2.0 ** (self.bits - 1), 2.0 ** (self.bits - 1) - 1) if self.is_signed else (0.0, 2.0**self.bits - 1)
+
+    @property
+    def integer_step(self) -> Tensor:
+        return self.clipping_value.detach().abs() / self.levels[1] + EPS
+
+    def choose_scale(self, x: Tensor) -> None:
+        self.clipping_value.copy_(3 * half_normal_deviation(x, self.is_signed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = self.levels
+        return lsq(x, self.clipping_value / high, low, high, 1.0)
+
+
+class LearnedClippingPolicy(TrainingPolicy):
+    """quantizer=learned_clipping."""
+
+    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> ClippedWeight:
+        return ClippedWeight(bits, learn_scale)
+
+    def activation(self, layer: nn.Module, bits: int) -> ClippedActivation:
+        return ClippedActivation(bits, self.section.activation.signed)

@@ -1,0 +1,52 @@
+"""Pictures of quantized gradients: intervals and errors over training, histograms. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantlab.report.figures import TITLE_SIZE, draw_curve, draw_layers, new_panels, save_panels
+from quantlab.report.metrics import is_number
+
+PANELS = {
+    "gradient_clip_ratio": "clip ratio γ",
+    "gradient_clipped_share": "share of clipped gradients R",
+    "gradient_error": "error of all gradients E(G)",
+    "large_gradient_error": "error of large gradients E(G_L)",
+}
+MEAN, TARGET = "#0072B2", "#D55E00"
+
+
+def gradient_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer coloured by its depth, and R's target."""
+    found = {key: title for key, title in PANELS.items() if any(is_number(row.get(key)) for row in rows)}
+    figure, panels = new_panels(max(len(found), 1), columns=2)
+    for axes, (key, title) in zip(panels, found.items(), strict=False):
+        draw_layers(axes, rows, key)
+        draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
+        if key == "gradient_clipped_share":
+            draw_curve(axes, rows, "gradient_clipped_share_target", color=TARGET, label="target α/(2^b − 1)", linestyle="--")
+        axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=TITLE_SIZE)
+        axes.set_xlabel("optimizer step")
+    return save_panels(figure, panels, path)
+
+
+def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """Histograms of gradients over their largest magnitude, one panel per layer, on a logarithmic axis, with the interval drawn.
+
+    layers: by name `counts` (equal bins from -1 to 1) and `clip_ratio`.
+    """
+    figure, panels = new_panels(max(len(layers), 1), columns=2)
+    for axes, (name, histogram) in zip(panels, layers.items(), strict=False):
+        counts = np.asarray(histogram["counts"], dtype=float)
+        axes.stairs(counts / max(counts.sum(), 1), np.linspace(-1, 1, len(counts) + 1), fill=True, color=MEAN)
+        for side in (-1, 1):
+            axes.axvline(side * histogram["clip_ratio"], color=TARGET, linestyle="--", linewidth=0.9,
+                         label="interval ±γ" if side == 1 else None)
+        axes.set_yscale("log")
+        axes.set_title(name, fontsize=TITLE_SIZE)
+        axes.set_xlabel("gradient / largest magnitude")
+        axes.set_ylabel("share of gradients")
+    return save_panels(figure, panels, path)

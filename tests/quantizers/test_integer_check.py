@@ -1,0 +1,76 @@
+"""The integer check: true of every kind of layer, and not of a layer that leaves its grid."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from quantlab.config.catalog import options
+from quantlab.errors import RunError
+from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.integer_check import check_integers
+from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
+from quantlab.quantizers.lsq import LSQPolicy
+from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
+
+POLICIES = {"learned_clipping": LearnedClippingPolicy, "lsq": LSQPolicy, "fixed_point": FixedPointPolicy}
+
+
+def wrapped(policy: str, bits: int = 4) -> tuple[nn.Module, torch.Tensor]:
+    """Convolutions with stride, groups, dilation and bias, and a linear layer, all quantized; and a batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4), nn.BatchNorm2d(8),
+        nn.Conv2d(8, 6, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 5, 7),
+    )
+    ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
+    gradient = SimpleNamespace(bits=bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile")
+    section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
+                              first_layer=ends, last_layer=ends, policy=[], output_scale=False)
+    x = torch.randn(4, 3, 10, 10)
+    wrap_for_training(net, POLICIES[policy](section), learn_weight_scale=True)
+    calibrate_activations(net, lambda: net(x))
+    return net, x
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_integers_give_what_the_simulation_gives(policy, bits):
+    net, x = wrapped(policy, bits)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = check_integers(net, lambda: net(x).square().mean())
+    assert found["layers"] == 4 and found["products"] == 12
+    assert 0 < found["largest_difference"] < 1e-5 and found["largest_accumulator"] > 7
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("part", ["weight_quantizer", "activation_quantizer"])
+def test_a_layer_off_its_grid_is_found(part):
+    net, x = wrapped("learned_clipping")
+    layer = dict(quantized_layers(net))["3"]
+    quantizer = getattr(layer, part)
+    honest = quantizer.forward
+    quantizer.forward = lambda tensor: honest(tensor) + 0.3 * quantizer.integer_step
+    with pytest.raises(RunError, match="layer 3.*beside its integer"):
+        check_integers(net, lambda: net(x).square().mean())
+
+
+def test_a_product_that_is_not_the_operands_is_found():
+    net, x = wrapped("learned_clipping")
+    layer = dict(quantized_layers(net))["8"]
+    product = layer._product
+    layer._product = lambda x, weight, bias: product(x, weight * 1.001, bias)
+    with pytest.raises(RunError, match="layer 8, .* differ from the simulation"):
+        check_integers(net, lambda: net(x).square().mean())
+
+
+def test_nothing_to_check_is_said():
+    with pytest.raises(RunError, match="no layer"):
+        check_integers(nn.Linear(3, 2), lambda: torch.zeros((), requires_grad=True) * 1)
+
+
+def test_the_quantizers_named_in_the_refusal_are_those_that_can_be_checked():
+    assert POLICIES.keys() <= options("quantizer").keys()
