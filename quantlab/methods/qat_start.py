@@ -47,7 +47,7 @@ class Start:
         """
         new = {}
         for name, layer in weight_quantized_layers(network).items():
-            own = {f"{name}.weight_quantizer.{key}": value for key, value in layer.weight_quantizer.state_dict().items()}
+            own = {f"{name}.{key}": value for key, value in layer.state_dict().items() if key.startswith(("weight_quantizer.", "gradient_quantizer."))}
             new |= {key: value for key, value in own.items() if key not in self.tensors}
         strict_load(network, self.tensors | new, f"method.start: {self.path}")
         for name, layer in weight_quantized_layers(network).items():

@@ -121,6 +121,11 @@ def _numbers(run: dict[str, Any]) -> str:
     protocol = protocol_words(results.get("protocol") or {})
     if protocol:
         lines += ["", f"Measured with: {protocol}. Values measured otherwise do not compare."]
+    checked = (results.get("diagnostics") or {}).get("integer_check")
+    if checked:
+        lines += ["", f"Integer check: {checked['products']} products of a training step, of {checked['layers']} layers, made again with "
+                  f"integers, differ from the simulated ones by at most {format_number(checked['largest_difference'])} of the largest value; "
+                  f"their sums reach {checked['largest_accumulator']}."]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
 

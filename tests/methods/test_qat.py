@@ -7,7 +7,7 @@ import pytest
 
 from quantlab.checkpoint import load_model
 from quantlab.config.catalog import options
-from quantlab.methods.qat import decay_factor
+from quantlab.methods.quantized_training import decay_factor
 
 TINY_QAT = (
     "method=qat", "model.depth=8", "model.width=4", "model.pretrain.steps=20", "method.epochs=2", "method.batch_size=128", "device=cpu",
@@ -196,10 +196,10 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
     (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
     (("method.optimizer=rmsprop",), "allowed: sgd, adam, adamw"),
-    (("quantizer=uniform_affine",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, lsq, reactnet; type quantizer=fixed_point"),
+    (("quantizer=uniform_affine",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
     (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
     (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
-    (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, lsq, reactnet; type quantizer=fixed_point"),
+    (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
     (("method=ptq", "trainer.compile=true"), "trainer.compile: got true, but method=ptq trains no network as a whole"),
     (("task=digits_generation",), "needs a classification task"),
     (("model=ddim",), "needs a classifier model"),

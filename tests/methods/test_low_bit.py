@@ -1,0 +1,154 @@
+"""method=low_bit, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quantlab.checkpoint import load_model
+
+TINY = (
+    "model.depth=8", "model.width=4", "model.pretrain.steps=20", "method.epochs=2", "method.batch_size=128", "device=cpu",
+    "trainer.log_every=1", "trainer.checkpoint_every=5",
+)
+TINY_LOW_BIT = ("method=low_bit", *TINY, "method.integer_check=true", "quantizer.gradient.alpha=0.01")
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def clip_ratios(directory):
+    return [list(row["layers/gradient_clip_ratio"].values()) for row in rows(directory) if "gradient_clip_ratio" in row]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    from quantlab.cli.main import main
+    directory = tmp_path_factory.mktemp("low_bit") / "run"
+    assert main([*TINY_LOW_BIT, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
+    return directory
+
+
+def test_what_a_run_leaves(whole):
+    found = results(whole)
+    assert found["bits"] == {"weight": 4, "activation": 4, "gradient": 4} and found["baseline"] == {}
+    assert set(found["metrics"]) == {"top1", "top5", "loss"} and found["cost"]["steps"] == 20
+    checked = found["diagnostics"]["integer_check"]
+    assert checked["layers"] == 6 and checked["products"] == 18 and 0 < checked["largest_difference"] < 1e-4
+    report = (whole / "report.md").read_text()
+    assert "W4A4G4" in report and "18 products of a training step, of 6 layers" in report
+    for name in ("gradients", "gradient_histograms", "training"):
+        assert f"figures/{name}.png" in report
+        assert np.asarray(Image.open(whole / "figures" / f"{name}.png").convert("L")).std() > 5
+    first, last = clip_ratios(whole)[0], clip_ratios(whole)[-1]
+    assert len(first) == 6 and first != last
+    # every step moves gamma by beta or not at all
+    moves = np.abs(np.diff(np.array(clip_ratios(whole)), axis=0))
+    assert np.all((moves < 1e-6) | (np.abs(moves - 1e-3) < 1e-6))
+    row = rows(whole)[0]
+    assert row["gradient_clipped_share_target"] == pytest.approx(0.01 / 15) and row["large_gradient_error"] > row["gradient_error"] > 0
+
+
+def test_the_clip_ratios_travel_with_the_model(whole):
+    tensors, facts = load_model(whole / "checkpoints" / "model")
+    kept = [value.item() for name, value in tensors.items() if name.endswith("interval.clip_ratio")]
+    assert len(kept) == 6 and facts["bits"] == "W4A4G4"
+    np.testing.assert_allclose(sorted(kept), sorted(clip_ratios(whole)[-1]), atol=2e-3)
+
+
+def test_clipping_values_have_an_optimizer_of_their_own(quantlab, tmp_path):
+    words = (*TINY_LOW_BIT, "method.learning_rate=1e-20", "method.weight_decay=0", "trainer.max_steps=3", "trainer.checkpoint_every=1")
+    for name, rate in (("still", "1e-20"), ("moving", "1e-3")):
+        assert quantlab(*words, f"method.scale_learning_rate={rate}", f"output_dir={tmp_path / name}")[0] == 0
+    still, moving = (load_model(tmp_path / name / "checkpoints" / "model")[0] for name in ("still", "moving"))
+    for name in ("layer1.0.conv1.weight_quantizer.clipping_value", "layer1.0.conv1.activation_quantizer.clipping_value"):
+        assert 5e-4 < (still[name] - moving[name]).abs() < 4e-3     # three steps of Adam
+    assert still["layer1.0.conv1.weight"].equal(moving["layer1.0.conv1.weight"])
+
+
+def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+    from quantlab.methods.low_bit import LowBit
+    original, calls = LowBit.after_update, []
+
+    def stop(self):
+        calls.append(1)
+        if len(calls) == 13:
+            monkeypatch.setattr(LowBit, "after_update", original)
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(LowBit, "after_update", stop)
+    directory = tmp_path / "run"
+    assert quantlab(*TINY_LOW_BIT, f"output_dir={directory}")[0] == 130
+    assert quantlab(f"resume={directory}")[0] == 0
+    assert results(directory)["metrics"] == results(whole)["metrics"]
+    assert (directory / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_two_processes_keep_one_clip_ratio(process, tmp_path):
+    directory = tmp_path / "run"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29621", "-m", "quantlab.cli")
+    running = process(*TINY_LOW_BIT, "trainer.max_steps=6", f"output_dir={directory}", launcher=launcher)
+    _, err = running.communicate(timeout=180)
+    assert running.returncode == 0, err[-3000:]
+    ratios = np.array(clip_ratios(directory))
+    assert len(ratios) == 6 and np.abs(np.diff(ratios, axis=0)).max() > 0
+
+
+@pytest.mark.parametrize("interval", ["fixed", "min_max", "dsgc", "piecewise"])
+def test_every_interval_trains(interval, quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=low_bit", *TINY, f"quantizer.gradient.interval={interval}", "trainer.max_steps=4",
+                            "quantizer.gradient.period=2", f"output_dir={directory}")
+    assert code == 0, err
+    logged = [row for row in rows(directory) if "gradient_error" in row]
+    assert len(logged) == 4 and "gradient_clipped_share_target" not in logged[0]
+    ratios = clip_ratios(directory)
+    expected = {"fixed": 0.8, "min_max": 1.0, "piecewise": 1.0}.get(interval)
+    assert all(ratio == pytest.approx(expected) for ratio in ratios[-1]) if expected else max(ratios[-1]) < 1
+    assert results(directory)["metrics"]["top1"] > 0
+
+
+def test_scheduled_transitions_and_quantized_gradients_in_one_config(quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=qat", *TINY, "quantizer.gradient.bits=4", "trainer.max_steps=4", f"output_dir={directory}")
+    assert code == 0, err
+    row = rows(directory)[0]
+    assert row["talr"] > 0 and row["gradient_error"] > 0 and len(row["layers/gradient_error"]) == len(row["layers/talr"]) == 6
+    assert results(directory)["bits"] == {"weight": 2, "activation": 2, "gradient": 4}
+
+
+def test_full_precision_may_be_the_start(quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=low_bit", *TINY, "method.initialization=full_precision", "trainer.max_steps=2", f"output_dir={directory}")
+    assert code == 0, err
+    assert set(results(directory)["baseline"]) == {"full_precision"}
+
+
+def test_batches_too_small_for_the_condition_are_said_once(quantlab, tmp_path):
+    code, _, err = quantlab("method=low_bit", *TINY, "quantizer.gradient.bits=8", "trainer.max_steps=2", f"output_dir={tmp_path / 'run'}")
+    assert code == 0 and err.count("fewer than the 255000 elements") == 1
+
+
+@pytest.mark.parametrize("words, says", [
+    (("quantizer.gradient.bits=1",), "allowed: 2, 3, 4"),
+    (("quantizer.gradient.alpha=1",), "allowed: a number between 0 and 1"),
+    (("quantizer.gradient.interval=large_gradients",), "large_gradient"),
+    (("quantizer.gradient.gamma_min=0.9", "quantizer.gradient.gamma_max=0.5"), "allowed: up to gamma_max (0.5)"),
+    (("quantizer.gradient.interval=piecewise", "quantizer.gradient.bits=2"), "allowed: 3 to 8"),
+    (("method.integer_check=true", "quantizer=ewgs"), "allowed: learned_clipping, lsq, fixed_point"),
+    (("method.integer_check=true", "quantizer.gradient.bits=32"), "type method.integer_check=false"),
+    (("quantizer=uniform_affine",), "this quantizer quantizes no gradient"),
+    (("quantizer.weight.bits=32", "quantizer.activation.bits=32"), "nothing to quantize"),
+])
+def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
+    code, _, err = quantlab("method=low_bit", *words, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and says in err, err
+    assert not (tmp_path / "run" / "config.yaml").exists()
