@@ -5,6 +5,7 @@ and their rates follow the released code: latent weights of quantized layers (sc
 scales (a rate of their own, no momentum, no decay), normalization parameters (no momentum, no decay). All follow one decay.
 """
 
+import copy
 import math
 
 import torch
@@ -72,8 +73,9 @@ class QAT(Method):
         context, model = self.context, self.context.model
         if self.start is None:
             self.baseline = {"full_precision": context.task.evaluate(model, "test", context.device, context.progress)}
+            self.drawn = {"full precision": copy.deepcopy(model)}
         else:
-            self.baseline = {"start": self.start.metrics}
+            self.baseline, self.drawn = {"start": self.start.metrics}, {}
         wrap_for_training(model, self.policy, learn_weight_scale=not self.is_scheduled)
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
@@ -201,13 +203,15 @@ class QAT(Method):
     def finish(self) -> Outcome:
         context, quantizer = self.context, self.context.config.quantizer
         metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        bits = f"W{quantizer.weight.bits}A{quantizer.activation.bits}"
         if context.accelerator.is_main_process:
+            context.task.draw(self.drawn | {bits: context.model}, context.directory / "samples", context.device)
             figures = context.directory / "figures"
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
                        model=context.model.state_dict(),
-                       model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
+                       model_facts={"weights": "last step", "bits": bits})
 
     @torch.no_grad()
     def _histograms(self) -> dict[str, dict]:
