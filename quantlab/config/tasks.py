@@ -153,13 +153,13 @@ class DetectionFiles(DetectionTask):
 
 
 class Coco(DetectionFiles):
-    target: Literal["quantlab.tasks.detection_files.Coco"] = Field(alias="_target_")
+    target: Literal["quantlab.tasks.detection_coco.Coco"] = Field(alias="_target_")
     train: Name
     test: Name
 
 
 class Voc(DetectionFiles):
-    target: Literal["quantlab.tasks.detection_files.Voc"] = Field(alias="_target_")
+    target: Literal["quantlab.tasks.detection_voc.Voc"] = Field(alias="_target_")
     download: Switch
     train: Annotated[list[Name], Field(min_length=1)]
     test: Annotated[list[Name], Field(min_length=1)]

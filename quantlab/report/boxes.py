@@ -11,6 +11,7 @@ from quantlab.report.figures import STYLE
 TRUE, FOUND = "#56B4E9", "#D55E00"      # Okabe and Ito's: colour-blind readers tell them apart
 PANEL = 2.1         # inches: width of one image
 LEGEND = 0.35       # inches
+WORDS = 0.06        # of a panel's height: what a box's words take
 
 
 class Boxes(NamedTuple):
@@ -59,7 +60,8 @@ def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:
         for x1, y1, x2, y2 in boxes.boxes:
             axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6, linestyle=style))
     for (x1, y1, _, _), name, score in zip(found.boxes, found.names, found.scores, strict=True):
-        axes.text(x1, y1, f"{name} {score:.2f}", color="white", fontsize=6, verticalalignment="bottom", clip_on=True,
+        above = y1 > WORDS * height         # no room at the upper border: there the words stand inside the box
+        axes.text(x1, y1, f"{name} {score:.2f}", color="white", fontsize=6, verticalalignment="bottom" if above else "top", clip_on=True,
                   bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.8})
     axes.set(xticks=[], yticks=[])
     for side in axes.spines.values():
