@@ -72,7 +72,8 @@ def _timm(backbone: Any, levels: list[int], channels: int) -> tuple[nn.Module, l
     key, name = "model.backbone.architecture", backbone.architecture
     require_known(name, key)
     try:
-        whole = timm.create_model(name, features_only=True, in_chans=channels)
+        with torch.device("meta"):      # only to ask for its levels
+            whole = timm.create_model(name, features_only=True, in_chans=channels)
         places = {reduction.bit_length() - 1: index for index, reduction in enumerate(whole.feature_info.reduction())}
         _require_levels(backbone, levels, places)
         chosen = [places[level] for level in levels]

@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.models import detection
 
 from quantlab.config import validate
+from quantlab.errors import RequestError
 from quantlab.models.detectors import FasterRCNN, build_faster_rcnn, build_retinanet
 from quantlab.models.pyramid import build_pyramid
 
@@ -125,6 +126,20 @@ def test_a_level_has_a_pixel_for_its_power_of_two(words, sizes):
     assert [tuple(each.shape) for each in maps] == [(2, 64, size, size) for size in sizes]
     frozen = not any(isinstance(module, nn.BatchNorm2d) for module in pyramid.body.modules())
     assert frozen == (one.backbone.norm == "frozen_batch")
+
+
+@pytest.mark.parametrize("backbone, levels, says", [
+    ({"architecture": "resnet5", "library": "torchvision"}, [2], "allowed with library=torchvision: resnet18, .*did you mean 'resnet50'"),
+    ({"library": "torchvision", "architecture": "resnet18"}, [1], "has no level 1, allowed: some of 2, 3, 4, 5; type model.pyramid.levels=.4,5."),
+    ({}, [2, 7], "resnet10t has no level 7, allowed: some of 1, 2, 3, 4, 5"),
+    ({"architecture": "resnet10"}, [2], "model.backbone.architecture: timm .* has no 'resnet10'; did you mean"),
+    ({"architecture": "vit_tiny_patch16_224"}, [4], "vit_tiny_patch16_224"),
+])
+def test_backbones_that_do_not_do(backbone, levels, says, sections):
+    one = sections["retinanet_small"]
+    with pytest.raises(RequestError, match=says) as error:
+        build_pyramid(one.backbone.model_copy(update=backbone), one.pyramid.model_copy(update={"levels": levels}), 1)
+    assert "\n" not in str(error.value)
 
 
 def test_retinanets_head_normalizes_groups_of_eight_channels(sections):
