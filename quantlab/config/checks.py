@@ -182,8 +182,8 @@ def _digit_scenes(task: DigitScenes) -> Iterator[str]:
     if low > high:
         yield f"task.digits_per_scene: got [{low}, {high}], allowed: the smaller first; type task.digits_per_scene=[{high},{low}]"
     if task.test_fraction + task.validation_fraction > 0.9:
-        yield (f"task.test_fraction: got {task.test_fraction} beside validation_fraction={task.validation_fraction}, allowed: together up to "
-               "0.9 of the digits; type task.test_fraction=0.2 task.validation_fraction=0.1")
+        yield (f"task.test_fraction: got {task.test_fraction} beside validation_fraction={task.validation_fraction}, allowed: together "
+               "up to 0.9 of the digits; type task.test_fraction=0.2 task.validation_fraction=0.1")
 
 
 def _typed(value: list) -> str:

@@ -5,6 +5,7 @@ torchvision's detection weights load as they are, or any network of timm's that 
 """
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ class Pyramid(nn.Module):
         super().__init__()
         self.body = body
         self.out_channels = section.channels
-        extra = {"none": None, "pool": LastLevelMaxPool, "p6p7": lambda: LastLevelP6P7(section.channels, section.channels)}[section.extra_levels]
-        self.fpn = FeaturePyramidNetwork(body_channels, section.channels, extra_blocks=extra() if extra else None,
+        extra = {"none": lambda: None, "pool": LastLevelMaxPool, "p6p7": lambda: LastLevelP6P7(section.channels, section.channels)}
+        self.fpn = FeaturePyramidNetwork(body_channels, section.channels, extra_blocks=extra[section.extra_levels](),
                                          norm_layer=nn.BatchNorm2d if section.norm == "batch" else None)
 
     def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
@@ -55,7 +56,8 @@ def _torchvision(backbone: Any, levels: list[int], channels: int) -> tuple[nn.Mo
         raise RequestError(f"model.backbone.architecture: got '{backbone.architecture}', allowed with library=torchvision: "
                            f"{', '.join(TORCHVISION)}{near}; for others type model.backbone.library=timm")
     _require_levels(backbone, levels, {level: 0 for level in (2, 3, 4, 5)})
-    norm = nn.BatchNorm2d if backbone.norm == "batch" else FrozenBatchNorm2d
+    # torchvision's trained detectors divide by the standard deviation itself (its overwrite_eps)
+    norm = nn.BatchNorm2d if backbone.norm == "batch" else partial(FrozenBatchNorm2d, eps=0.0)
     network = getattr(resnet, backbone.architecture)(weights=None, norm_layer=norm)
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
@@ -82,10 +84,11 @@ def _timm(backbone: Any, levels: list[int], channels: int) -> tuple[nn.Module, l
         with torch.no_grad():
             shapes = [one.shape[1] for one in body.eval()(torch.zeros(1, channels, 64, 64))]
     except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{key}: timm's '{name}' gives no feature maps of images of any size ({first_line(error)}); type {key}=resnet18, or "
-                           "another convolutional network's name") from error
+        raise RequestError(f"{key}: timm's '{name}' gives no feature maps of images of any size ({first_line(error)}); "
+                           f"type {key}=resnet18, or another convolutional network's name") from error
     if shapes != widths:
-        raise RequestError(f"{key}: timm's '{name}' does not put channels first; type {key}=resnet18, or another convolutional network's name")
+        raise RequestError(f"{key}: timm's '{name}' does not put channels first; type {key}=resnet18, or another convolutional "
+                           "network's name")
     body.train()
     return (freeze_batch_norm_2d(body) if backbone.norm == "frozen_batch" else body), widths
 

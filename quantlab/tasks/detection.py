@@ -68,8 +68,8 @@ class DetectionTask(ImageTask):
         """Raises RequestError for data that cannot be used: what each task names, and a part without any box."""
         for name, part in self._parts.items():
             if not any(len(boxes) for boxes in part.boxes):
-                raise RequestError(f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least one box "
-                                   "in every part; give more images, or another task.split_seed")
+                raise RequestError(f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least "
+                                   "one box in every part; give more images, or another task.split_seed")
 
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation, normalization."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from quantlab.errors import RequestError
 from quantlab.tasks.detection_files import Annotated, DetectionFiles
 
+FIELDS = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id", "category_id", "bbox"),
+          "categories": ("id", "name")}
 LARGEST_ID = 9999       # of a category: a detector has an output for every id up to the largest
 
 
@@ -46,29 +48,31 @@ class Coco(DetectionFiles):
         theirs, ours = ({category["id"]: category["name"] for category in one["categories"]} for one in (test, train))
         if theirs != ours:
             differing = sorted(set(theirs.items()) ^ set(ours.items()), key=str)[0]
-            raise RequestError(f"{test_path}: its categories are not those of {train_path.name}, allowed: the same ids and names in both; the "
-                               f"first that differs is {differing[0]} '{differing[1]}'")
+            raise RequestError(f"{test_path}: its categories are not those of {train_path.name}, allowed: the same ids and names in both; "
+                               f"the first that differs is {differing[0]} '{differing[1]}'")
         return tuple(self._annotated(name, ours) for name in (self.section.train, self.section.test))
 
     def _annotated(self, name: str, categories: dict[int, str]) -> list[Annotated]:
         path, content = self._files[name]
         folder = self.root / name
         if not folder.is_dir():
-            raise RequestError(f"{folder} does not exist, allowed: the folder of the {len(content['images'])} images that {path.name} names; "
-                               f"put it there, or give another data_dir=PATH")
+            raise RequestError(f"{folder} does not exist, allowed: the folder of the {len(content['images'])} images that "
+                               f"{path.name} names; put it there, or give another data_dir=PATH")
         there = {entry.name for entry in os.scandir(folder)}
-        missing = [image["file_name"] for image in content["images"] if image["file_name"] not in there]
+        missing = [image["file_name"] for image in content["images"]
+                   if image["file_name"] not in there and not (folder / image["file_name"]).is_file()]      # in a folder below
         if missing:
-            raise RequestError(f"{path}: {len(missing)} of its {len(content['images'])} images are not in {folder}, the first is {missing[0]}; "
-                               "put them there, or take them out of the file")
+            raise RequestError(f"{path}: {len(missing)} of its {len(content['images'])} images are not in {folder}, the first is "
+                               f"{missing[0]}; put them there, or take them out of the file")
         images = {image["id"]: Annotated(folder / image["file_name"], (image["width"], image["height"]), [], [], [])
                   for image in content["images"]}
         for one in content["annotations"]:
             if one["category_id"] not in categories:
-                raise RequestError(f"{path}: annotation {one['id']} has category_id {one['category_id']}, allowed: the ids of its categories, "
-                                   f"{min(categories)} to {max(categories)}; correct the file")
+                raise RequestError(f"{path}: annotation {one['id']} has category_id {one['category_id']}, allowed: the ids of its "
+                                   f"categories, {min(categories)} to {max(categories)}; correct the file")
             if one["image_id"] not in images:
-                raise RequestError(f"{path}: annotation {one['id']} has image_id {one['image_id']}, allowed: the ids of its images; correct the file")
+                raise RequestError(f"{path}: annotation {one['id']} has image_id {one['image_id']}, allowed: the ids of its images; "
+                                   "correct the file")
             x, y, width, height = one["bbox"]
             image = images[one["image_id"]]
             image.boxes.append((x, y, x + width, y + height))
@@ -82,18 +86,19 @@ def _read_coco(path: Path) -> dict:
     from pycocotools.coco import COCO
 
     if not path.is_file():
-        raise RequestError(f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of images; give it "
-                           "with data_dir=PATH, and the names with task.train=NAME task.test=NAME")
+        raise RequestError(f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of images; "
+                           "give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME")
     try:
         with contextlib.redirect_stdout(io.StringIO()):     # it tells how long it took
             content = COCO(str(path)).dataset
-        needed = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id", "category_id", "bbox"),
-                  "categories": ("id", "name")}
-        lacking = [f"{key} without {field}" for key, fields in needed.items() for one in content[key] for field in fields if field not in one]
+        lacking = [f"{key} without {field}" for key, fields in FIELDS.items() for one in content[key] for field in fields
+                   if field not in one]
     except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
         raise RequestError(f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it") from error
     if lacking:
         raise RequestError(f"{path} is not a file of COCO's format ({lacking[0]}); restore it")
     if not content["images"]:
         raise RequestError(f"{path} names no image, allowed: at least one; give another data_dir=PATH")
-    return content
+    # Without the outlines of objects, which are most of the file: a gigabyte of COCO's
+    return {key: [{field: one[field] for field in (*fields, "iscrowd") if field in one} for one in content[key]]
+            for key, fields in FIELDS.items()}

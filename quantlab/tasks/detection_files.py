@@ -50,7 +50,8 @@ class BoxedFiles(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         one = self.images[index]
-        return {"image": _read(one.file, one.size), "boxes": self.boxes[index], "labels": self.labels[index], "ignored": self.ignored[index]}
+        return {"image": _read(one.file, one.size), "boxes": self.boxes[index], "labels": self.labels[index],
+                "ignored": self.ignored[index]}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         return [self[index] for index in indices]
@@ -71,7 +72,8 @@ def _read(file: Path, size: tuple[int, int]) -> Tensor:
     except Exception as error:  # a decoder fed with damaged bytes raises almost anything
         raise RunError(f"{file} cannot be read as an image ({type(error).__name__}: {error}); replace it") from error
     if pixels.shape[1::-1] != size:
-        raise RunError(f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but its boxes are drawn for {size[0]}x{size[1]}; replace it")
+        raise RunError(f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but its boxes are drawn for {size[0]}x{size[1]}; "
+                       "replace it")
     return torch.from_numpy(pixels.transpose(2, 0, 1))
 
 
@@ -123,8 +125,9 @@ class DetectionFiles(DetectionTask):
                                      ignored=[flag for _, _, flag in good]))
         total = sum(len(one.boxes) for one in images)
         if wrong > self.section.invalid_boxes * total:
-            raise RequestError(f"{source}: {wrong} of {total} boxes cannot be: the first, {first}; allowed: boxes inside their image, wider and "
-                               f"taller than 0; correct the file, or leave them out with task.invalid_boxes={min(wrong / total + 0.001, 0.999):.3f}")
+            share = min(wrong / total + 0.001, 0.999)
+            raise RequestError(f"{source}: {wrong} of {total} boxes cannot be: the first, {first}; allowed: boxes inside their image, "
+                               f"wider and taller than 0; correct the file, or leave them out with task.invalid_boxes={share:.3f}")
         if wrong:
             log.info("%s: %d of %d boxes are empty or outside their image and left out; the first, %s", source, wrong, total, first)
         return kept

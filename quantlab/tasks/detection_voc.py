@@ -49,11 +49,12 @@ class Voc(DetectionFiles):
                 log.info("downloading VOC %s to %s", name, self.root)
                 return VOCDetection(str(self.root), year, part, download=True)
         except ValueError as error:
-            raise RequestError(f"task.train and task.test: got '{name}', allowed: YEAR/SET, 2007 to 2012 and train, val, trainval, and 2007/test; "
-                               "type task.train=[2012/train]") from error
+            raise RequestError(f"task.train and task.test: got '{name}', allowed: YEAR/SET, 2007 to 2012 and train, val, trainval, and "
+                               "2007/test; type task.train=[2012/train]") from error
         except (RuntimeError, OSError) as error:
-            raise RequestError(f"{self.root}: VOC's set {name} is not there ({str(error).splitlines()[0]}), allowed: VOCdevkit/VOC{year} with "
-                               f"ImageSets/Main/{part}.txt; give its folder with data_dir=PATH, or fetch it: task.download=true") from error
+            raise RequestError(f"{self.root}: VOC's set {name} is not there ({str(error).splitlines()[0]}), allowed: VOCdevkit/VOC{year} "
+                               f"with ImageSets/Main/{part}.txt; give its folder with data_dir=PATH, or fetch it: "
+                               "task.download=true") from error
 
     def _annotated(self, file: Path, annotation: Path) -> Annotated:
         try:
@@ -69,6 +70,8 @@ class Voc(DetectionFiles):
             raise RequestError(f"{annotation} is not a file of VOC's format ({type(error).__name__}: {error}); restore it") from error
         unknown = [name for name in one.labels if name not in self.class_names]
         if unknown:
-            raise RequestError(f"{annotation}: an object is called '{unknown[0]}', allowed: task.class_names, {', '.join(self.class_names[:3])}, "
-                               f"...{did_you_mean(unknown[0], self.class_names)} Correct the file, or task.class_names")
+            near = did_you_mean(unknown[0], self.class_names)
+            advice = f"{near} Correct" if near else "; correct"
+            raise RequestError(f"{annotation}: an object is called '{unknown[0]}', allowed: task.class_names, "
+                               f"{', '.join(self.class_names[:3])}, ...{advice} the file, or task.class_names")
         return one._replace(labels=[self.class_names.index(name) for name in one.labels])

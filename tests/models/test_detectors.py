@@ -43,11 +43,13 @@ def batch():
     generator = torch.Generator().manual_seed(0)
     boxes = torch.tensor([[4.0, 4, 20, 24], [30, 30, 46, 54]])
     return {"image": [torch.randn(1, 64, 64, generator=generator) for _ in range(2)], "boxes": [boxes, boxes[:1]],
-            "labels": [torch.tensor([3, 0]), torch.tensor([9])], "ignored": [torch.zeros(2, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)]}
+            "labels": [torch.tensor([3, 0]), torch.tensor([9])], "ignored": [torch.tensor([False, False]), torch.tensor([False])]}
 
 
 @pytest.mark.parametrize("name, build, theirs", [
-    ("faster_rcnn", build_faster_rcnn, detection.fasterrcnn_resnet50_fpn), ("retinanet", build_retinanet, detection.retinanet_resnet50_fpn)])
+    ("faster_rcnn", build_faster_rcnn, detection.fasterrcnn_resnet50_fpn),
+    ("retinanet", build_retinanet, detection.retinanet_resnet50_fpn),
+])
 def test_torchvisions_weights_fit(name, build, theirs):
     with torch.device("meta"):
         ours = build(section(name, "model.backbone.norm=frozen_batch"), Task(3, 90)).state_dict()
@@ -130,7 +132,7 @@ def test_a_level_has_a_pixel_for_its_power_of_two(words, sizes):
 
 @pytest.mark.parametrize("backbone, levels, says", [
     ({"architecture": "resnet5", "library": "torchvision"}, [2], "allowed with library=torchvision: resnet18, .*did you mean 'resnet50'"),
-    ({"library": "torchvision", "architecture": "resnet18"}, [1], "has no level 1, allowed: some of 2, 3, 4, 5; type model.pyramid.levels=.4,5."),
+    ({"library": "torchvision", "architecture": "resnet18"}, [1], "level 1, allowed: some of 2, 3, 4, 5; type model.pyramid.levels=.4,5."),
     ({}, [2, 7], "resnet10t has no level 7, allowed: some of 1, 2, 3, 4, 5"),
     ({"architecture": "resnet10"}, [2], "model.backbone.architecture: timm .* has no 'resnet10'; did you mean"),
     ({"architecture": "vit_tiny_patch16_224"}, [4], "vit_tiny_patch16_224"),

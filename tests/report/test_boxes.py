@@ -21,8 +21,10 @@ def extent(picture, color):
 def test_boxes_stand_where_they_are(tmp_path):
     images = [np.zeros((20, 20, 1), np.uint8)]
     true, found = Boxes(np.array([[2.0, 8, 14, 14]]), ["7"]), Boxes(np.array([[4.0, 10, 16, 19]]), ["1"], np.array([0.75]))
-    pictures = {name: np.asarray(Image.open(detection_grid(images, [truth], {"model": [guess]}, tmp_path / "boxes.png", 0.5)).convert("RGB"))
-                for name, truth, guess in (("true", true, NONE), ("found", NONE, found), ("neither", NONE, NONE))}
+    pictures = {}
+    for name, truth, guess in (("true", true, NONE), ("found", NONE, found), ("neither", NONE, NONE)):
+        path = detection_grid(images, [truth], {"model": [guess]}, tmp_path / "samples" / "boxes.png", 0.5)
+        pictures[name] = np.asarray(Image.open(path).convert("RGB"))
     assert extent(pictures["neither"], TRUE) is extent(pictures["neither"], FOUND) is None
     assert extent(pictures["true"], FOUND) is None and extent(pictures["found"], TRUE) is None
     left, top, right, bottom = extent(pictures["true"], TRUE)

@@ -113,7 +113,8 @@ class Says(nn.Module):
 def with_boxes(boxes, labels):
     """A task whose parts are three images with these boxes."""
     task = digit_scenes()
-    part = Scenes(torch.zeros(3, 1, 48, 48, dtype=torch.uint8), [torch.tensor(one).float() for one in boxes], [torch.tensor(one) for one in labels])
+    images = torch.zeros(3, 1, 48, 48, dtype=torch.uint8)
+    part = Scenes(images, [torch.tensor(one).float() for one in boxes], [torch.tensor(one) for one in labels])
     task.__dict__["_parts"] = {"train": part, "validation": part, "test": part}
     return task, part
 
@@ -174,8 +175,8 @@ def shipped():
     ("task.test_fraction", 0.85, "together up to 0.9 of the digits"),
     ("task.normalization.std", [0.2, 0.2], "allowed: one per channel"),
     ("task.scenes.trian", 5, "did you mean 'train'? Type task.scenes.train=VALUE"),
-    ("model.anchor_sizes", [[16], [24], [32]], "got 3 lists, allowed: one per level of the pyramid, 2 of levels and 0 of extra_levels=none"),
-    ("model.anchor_sizes", [[16], [24, 32]], "allowed: as many sizes at every level, whose head they share; type model.anchor_sizes=[[16],[24]]"),
+    ("model.anchor_sizes", [[16], [24], [32]], "got 3 lists, allowed: one per level of the pyramid, 2 of levels and 0 of extra"),
+    ("model.anchor_sizes", [[16], [24, 32]], "as many sizes at every level, whose head they share; type model.anchor_sizes=[[16],[24]]"),
     ("model.pyramid.levels", [3, 2], "type model.pyramid.levels=[2,3]"),
     ("model.min_size", 128, "model.min_size: got 128, allowed: 1 to 64 (model.max_size)"),
     ("model.pyramid.channels", 60, "type model.pyramid.channels=64"),

@@ -16,7 +16,8 @@ from quantlab.tasks.detection_voc import Voc
 
 COMMON = {
     "validation_fraction": 0.3, "split_seed": 0, "augmentation": {"horizontal_flip": True}, "invalid_boxes": 0.0,
-    "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}, "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5},
+    "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5},
 }
 
 
@@ -48,7 +49,8 @@ def coco_tree(root, change=lambda content: None, count=6):
 
 def coco(root, **values):
     return Coco(CocoSection.model_validate(COMMON | {
-        "_target_": "quantlab.tasks.detection_coco.Coco", "name": "coco", "data_dir": str(root), "train": "train2017", "test": "val2017"} | values))
+        "_target_": "quantlab.tasks.detection_coco.Coco", "name": "coco", "data_dir": str(root), "train": "train2017",
+        "test": "val2017"} | values))
 
 
 def test_coco_becomes_boxes_and_labels(tmp_path):
@@ -98,7 +100,7 @@ def box(values):
     (box([-3, 2, 4, 5]), "reaches outside"),
     (box([2, 3, 0, 5]), r"\[2, 3, 2, 8\] .* is empty; allowed: boxes inside their image, wider and taller than 0"),
     (box([20, 2, 1, 5]), "is empty"),
-    (lambda content: content["annotations"][3].update(category_id=2), "annotation 4 has category_id 2, allowed: the ids of its categories, 1 to 3"),
+    (lambda content: content["annotations"][3].update(category_id=2), "4 has category_id 2, allowed: the ids of its categories, 1 to 3"),
     (lambda content: content["annotations"][3].update(image_id=7), "annotation 4 has image_id 7"),
     (lambda content: content["images"][4].update(file_name="far.png"), "1 of its 6 images are not in .*train2017, the first is far.png"),
     (lambda content: content.update(images=[], annotations=[]), "names no image"),
@@ -137,7 +139,8 @@ def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path):
         part[1]
 
 
-OBJECT = "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+OBJECT = ("<object><name>{}</name><difficult>{}</difficult>"
+          "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>")
 
 
 def voc_tree(root, objects=(("dog", 0, 3, 4, 8, 10), ("cat", 1, 1, 1, 20, 16)), year=2012):
@@ -178,6 +181,7 @@ def test_voc_becomes_boxes_and_labels(tmp_path):
     ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes cannot be: the first, \[2, 3, 30, 10\] .* reaches outside"),
     ((("dog", 0, 3, 4, 2, 10),), {}, "is empty"),
     ((("dgo", 0, 3, 4, 8, 10),), {}, "an object is called 'dgo', allowed: task.class_names, cat, dog, owl.*did you mean 'dog'"),
+    ((("zebra", 0, 3, 4, 8, 10),), {}, "called 'zebra', allowed: task.class_names, cat, dog, owl, ...; correct the file"),
     ((("dog", 0, "x", 4, 8, 10),), {}, "0.xml is not a file of VOC's format"),
     ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/trainval"]}, "VOC's set 2012/trainval is not there"),
     ((("dog", 0, 3, 4, 8, 10),), {"train": ["2007/train"]}, "VOC's set 2007/train is not there .*task.download=true"),
