@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample
-from quantlab.config.models import DDIM, CifarResNet, Model, TimmClassifier
+from quantlab.config.models import DDIM, CifarResNet, Detector, Model, RetinaNet, TimmClassifier
 from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
-from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
+from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
 
-TASKS_OF_MODEL = {"denoiser": ("generation",), "classifier": ("classification", "generation")}     # labels are all it needs
+TASKS_OF_MODEL = {
+    "denoiser": ("generation",),
+    "classifier": ("classification", "generation"),     # labels are all it needs
+    "detector": ("detection",),
+}
+EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7": 2}        # how many levels model.pyramid.extra_levels adds
 
 
 def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:
@@ -58,7 +63,11 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
     if isinstance(model, TimmClassifier) and model.pretrained and model.weights is not None:
         yield ("model.pretrained: got true beside model.weights, allowed: one source of weights; type model.pretrained=false, "
                "or model.weights=null")
-    if isinstance(task, ClassificationTask):
+    if isinstance(model, Detector):
+        yield from _detector(model)
+    if isinstance(task, DigitScenes):
+        yield from _digit_scenes(task)
+    if isinstance(task, (ClassificationTask, DetectionTask)):
         mean, std = task.normalization.mean, task.normalization.std
         if len(mean) != len(std):
             yield (f"task.normalization.std: got {len(std)} values for the {len(mean)} of mean, allowed: one per channel; "
@@ -166,6 +175,40 @@ def _ddim(model: DDIM) -> Iterator[str]:
         if attends and channels % unet.attention_head_dim:
             yield (f"model.unet.attention_head_dim: got {unet.attention_head_dim}, allowed: divisors of the channels "
                    f"that attend ({channels}); type model.unet.attention_head_dim={channels}")
+
+
+def _detector(model: Detector) -> Iterator[str]:
+    pyramid, sizes = model.pyramid, model.anchor_sizes
+    yield from _at_most("model.min_size", model.min_size, "model.max_size", model.max_size)
+    if pyramid.levels != sorted(set(pyramid.levels)):
+        yield (f"model.pyramid.levels: got {pyramid.levels}, allowed: each once, finest first; "
+               f"type model.pyramid.levels={_typed(sorted(set(pyramid.levels)))}")
+    levels = len(pyramid.levels) + EXTRA_LEVELS[pyramid.extra_levels]
+    if len(sizes) != levels:
+        fitting = [[2 ** (pyramid.levels[0] + 2 + level)] for level in range(levels)]
+        yield (f"model.anchor_sizes: got {len(sizes)} lists, allowed: one per level of the pyramid, {len(pyramid.levels)} of levels and "
+               f"{levels - len(pyramid.levels)} of extra_levels={pyramid.extra_levels}; type model.anchor_sizes={_typed(fitting)}")
+    elif len({len(one) for one in sizes}) > 1:
+        yield (f"model.anchor_sizes: got {_typed(sizes)}, allowed: as many sizes at every level, whose head they share; "
+               f"type model.anchor_sizes={_typed([one[:1] for one in sizes])}")
+    if isinstance(model, RetinaNet) and model.head_norm == "group" and pyramid.channels % 8:
+        yield (f"model.pyramid.channels: got {pyramid.channels}, allowed with head_norm=group: multiples of 8; "
+               f"type model.pyramid.channels={8 * max(round(pyramid.channels / 8), 1)}")
+
+
+def _digit_scenes(task: DigitScenes) -> Iterator[str]:
+    yield from _at_most("task.scales", max(task.scales), "task.image_size / 8, a digit's pixels", max(task.image_size // 8, 1))
+    low, high = task.digits_per_scene
+    if low > high:
+        yield f"task.digits_per_scene: got [{low}, {high}], allowed: the smaller first; type task.digits_per_scene=[{high},{low}]"
+    if task.test_fraction + task.validation_fraction > 0.9:
+        yield (f"task.test_fraction: got {task.test_fraction} beside validation_fraction={task.validation_fraction}, allowed: together "
+               "up to 0.9 of the digits; type task.test_fraction=0.2 task.validation_fraction=0.1")
+
+
+def _typed(value: list) -> str:
+    """A list of numbers, or of lists of them, as one types it."""
+    return str(value).replace(" ", "")
 
 
 def _at_most(key: str, value: int, bound_key: str, bound: int) -> Iterator[str]:

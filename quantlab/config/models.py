@@ -93,3 +93,56 @@ class ReActNet(Model):
     kind = "classifier"
     target: Literal["quantlab.models.reactnet.build_reactnet"] = Field(alias="_target_")
     small_images: Switch
+
+
+class Backbone(Strict):
+    library: Literal["torchvision", "timm"]
+    architecture: Name
+    norm: Literal["batch", "frozen_batch"]
+
+
+class Pyramid(Strict):
+    levels: Annotated[list[Count], Field(min_length=1)]
+    channels: Count
+    norm: Literal["none", "batch"]
+    extra_levels: Literal["none", "pool", "p6p7"]
+
+
+class Detector(Model):
+    kind = "detector"
+    backbone: Backbone
+    pyramid: Pyramid
+    min_size: Count
+    max_size: Count
+    anchor_sizes: Annotated[list[Annotated[list[Count], Field(min_length=1)]], Field(min_length=1)]
+    anchor_ratios: Annotated[list[Positive], Field(min_length=1)]
+    score_threshold: Fraction
+    nms_threshold: OpenFraction
+    detections: Count
+
+
+class Proposals(Strict):
+    train: Count
+    test: Count
+
+
+class Sampled(Strict):
+    anchors: CountFromTwo
+    proposals: CountFromTwo
+
+
+class RegionsOfInterest(Strict):
+    size: Count
+    features: Count
+
+
+class FasterRCNN(Detector):
+    target: Literal["quantlab.models.detectors.build_faster_rcnn"] = Field(alias="_target_")
+    proposals: Proposals
+    sampled: Sampled
+    roi: RegionsOfInterest
+
+
+class RetinaNet(Detector):
+    target: Literal["quantlab.models.detectors.build_retinanet"] = Field(alias="_target_")
+    head_norm: Literal["none", "group"]

@@ -38,10 +38,12 @@ BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
-        models.TimmClassifier, models.ReActNet,
+        models.TimmClassifier, models.ReActNet, models.FasterRCNN, models.RetinaNet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
-        quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.LearnedClipping, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
+        tasks.DigitScenes, tasks.Coco, tasks.Voc,
+        quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.LearnedClipping, quantizers.EWGS, quantizers.DSQ,
+        quantizers.Binary,
         quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
         methods.LowBit,

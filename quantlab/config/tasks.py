@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Channels, Count, CountFromTwo, CountFromZero, Directory, Name, OpenFraction, Positive, Section, Seed, Strict, Switch,
-    UpToOne,
+    Channels, Count, CountFromTwo, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, Positive, Section, Seed,
+    Strict, Switch, UpToOne,
 )
 from quantlab.config.models import TaskClassifier
 
@@ -107,3 +107,60 @@ class ImageFolder(ClassFolders):
 
 class ImageNet(ClassFolders):
     target: Literal["quantlab.tasks.classification_folder.ImageNet"] = Field(alias="_target_")
+
+
+class Mirroring(Strict):
+    horizontal_flip: Switch
+
+
+class BoxEvaluation(Strict):
+    batch_size: Count
+    drawn_images: Count
+    drawn_score: Fraction
+
+
+class DetectionTask(Section):
+    group = "task"
+    kind = "detection"
+    name: Name
+    validation_fraction: OpenFraction
+    split_seed: Seed
+    augmentation: Mirroring
+    normalization: Normalization
+    evaluation: BoxEvaluation
+
+
+class Scenes(Strict):
+    train: CountFromTwo
+    validation: Count
+    test: Count
+
+
+class DigitScenes(DetectionTask):
+    target: Literal["quantlab.tasks.detection_scenes.DigitScenes"] = Field(alias="_target_")
+    image_size: Count
+    scenes: Scenes
+    digits_per_scene: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    scales: Annotated[list[Count], Field(min_length=1)]
+    background: NotNegative
+    noise: NotNegative
+    test_fraction: OpenFraction
+
+
+class DetectionFiles(DetectionTask):
+    data_dir: Directory
+    invalid_boxes: Fraction
+
+
+class Coco(DetectionFiles):
+    target: Literal["quantlab.tasks.detection_coco.Coco"] = Field(alias="_target_")
+    train: Name
+    test: Name
+
+
+class Voc(DetectionFiles):
+    target: Literal["quantlab.tasks.detection_voc.Voc"] = Field(alias="_target_")
+    download: Switch
+    train: Annotated[list[Name], Field(min_length=1)]
+    test: Annotated[list[Name], Field(min_length=1)]
+    class_names: Annotated[list[Name], Field(min_length=1)]

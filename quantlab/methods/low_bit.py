@@ -26,12 +26,6 @@ class LowBit(QuantizedTraining):
         super().__init__(section, context)
         self.needs_full_precision = section.initialization == "full_precision"
 
-    def measure_start(self) -> dict:
-        if not self.needs_full_precision:
-            return {}
-        context = self.context
-        return {"full_precision": context.task.evaluate(context.model, "test", context.device, context.progress)}
-
     def make_optimizers(self, groups: dict[str, list[Tensor]]) -> list[torch.optim.Optimizer]:
         section = self.section
         momentum = {"momentum": section.momentum} if section.optimizer == "sgd" else {}

@@ -151,6 +151,8 @@ class Pretrain(Method):
         if hasattr(self.context.task, "evaluate"):
             metrics = self.context.task.evaluate(model, "test", self.context.device, self.context.progress)
             protocol |= self.context.task.protocol()
+        if self.context.accelerator.is_main_process:
+            self.context.task.draw({"full precision": model}, self.context.directory / "samples", self.context.device)
         return Outcome(metrics=metrics, protocol=protocol, model=self.weights_of(model).state_dict())
 
     def state_dict(self) -> dict:

@@ -40,10 +40,7 @@ class QAT(QuantizedTraining):
                                "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
 
     def measure_start(self) -> dict:
-        if self.start is not None:
-            return {"start": self.start.metrics}
-        context = self.context
-        return {"full_precision": context.task.evaluate(context.model, "test", context.device, context.progress)}
+        return super().measure_start() if self.start is None else {"start": self.start.metrics}
 
     def load_start(self) -> None:
         if self.start is not None:

@@ -4,6 +4,7 @@ A subclass says where training starts and makes the optimizers; `qat` adds sched
 this.
 """
 
+import copy
 import logging
 import math
 from typing import Any
@@ -20,6 +21,7 @@ from quantlab.quantizers.trained_layer import (
     calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
 )
 from quantlab.report import gradients as gradient_figures
+from quantlab.report.metrics import format_bits
 from quantlab.report.runs import read_metrics
 from quantlab.tasks.base import to_device
 
@@ -61,14 +63,20 @@ class QuantizedTraining(Method):
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
+        self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
 
     def batch_indices(self, step: int) -> list[int]:
         return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
 
     # build ---------------------------------------------------------------------------------------------------------
     def measure_start(self) -> dict[str, Any]:
-        """The baseline of the results: what the weights that training starts from are worth."""
-        raise NotImplementedError  # every method starts somewhere
+        """The baseline of the results: what the full-precision weights are worth that training starts from, if it does."""
+        context = self.context
+        if not self.needs_full_precision:
+            return {}
+        if context.task.draws:
+            self.drawn = {"full precision": copy.deepcopy(context.model)}
+        return {"full_precision": context.task.evaluate(context.model, "test", context.device, context.progress)}
 
     def load_start(self) -> None:
         """Weights and quantizers of an earlier run, once the network is wrapped."""
@@ -200,10 +208,11 @@ class QuantizedTraining(Method):
     def finish(self) -> Outcome:
         context, quantizer = self.context, self.context.config.quantizer
         metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        bits = format_bits({part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")})
         if context.accelerator.is_main_process:
             self.draw()
-        widths = {part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")}
-        bits = "W{weight}A{activation}".format(**widths) + ("" if widths["gradient"] == 32 else f"G{widths['gradient']}")
+            if context.task.draws:
+                context.task.draw(self.drawn | {bits: context.model}, context.directory / "samples", context.device)
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
                        model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
 

@@ -29,7 +29,7 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     """
     import timm
 
-    _check_name(section.architecture)
+    require_known(section.architecture, "model.architecture")
     facts = timm.get_pretrained_cfg(section.architecture)
     options = {"num_classes": task.classes, "in_chans": task.channels}
     if facts is not None and facts.fixed_input_size and task.image_size != facts.input_size[-1]:
@@ -40,7 +40,7 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
-                           f"({_first_line(error)}); choose another task.image_size or model.architecture") from error
+                           f"({first_line(error)}); choose another task.image_size or model.architecture") from error
     _check_images(network, section, task)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
@@ -49,7 +49,8 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     return network
 
 
-def _check_name(architecture: str) -> None:
+def require_known(architecture: str, key: str) -> None:
+    """Raises RequestError, in which `key` names where it was asked for, unless timm has `architecture`, with that tag if it has one."""
     import timm
 
     # Not what is_model() says: it would drop a tag that does not exist.
@@ -58,9 +59,9 @@ def _check_name(architecture: str) -> None:
         return
     name = architecture.split(".")[0]
     near = did_you_mean(architecture, timm.list_pretrained(f"{name}.*") if name in known else known)
-    raise RequestError(f"model.architecture: timm {timm.__version__} has no '{architecture}'"
-                       + (f"{near} Type model.architecture={near.split(chr(39))[1]}" if near else
-                          "; type model.architecture=resnet18, or another name of timm.list_models()"))
+    raise RequestError(f"{key}: timm {timm.__version__} has no '{architecture}'"
+                       + (f"{near} Type {key}={near.split(chr(39))[1]}" if near else
+                          f"; type {key}=resnet18, or another name of timm.list_models()"))
 
 
 def _check_images(network: nn.Module, section: Any, task: Any) -> None:
@@ -76,7 +77,7 @@ def _check_images(network: nn.Module, section: Any, task: Any) -> None:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, task.channels, task.image_size, task.image_size)).shape)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"model.architecture: '{section.architecture}' does not take {_images(task)} ({_first_line(error)}); "
+        raise RequestError(f"model.architecture: '{section.architecture}' does not take {_images(task)} ({first_line(error)}); "
                            "choose another task.image_size or model.architecture") from error
     if shape != (1, task.classes):
         raise RequestError(f"model.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
@@ -98,13 +99,14 @@ def _fetch(section: Any, facts: Any) -> str:
         return hf_hub_download(source, WEIGHTS)
     except (OSError, ValueError) as error:
         raise RequestError(f"model.pretrained: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
-                           f"({_first_line(error)}); type model.pretrained=false model.weights=FILE, a .safetensors file") from error
+                           f"({first_line(error)}); type model.pretrained=false model.weights=FILE, a .safetensors file") from error
 
 
 def _images(task: Any) -> str:
     return f"{task.channels} x {task.image_size} x {task.image_size} images"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what `error` says, cut at 160 characters; its class where it says nothing."""
     text = str(error).strip()
     return textwrap.shorten(text.splitlines()[0], 160, placeholder=" ...") if text else type(error).__name__

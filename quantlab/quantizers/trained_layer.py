@@ -43,6 +43,7 @@ class TrainedQuantizedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.calibrating:
             self._calibrate(x)
+            self.calibrating = False
         x, weight = self._quantized(x)
         if self.output_scale is None:
             return self._product(x, weight, self.bias)
@@ -153,10 +154,14 @@ def _require_plain(name: str, layer: nn.Conv2d | nn.Linear) -> None:
 
 @torch.no_grad()
 def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> None:
-    """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale, layer by layer, on already quantized inputs.
+    """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale, layer by layer, on
+    already quantized inputs.
 
     In training mode, as the first training batch in the released code: the running statistics are those of the full-precision
     network and would put inputs of another size before the quantizers (ten times at one bit). They stay untouched.
+
+    A layer that the pass calls several times, as a detector's head shared by the levels of a pyramid, takes its first call: our
+    choice. That is the finest level, which has three quarters of the inputs.
     """
     layers = [layer for _, layer in quantized_layers(network)]
     chosen = {id(buffer) for layer in layers for buffer in layer.buffers()}

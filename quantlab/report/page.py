@@ -30,6 +30,7 @@ CAPTIONS = {
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",
     "samples": "Samples of the model.",
+    "detections": "Test images with the true boxes (dashed) and those found, with class and score.",
 }
 
 PROTOCOL_WORDS = {
@@ -40,6 +41,7 @@ PROTOCOL_WORDS = {
     "train_images": "{} training images",
     "validation_images": "{} validation images",
     "test_images": "{} test images",
+    "test_boxes": "{} test boxes",
     "denoising_steps": "{} denoising steps",
 }
 

@@ -6,11 +6,12 @@ Images are kept as uint8 `[N, C, H, W]` and become floats one batch at a time: C
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -103,6 +104,7 @@ class ImageTask:
     collate = staticmethod(collate)
     channels: int
     classes: int | None  # number of labels; None: the images have none
+    draws = False        # whether `draw` draws anything
     workers = 0          # processes that load data unless trainer.num_workers says how many: none where all is in memory
 
     def __init__(self, section: Any):
@@ -163,3 +165,7 @@ class ImageTask:
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
         """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the task has one."""
         return batch
+
+    def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
+        """Pictures of what `models` (on `device`, by the label that a picture shows, in its order) make of a few test images, as PNG
+        files in `folder`. By default none."""

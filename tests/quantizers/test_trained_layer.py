@@ -80,6 +80,19 @@ def test_calibration_sees_inputs_as_training_will():
     assert len(seen) == 6 and all(0.02 < share < 0.5 for share in seen.values()), seen      # of inputs that become 1
 
 
+def test_a_layer_that_is_called_several_times_takes_its_first_call():
+    # As a detector's head, which every level of the pyramid shares: finest first
+    net, first = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 1, 1)), torch.randn(2, 1, 12, 12)
+    wrap_for_training(net, policy(), learn_weight_scale=False)
+    calibrate_activations(net, lambda: net(first))
+    alone = net[1].activation_quantizer.scale.clone()
+    for second in (100 * first[..., :5, :5], first[..., :5, :5] / 100):
+        calibrate_activations(net, lambda: (net(first), net(second)))
+        assert net[1].activation_quantizer.scale == alone
+    calibrate_activations(net, lambda: net(100 * first))
+    assert net[1].activation_quantizer.scale > 10 * alone       # the next calibration begins anew
+
+
 def test_an_output_scale_gives_the_size_back_before_the_bias():
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 5, 3)

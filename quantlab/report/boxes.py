@@ -1,0 +1,68 @@
+"""Images with boxes drawn on them: the true ones and those that a detector found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from quantlab.report.figures import STYLE
+
+TRUE, FOUND = "#56B4E9", "#D55E00"      # Okabe and Ito's: colour-blind readers tell them apart
+PANEL = 2.1         # inches: width of one image
+LEGEND = 0.35       # inches
+WORDS = 0.06        # of a panel's height: what a box's words take
+
+
+class Boxes(NamedTuple):
+    """Boxes of one image: float [n, 4] x1, y1, x2, y2 in pixels, the name of each one's class, and its score or None."""
+
+    boxes: np.ndarray
+    names: list[str]
+    scores: np.ndarray | None = None
+
+
+def detection_grid(images: Sequence[np.ndarray], true: Sequence[Boxes], rows: Mapping[str, Sequence[Boxes]], path: Path,
+                   threshold: float) -> Path:
+    """A row for each entry of `rows` (a model's name: what it found in every image), a column for each image; the PNG's path.
+
+    images: uint8 [H, W, C], C 1 or 3. true: the boxes there are, dashed, without words. Found boxes say their class and score (0 to 1).
+    threshold: what every score shown lies above, for the legend.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PANEL * len(images), PANEL * tallest * len(rows) + LEGEND), layout="constrained")
+        panels = figure.subplots(len(rows), len(images), squeeze=False)
+        for line, (label, found) in zip(panels, rows.items(), strict=True):
+            for axes, image, truth, guess in zip(line, images, true, found, strict=True):
+                _draw(axes, image, truth, guess)
+            line[0].set_ylabel(label)
+        keys = {"true": Line2D([], [], color=TRUE, linestyle="--", linewidth=1.6),
+                f"found, score above {threshold:g}": Line2D([], [], color=FOUND, linewidth=1.6)}
+        figure.legend(keys.values(), keys, loc="outside upper center", ncols=len(keys))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return Path(path)
+
+
+def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:
+    from matplotlib.patches import Rectangle
+
+    pixels = image if image.shape[2] == 3 else image.repeat(3, axis=2)
+    height, width = pixels.shape[:2]
+    # In pixel edges, as the boxes are: a box of one pixel encloses it
+    axes.imshow(pixels, interpolation="nearest", extent=(0, width, height, 0))
+    for boxes, color, style in ((found, FOUND, "-"), (true, TRUE, "--")):
+        for x1, y1, x2, y2 in boxes.boxes:
+            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6, linestyle=style))
+    for (x1, y1, _, _), name, score in zip(found.boxes, found.names, found.scores, strict=True):
+        above = y1 > WORDS * height         # no room at the upper border: there the words stand inside the box
+        axes.text(x1, y1, f"{name} {score:.2f}", color="white", fontsize=6, verticalalignment="bottom" if above else "top", clip_on=True,
+                  bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.8})
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():
+        side.set_visible(False)

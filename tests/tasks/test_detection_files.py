@@ -1,0 +1,205 @@
+"""Detection on files: trees in COCO's and VOC's format made here, what they become, and what is refused in one line."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantlab.config.tasks import Coco as CocoSection
+from quantlab.config.tasks import Voc as VocSection
+from quantlab.errors import RequestError, RunError
+from quantlab.tasks.detection_coco import Coco
+from quantlab.tasks.detection_voc import Voc
+
+COMMON = {
+    "validation_fraction": 0.3, "split_seed": 0, "augmentation": {"horizontal_flip": True}, "invalid_boxes": 0.0,
+    "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5},
+}
+
+
+def picture(path, number, width=20, height=16):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def coco_tree(root, change=lambda content: None, count=6):
+    """`count` images of 20x16 in train2017 and 2 in val2017, a box in each, image 1 also with a crowd's and image 2 with none; `change` is
+    done to the training file."""
+    for name, number in (("train2017", count), ("val2017", 2)):
+        content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "owl"}]}
+        for index in range(number):
+            picture(root / name / f"{index}.png", index)
+            content["images"].append({"id": 100 + index, "file_name": f"{index}.png", "width": 20, "height": 16})
+            if index != 2:
+                content["annotations"].append({"id": index, "image_id": 100 + index, "category_id": 3 if index == 1 else 1, "iscrowd": 0,
+                                               "bbox": [index + 1.0, 2, 4, 5.5]})
+        content["annotations"].append({"id": 99, "image_id": 101, "category_id": 1, "bbox": [0, 0, 20.5, 16], "iscrowd": 1})
+        if name == "train2017":
+            change(content)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def coco(root, **values):
+    return Coco(CocoSection.model_validate(COMMON | {
+        "_target_": "quantlab.tasks.detection_coco.Coco", "name": "coco", "data_dir": str(root), "train": "train2017",
+        "test": "val2017"} | values))
+
+
+def test_coco_becomes_boxes_and_labels(tmp_path):
+    task = coco(coco_tree(tmp_path))
+    task.check()
+    # ids are kept: label k is id k + 1, so that the outputs of detectors trained elsewhere keep their meaning
+    assert task.class_names == ["cat", "(no category 2)", "owl"] and task.classes == 3
+    # image 2 has no box to train on; of the other five, round(0.3 * 5) are held out
+    assert task.protocol() == {"train_images": 3, "validation_images": 2, "test_images": 2, "test_boxes": 3, "split_seed": 0}
+    files = [one.file.name for name in ("train", "validation") for one in task.part(name).images]
+    assert sorted(files) == ["0.png", "1.png", "3.png", "4.png", "5.png"]
+    item = task.part("test")[1]
+    assert item["boxes"].tolist() == [[2, 2, 6, 7.5], [0, 0, 20, 16]]       # the crowd's, half a pixel too wide, is clipped
+    assert item["labels"].tolist() == [2, 0] and item["ignored"].tolist() == [False, True]
+    assert (item["image"].permute(1, 2, 0).numpy() == picture(tmp_path / "again.png", 1)).all()
+    assert coco(tmp_path).fingerprint() == task.fingerprint() != coco(tmp_path, split_seed=1).fingerprint()
+
+
+def test_coco_that_counts_from_zero(tmp_path):
+    def from_zero(content):
+        content["categories"] = [{"id": 0, "name": "cat"}, {"id": 1, "name": "owl"}]
+        for one in content["annotations"]:
+            one["category_id"] //= 2
+    coco_tree(tmp_path, from_zero)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text((tmp_path / "annotations" / "instances_train2017.json").read_text())
+    for index in range(2, 6):
+        picture(tmp_path / "val2017" / f"{index}.png", index)
+    task = coco(tmp_path)
+    assert task.class_names == ["cat", "owl"] and task.part("test")[1]["labels"].tolist() == [1, 0]
+
+
+def test_few_boxes_that_cannot_be_are_left_out_when_allowed(tmp_path, caplog):
+    def spoil(content):
+        content["annotations"][0]["bbox"] = [3, 3, 4, 0]
+    task = coco(coco_tree(tmp_path, spoil), invalid_boxes=0.2)
+    with caplog.at_level(logging.INFO, logger="quantlab"):
+        assert sum(len(task.part(name)) for name in ("train", "validation")) == 4
+    assert "1 of 6 boxes are empty or outside their image and left out" in caplog.text
+
+
+def box(values):
+    return lambda content: content["annotations"][0].update(bbox=values)
+
+
+@pytest.mark.parametrize("change, says", [
+    (box([18, 2, 4, 5]), r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of 0.png, 20x16 pixels, reaches outside"),
+    (box([-3, 2, 4, 5]), "reaches outside"),
+    (box([2, 3, 0, 5]), r"\[2, 3, 2, 8\] .* is empty; allowed: boxes inside their image, wider and taller than 0"),
+    (box([20, 2, 1, 5]), "is empty"),
+    (lambda content: content["annotations"][3].update(category_id=2), "4 has category_id 2, allowed: the ids of its categories, 1 to 3"),
+    (lambda content: content["annotations"][3].update(image_id=7), "annotation 4 has image_id 7"),
+    (lambda content: content["images"][4].update(file_name="far.png"), "1 of its 6 images are not in .*train2017, the first is far.png"),
+    (lambda content: content.update(images=[], annotations=[]), "names no image"),
+    (lambda content: content.pop("categories"), "is not a file of COCO's format"),
+    (lambda content: content["images"][0].pop("width"), r"is not a file of COCO's format \(images without width\)"),
+    (lambda content: content.update(categories=[{"id": 1, "name": "cat"}]), "its categories are not those of instances_train2017.json"),
+    (lambda content: content.update(annotations=content["annotations"][:1]), "task.validation_fraction: got 0.3, which leaves 0 of 1"),
+])
+def test_coco_files_that_do_not_do(change, says, tmp_path):
+    with pytest.raises(RequestError, match=says) as error:
+        coco(coco_tree(tmp_path, change)).check()
+    assert "\n" not in str(error.value)
+
+
+def test_coco_trees_that_do_not_do(tmp_path):
+    with pytest.raises(RequestError, match="nowhere does not exist; give the folder of coco"):
+        coco(tmp_path / "nowhere")
+    with pytest.raises(RequestError, match="instances_train2017.json does not exist, allowed: COCO's tree"):
+        coco(tmp_path).check()
+    coco_tree(tmp_path)
+    (tmp_path / "val2017").rename(tmp_path / "moved")
+    with pytest.raises(RequestError, match="val2017 does not exist, allowed: the folder of the 2 images"):
+        coco(tmp_path).check()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
+    with pytest.raises(RequestError, match="is not a file of COCO's format"):
+        coco(tmp_path).check()
+
+
+def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path):
+    part = coco(coco_tree(tmp_path)).part("test")
+    (tmp_path / "val2017" / "0.png").write_bytes(b"no image")
+    picture(tmp_path / "val2017" / "1.png", 1, width=21)
+    with pytest.raises(RunError, match="0.png cannot be read as an image"):
+        part[0]
+    with pytest.raises(RunError, match="1.png has 21x16 pixels, but its boxes are drawn for 20x16"):
+        part[1]
+
+
+OBJECT = ("<object><name>{}</name><difficult>{}</difficult>"
+          "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>")
+
+
+def voc_tree(root, objects=(("dog", 0, 3, 4, 8, 10), ("cat", 1, 1, 1, 20, 16)), year=2012):
+    """Five training and two test images of 20x16 with `objects` in each."""
+    folder = root / "VOCdevkit" / f"VOC{year}"
+    (folder / "Annotations").mkdir(parents=True)
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for name, indices in (("train", range(5)), ("val", range(5, 7))):
+        for index in indices:
+            picture(folder / "JPEGImages" / f"{index}.jpg", index)
+            body = "".join(OBJECT.format(*one) for one in objects)
+            (folder / "Annotations" / f"{index}.xml").write_text(
+                f"<annotation><size><width>20</width><height>16</height><depth>3</depth></size>{body}</annotation>")
+        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{index}\n" for index in indices))
+    return root
+
+
+def voc(root, **values):
+    return Voc(VocSection.model_validate(COMMON | {
+        "_target_": "quantlab.tasks.detection_voc.Voc", "name": "voc", "data_dir": str(root), "download": False, "train": ["2012/train"],
+        "test": ["2012/val"], "class_names": ["cat", "dog", "owl"]} | values))
+
+
+def test_voc_becomes_boxes_and_labels(tmp_path):
+    task = voc(voc_tree(tmp_path))
+    task.check()
+    assert task.protocol() == {"train_images": 3, "validation_images": 2, "test_images": 2, "test_boxes": 4, "split_seed": 0}
+    item = task.part("test")[0]
+    # VOC counts pixels from 1 and includes both ends: columns 3 to 8 are six pixels, the third to the eighth
+    assert item["boxes"].tolist() == [[2, 3, 8, 10], [0, 0, 20, 16]]
+    assert item["labels"].tolist() == [1, 0] and item["ignored"].tolist() == [False, True] and item["image"].shape == (3, 16, 20)
+    assert item["image"].dtype == torch.uint8
+    voc_tree(tmp_path, year=2007)
+    assert voc(tmp_path, train=["2007/train", "2012/train"]).protocol()["train_images"] == 7
+
+
+@pytest.mark.parametrize("objects, values, says", [
+    ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes cannot be: the first, \[2, 3, 30, 10\] .* reaches outside"),
+    ((("dog", 0, 3, 4, 2, 10),), {}, "is empty"),
+    ((("dgo", 0, 3, 4, 8, 10),), {}, "an object is called 'dgo', allowed: task.class_names, cat, dog, owl.*did you mean 'dog'"),
+    ((("zebra", 0, 3, 4, 8, 10),), {}, "called 'zebra', allowed: task.class_names, cat, dog, owl, ...; correct the file"),
+    ((("dog", 0, "x", 4, 8, 10),), {}, "0.xml is not a file of VOC's format"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/trainval"]}, "VOC's set 2012/trainval is not there"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2007/train"]}, "VOC's set 2007/train is not there .*task.download=true"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/tain"]}, "got '2012/tain', allowed: YEAR/SET"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["1999/train"]}, "got '1999/train', allowed: YEAR/SET"),
+])
+def test_voc_files_that_do_not_do(objects, values, says, tmp_path):
+    with pytest.raises(RequestError, match=says) as error:
+        voc(voc_tree(tmp_path, objects), **values).check()
+    assert "\n" not in str(error.value)
+
+
+def test_voc_files_that_are_missing(tmp_path):
+    folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    (folder / "JPEGImages" / "3.jpg").unlink()
+    with pytest.raises(RequestError, match="1 files of VOC's set 2012/train are missing, the first is .*3.jpg"):
+        voc(tmp_path).check()
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("")
+    picture(folder / "JPEGImages" / "3.jpg", 3)
+    with pytest.raises(RequestError, match="VOC's set 2012/val names no image"):
+        voc(tmp_path).check()
