@@ -54,25 +54,23 @@ def compute_states(
 
 
 class GroupDataset(Dataset):
-    """Trajectories as calibration data: an item is (group, trajectory), a batch is one group of several trajectories.
+    """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at the same steps.
 
-    `__getitems__` takes pairs of one group and returns {"group": int, "start": [N, C, H, W] (the full-precision state
-    in which the group begins), "end": [N, C, H, W] (the one in which it ends), "noise": [M, N, C, H, W] or None,
-    "trajectories": int64 [N]}.
+    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (the full-precision state in which those
+    steps begin), "end": [N, C, H, W] (the one in which they end), "noise": [M, N, C, H, W] or None, "trajectories": int64 [N]}.
     """
 
-    def __init__(self, trajectories: Trajectories, groups: list[range]):
-        self.trajectories, self.groups = trajectories, groups
+    def __init__(self, trajectories: Trajectories):
+        self.trajectories = trajectories
 
     def __len__(self) -> int:
-        return len(self.groups) * len(self.trajectories)
+        return len(self.trajectories)
 
-    def __getitems__(self, pairs: list[tuple[int, int]]) -> dict:
-        group, rows = pairs[0][0], torch.tensor([trajectory for _, trajectory in pairs])
-        steps = self.groups[group]
+    def __getitems__(self, pairs: list[tuple[range, int]]) -> dict:
+        steps, rows = pairs[0][0], torch.tensor([trajectory for _, trajectory in pairs])
         states, noise = self.trajectories.states, self.trajectories.noise
         return {
-            "group": group,
+            "steps": steps,
             "start": states[steps.start, rows],
             "end": states[steps.stop, rows],
             "noise": None if noise is None else noise[steps.start : steps.stop][:, rows],

@@ -8,8 +8,8 @@ quantized network walks on its own states x~ to the group's end, and one loss co
     dL/dtheta = sum_k (dL/dx~_{t-M}) (dx~_{t-M}/dx~_{t-k}) (dx~_{t-k}/dtheta)_direct                                (2)
 
 `copy` is the paper's approximation: dx~_{t-M}/dx~_{t-k} = I, so that the loss's gradient g is copied to every step and each
-step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M passes without and M with a
-backward: 4 M forward passes. `exact` keeps (2), in the same memory and at the same cost, by walking the group backwards:
+step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M - 1 passes without a backward and
+M with one: 4 M - 1 forward passes. `exact` keeps (2), in the same memory and at the same cost, by walking the group backwards:
 g <- (dx~_k/dx~_{k-1})^T g. `bptt` holds the whole graph: the control, O(M) memory, 3 M forward passes.
 
 What the paper does not publish, chosen here and exposed in the config:
@@ -21,7 +21,7 @@ What the paper does not publish, chosen here and exposed in the config:
   scales and zero points stay as calibrated (Q-Diffusion).
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of iterations to
   settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was gained.
-- iterations 240, batch 16: about a minute on two cores. The baselines get the same number of network evaluations, and so
+- iterations 252, batch 16: about a minute on two cores. The baselines get the same number of network evaluations, and so
   several times as many updates; so the activation scales have a higher rate here (tuned on digits; see README).
 """
 
@@ -60,9 +60,12 @@ def copied_gradient(step: Step, steps: Sequence[int], start: Tensor, loss: Loss)
 
     Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input.
     """
-    states = simulate(step, steps, start)
-    value, g = loss_and_gradient(loss, states[-1])
-    for i, x in zip(steps, states):
+    *earlier, last = steps
+    states = simulate(step, earlier, start)
+    end = step(last, states[-1])        # with a graph: this step is the first to be back-propagated
+    value, g = loss_and_gradient(loss, end)
+    end.backward(g)
+    for i, x in zip(earlier, states):
         step(i, x).backward(g)
     return value
 
@@ -72,12 +75,15 @@ def exact_gradient(step: Step, steps: Sequence[int], start: Tensor, loss: Loss) 
 
     Reverse walk with vector-Jacobian products; equals `backpropagated_gradient` up to rounding.
     """
-    states = simulate(step, steps, start)
-    value, g = loss_and_gradient(loss, states.pop())
-    for i, x in zip(reversed(steps), reversed(states)):
-        x = x.detach().requires_grad_(x is not start)
+    *earlier, last = steps
+    states = simulate(step, earlier, start)
+    x = states.pop().detach().requires_grad_(bool(earlier))     # the start needs no gradient
+    end = step(last, x)
+    value, g = loss_and_gradient(loss, end)
+    end.backward(g)
+    for i, before in zip(reversed(earlier), reversed(states)):
+        g, x = x.grad, before.detach().requires_grad_(before is not start)
         step(i, x).backward(g)
-        g = x.grad
     return value
 
 
@@ -91,8 +97,12 @@ def backpropagated_gradient(step: Step, steps: Sequence[int], start: Tensor, los
     return value.detach()
 
 
+def forward_passes(gradient: str, steps: int) -> int:
+    """What one iteration over a group of so many moving steps costs; a backward pass counts two."""
+    return 3 * steps if gradient == "bptt" else 4 * steps - 1
+
+
 GRADIENTS = {"copy": copied_gradient, "exact": exact_gradient, "bptt": backpropagated_gradient}
-FORWARD_PASSES = {"copy": 4, "exact": 4, "bptt": 3}     # per simulated step; a backward pass counts two
 DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
@@ -102,24 +112,24 @@ class AccuQuant(DiffusionPTQ):
     label = "accuquant"
 
     def __init__(self, section, context):
-        super().__init__(section, context, simulated_steps=section.group_size)
+        super().__init__(section, context)
         self.steps = section.iterations
 
-    def group_of(self, step: int) -> int:
+    def simulated(self, step: int) -> range:
         if self.section.group_order == "sequential":
-            return self.moving_groups[step * len(self.moving_groups) // self.total_steps]
-        return super().group_of(step)
+            return self.groups[step * len(self.groups) // self.total_steps]
+        return super().simulated(step)
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
-        group = batch["group"]
+        group, gradient = batch["steps"], self.section.gradient
         unit = self.units[group] if self.section.loss == "mse" else self.units[group] ** 0.5
 
         def loss(end: Tensor) -> Tensor:
             return DISTANCES[self.section.loss](end, batch["end"]) / max(unit, 1e-12)
 
-        steps = self.schedule.moving(self.groups[group])
-        step = self.quantized_step(batch["noise"], self.groups[group].start)
+        steps = self.schedule.moving(group)
+        step = self.quantized_step(batch["noise"], group.start)
         with wrap.held_weights(self.weights):
-            value = GRADIENTS[self.section.gradient](step, steps, batch["start"], loss)
-        self.spent += FORWARD_PASSES[self.section.gradient] * len(steps)
+            value = GRADIENTS[gradient](step, steps, batch["start"], loss)
+        self.spent += forward_passes(gradient, len(steps))
         return {"loss": value} | self.regularize(self.weights)

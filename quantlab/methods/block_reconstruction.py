@@ -88,7 +88,7 @@ class BlockReconstruction(DiffusionPTQ):
     label = "block"
 
     def __init__(self, section, context: RunContext):
-        super().__init__(section, context, simulated_steps=section.group_size)
+        super().__init__(section, context)
         task = context.task
         probe = torch.zeros(1, task.channels, task.image_size, task.image_size, device=context.device)
         self.names = forward_order(context.model.unet, probe)
@@ -125,9 +125,9 @@ class BlockReconstruction(DiffusionPTQ):
         exact = network_of(self.context.model.unet)
         states = self.dataset.trajectories.states[:, : self.section.calibration.range_samples]
         self.collected = {}
-        for group in self.moving_groups:
+        for group in self.groups:
             inputs, targets = [], []
-            for i in self.schedule.moving(self.groups[group]):
+            for i in self.schedule.moving(group):
                 x, t = states[i].to(self.context.device), self.schedule.timesteps[i]
                 inputs.append(capture(self.module, lambda: self.quantized.network(x, t, i))[:2])
                 targets.append(capture(original, lambda: exact(x, t, i))[2])
@@ -135,16 +135,16 @@ class BlockReconstruction(DiffusionPTQ):
             self.collected[group] = (args, kwargs, torch.cat(targets))
         self.spent += self.collecting
         with torch.no_grad():
-            self.units = {group: float(self.error(group, slice(None))) for group in self.moving_groups}
+            self.units = {group: float(self.error(group, slice(None))) for group in self.groups}
 
-    def error(self, group: int, rows: Tensor | slice) -> Tensor:
+    def error(self, group: range, rows: Tensor | slice) -> Tensor:
         """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
         args, kwargs, target = self.collected[group]
-        self.quantized.pointer.index = group
+        self.quantized.pointer.index = group.start // self.section.group_size
         return F.mse_loss(self.module(*rows_of(args, rows), **rows_of(kwargs, rows)), target[rows])
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
-        group = batch["group"]
+        group = batch["steps"]
         available = len(self.collected[group][2])
         wanted = min(self.section.batch_size, available)
         rows = torch.randint(available, (wanted,)).to(self.context.device)

@@ -68,30 +68,36 @@ class DiffusionPTQ(Method):
 
     label: str                      # its name in tables and figures
 
-    def __init__(self, section, context: RunContext, simulated_steps: int):
-        """simulated_steps: denoising steps that one iteration walks through; activation scales go by section.group_size."""
+    def __init__(self, section, context: RunContext):
         super().__init__(section, context)
         self.schedule = context.model.schedule
-        self.groups = self.schedule.groups(simulated_steps)
-        self.moving_groups = [g for g, steps in enumerate(self.groups) if self.schedule.moving(steps)]
+        self.groups = self.moving_groups(section.group_size)
+        self.single_steps = self.moving_groups(1)
         if len(self.schedule) % section.group_size:
             logger.info("group_size=%d does not divide %d denoising steps: the last group has %d",
                         section.group_size, len(self.schedule), len(self.schedule.groups(section.group_size)[-1]))
         self.spent = 0.0            # forward passes of one batch; a backward pass counts two
 
+    def moving_groups(self, group_size: int) -> list[range]:
+        """The groups of `group_size` steps of the walk, less those in which no step goes anywhere."""
+        return [steps for steps in self.schedule.groups(group_size) if self.schedule.moving(steps)]
+
     # data ----------------------------------------------------------------------------------------------------------
-    def batch_indices(self, step: int) -> list[tuple[int, int]]:
+    def batch_indices(self, step: int) -> list[tuple[range, int]]:
         rows = seeded(self.context.config.seed, 1, step).choice(
             self.section.calibration.trajectories, self.section.batch_size, replace=False)
-        group = self.group_of(step)
-        return [(group, int(row)) for row in rows]
+        steps = self.simulated(step)
+        return [(steps, int(row)) for row in rows]
 
-    def group_of(self, step: int) -> int:
+    def simulated(self, step: int) -> range:
+        """The denoising steps that iteration `step` walks through."""
+        return self.shuffled(self.groups, step)
+
+    def shuffled(self, groups: list[range], step: int) -> range:
         """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
         sequential order would let the last group overwrite what the first ones learned)."""
-        round_, position = divmod(step, len(self.moving_groups))
-        order = seeded(self.context.config.seed, 2, round_).permutation(len(self.moving_groups))
-        return self.moving_groups[order[position]]
+        round_, position = divmod(step, len(groups))
+        return groups[seeded(self.context.config.seed, 2, round_).permutation(len(groups))[position]]
 
     # build ---------------------------------------------------------------------------------------------------------
     def build(self, total_steps: int) -> None:
@@ -99,12 +105,12 @@ class DiffusionPTQ(Method):
         self.total_steps = total_steps
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
-        self.dataset = GroupDataset(trajectories, self.groups)
+        self.dataset = GroupDataset(trajectories)
         policy = wrap.UniformAffinePolicy(context.config.quantizer)
         self.quantized = QuantizedDenoiser(context.model.unet, policy, len(self.schedule), section.group_size)
         self.quantized.calibrate(trajectories, self.schedule, section.calibration.range_samples, context.device)
         self.ranges_only = self.quantized.snapshot()
-        self.units = self.end_errors(self.groups)
+        self.units = self.end_errors([*self.groups, *self.single_steps])
         self.make_learnable()
 
     def make_learnable(self) -> None:
@@ -125,8 +131,8 @@ class DiffusionPTQ(Method):
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
     @torch.no_grad()
-    def end_errors(self, groups: list[range], network=None, rows: int = 64) -> list[float]:
-        """Mean squared error per pixel at the end of each group, walked from its full-precision start: float list [G].
+    def end_errors(self, groups: list[range], network=None, rows: int = 64) -> dict[range, float]:
+        """Mean squared error per pixel at the end of each group, walked from its full-precision start.
 
         On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
         calibrated ranges are the units of the training loss: a loss of 1 is what calibration alone gives.
@@ -134,13 +140,13 @@ class DiffusionPTQ(Method):
         network = network or self.quantized.network
         trajectories, device = self.dataset.trajectories, self.context.device
         states = trajectories.states[:, :rows].to(device)
-        errors = []
+        errors = {}
         for steps in groups:
             x = states[steps.start]
             for i in steps:
                 z = None if trajectories.noise is None else trajectories.noise[i, :rows].to(device)
                 x = network_step(network, self.schedule, i, x, z)
-            errors.append(float((x - states[steps.stop]).square().mean()))
+            errors[steps] = float((x - states[steps.stop]).square().mean())
         return errors
 
     def quantized_step(self, noise: Tensor | None, first: int):
@@ -206,9 +212,8 @@ class DiffusionPTQ(Method):
 
     def relative_error(self) -> float:
         """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
-        groups = self.schedule.groups(self.section.group_size)
-        before = self.end_errors(groups, self.ranges_only.network)
-        ratios = [now / then for now, then in zip(self.end_errors(groups), before) if then > 0]
+        before, now = self.end_errors(self.groups, self.ranges_only.network), self.end_errors(self.groups)
+        ratios = [now[steps] / before[steps] for steps in self.groups if before[steps] > 0]
         return sum(ratios) / max(len(ratios), 1)
 
     # memory --------------------------------------------------------------------------------------------------------

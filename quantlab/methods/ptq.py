@@ -25,7 +25,7 @@ class RangesOnly(DiffusionPTQ):
     label = "ranges only"
 
     def __init__(self, section, context: RunContext):
-        super().__init__(section, context, simulated_steps=section.group_size)
+        super().__init__(section, context)
         self.steps = 0
 
     def make_learnable(self) -> None:
@@ -43,12 +43,15 @@ class StepReconstruction(DiffusionPTQ):
     forward_passes = {"state": 3, "output": 4}      # per iteration; a backward pass counts two
 
     def __init__(self, section, context: RunContext):
-        super().__init__(section, context, simulated_steps=1)
+        super().__init__(section, context)
         self.steps = max(section.network_evaluations // self.forward_passes[section.step_loss], 1)
         self.full_precision = network_of(context.model.unet)
 
+    def simulated(self, step: int) -> range:
+        return self.shuffled(self.single_steps, step)
+
     def gradients(self, batch: dict) -> dict[str, Tensor]:
-        i, x = batch["group"], batch["start"]
+        (i,), x = batch["steps"], batch["start"]
         t = self.schedule.timesteps[i]
         eps = self.quantized.network(x, t, i)
         z = None if batch["noise"] is None else batch["noise"][0]
@@ -58,7 +61,7 @@ class StepReconstruction(DiffusionPTQ):
                 target = self.full_precision(x, t, i)
             moved = (denoise(self.schedule, i, x, target + 1, z) - denoise(self.schedule, i, x, target, z)).square().mean()
             error = F.mse_loss(eps, target) * moved     # moved = b_t^2 brings epsilon's error to the unit of the state's
-        loss = error / max(self.units[i], 1e-12)
+        loss = error / max(self.units[batch["steps"]], 1e-12)
         loss.backward()
         self.spent += self.forward_passes[self.section.step_loss]
         return {"loss": loss.detach()} | self.regularize(self.weights)

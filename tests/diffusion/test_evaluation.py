@@ -44,8 +44,8 @@ def test_an_error_in_one_step_appears_there_and_is_carried_on(eta):
 
 def test_group_dataset_gives_the_groups_ends():
     states = torch.arange(7.0)[:, None, None, None, None].expand(7, 4, 1, 2, 2)
-    dataset = GroupDataset(Trajectories(states, noise=states[1:]), [range(0, 3), range(3, 6)])
-    batch = dataset.__getitems__([(1, 0), (1, 3)])
-    assert batch["group"] == 1 and batch["trajectories"].tolist() == [0, 3]
+    dataset = GroupDataset(Trajectories(states, noise=states[1:]))
+    batch = dataset.__getitems__([(range(3, 6), 0), (range(3, 6), 3)])
+    assert batch["steps"] == range(3, 6) and batch["trajectories"].tolist() == [0, 3]
     assert batch["start"].unique().tolist() == [3] and batch["end"].unique().tolist() == [6]
     assert batch["noise"].shape == (3, 2, 1, 2, 2) and batch["noise"][:, 0, 0, 0, 0].tolist() == [4, 5, 6]
