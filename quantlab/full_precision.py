@@ -76,5 +76,5 @@ def train_or_restore(context: RunContext) -> None:
         what = f"training {context.config.model.name} in full precision (once, cached)"
         logger.info("%s: %d steps", what, pretrain.steps)
         Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
-        pretrain.finish()
+        pretrain.keep()
         directory.write_status("completed", exit_code=0)

@@ -13,7 +13,11 @@ from quantlab.config.quantizers import UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
 
-TASKS_OF_MODEL = {"denoiser": ("generation",), "classifier": ("classification", "generation")}     # labels are all it needs
+TASKS_OF_MODEL = {
+    "denoiser": ("generation",),
+    "classifier": ("classification", "generation"),     # labels are all it needs
+    "super_resolver": ("super_resolution",),
+}
 
 
 def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str]:

@@ -102,8 +102,8 @@ class Freezing(Strict):
 
 
 class QAT(Method):
-    model_kinds = ("classifier",)
-    task_kinds = ("classification",)
+    model_kinds = ("classifier", "super_resolver")
+    task_kinds = ("classification", "super_resolution")
     quantizer_kind = "training"
     quantizes = True
     trains_network = True

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Switch,
+    OrNull, Positive, Section, Seed, Strict, Switch, UpToOne,
 )
 
 
@@ -93,3 +93,11 @@ class ReActNet(Model):
     kind = "classifier"
     target: Literal["quantlab.models.reactnet.build_reactnet"] = Field(alias="_target_")
     small_images: Switch
+
+
+class EDSR(Model):
+    kind = "super_resolver"
+    target: Literal["quantlab.models.edsr.build_edsr"] = Field(alias="_target_")
+    blocks: Count
+    channels: Count
+    residual_scale: UpToOne

@@ -38,9 +38,10 @@ BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
-        models.TimmClassifier, models.ReActNet,
+        models.TimmClassifier, models.ReActNet, models.EDSR,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
+        tasks.SamplePhotos, tasks.PhotoFolders,
         quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.EWGS, quantizers.DSQ, quantizers.Binary,
         quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,

@@ -5,6 +5,7 @@ and their rates follow the released code: latent weights of quantized layers (sc
 scales (a rate of their own, no momentum, no decay), normalization parameters (no momentum, no decay). All follow one decay.
 """
 
+import copy
 import math
 
 import torch
@@ -70,10 +71,13 @@ class QAT(Method):
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
         context, model = self.context, self.context.model
+        self.models = {}            # by label, for the pictures; layers are wrapped in place, so full precision is put aside
         if self.start is None:
+            self.models["full precision"] = copy.deepcopy(model).cpu()
             self.baseline = {"full_precision": context.task.evaluate(model, "test", context.device, context.progress)}
         else:
             self.baseline = {"start": self.start.metrics}
+        self.baseline |= context.task.baseline(context.device)
         wrap_for_training(model, self.policy, learn_weight_scale=not self.is_scheduled)
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
@@ -201,13 +205,16 @@ class QAT(Method):
     def finish(self) -> Outcome:
         context, quantizer = self.context, self.context.config.quantizer
         metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        bits = f"W{quantizer.weight.bits}A{quantizer.activation.bits}"
         if context.accelerator.is_main_process:
             figures = context.directory / "figures"
             transitions.transition_curves(read_metrics(context.directory), figures / "transitions.png")
             transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
+            models = {label: model.to(context.device) for label, model in (self.models | {bits: context.model}).items()}
+            context.task.draw(models, context.directory / "samples", context.device)
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
                        model=context.model.state_dict(),
-                       model_facts={"weights": "last step", "bits": f"W{quantizer.weight.bits}A{quantizer.activation.bits}"})
+                       model_facts={"weights": "last step", "bits": bits})
 
     @torch.no_grad()
     def _histograms(self) -> dict[str, dict]:

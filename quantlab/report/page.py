@@ -11,7 +11,7 @@ from quantlab.report.metrics import METRICS, column_order, format_bits, format_n
 from quantlab.report.runs import flatten, read_run, read_typed, short_path
 from quantlab.report.table import method_label
 
-BASELINES = {"full_precision": "full precision", "ranges_only": "ranges only"}
+BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
 SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
 
 # Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
@@ -23,6 +23,7 @@ CAPTIONS = {
     "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
     "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
     "latent_weights": "Latent weights at the end, normalized, with the transition points.",
+    "super_resolution": "Test images, the square of each with the most detail: bicubic upsampling, what the models make of it, the original.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",

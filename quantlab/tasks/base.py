@@ -6,11 +6,12 @@ Images are kept as uint8 `[N, C, H, W]` and become floats one batch at a time: C
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
@@ -163,3 +164,13 @@ class ImageTask:
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
         """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the task has one."""
         return batch
+
+    def baseline(self, device: torch.device) -> dict[str, dict[str, float]]:
+        """Metrics on the test part of what needs no network, by name, if the task has such a thing to compare with."""
+        return {}
+
+    def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
+        """Pictures of what `models` (by label, in the order to be shown, on `device`) make of test images, as PNG files in `folder`.
+
+        Asked once, at the end of a run, on the main process. Not every task has something to look at.
+        """
