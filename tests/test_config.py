@@ -49,8 +49,9 @@ def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
     needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
     kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
-    trained = ["method=qat"] if kind in ("classifier", "classification", "training") else []
-    validate(compose_plain(f"{group}={option}", *needs.get((group, option), trained)))
+    beside = dict.fromkeys(("classifier", "classification", "training"), ["method=qat"]) | {
+        "super_resolver": ["method=pretrain", "task=super_resolution"], "super_resolution": ["method=pretrain", "model=edsr"]}
+    validate(compose_plain(f"{group}={option}", *needs.get((group, option), beside.get(kind, []))))
 
 
 def test_default_is_typed_and_user_expanded(mapping, monkeypatch):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Method, Sample
-from quantlab.config.models import DDIM, CifarResNet, Model, TimmClassifier
-from quantlab.config.quantizers import UniformAffine
+from quantlab.config.models import DDIM, EDSR, CifarResNet, Model, TimmClassifier
+from quantlab.config.quantizers import FixedPoint, UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, GenerationTask
 
@@ -36,7 +36,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield (f"task: got '{task.name}' ({task.kind}), but model={model.name} is a {model.kind}, allowed: {', '.join(fitting)}; "
                f"type task={fitting[0]}")
     if isinstance(method, QAT):
-        yield from _qat(method, quantizer)
+        yield from _qat(method, quantizer, model)
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
@@ -125,7 +125,11 @@ def _diffusion_ptq(method: DiffusionPTQ, model: Section | None) -> Iterator[str]
         yield from _at_most("method.group_size", method.group_size, "model.sampler.steps", model.sampler.steps)
 
 
-def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
+def _qat(method: QAT, quantizer: Section | None, model: Section | None) -> Iterator[str]:
+    if isinstance(quantizer, FixedPoint) and isinstance(model, EDSR) and not quantizer.output_scale:
+        # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
+        yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or another "
+               "quantizer; type quantizer.output_scale=true")
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
