@@ -34,7 +34,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
     if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
         fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
         yield (f"task: got '{task.name}' ({task.kind}), but model={model.name} is a {model.kind}, allowed: {', '.join(fitting)}; "
-               f"type task={fitting[0]}")
+               f"type task={next(filter(_needs_no_data, fitting), fitting[0])}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer, model)
     if isinstance(method, DiffusionPTQ):
@@ -91,6 +91,10 @@ def _wrong_kind(method: Method, group: str, kinds: tuple[str, ...], section: Sec
 def _options_of_kind(group: str, kinds: tuple[str, ...]) -> list[str]:
     return [name for name, option in options(group).items()
             if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) in kinds]
+
+
+def _needs_no_data(task: str) -> bool:
+    return "data_dir" not in BY_TARGET[target_of("task", options("task")[task])].model_fields
 
 
 def _best(method: Method, group: str, fitting: list[str]) -> str:

@@ -116,9 +116,10 @@ def test_folders_that_do_not_do(tmp_path):
         folders(tmp_path / "small").check()
     assert "\n" not in str(caught.value)
     folders(tmp_path / "small", patch_size=10).check()
-    with pytest.raises(RequestError, match=r"1 test images smaller than the 22 that SSIM's window and task.evaluation.border 5 need"):
+    with pytest.raises(RequestError, match=r"1 test images smaller than the 22 that SSIM's window and task.evaluation.border 5 need, the first is "
+                                           r"1.png with 36x20 pixels; type task.evaluation.border=4, or remove them"):
         folders(tmp_path / "small", patch_size=10, evaluation={"batch_size": 1, "border": 5}).check()
-    with pytest.raises(RequestError, match="fewer than the 5 images"):
+    with pytest.raises(RequestError, match="fewer than the 5 images in"):
         folders(tree(tmp_path / "few"), validation_images=5).check()
     (tmp_path / "few" / "val" / "0.png").unlink()
     with pytest.raises(RequestError, match="holds 1 image; at least 2 are needed"):
@@ -178,7 +179,7 @@ def test_a_folder_is_trained_on_with_lsq(quantlab, tmp_path):
     (("task.patch_size=200",), "4 train images smaller than the patch of 400"),
     (("model.residual_scale=0",), "allowed: a number above 0, up to 1"),
     (("model=resnet20",), "but model=resnet20 is a classifier, allowed: cifar10"),
-    (("task=digits",), "but model=edsr_small is a super_resolver, allowed: div2k, super_resolution"),
+    (("task=digits",), "but model=edsr_small is a super_resolver, allowed: div2k, super_resolution; type task=super_resolution"),
     (("method=qat",), "no normalization follows the layers of model=edsr_small, allowed: true, or another quantizer; type quantizer.output_scale=true"),
     (("task=div2k", "data_dir=nowhere"), "there is no folder DIV2K_train_HR"),
 ])
