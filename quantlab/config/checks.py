@@ -33,8 +33,9 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                    "type trainer.compile=false")
     if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
         fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
+        best = next(filter(_needs_no_data, fitting), fitting[0])
         yield (f"task: got '{task.name}' ({task.kind}), but model={model.name} is a {model.kind}, allowed: {', '.join(fitting)}; "
-               f"type task={next(filter(_needs_no_data, fitting), fitting[0])}")
+               f"type task={best}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer, model)
     if isinstance(method, DiffusionPTQ):
@@ -132,8 +133,8 @@ def _diffusion_ptq(method: DiffusionPTQ, model: Section | None) -> Iterator[str]
 def _qat(method: QAT, quantizer: Section | None, model: Section | None) -> Iterator[str]:
     if isinstance(quantizer, FixedPoint) and isinstance(model, EDSR) and not quantizer.output_scale:
         # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
-        yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or another "
-               "quantizer; type quantizer.output_scale=true")
+        yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or "
+               "another quantizer; type quantizer.output_scale=true")
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")

@@ -158,7 +158,8 @@ class Pretrain(Method):
             protocol |= context.task.protocol()
         if context.accelerator.is_main_process:
             context.task.draw({"full precision": model}, context.directory / "samples", context.device)
-        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device), protocol=protocol, model=self.weights_of(model).state_dict())
+        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device), protocol=protocol,
+                       model=self.weights_of(model).state_dict())
 
     def state_dict(self) -> dict:
         return {"model": self.weights_of(self.context.model).state_dict(), "average": self.average.state_dict(),

@@ -30,7 +30,7 @@ def luminance_metrics(restored: Tensor, originals: Tensor, border: int) -> dict[
 
     restored = (restored * 255).round().clamp(0, 255) / 255
     inside = slice(border, -border if border else None)
-    # float32: a photo's SSIM is then right to 1e-5 (a flat image's to 1e-3), and the window's convolution of a photo in float64 would take GBs on a CPU.
+    # float32: a photo's SSIM is then right to 1e-5, a flat image's to 1e-3; in float64 the window's convolution of a photo takes GBs on a CPU.
     y, reference = (luminance(images.float())[..., inside, inside] for images in (restored, originals))
     psnr = peak_signal_noise_ratio(y, reference, data_range=RANGE, dim=(1, 2, 3), reduction="none")
     ssim = structural_similarity_index_measure(y, reference, sigma=1.5, data_range=RANGE, reduction="none")

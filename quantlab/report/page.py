@@ -23,7 +23,7 @@ CAPTIONS = {
     "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
     "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
     "latent_weights": "Latent weights at the end, normalized, with the transition points.",
-    "super_resolution": "Test images, the square of each with the most detail: bicubic upsampling, what the models make of it, the original.",
+    "super_resolution": "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",

@@ -1,6 +1,7 @@
 """Super-resolution: patches to train on, and PSNR and SSIM of whole images, beside those of bicubic upsampling.
 
-All images are decoded before a run starts and stay in memory as uint8, with their low-resolution versions: about 10 GB for DIV2K at scale 2.
+All images are decoded before a run starts and stay in memory as uint8, with their low-resolution versions: about 10 GB for DIV2K at
+scale 2.
 """
 
 import contextlib
@@ -59,15 +60,16 @@ class SuperResolution(ImageTask):
     def _parts(self) -> dict[str, list[Pair]]:
         parts = self.originals()
         section, border = self.section, self.section.evaluation.border
-        self._refuse_smaller(parts["train"], self.image_size, "train", f"the patch of {self.image_size} (task.patch_size {section.patch_size} x "
-                             f"task.scale {self.scale})", "task.patch_size", lambda side: side // self.scale)
+        patch = f"the patch of {self.image_size} (task.patch_size {section.patch_size} x task.scale {self.scale})"
+        self._refuse_smaller(parts["train"], self.image_size, "train", patch, "task.patch_size", lambda side: side // self.scale)
         around = SSIM_WINDOW + self.scale - 1       # up to scale - 1 rows are left out of the original
         for part in ("validation", "test"):
             self._refuse_smaller(parts[part], around + 2 * border, part, f"the {around + 2 * border} that SSIM's window and "
                                  f"task.evaluation.border {border} need", "task.evaluation.border", lambda side: (side - around) // 2)
         return {part: [pair(image, self.scale) for _, image in images] for part, images in parts.items()}
 
-    def _refuse_smaller(self, images: list[tuple[str, Tensor]], needed: int, part: str, what: str, key: str, fitting: Callable[[int], int]) -> None:
+    def _refuse_smaller(self, images: list[tuple[str, Tensor]], needed: int, part: str, what: str, key: str,
+                        fitting: Callable[[int], int]) -> None:
         """`fitting`: the value of `key` that a smallest side would do for."""
         small = [(name, image) for name, image in images if min(image.shape[1:]) < needed]
         if not small:

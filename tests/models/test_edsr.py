@@ -23,7 +23,8 @@ def test_shapes_and_gradients(scale):
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("scale, blocks, channels, millions", [(2, 16, 64, 1.370), (4, 16, 64, 1.518), (2, 32, 256, 40.730), (4, 32, 256, 43.090)])
+@pytest.mark.parametrize("scale, blocks, channels, millions", [
+    (2, 16, 64, 1.370), (4, 16, 64, 1.518), (2, 32, 256, 40.730), (4, 32, 256, 43.090)])
 def test_it_has_the_size_of_the_authors_networks(scale, blocks, channels, millions):
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in EDSR(scale, blocks, channels, 1.0).parameters())

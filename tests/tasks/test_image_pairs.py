@@ -56,8 +56,9 @@ def test_an_augmented_patch_is_still_the_low_resolution_of_its_original(scale):
     again = downsample(large.contiguous(), scale)[inner].float()
     assert (again - small[inner].float()).abs().max() <= 1
     assert (again.roll(1, -1) - small[inner].float()).abs().max() > 20      # a shift by one pixel would have been seen
-    centre = centre_patches(*batch, side=12)
-    assert torch.equal(centre[0][0], low[:, 9:21, 9:21]) and torch.equal(centre[1][0], high[:, 9 * scale : 21 * scale, 9 * scale : 21 * scale])
+    small, large = centre_patches(*batch, side=12)
+    assert torch.equal(small[0], low[:, 9:21, 9:21])
+    assert torch.equal(large[0], high[:, 9 * scale : 21 * scale, 9 * scale : 21 * scale])
 
 
 def test_all_eight_orientations_and_all_places_are_drawn_by_the_generator():
