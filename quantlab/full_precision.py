@@ -73,9 +73,8 @@ def train_or_restore(context: RunContext) -> None:
             directory = RunDirectory.open(path)
         else:
             directory = RunDirectory.create(path, to_plain(context.config), [])
-        context.directory = path        # of pictures: they lie with this run, not with the one that asked
         what = f"training {context.config.model.name} in full precision (once, cached)"
         logger.info("%s: %d steps", what, pretrain.steps)
         Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
-        pretrain.finish()
+        pretrain.keep()
         directory.write_status("completed", exit_code=0)

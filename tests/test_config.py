@@ -49,7 +49,8 @@ def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
     needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
     kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
-    beside = {"detector": ["method=pretrain", "task=detection"], "detection": ["method=pretrain", "model=retinanet_small"]}
+    beside = {"detector": ["method=pretrain", "task=detection"], "detection": ["method=pretrain", "model=retinanet_small"],
+              "super_resolver": ["method=pretrain", "task=super_resolution"], "super_resolution": ["method=pretrain", "model=edsr"]}
     beside |= dict.fromkeys(("classifier", "classification", "training"), ["method=qat"])
     validate(compose_plain(f"{group}={option}", *needs.get((group, option), beside.get(kind, []))))
 

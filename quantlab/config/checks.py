@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample
-from quantlab.config.models import DDIM, CifarResNet, Detector, Model, RetinaNet, TimmClassifier
+from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, RetinaNet, TimmClassifier
 from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
@@ -17,6 +17,7 @@ TASKS_OF_MODEL = {
     "denoiser": ("generation",),
     "classifier": ("classification", "generation"),     # labels are all it needs
     "detector": ("detection",),
+    "super_resolver": ("super_resolution",),
 }
 EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7": 2}        # how many levels model.pyramid.extra_levels adds
 
@@ -34,10 +35,15 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                    "type trainer.compile=false")
     if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
         fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
+        best = next(filter(_needs_no_data, fitting), fitting[0])
         yield (f"task: got '{task.name}' ({task.kind}), but model={model.name} is a {model.kind}, allowed: {', '.join(fitting)}; "
-               f"type task={fitting[0]}")
+               f"type task={best}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
+    if isinstance(model, EDSR) and isinstance(quantizer, FixedPoint) and not quantizer.output_scale:
+        # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
+        yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or "
+               "another quantizer; type quantizer.output_scale=true")
     if isinstance(method, LowBit) and method.integer_check:
         yield from _integer_check(quantizer)
     if isinstance(quantizer, TrainedQuantizer):
@@ -106,6 +112,10 @@ def _wrong_kind(method: Method, group: str, kinds: tuple[str, ...], section: Sec
 def _options_of_kind(group: str, kinds: tuple[str, ...]) -> list[str]:
     return [name for name, option in options(group).items()
             if getattr(BY_TARGET.get(target_of(group, option)), "kind", None) in kinds]
+
+
+def _needs_no_data(task: str) -> bool:
+    return "data_dir" not in BY_TARGET[target_of("task", options("task")[task])].model_fields
 
 
 def _best(method: Method, group: str, fitting: list[str]) -> str:

@@ -100,4 +100,5 @@ UnquantizedBits = Annotated[
 UnquantizedGradientBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (this quantizer quantizes no gradient)", 32)
 ]
+UpscalingFactor = Annotated[Literal[2, 3, 4], BeforeValidator(_whole), says("2, 3, 4", 2)]
 Channels = Annotated[Literal[1, 3], BeforeValidator(_whole), says("1 (grey), 3 (RGB)", 3)]

@@ -91,8 +91,8 @@ class LearningRateByOptimizer(Strict):
 
 
 class LowBit(Method):
-    model_kinds = ("classifier", "detector")
-    task_kinds = ("classification", "detection")
+    model_kinds = ("classifier", "detector", "super_resolver")
+    task_kinds = ("classification", "detection", "super_resolution")
     quantizer_kind = "training"
     quantizes = True
     trains_network = True
@@ -124,8 +124,8 @@ class Freezing(Strict):
 
 
 class QAT(Method):
-    model_kinds = ("classifier", "detector")
-    task_kinds = ("classification", "detection")
+    model_kinds = ("classifier", "detector", "super_resolver")
+    task_kinds = ("classification", "detection", "super_resolution")
     quantizer_kind = "training"
     quantizes = True
     trains_network = True

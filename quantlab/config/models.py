@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Switch,
+    OrNull, Positive, Section, Seed, Strict, Switch, UpToOne,
 )
 
 
@@ -146,3 +146,11 @@ class FasterRCNN(Detector):
 class RetinaNet(Detector):
     target: Literal["quantlab.models.detectors.build_retinanet"] = Field(alias="_target_")
     head_norm: Literal["none", "group"]
+
+
+class EDSR(Model):
+    kind = "super_resolver"
+    target: Literal["quantlab.models.edsr.build_edsr"] = Field(alias="_target_")
+    blocks: Count
+    channels: Count
+    residual_scale: UpToOne

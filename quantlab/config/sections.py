@@ -38,10 +38,10 @@ BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
-        models.TimmClassifier, models.ReActNet, models.FasterRCNN, models.RetinaNet,
+        models.TimmClassifier, models.ReActNet, models.FasterRCNN, models.RetinaNet, models.EDSR,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
-        tasks.DigitScenes, tasks.Coco, tasks.Voc,
+        tasks.DigitScenes, tasks.Coco, tasks.Voc, tasks.SamplePhotos, tasks.PhotoFolders,
         quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.LearnedClipping, quantizers.EWGS, quantizers.DSQ,
         quantizers.Binary,
         quantizers.ReActNet,

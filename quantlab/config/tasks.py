@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     Channels, Count, CountFromTwo, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, Positive, Section, Seed,
-    Strict, Switch, UpToOne,
+    Strict, Switch, UpscalingFactor, UpToOne,
 )
 from quantlab.config.models import TaskClassifier
 
@@ -164,3 +164,41 @@ class Voc(DetectionFiles):
     train: Annotated[list[Name], Field(min_length=1)]
     test: Annotated[list[Name], Field(min_length=1)]
     class_names: Annotated[list[Name], Field(min_length=1)]
+
+
+class PairAugmentation(Strict):
+    flips: Switch
+    rotations: Switch
+
+
+class RestorationEvaluation(Strict):
+    batch_size: Count
+    border: CountFromZero
+
+
+class SuperResolution(Section):
+    group = "task"
+    kind = "super_resolution"
+    name: Name
+    scale: UpscalingFactor
+    patch_size: Count
+    augmentation: PairAugmentation
+    evaluation: RestorationEvaluation
+
+    @property
+    def image_size(self) -> int:
+        """Side of what is trained on, pixels of the original."""
+        return self.scale * self.patch_size
+
+
+class SamplePhotos(SuperResolution):
+    target: Literal["quantlab.tasks.super_resolution.SamplePhotos"] = Field(alias="_target_")
+
+
+class PhotoFolders(SuperResolution):
+    target: Literal["quantlab.tasks.super_resolution.PhotoFolders"] = Field(alias="_target_")
+    data_dir: Directory
+    train_folder: Name
+    test_folder: Name
+    validation_images: Count
+    split_seed: Seed

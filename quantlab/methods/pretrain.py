@@ -139,21 +139,27 @@ class Pretrain(Method):
         batch = to_device(self.collate(self.dataset.__getitems__(chosen.tolist())), self.context.device)
         return self.context.task.prepare(batch, train=False)
 
-    def finish(self) -> Outcome:
-        metrics = self.validate()
+    def keep(self) -> nn.Module:
+        """The model with the averaged weights, which are put into the cache."""
         model = self.context.model.eval()
         if self.average is not None:
             averaged = self.weights_of(self.average.module).state_dict()
             self.weights_of(model).load_state_dict(averaged)
             if self.context.accelerator.is_main_process:
                 self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
+        return model
+
+    def finish(self) -> Outcome:
+        context, metrics = self.context, self.validate()
+        model = self.keep()
         protocol = {"held_out_images": len(self.held_out), "weights": "exponential moving average"}
-        if hasattr(self.context.task, "evaluate"):
-            metrics = self.context.task.evaluate(model, "test", self.context.device, self.context.progress)
-            protocol |= self.context.task.protocol()
-        if self.context.accelerator.is_main_process:
-            self.context.task.draw({"full precision": model}, self.context.directory / "samples", self.context.device)
-        return Outcome(metrics=metrics, protocol=protocol, model=self.weights_of(model).state_dict())
+        if hasattr(context.task, "evaluate"):
+            metrics = context.task.evaluate(model, "test", context.device, context.progress)
+            protocol |= context.task.protocol()
+        if context.accelerator.is_main_process:
+            context.task.draw({"full precision": model}, context.directory / "samples", context.device)
+        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device), protocol=protocol,
+                       model=self.weights_of(model).state_dict())
 
     def state_dict(self) -> dict:
         return {"model": self.weights_of(self.context.model).state_dict(), "average": self.average.state_dict(),

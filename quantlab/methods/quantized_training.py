@@ -75,7 +75,7 @@ class QuantizedTraining(Method):
         if not self.needs_full_precision:
             return {}
         if context.task.draws:
-            self.drawn = {"full precision": copy.deepcopy(context.model)}
+            self.drawn = {"full precision": copy.deepcopy(context.model).cpu()}     # layers are wrapped in place
         return {"full_precision": context.task.evaluate(context.model, "test", context.device, context.progress)}
 
     def load_start(self) -> None:
@@ -88,7 +88,7 @@ class QuantizedTraining(Method):
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
         context, model = self.context, self.context.model
-        self.baseline = self.measure_start()
+        self.baseline = self.measure_start() | context.task.baseline(context.device)
         wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
@@ -212,7 +212,8 @@ class QuantizedTraining(Method):
         if context.accelerator.is_main_process:
             self.draw()
             if context.task.draws:
-                context.task.draw(self.drawn | {bits: context.model}, context.directory / "samples", context.device)
+                models = {label: model.to(context.device) for label, model in self.drawn.items()} | {bits: context.model}
+                context.task.draw(models, context.directory / "samples", context.device)
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
                        model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
 

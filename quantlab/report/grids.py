@@ -1,6 +1,7 @@
 """Grids of images as PNG files: pixels are repeated, never interpolated, so that an 8x8 digit is seen as it is."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def comparison_grid(
     return _write(_labelled(picture, labels), path)
 
 
+def labelled_rows(rows: Mapping[str, np.ndarray], path: Path, tile: int = TILE) -> Path:
+    """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one shape, enlarged to about `tile` pixels."""
+    images = np.concatenate([_shown(row) for row in rows.values()])
+    picture = _tiled(_pixels(images, tile), len(rows), len(images) // len(rows))
+    return _write(_labelled(picture, tuple(rows)), path)
+
+
 def readable_amplification(difference: np.ndarray) -> int:
     """The largest power of two, 1 to 256, that leaves 99 % of `difference` (float, 0 to 1) unclipped."""
     bulk = float(np.quantile(difference, 0.99))
@@ -54,9 +62,9 @@ def _to_pixels(images: np.ndarray) -> np.ndarray:
     return _pixels(_shown(images))
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
+def _pixels(images: np.ndarray, tile: int = TILE) -> np.ndarray:
     """[0, 1] [N, C, H, W] to uint8 [N, H', W', 3], enlarged by a whole factor."""
-    factor = max(1, round(TILE / max(images.shape[2:])))
+    factor = max(1, round(tile / max(images.shape[2:])))
     images = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     images = np.broadcast_to(images, (*images.shape[:3], 3))
     return images.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -24,14 +24,14 @@ METRICS = {
     "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
     "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}"),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
-    "ssim": Metric("↑", "", f"structural similarity to {PAIR}"),
+    "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luminance to the original image"),
+    "ssim": Metric("↑", "", f"structural similarity to {PAIR}; in super-resolution of the luminance, to the original"),
     "lpips": Metric("↓", "", f"perceptual distance to {PAIR}"),
     "inception_score": Metric("↑", "", "Inception score of the samples"),
     "kendall_tau": Metric("↑", "", "rank correlation with the accuracies of networks trained alone"),
     "map": Metric("↑", "%", "mean average precision over IoU 0.50 to 0.95"),
     "map50": Metric("↑", "%", "mean average precision at IoU 0.50"),
     "map75": Metric("↑", "%", "mean average precision at IoU 0.75"),
-    "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luma channel"),
     "loss": Metric("↓", "", "the loss, on images that it was not trained on"),
 }
 

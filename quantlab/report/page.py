@@ -11,7 +11,7 @@ from quantlab.report.metrics import METRICS, column_order, format_bits, format_n
 from quantlab.report.runs import flatten, read_run, read_typed, short_path
 from quantlab.report.table import method_label
 
-BASELINES = {"full_precision": "full precision", "ranges_only": "ranges only"}
+BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
 SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
 
 # Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
@@ -26,6 +26,7 @@ CAPTIONS = {
     "gradients": "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization error "
     "of all gradients and of the large ones, relative to the largest.",
     "gradient_histograms": "Gradients of the last logged step and the interval they were quantized in.",
+    "super_resolution": "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",

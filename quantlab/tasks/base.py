@@ -166,6 +166,12 @@ class ImageTask:
         """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the task has one."""
         return batch
 
+    def baseline(self, device: torch.device) -> dict[str, dict[str, float]]:
+        """Metrics on the test part of what needs no network, by name, if the task has such a thing to compare with."""
+        return {}
+
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """Pictures of what `models` (on `device`, by the label that a picture shows, in its order) make of a few test images, as PNG
-        files in `folder`. By default none."""
+        """Pictures of what `models` (by label, in the order to be shown, on `device`) make of test images, as PNG files in `folder`.
+
+        Asked once, at the end of a run, on the main process. Not every task has something to look at.
+        """

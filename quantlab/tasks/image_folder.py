@@ -74,6 +74,12 @@ def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np
 
 def read_image(path: Path, size: int, channels: int) -> np.ndarray:
     """uint8 `[channels, size, size]` of one file, as `read_images` makes it, and with its errors."""
+    square = np.asarray(ImageOps.fit(decode(path, channels), (size, size), method=Image.Resampling.BILINEAR))
+    return square.reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def decode(path: Path, channels: int) -> Image.Image:
+    """One file at its own size, in mode RGB (`channels` 3) or L (1), with the errors of `read_images`."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
@@ -85,5 +91,4 @@ def read_image(path: Path, size: int, channels: int) -> np.ndarray:
         ) from error
     if mode == "F" or mode.startswith("I"):
         raise RequestError(f"{path} has more than 8 bits per channel (mode {mode}); convert it to 8 bits or remove it")
-    square = np.asarray(ImageOps.fit(upright, (size, size), method=Image.Resampling.BILINEAR))
-    return square.reshape(size, size, channels).transpose(2, 0, 1)
+    return upright

@@ -201,8 +201,8 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
     (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
     (("method=ptq", "trainer.compile=true"), "trainer.compile: got true, but method=ptq trains no network as a whole"),
-    (("task=digits_generation",), "needs a classification or detection task"),
-    (("model=ddim",), "needs a classifier or detector model"),
+    (("task=digits_generation",), "needs a classification or detection or super_resolution task"),
+    (("model=ddim",), "needs a classifier or detector or super_resolver model"),
     (("model.depth=21",), "allowed: 6 n + 2"),
     (("task=cifar10", "data_dir=no_such_place"), "CIFAR-10 was not found"),
 ])
