@@ -150,9 +150,12 @@ class QuantizedTraining(Method):
             quantizer.observing = is_logged
             interval = quantizer.interval
             quantizer.choosing = isinstance(interval, DSGC) and step % interval.period == 0
+        # What these switches ask for is not in the compiled graph.
+        self.stance = "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model(self.context.task.prepare(batch, train=True))
+        with torch.compiler.set_stance(self.stance):
+            return self.model(self.context.task.prepare(batch, train=True))
 
     def update(self) -> None:
         for optimizer in self.optimizers:

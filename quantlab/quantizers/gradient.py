@@ -31,7 +31,7 @@ def uniform_noise(like: Tensor) -> Tensor:
     Random numbers are most of what quantizing a gradient costs, and a draw of 64 bits serves four elements.
     """
     count = like.numel()
-    drawn = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    drawn = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), dtype=torch.int64, device=like.device)
     return drawn.view(torch.int16)[:count].view(like.shape)
 
 

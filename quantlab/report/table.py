@@ -41,7 +41,7 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """`accuquant`, `ptq/block`, `qat/sgdt`, `qat/sgd+freezing`: the method, and which of its kinds it was."""
+    """`accuquant`, `ptq/block`, `qat/sgdt`, `qat/sgd+freezing`, `low_bit/min_max`: the method, and which of its kinds it was."""
     section = config.get("method")
     section = section if isinstance(section, dict) else {}
     kind = section.get("reconstruction")
@@ -49,6 +49,8 @@ def method_label(method: str, config: dict[str, Any]) -> str:
         kind = f"{section.get('optimizer')}{'t' if section['schedule'] == 'transition_rate' else ''}"
         cure = section.get("oscillation", "none")
         kind += "" if cure == "none" else f"+{cure}"
+    if method == "low_bit":
+        kind = ((config.get("quantizer") or {}).get("gradient") or {}).get("interval")
     return f"{method}/{kind}" if kind else method
 
 

@@ -137,6 +137,17 @@ def test_batches_too_small_for_the_condition_are_said_once(quantlab, tmp_path):
     assert code == 0 and err.count("fewer than the 255000 elements") == 1
 
 
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
+    code, _, err = quantlab(*TINY_LOW_BIT, "trainer.compile=true", "trainer.log_every=5", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    # Other random numbers round the gradients, and nothing but rounding differs
+    losses = {name: [row["loss"] for row in rows(directory) if "gradient_error" in row and row["step"] % 5 == 0]
+              for name, directory in (("compiled", tmp_path / "run"), ("plain", whole))}
+    assert len(losses["compiled"]) == 4 and losses["compiled"] == pytest.approx(losses["plain"], rel=0.15)
+    assert np.abs(np.diff(np.array(clip_ratios(tmp_path / "run")), axis=0)).max() > 0
+
+
 @pytest.mark.parametrize("words, says", [
     (("quantizer.gradient.bits=1",), "allowed: 2, 3, 4"),
     (("quantizer.gradient.alpha=1",), "allowed: a number between 0 and 1"),

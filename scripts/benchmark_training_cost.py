@@ -1,10 +1,11 @@
-"""What quantization-aware training costs: every side's training step, in turns, in one run.
+"""What training quantized networks costs: every side's training step, in turns, in one run.
 
-    pip install -e '.[benchmark]'; python scripts/benchmark_qat_cost.py          # a table on stdout, ten minutes on one core
+    pip install -e '.[benchmark]'; python scripts/benchmark_training_cost.py     # a table on stdout, ten minutes on one core
 
 ResNet-20 on 32x32 images, batch 128. Each round times some steps (forward, backward, update) of every side; the table gives the
 median over rounds and the median of the ratio to full precision within a round, which what else the machine does cannot
-shift. Bookkeeping of transition rates is the time of SGDT's update and the transition counts beyond SGD's update.
+shift. Bookkeeping of transition rates is the time of SGDT's update and the transition counts beyond SGD's update. G: low-bit
+training, gradients quantized too, with the interval of large gradients.
 """
 
 import argparse
@@ -24,7 +25,11 @@ from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.optim import SGDT
 from quantlab.optim.oscillation import TransitionTracker
 from quantlab.quantizers.fixed_point import FixedPointPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, weight_quantized_layers, wrap_for_training
+from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
+from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
+from quantlab.quantizers.trained_layer import (
+    calibrate_activations, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+)
 
 Step = Callable[[], float]      # makes one training step; returns the seconds of its update
 
@@ -34,13 +39,16 @@ def network() -> CifarResNet:
     return CifarResNet(channels=3, classes=10, depth=20, width=16, final_batch_norm=True).train()
 
 
-def quantized(bits: int, images: torch.Tensor, learn_weight_scale: bool) -> CifarResNet:
+def quantized(bits: int, batch: dict, policy: type = FixedPointPolicy, gradient_bits: int = 32, learn_weight_scale: bool = True) -> CifarResNet:
     ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"),
+    gradient = SimpleNamespace(bits=gradient_bits, interval="large_gradient", alpha=1e-3, beta=1e-3, gamma_min=1e-3, gamma_max=1.0,
+                               init="quantile")
+    section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
     model = network()
-    wrap_for_training(model, FixedPointPolicy(section), learn_weight_scale)
-    calibrate_activations(model, lambda: model(images))
+    wrap_for_training(model, policy(section), learn_weight_scale)
+    calibrate_activations(model, lambda: model(batch["image"]))
+    calibrate_gradients(model, lambda: model.training_loss(batch))
     return model
 
 
@@ -86,6 +94,25 @@ def with_sgd(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     trained = WithLoss(model)
     return step_of(torch.compile(trained) if compile_it else trained, batch, optimizer.step, optimizer.zero_grad)
+
+
+def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
+    scales, ratios = quantizer_parameters(model), gradient_quantizers(model).values()
+    apart = {id(parameter) for parameter in [*scales, *(quantizer.interval.clip_ratio for quantizer in ratios)]}
+    optimizers = [torch.optim.SGD([p for p in model.parameters() if id(p) not in apart], lr=0.01, momentum=0.9, weight_decay=1e-4),
+                  torch.optim.Adam(scales, lr=1e-5)]
+    trained = WithLoss(model)
+
+    def update() -> None:
+        for optimizer in optimizers:
+            optimizer.step()
+        update_intervals(ratios)
+
+    def zero() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+
+    return step_of(torch.compile(trained) if compile_it else trained, batch, update, zero)
 
 
 def with_sgdt(model: nn.Module, batch: dict) -> Step:
@@ -152,20 +179,22 @@ def main() -> int:
     torch.manual_seed(1)
     batch = {"image": torch.randn(options.batch, 3, 32, 32), "label": torch.randint(0, 10, (options.batch,))}
 
-    def low_bit(learn_weight_scale: bool = True) -> CifarResNet:
-        return quantized(bits, batch["image"], learn_weight_scale)
+    def low_bit() -> CifarResNet:
+        return quantized(bits, batch, LearnedClippingPolicy, gradient_bits=bits)
 
     sides = {
         "full precision": with_sgd(network(), batch),
-        f"W{bits}A{bits}, SGD": with_sgd(low_bit(), batch),
-        f"W{bits}A{bits}, SGDT": with_sgdt(low_bit(learn_weight_scale=False), batch),
+        f"W{bits}A{bits}, SGD": with_sgd(quantized(bits, batch), batch),
+        f"W{bits}A{bits}, SGDT": with_sgdt(quantized(bits, batch, learn_weight_scale=False), batch),
+        f"W{bits}A{bits}G{bits}, SGD": with_low_bit(low_bit(), batch),
     }
     if not options.no_brevitas:
         sides[f"W{bits}A{bits} in Brevitas, SGD"] = with_sgd(in_brevitas(bits), batch)
     if not options.no_compile:
         sides["full precision, compiled"] = with_sgd(network(), batch, compile_it=True)
-        sides[f"W{bits}A{bits}, SGD, compiled"] = with_sgd(low_bit(), batch, compile_it=True)
-    text = (f"# Cost of quantization-aware training\n\n`python scripts/benchmark_qat_cost.py {' '.join(sys.argv[1:])}`: ResNet-20, batch "
+        sides[f"W{bits}A{bits}, SGD, compiled"] = with_sgd(quantized(bits, batch), batch, compile_it=True)
+        sides[f"W{bits}A{bits}G{bits}, SGD, compiled"] = with_low_bit(low_bit(), batch, compile_it=True)
+    text = (f"# Cost of training quantized networks\n\n`python scripts/benchmark_training_cost.py {' '.join(sys.argv[1:])}`: ResNet-20, batch "
             f"{options.batch}, {options.rounds} rounds of {options.steps} steps, {options.threads} thread(s), {platform.machine()}, "
             f"{os.cpu_count()} cores, torch {torch.__version__}.\n\n{table(measure(sides, options.rounds, options.steps), bits)}\n")
     print(text)

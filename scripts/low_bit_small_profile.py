@@ -1,0 +1,33 @@
+"""Intervals of quantized gradients on the small profile of CIFAR-10: the table under results/.
+
+    python scripts/low_bit_small_profile.py --data-dir DIR                  # 13 sweeps of three seeds, three hours on two cores
+    python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # four bits alone
+
+Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tables import add_options, sweep_all, write_table
+
+JOBS = {"full_precision": ["experiment=low_bit/small/full_precision"]} | {
+    f"w{bits}a{bits}g{bits}_{interval}": [
+        "experiment=low_bit/small/w4a4g4", *(f"quantizer.{part}.bits={bits}" for part in ("weight", "activation", "gradient")),
+        f"quantizer.gradient.interval={interval}"]
+    for bits in (4, 5, 8) for interval in ("large_gradient", "min_max", "dsgc", "piecewise")
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, runs=Path("outputs/low_bit_small"))
+    options = parser.parse_args()
+    failed = sweep_all(JOBS, options.runs, options)
+    print(write_table(options.runs, "low_bit_small", "Quantized gradients: CIFAR-10, small profile", "the training", options)[0])
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
