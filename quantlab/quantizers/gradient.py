@@ -55,7 +55,7 @@ class _QuantizeGradient(torch.autograd.Function):
     def forward(ctx, output, clip_ratio, quantizer):
         ctx.save_for_backward(clip_ratio)
         ctx.quantizer = quantizer
-        return output.view_as(output)
+        return output.clone()   # not a view: an in-place activation may follow, as in torchvision's networks
 
     @staticmethod
     def backward(ctx, gradient):

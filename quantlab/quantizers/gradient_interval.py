@@ -34,7 +34,7 @@ class Interval(nn.Module):
         return quantize_gradient(gradient, clip_ratio * largest, bits)
 
     def choose(self, gradient: Tensor, largest: Tensor, bits: int) -> None:
-        """Set gamma for this gradient at once."""
+        """Set gamma for this gradient at once; through `.data`, since a layer that is called several times has it saved for the others."""
 
     def ratio_gradient(self, gradient: Tensor, clip_ratio: Tensor, largest: Tensor, bits: int) -> Tensor | None:
         """What back-propagation adds to `clip_ratio.grad`."""
@@ -79,7 +79,7 @@ class LargeGradient(Interval):
             return
         search = {"quantile": quantile_ratio, "search": searched_ratio}[self.init]
         with torch.no_grad():
-            self.clip_ratio.fill_(min(max(search(gradient.abs().flatten().float() / largest, self.target(bits)), self.low), self.high))
+            self.clip_ratio.data.fill_(min(max(search(gradient.abs().flatten().float() / largest, self.target(bits)), self.low), self.high))
 
     def ratio_gradient(self, gradient: Tensor, clip_ratio: Tensor, largest: Tensor, bits: int) -> Tensor:
         elements = gradient.numel()
@@ -136,7 +136,7 @@ class DSGC(Interval):
         for gamma in candidates:
             codes = (ratios * (q / gamma)).round_().clamp_(-q, q)
             cosines.append(ratios @ codes / codes.norm().clamp_min(LEAST))
-        self.clip_ratio.fill_(candidates[int(torch.stack(cosines).argmax())])
+        self.clip_ratio.data.fill_(candidates[int(torch.stack(cosines).argmax())])
 
 
 class Piecewise(Interval):

@@ -125,6 +125,20 @@ def test_scheduled_transitions_and_quantized_gradients_in_one_config(quantlab, t
     assert results(directory)["bits"] == {"weight": 2, "activation": 2, "gradient": 4}
 
 
+@pytest.mark.parametrize("words", [
+    ("task=super_resolution", "model=edsr_small"),
+    ("task=detection", "model=faster_rcnn_small", "task.scenes={train: 24, validation: 2, test: 4}"),
+    ("task=detection", "model=retinanet_small", "task.scenes={train: 24, validation: 2, test: 4}"),
+])
+def test_other_tasks_train_with_integers_too(words, quantlab, tmp_path):
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=low_bit", *words, "method.integer_check=true", "method.batch_size=8", "trainer.max_steps=2", "device=cpu",
+                            "trainer.log_every=1", f"output_dir={directory}")
+    assert code == 0, err
+    assert results(directory)["diagnostics"]["integer_check"]["layers"] >= 10
+    assert all(row["gradient_error"] > 0 for row in rows(directory) if "gradient_error" in row)
+
+
 def test_full_precision_may_be_the_start(quantlab, tmp_path):
     directory = tmp_path / "run"
     code, _, err = quantlab("method=low_bit", *TINY, "method.initialization=full_precision", "trainer.max_steps=2", f"output_dir={directory}")

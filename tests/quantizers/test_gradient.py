@@ -59,6 +59,15 @@ def test_a_residual_branch_receives_its_gradient_unchanged():
     assert torch.equal(gradient, kept) and torch.equal(skip.grad, kept) and torch.equal(x.grad, kept)
 
 
+def test_an_in_place_activation_may_follow():
+    torch.manual_seed(0)
+    x, gradient = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6)
+    quantizer = GradientQuantizer(8, Fixed(1.0, 1e-3))
+    torch.relu_(quantizer(x * 1.0)).backward(gradient)
+    assert (x.grad[x < 0] == 0).all()
+    torch.testing.assert_close(x.grad[x > 0], gradient[x > 0], atol=gradient.abs().max().item() / 100, rtol=0)
+
+
 def test_weight_and_input_get_the_same_quantized_gradient():
     torch.manual_seed(0)
     linear, quantizer = nn.Linear(6, 4, bias=False), GradientQuantizer(3, Fixed(1.0, 1e-3))
