@@ -50,6 +50,16 @@ def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namesp
     return int(any(codes))
 
 
+def without_places(words: list[str]) -> list[str]:
+    """The words of a command without what only its machine knows: where data lie, where runs and tables go."""
+    kept = list(words)
+    for option, instead in (("--data-dir", ["--data-dir", "DIR"]), ("--runs", []), ("--output", [])):
+        if option in kept:
+            place = kept.index(option)
+            kept[place : place + 2] = instead
+    return kept
+
+
 def write_table(folder: Path, name: str, title: str, spread_over: str, options: argparse.Namespace) -> tuple[str, list[Row]]:
     """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows."""
     runs = find_runs([folder])
@@ -58,7 +68,7 @@ def write_table(folder: Path, name: str, title: str, spread_over: str, options: 
     to_csv(rows, options.output / f"{name}.csv")
     commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
                for run in map(Path, runs) if (run / "results.json").is_file()}
-    command = " ".join(["python", *sys.argv])
+    command = " ".join(["python", *sys.argv[:1], *without_places(sys.argv[1:])])
     text = (f"# {title}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, "
             f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}; one "
             f"full-precision model. Single runs: {name}.csv.\n\n{to_markdown(aggregate(rows))}\n")

@@ -25,7 +25,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     for axes, (key, title) in zip(panels, found.items(), strict=False):
         draw_layers(axes, rows, key)
         draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
-        if key == "gradient_clipped_share":
+        if key == "gradient_clipped_share" and any(is_number(row.get("gradient_clipped_share_target")) for row in rows):
             draw_curve(axes, rows, "gradient_clipped_share_target", color=TARGET, label="target α/(2^b − 1)", linestyle="--")
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=TITLE_SIZE)

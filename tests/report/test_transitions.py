@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from quantlab.report.table import Spread
-from quantlab.report.transitions import LAYER, MEAN, TARGET, accuracy_over_targets, latent_weight_histograms, transition_curves
+from quantlab.report.transitions import MEAN, TARGET, accuracy_over_targets, latent_weight_histograms, transition_curves
 
 
 def pixels(path, color, tolerance=24):
@@ -26,7 +26,9 @@ def rows(scheduled):
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_mean_and_layers_are_drawn_and_the_target_where_there_is_one(scheduled, tmp_path):
     path = transition_curves(rows(scheduled), tmp_path / "figures" / "transitions.png")
-    assert pixels(path, MEAN) > 500 and pixels(path, LAYER, 60) > 100
+    alone = [{key: value for key, value in row.items() if not key.startswith("layers/")} for row in rows(scheduled)]
+    empty = transition_curves(alone, tmp_path / "without_layers.png")
+    assert pixels(path, MEAN) > 500 and pixels(path, "#aaaaaa", 60) > pixels(empty, "#aaaaaa", 60) + 100
     assert (pixels(path, TARGET) > 200) == scheduled
 
 
