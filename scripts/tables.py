@@ -65,7 +65,8 @@ def write_table(folder: Path, name: str, title: str, spread_over: str, options: 
     runs = find_runs([folder])
     rows = comparison_rows([read_run(run) for run in runs])
     options.output.mkdir(parents=True, exist_ok=True)
-    to_csv(rows, options.output / f"{name}.csv")
+    below = [row | {"directory": os.path.relpath(row["directory"], folder)} for row in rows]
+    to_csv(below, options.output / f"{name}.csv")
     commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
                for run in map(Path, runs) if (run / "results.json").is_file()}
     command = " ".join(["python", *sys.argv[:1], *without_places(sys.argv[1:])])
