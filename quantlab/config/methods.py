@@ -90,14 +90,12 @@ class LearningRateByOptimizer(Strict):
     adamw: Positive
 
 
-class LowBit(Method):
+class QuantizedTraining(Method):
     model_kinds = ("classifier", "detector", "super_resolver")
     task_kinds = ("classification", "detection", "super_resolution")
     quantizer_kind = "training"
     quantizes = True
     trains_network = True
-    target: Literal["quantlab.methods.low_bit.LowBit"] = Field(alias="_target_")
-    initialization: Literal["scratch", "full_precision"]
     optimizer: Literal["sgd", "adam", "adamw"]
     epochs: Count
     batch_size: Count
@@ -105,10 +103,15 @@ class LowBit(Method):
     decay_every: Literal["epoch", "step"]
     milestones: Annotated[list[OpenFraction], Field(min_length=1)]
     decay_factor: OpenFraction
-    learning_rate: Positive
+    learning_rate: LearningRateByOptimizer
     scale_learning_rate: Positive
     momentum: Fraction
     weight_decay: NotNegative
+
+
+class LowBit(QuantizedTraining):
+    target: Literal["quantlab.methods.low_bit.LowBit"] = Field(alias="_target_")
+    initialization: Literal["scratch", "full_precision"]
     integer_check: Switch
 
 
@@ -123,26 +126,10 @@ class Freezing(Strict):
     start: Fraction
 
 
-class QAT(Method):
-    model_kinds = ("classifier", "detector", "super_resolver")
-    task_kinds = ("classification", "detection", "super_resolution")
-    quantizer_kind = "training"
-    quantizes = True
-    trains_network = True
+class QAT(QuantizedTraining):
     target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
     start: OrNull[Directory]
     schedule: Literal["transition_rate", "learning_rate"]
-    optimizer: Literal["sgd", "adam", "adamw"]
-    epochs: Count
-    batch_size: Count
-    decay: Literal["cosine", "step", "constant"]
-    decay_every: Literal["epoch", "step"]
-    milestones: Annotated[list[OpenFraction], Field(min_length=1)]
-    decay_factor: OpenFraction
-    learning_rate: LearningRateByOptimizer
-    scale_learning_rate: Positive
-    momentum: Fraction
-    weight_decay: NotNegative
     target_transition_rate: UpToOne
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
     m: Fraction

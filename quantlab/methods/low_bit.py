@@ -30,7 +30,7 @@ class LowBit(QuantizedTraining):
         section = self.section
         momentum = {"momentum": section.momentum} if section.optimizer == "sgd" else {}
         moved = [parameter for kind in ("latent", "weights", "normalization") for parameter in groups[kind]]
-        optimizers = [OPTIMIZERS[section.optimizer](moved, lr=section.learning_rate, weight_decay=section.weight_decay, **momentum)]
+        optimizers = [OPTIMIZERS[section.optimizer](moved, lr=getattr(section.learning_rate, section.optimizer), weight_decay=section.weight_decay, **momentum)]
         if groups["scales"]:
             optimizers.append(torch.optim.Adam(groups["scales"], lr=section.scale_learning_rate))
         return optimizers

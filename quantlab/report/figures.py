@@ -181,6 +181,26 @@ def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> No
     axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
 
 
+def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], targets: Mapping[str, tuple[str, str]], path: Path,
+                 columns: int) -> Path:
+    """One panel per quantity of metrics.jsonl that was logged, over training: the mean over layers on top of each layer, from 0.
+
+    panels: title by key. targets: by key of a panel the key that is its target, and the target's label; drawn where it was logged.
+    """
+    found = {key: title for key, title in panels.items() if any(is_number(row.get(key)) for row in rows)}
+    figure, axes_of = new_panels(max(len(found), 1), columns)
+    for axes, (key, title) in zip(axes_of, found.items(), strict=False):
+        draw_layers(axes, rows, key)
+        draw_curve(axes, rows, key, color=NAMED[""]["color"], label="mean over layers")
+        target, label = targets.get(key, ("", ""))
+        if any(is_number(row.get(target)) for row in rows):
+            draw_curve(axes, rows, target, color=NAMED["accuquant"]["color"], label=label, linestyle="--")
+        axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=TITLE_SIZE)
+        axes.set_xlabel("optimizer step")
+    return save_panels(figure, axes_of, path)
+
+
 def _draw_noisy(axes: "Axes", steps: np.ndarray, values: np.ndarray, style: dict[str, Any], label: str) -> None:
     style = style | {"marker": "o" if len(steps) == 1 else "", "markersize": 4}
     if len(steps) <= 40:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quantlab.report.figures import TITLE_SIZE, draw_curve, draw_layers, new_panels, save_panels
-from quantlab.report.metrics import is_number
+from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
 
 PANELS = {
     "gradient_clip_ratio": "clip ratio γ",
@@ -15,22 +14,13 @@ PANELS = {
     "gradient_error": "error of all gradients E(G)",
     "large_gradient_error": "error of large gradients E(G_L)",
 }
+TARGETS = {"gradient_clipped_share": ("gradient_clipped_share_target", "target α/(2^b − 1)")}
 MEAN, TARGET = "#0072B2", "#D55E00"
 
 
 def gradient_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer coloured by its depth, and R's target."""
-    found = {key: title for key, title in PANELS.items() if any(is_number(row.get(key)) for row in rows)}
-    figure, panels = new_panels(max(len(found), 1), columns=2)
-    for axes, (key, title) in zip(panels, found.items(), strict=False):
-        draw_layers(axes, rows, key)
-        draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
-        if key == "gradient_clipped_share" and any(is_number(row.get("gradient_clipped_share_target")) for row in rows):
-            draw_curve(axes, rows, "gradient_clipped_share_target", color=TARGET, label="target α/(2^b − 1)", linestyle="--")
-        axes.set_ylim(bottom=0)
-        axes.set_title(title, fontsize=TITLE_SIZE)
-        axes.set_xlabel("optimizer step")
-    return save_panels(figure, panels, path)
+    return layer_curves(rows, PANELS, TARGETS, path, columns=2)
 
 
 def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quantlab.report.figures import TITLE_SIZE, draw_curve, draw_layers, new_panels, save_panels
-from quantlab.report.metrics import is_number
+from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
 from quantlab.report.table import Spread
 
 PANELS = {
@@ -18,6 +17,7 @@ PANELS = {
     "oscillating_share": "share of oscillating weights",
     "frozen_share": "share of frozen weights",
 }
+TARGETS = {"running_transition_rate": ("target_transition_rate", "target R")}
 MEAN, TARGET = "#0072B2", "#D55E00"
 
 
@@ -26,17 +26,7 @@ def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
     A run under a learning-rate schedule has no target and no U.
     """
-    found = {key: title for key, title in PANELS.items() if any(is_number(row.get(key)) for row in rows)}
-    figure, panels = new_panels(max(len(found), 1), columns=3)
-    for axes, (key, title) in zip(panels, found.items(), strict=False):
-        draw_layers(axes, rows, key)
-        draw_curve(axes, rows, key, color=MEAN, label="mean over layers")
-        if key == "running_transition_rate" and any(is_number(row.get("target_transition_rate")) for row in rows):
-            draw_curve(axes, rows, "target_transition_rate", color=TARGET, label="target R", linestyle="--")
-        axes.set_ylim(bottom=0)
-        axes.set_title(title, fontsize=TITLE_SIZE)
-        axes.set_xlabel("optimizer step")
-    return save_panels(figure, panels, path)
+    return layer_curves(rows, PANELS, TARGETS, path, columns=3)
 
 
 def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
