@@ -49,7 +49,8 @@ def test_without_a_body_it_is_head_upsampler_and_tail():
 
 def test_all_layers_but_the_first_and_the_last_are_quantized_and_negative_inputs_get_negative_levels():
     full = SimpleNamespace(weight_bits=32, activation_bits=32)
-    policy = FixedPointPolicy(SimpleNamespace(weight=SimpleNamespace(bits=4), activation=SimpleNamespace(bits=4, signed="auto"),
+    policy = FixedPointPolicy(SimpleNamespace(weight=SimpleNamespace(bits=4),
+                                             gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=4, signed="auto"),
                                               output_scale=True, first_layer=full, last_layer=full, policy=[]))
     network = build()
     wrap_for_training(network, policy, learn_weight_scale=True)

@@ -11,7 +11,8 @@ from quantlab.quantizers.trained_layer import calibrate_activations, quantized_l
 
 FULL = SimpleNamespace(weight_bits=32, activation_bits=32)
 ONE_BIT = SimpleNamespace(
-    weight=SimpleNamespace(bits=1), activation=SimpleNamespace(bits=1), first_layer=FULL, last_layer=FULL,
+    weight=SimpleNamespace(bits=1),
+    gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=1), first_layer=FULL, last_layer=FULL,
     policy=[SimpleNamespace(modules="downsample", weight_bits=32, activation_bits=32)],
 )
 

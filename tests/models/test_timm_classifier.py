@@ -17,7 +17,8 @@ from quantlab.quantizers.trained_layer import calibrate_activations, quantized_l
 SHIPPED = ["resnet18.tv_in1k", "resnet34.tv_in1k", "resnet50.tv_in1k", "mobilenetv2_100",
            "deit_tiny_patch16_224", "deit_small_patch16_224"]
 ENDS = SimpleNamespace(weight_bits=32, activation_bits=32)
-TWO_BITS = SimpleNamespace(weight=SimpleNamespace(bits=2), activation=SimpleNamespace(bits=2, signed="auto"), output_scale=True, first_layer=ENDS,
+TWO_BITS = SimpleNamespace(weight=SimpleNamespace(bits=2),
+                           gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=2, signed="auto"), output_scale=True, first_layer=ENDS,
                            last_layer=ENDS, policy=[])
 
 

@@ -18,7 +18,8 @@ def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=(), outp
     def ends(pair):
         return SimpleNamespace(weight_bits=pair[0], activation_bits=pair[1])
     return FixedPointPolicy(SimpleNamespace(
-        weight=SimpleNamespace(bits=weight), activation=SimpleNamespace(bits=activation, signed="auto"), output_scale=output_scale, first_layer=ends(first), last_layer=ends(last),
+        weight=SimpleNamespace(bits=weight),
+        gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=activation, signed="auto"), output_scale=output_scale, first_layer=ends(first), last_layer=ends(last),
         policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules]))
 
 

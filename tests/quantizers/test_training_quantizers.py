@@ -22,7 +22,8 @@ CASES = [(name, bits) for name in POLICIES for bits in (1, 2, 3, 8)
 def policy(name, bits=2):
     ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
     return POLICIES[name](SimpleNamespace(
-        weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), first_layer=ends, last_layer=ends,
+        weight=SimpleNamespace(bits=bits),
+        gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=bits, signed="auto"), first_layer=ends, last_layer=ends,
         policy=[], output_scale=False, delta=1e-3))
 
 
