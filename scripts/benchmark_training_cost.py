@@ -69,6 +69,11 @@ def in_brevitas(bits: int) -> nn.Module:
     return model
 
 
+def compiled(trained: nn.Module, compile_it: bool) -> nn.Module:
+    # dynamic=False: sides compiled in one process would otherwise make each other's sizes symbolic, and slower code of it
+    return torch.compile(trained, dynamic=False) if compile_it else trained
+
+
 def step_of(model: nn.Module, batch: dict, update: Callable[[], None], zero: Callable[[], None]) -> Step:
     def step() -> float:
         model(batch["image"], batch["label"]).backward()
@@ -93,7 +98,7 @@ class WithLoss(nn.Module):
 def with_sgd(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     trained = WithLoss(model)
-    return step_of(torch.compile(trained) if compile_it else trained, batch, optimizer.step, optimizer.zero_grad)
+    return step_of(compiled(trained, compile_it), batch, optimizer.step, optimizer.zero_grad)
 
 
 def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
@@ -112,7 +117,7 @@ def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Ste
         for optimizer in optimizers:
             optimizer.zero_grad()
 
-    return step_of(torch.compile(trained) if compile_it else trained, batch, update, zero)
+    return step_of(compiled(trained, compile_it), batch, update, zero)
 
 
 def with_sgdt(model: nn.Module, batch: dict) -> Step:
