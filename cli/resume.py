@@ -4,7 +4,7 @@ from pathlib import Path
 
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.config import RunConfig, config_hash, load_config
-from quantlab.errors import QuantlabError, RequestError
+from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
 
 # Where a run lies, and what it runs on, do not make it another experiment.

@@ -30,18 +30,16 @@ class LowBit(QuantizedTraining):
         section = self.section
         momentum = {"momentum": section.momentum} if section.optimizer == "sgd" else {}
         moved = [parameter for kind in ("latent", "weights", "normalization") for parameter in groups[kind]]
-        optimizers = [OPTIMIZERS[section.optimizer](moved, lr=getattr(section.learning_rate, section.optimizer), weight_decay=section.weight_decay, **momentum)]
+        rate = getattr(section.learning_rate, section.optimizer)
+        optimizers = [OPTIMIZERS[section.optimizer](moved, lr=rate, weight_decay=section.weight_decay, **momentum)]
         if groups["scales"]:
             optimizers.append(torch.optim.Adam(groups["scales"], lr=section.scale_learning_rate))
         return optimizers
 
     def finish(self) -> Outcome:
-        checked = None
-        if self.section.integer_check:
-            model, task = self.context.model, self.context.task
-            batch = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0)[:CHECKED_IMAGES])), self.context.device)
-            checked = check_integers(model, lambda: model.training_loss(task.prepare(batch, train=False)))
         outcome = super().finish()
-        if checked is not None:
-            outcome.diagnostics["integer_check"] = checked
+        if self.section.integer_check:
+            model, task = self.context.model.train(), self.context.task
+            batch = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0)[:CHECKED_IMAGES])), self.context.device)
+            outcome.diagnostics["integer_check"] = check_integers(model, lambda: model.training_loss(task.prepare(batch, train=False)))
         return outcome

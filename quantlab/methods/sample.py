@@ -10,7 +10,7 @@ import torch
 
 from quantlab.diffusion.rollout import seeded_normal, walk
 from quantlab.diffusion.trajectories import step_noise
-from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.base import Method, Outcome
 from quantlab.methods.diffusion_ptq import QuantizedDenoiser
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.quantizers.wrap import UniformAffinePolicy
