@@ -14,7 +14,7 @@ quantized layer takes care of the size; without one, an output scale is learned 
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, half_normal_deviation
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, for_compiler, half_normal_deviation, straight_through
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-6      # added to |s|, as the released code does
@@ -29,7 +29,7 @@ def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
 
 
 class _FixedPoint(torch.autograd.Function):
-    # One function, one saved tensor: composed of torch's operations it would save four and take twice as long.
+    # One function, one saved tensor: uncompiled, torch's operations (`_composed`) would save four and take twice as long.
     @staticmethod
     def forward(ctx, x, scale, bits, signed):
         alpha, beta, gamma = clip_range(bits, signed)
@@ -53,13 +53,21 @@ class _FixedPoint(torch.autograd.Function):
         return passed.div_(size) if ctx.needs_input_grad[0] else None, grad_scale, None, None
 
 
+def _composed(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
+    alpha, beta, gamma = clip_range(bits, signed)
+    v = x.to(scale.dtype) * (gamma / (scale.abs() + EPS))
+    clipped = v.clamp(alpha, beta)
+    levels = torch.where(v >= 0, 1.0, -1.0) if bits == 1 and signed else clipped.round()
+    return (straight_through(levels, clipped) / gamma).to(x.dtype)
+
+
 def fixed_point(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
     """x_q of Eq. (13), a float tensor of x's shape (any). scale: a float tensor of one element.
 
     Straight-through for round and sign only; the rest is differentiated: dx_q/dx = 1/|s| where x is not clipped, else 0, and
     dx_q/ds = -x sign(s)/s^2 there, else 0 (as the released code, and unlike LSQ, whose gradient has a rounding term).
     """
-    return _FixedPoint.apply(x, scale, bits, signed)
+    return for_compiler(_composed, x, scale, bits, signed) if torch.compiler.is_compiling() else _FixedPoint.apply(x, scale, bits, signed)
 
 
 class FixedPointWeight(LatentWeightQuantizer):

@@ -25,22 +25,40 @@ def largest_code(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def uniform_noise(like: Tensor) -> Tensor:
-    """u of Eq. (1) less 1/2, in units of 2^-16: int16 tensor of `like`'s shape, from torch's generator of its device.
+@torch.library.custom_op("quantlab::random_bytes", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def random_bytes(count: int, device: torch.device) -> Tensor:
+    """uint8 [count], uniform over all values, from torch's generator of `device`.
 
-    Random numbers are most of what quantizing a gradient costs, and a draw of 64 bits serves four elements.
+    Random numbers are most of what quantizing a gradient costs, and a draw of 64 bits serves eight bytes. An operator of its own: a
+    compiler would draw them one by one, and others than the uncompiled step.
     """
-    count = like.numel()
-    drawn = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), dtype=torch.int64, device=like.device)
-    return drawn.view(torch.int16)[:count].view(like.shape)
+    drawn = torch.empty(-(-count // 8), dtype=torch.int64, device=device).random_(-(2**63), None)   # all 64 bits: no division
+    return drawn.view(torch.uint8)[:count]
+
+
+@random_bytes.register_fake
+def _(count: int, device: torch.device) -> Tensor:
+    return torch.empty(count, dtype=torch.uint8, device=device)
+
+
+def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
+    """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16: two uint8 tensors of `like`'s shape, which a compiler vectorizes and
+    int16 it does not."""
+    drawn = random_bytes(2 * like.numel(), like.device).view(2, -1)
+    if like.ndim == 4 and (torch.compiler.is_compiling() or like.is_contiguous(memory_format=torch.channels_last)):
+        n, c, h, w = like.shape     # laid out as the gradient is, or as compiled convolutions leave it
+        high, low = drawn.view(2, n, h, w, c).permute(0, 1, 4, 2, 3)
+    else:
+        high, low = drawn.view(2, *like.shape)
+    return high, low
 
 
 def stochastic_codes(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
     """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor."""
     q = largest_code(bits)
-    half = torch.full((), 0.5, device=gradient.device)
-    scaled = torch.addcmul(half, gradient.contiguous().float(), q / end)
-    return scaled.add_(uniform_noise(scaled), alpha=2.0**-16).floor_().clamp_(-q, q)
+    high, low = uniform_noise(gradient)
+    scaled = gradient.float() * (q / end)
+    return scaled.add_(high, alpha=2.0**-8).add_(low, alpha=2.0**-16).floor_().clamp_(-q, q)
 
 
 def quantize_gradient(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
@@ -101,8 +119,8 @@ def max_abs(gradient: Tensor) -> Tensor:
 
 
 def clipped_count(gradient: Tensor, end: Tensor) -> Tensor:
-    """How many elements lie beyond [-end, end]: an int64 scalar."""
-    return torch.count_nonzero(gradient.abs() > end)
+    """How many elements lie beyond [-end, end]: an int32 scalar."""
+    return (gradient.abs() > end).sum(dtype=torch.int32)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ class ClippedWeight(LatentWeightQuantizer):
         self.clipping_value.copy_(3 * weight.std(correction=0))
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return weight / self.integer_step
+        return weight * (1 / self.integer_step)
 
     def latent(self, levels: Tensor) -> Tensor:
         return levels * self.integer_step

@@ -10,7 +10,7 @@
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, for_compiler, straight_through
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-8      # added to |s|: our choice, a step that is learned might reach zero
@@ -25,7 +25,7 @@ class _LSQ(torch.autograd.Function):
     @staticmethod
     def forward(ctx, v, s, low, high, g):
         size = s.abs() + EPS
-        in_levels = v / size
+        in_levels = v * (1 / size)
         ctx.save_for_backward(in_levels, s)
         ctx.constants = low, high, g
         return in_levels.clamp(low, high).round_().mul_(size)
@@ -45,9 +45,27 @@ class _LSQ(torch.autograd.Function):
         return grad * inside if ctx.needs_input_grad[0] else None, grad_s, None, None, None
 
 
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, s, g):
+        ctx.g = g
+        return s.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.g, None
+
+
+def _composed(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
+    size = _ScaledGradient.apply(s, g).abs() + EPS
+    clipped = (v.to(s.dtype) * (1 / size)).clamp(low, high)
+    return (straight_through(clipped.round(), clipped) * size).to(v.dtype)
+
+
 def lsq(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
-    """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is scaled by."""
-    return _LSQ.apply(v, s, low, high, g)
+    """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is scaled by.
+    """
+    return for_compiler(_composed, v, s, low, high, g) if torch.compiler.is_compiling() else _LSQ.apply(v, s, low, high, g)
 
 
 class LSQWeight(LatentWeightQuantizer):
@@ -69,10 +87,10 @@ class LSQWeight(LatentWeightQuantizer):
         self.scale.copy_(2 * weight.abs().mean() / self.limits[1] ** 0.5)
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return weight / (self.scale.detach().abs() + EPS)
+        return weight * (1 / self.integer_step)
 
     def latent(self, levels: Tensor) -> Tensor:
-        return levels * (self.scale.detach().abs() + EPS)
+        return levels * self.integer_step
 
     def forward(self, weight: Tensor) -> Tensor:
         low, high = self.limits

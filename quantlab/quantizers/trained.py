@@ -1,10 +1,24 @@
 """What training asks of a quantizer: the bases of those in fixed_point, lsq, ewgs, dsq and binary."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
+
+
+def straight_through(levels: Tensor, x: Tensor) -> Tensor:
+    """`levels`, whose gradient x gets as if it were x itself. Exact for levels that are the nearest integers of x."""
+    return x + (levels - x).detach()
+
+
+def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
+    """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours. Of it only
+    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest."""
+    return checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 class LatentWeightQuantizer(nn.Module):

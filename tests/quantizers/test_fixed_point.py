@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quantlab.quantizers.fixed_point import EPS, FixedPointActivation, FixedPointWeight, clip_range, fixed_point
+from quantlab.quantizers.fixed_point import EPS, FixedPointActivation, FixedPointWeight, _composed, clip_range, fixed_point
 
 ONE = torch.tensor(1.0 - EPS)     # a scale whose quotient is exact
 
@@ -22,8 +22,9 @@ def test_the_scale_normalizes_and_does_not_come_back():
     torch.testing.assert_close(fixed_point(x * 7, ONE * 7, 2, True), fixed_point(x, ONE, 2, True))
 
 
+@pytest.mark.parametrize("quantizer", [fixed_point, _composed])
 @pytest.mark.parametrize("bits, signed", [(1, True), (1, False), (2, True), (2, False), (4, True), (4, False)])
-def test_gradient_is_that_of_the_composition_with_straight_through_rounding(bits, signed):
+def test_gradient_is_that_of_the_composition_with_straight_through_rounding(bits, signed, quantizer):
     torch.manual_seed(0)
     x, scale = torch.randn(200, dtype=torch.float64, requires_grad=True), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     alpha, beta, gamma = clip_range(bits, signed)
@@ -32,7 +33,7 @@ def test_gradient_is_that_of_the_composition_with_straight_through_rounding(bits
     composed = (v + (hard - v).detach()) / gamma
     weight = torch.randn(200, dtype=torch.float64)
     wanted = torch.autograd.grad((composed * weight).sum(), (x, scale))
-    ours = fixed_point(x, scale, bits, signed)
+    ours = quantizer(x, scale, bits, signed)
     torch.testing.assert_close(ours, composed)
     for got, want in zip(torch.autograd.grad((ours * weight).sum(), (x, scale)), wanted):
         torch.testing.assert_close(got, want)

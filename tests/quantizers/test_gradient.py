@@ -38,6 +38,26 @@ def test_unbiased_inside_the_interval_and_the_ends_beyond(bits):
         torch.testing.assert_close(quantized[:, column], torch.full((draws,), float(end)))
 
 
+def test_compiled_layers_draw_noise_of_their_own_and_the_one_that_they_draw_uncompiled():
+    # A compiler takes two equal calls for one, unless it knows that they draw
+    first, second = GradientQuantizer(4, Fixed(1.0, 1e-3)), GradientQuantizer(4, Fixed(1.0, 1e-3))
+    gradient = torch.linspace(-1, 1, 999)
+
+    def both(x, y):
+        return first(x) * gradient + second(y) * gradient
+
+    def gradients(function):
+        x, y = torch.zeros(999, requires_grad=True), torch.zeros(999, requires_grad=True)
+        torch.manual_seed(0)
+        function(x, y).sum().backward()
+        return x.grad, y.grad
+
+    compiled = gradients(torch.compile(both, backend="aot_eager_decomp_partition"))     # all of the compiler but its C++
+    assert not torch.equal(*compiled)
+    for got, wanted in zip(compiled, gradients(both)):
+        assert torch.equal(got, wanted)
+
+
 def test_an_all_zero_gradient_stays_zero_and_moves_nothing():
     quantizer = GradientQuantizer(4, large_gradient(alpha=0.5))
     assert (passed_back(quantizer, torch.zeros(1000)) == 0).all()

@@ -29,7 +29,7 @@ def wrapped(policy: str, bits: int = 4) -> tuple[nn.Module, torch.Tensor]:
     gradient = SimpleNamespace(bits=bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile")
     section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
-    x = torch.randn(4, 3, 10, 10)
+    x = torch.randn(8, 3, 10, 10)
     wrap_for_training(net, POLICIES[policy](section), learn_weight_scale=True)
     calibrate_activations(net, lambda: net(x))
     return net, x

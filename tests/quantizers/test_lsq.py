@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from quantlab.quantizers.lsq import LSQActivation, LSQWeight, lsq
+from quantlab.quantizers.lsq import LSQActivation, LSQWeight, _composed, lsq
 
 
-def test_values_and_the_three_gradients_of_the_step():
+@pytest.mark.parametrize("quantizer", [lsq, _composed])
+def test_values_and_the_three_gradients_of_the_step(quantizer):
     v = torch.tensor([0.9, -0.3, 5.0, -5.0], requires_grad=True)       # in steps of 0.5: 1.8, -0.6, clipped to 1 and -2
     s = torch.tensor(0.5, requires_grad=True)
-    out = lsq(v, s, -2, 1, 0.1)
+    out = quantizer(v, s, -2, 1, 0.1)
     torch.testing.assert_close(out, torch.tensor([0.5, -0.5, 0.5, -1.0]))
     for i, slope in enumerate([1.0, -1 + 0.6, 1.0, -2.0]):              # Eq. (3); 1.8 is clipped too
         (grad_v, grad_s) = torch.autograd.grad(out[i], (v, s), retain_graph=True)
