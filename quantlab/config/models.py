@@ -29,6 +29,18 @@ class Model(Section):
     pretrain: PretrainRecipe
 
 
+class KindBySubnet:
+    """`kind` of a searchable model: a supernet, or with a subnet chosen the classifier that it is."""
+
+    def __get__(self, section: "Searchable | None", owner: type) -> str:
+        return "supernet" if section is None or section.subnet is None else "classifier"
+
+
+class Searchable(Model):
+    kind = KindBySubnet()
+    subnet: OrNull[Name]
+
+
 class UNet(Strict):
     block_out_channels: Annotated[list[Count], Field(min_length=1)]
     attention: list[Switch]
@@ -87,6 +99,12 @@ class TimmClassifier(Model):
     target: Literal["quantlab.models.timm_classifier.build_timm_classifier"] = Field(alias="_target_")
     architecture: Name
     pretrained: Switch
+
+
+class NasBench201(Searchable):
+    target: Literal["quantlab.models.nas_bench_201.build_nas_bench_201"] = Field(alias="_target_")
+    width: Count
+    cells: Count
 
 
 class ReActNet(Model):
