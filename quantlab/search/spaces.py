@@ -7,6 +7,7 @@ encoding, drawing, neighbours and complexity follow from that.
 from abc import ABC, abstractmethod
 from functools import cached_property
 from math import prod
+from operator import getitem
 from typing import Literal
 
 import numpy as np
@@ -40,15 +41,16 @@ class SearchSpace(ABC):
     @property
     def size(self) -> int:
         """Number of subnets."""
-        return prod(len(self.choices(decision)) for decision in range(len(self.decisions)))
+        return prod(map(len, self._legal))
 
     def sample(self, rng: np.random.Generator) -> Subnet:
         """A subnet drawn uniformly."""
-        return tuple(legal[rng.integers(len(legal))] for legal in map(self.choices, range(len(self.decisions))))
+        legal = self._legal
+        return tuple(map(getitem, legal, rng.integers([len(operations) for operations in legal])))
 
     def check(self, subnet: Subnet, key: str = "subnet") -> Subnet:
         """`subnet` itself. Raises RequestError, one line under the name `key`, for one that is not of this space."""
-        legal = [self.choices(decision) for decision in range(len(self.decisions))]
+        legal = self._legal
         if len(subnet) == len(legal) and all(operation in allowed for operation, allowed in zip(subnet, legal)):
             return tuple(subnet)
         nearest = [operation if operation in allowed else min(allowed, key=lambda other: abs(other - operation))
@@ -86,8 +88,7 @@ class SearchSpace(ABC):
     def index(self, subnet: Subnet) -> int:
         """The number of a subnet, 0 to size - 1: mixed radix, the first decision most significant."""
         number = 0
-        for decision, operation in enumerate(self.check(subnet)):
-            legal = self.choices(decision)
+        for operation, legal in zip(self.check(subnet), self._legal):
             number = number * len(legal) + legal.index(operation)
         return number
 
@@ -96,8 +97,7 @@ class SearchSpace(ABC):
         if not 0 <= index < self.size:
             raise RequestError(f"index: got {index}, allowed in {self.name}: 0 to {self.size - 1}; type {min(max(index, 0), self.size - 1)}")
         reversed_operations = []
-        for decision in reversed(range(len(self.decisions))):
-            legal = self.choices(decision)
+        for legal in reversed(self._legal):
             index, digit = divmod(index, len(legal))
             reversed_operations.append(legal[digit])
         return tuple(reversed(reversed_operations))
@@ -105,7 +105,7 @@ class SearchSpace(ABC):
     def neighbours(self, subnet: Subnet) -> list[Subnet]:
         """Every subnet that differs in exactly one decision."""
         return [(*subnet[:decision], other, *subnet[decision + 1 :])
-                for decision, operation in enumerate(self.check(subnet)) for other in self.choices(decision) if other != operation]
+                for decision, operation in enumerate(self.check(subnet)) for other in self._legal[decision] if other != operation]
 
     def complexity(self, subnet: Subnet, measure: Measure = "parameters") -> int:
         """Weights of convolutions and classifier (no biases, no normalization), or their multiply-accumulates for one image."""
@@ -118,7 +118,11 @@ class SearchSpace(ABC):
         return fixed + sum(min(cost.values()) for cost in costs), fixed + sum(max(cost.values()) for cost in costs)
 
     @cached_property
+    def _legal(self) -> list[tuple[int, ...]]:
+        return [self.choices(decision) for decision in range(len(self.decisions))]
+
+    @cached_property
     def _costs(self) -> dict[Measure, tuple[int, list[dict[int, int]]]]:
         return {measure: (self.fixed_cost(measure), [
-            {operation: self.cost(decision, operation, measure) for operation in self.choices(decision)}
-            for decision in range(len(self.decisions))]) for measure in MEASURES}
+            {operation: self.cost(decision, operation, measure) for operation in legal}
+            for decision, legal in enumerate(self._legal)]) for measure in MEASURES}
