@@ -32,8 +32,8 @@ def test_ranking_by_parameters_gives_the_dossiers_baselines(benchmark):
     cells = benchmark.subset("kendall_indices")
     parameters = [SPACE.complexity(SPACE.subnet(int(index))) for index in cells]
     assert len(cells) == 327
-    for name, tau in (("cifar10_test", 0.6366), ("cifar100_test", 0.6338), ("imagenet16_120_test", 0.5842)):
-        assert kendall_tau(parameters, benchmark.lookup(name, cells)) == pytest.approx(tau, abs=5e-5)
+    for name, tau in (("cifar10_test", 0.637), ("cifar100_test", 0.634), ("imagenet16_120_test", 0.584)):
+        assert kendall_tau(parameters, benchmark.lookup(name, cells)) == pytest.approx(tau, abs=5e-4)
     assert benchmark.lookup("cifar10_test", [11_663])[0] == pytest.approx(94.37)
 
 
