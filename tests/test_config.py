@@ -48,7 +48,8 @@ def only_problem(mapping):
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
     needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
-    single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3"}
+    single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3",
+              "mobilenet_supernet": "-".join("1" * 21), "mobilenet_supernet_small": "-".join("1" * 7)}
     needs |= {("model", name): ["method=pretrain", "task=digits", f"model.subnet={subnet}"] for name, subnet in single.items()}
     kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
     beside = {"detector": ["method=pretrain", "task=detection"], "detection": ["method=pretrain", "model=retinanet_small"],

@@ -14,6 +14,7 @@ from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
 from quantlab.errors import RequestError
 from quantlab.search import nas_bench_201
+from quantlab.search.mobilenet import MobileNetSpace, Stage
 from quantlab.search.spaces import SearchSpace
 
 TASKS_OF_MODEL = {
@@ -175,7 +176,9 @@ def _integer_check(quantizer: Section | None) -> Iterator[str]:
 
 def _space(model: Searchable) -> SearchSpace:
     """The space whose encodings `model.subnet` takes; the sizes of the task do not matter to it."""
-    return nas_bench_201.NasBench201(model.width, model.cells)
+    if isinstance(model, NasBench201):
+        return nas_bench_201.NasBench201(model.width, model.cells)
+    return MobileNetSpace([Stage(stage.channels, stage.layers, stage.stride) for stage in model.stages])
 
 
 def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:

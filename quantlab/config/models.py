@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Switch, UpToOne,
+    OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne,
 )
 
 
@@ -105,6 +105,22 @@ class NasBench201(Searchable):
     target: Literal["quantlab.models.nas_bench_201.build_nas_bench_201"] = Field(alias="_target_")
     width: Count
     cells: Count
+
+
+class MobileNetStage(Strict):
+    channels: Count
+    layers: Count
+    stride: Stride
+
+
+class MobileNetSupernet(Searchable):
+    target: Literal["quantlab.models.mobilenet_supernet.build_mobilenet_supernet"] = Field(alias="_target_")
+    stem: Count
+    stem_stride: Stride
+    first: Count
+    stages: Annotated[list[MobileNetStage], Field(min_length=1)]
+    last: Count
+    dropout: Fraction
 
 
 class ReActNet(Model):

@@ -4,6 +4,7 @@ Every layer is an inverted residual with a kernel of 3, 5 or 7 and an expansion 
 the first layer of a stage has no identity. "7^21" subnets nominally, 6^6 * 7^15 in fact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantlab.search.spaces import Measure, SearchSpace
@@ -11,7 +12,6 @@ from quantlab.search.spaces import Measure, SearchSpace
 KERNEL_AND_EXPANSION = ((3, 3), (3, 6), (5, 3), (5, 6), (7, 3), (7, 6))
 OPERATIONS = (*(f"{kernel}x{kernel}_e{expansion}" for kernel, expansion in KERNEL_AND_EXPANSION), "identity")
 IDENTITY = OPERATIONS.index("identity")
-STEM, FIRST, LAST = 32, 16, 1280    # channels of the stem, of the fixed block after it, and before the classifier, at width 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Layer:
 
 
 class MobileNetSpace(SearchSpace):
-    """The space for the stages given. `width` multiplies all channels, `stem_stride` is 1 for small images.
+    """The space for the stages given; `stem`, `first` and `last` are the channels of what is not searched.
 
     The defaults are those of ImageNet at 224 pixels; the sizes of the images only matter to FLOPs.
     """
@@ -51,16 +51,16 @@ class MobileNetSpace(SearchSpace):
     name = "mobilenet"
     operations = OPERATIONS
 
-    def __init__(self, stages: tuple[Stage, ...] = STAGES, width: float = 1.0, stem_stride: int = 2, image_size: int = 224,
-                 channels: int = 3, classes: int = 1000):
-        self.channels, self.classes, self.stem_stride, self.image_size = channels, classes, stem_stride, image_size
-        self.stem, self.first, self.last = (scaled(width, plain) for plain in (STEM, FIRST, LAST))
+    def __init__(self, stages: Sequence[Stage] = STAGES, stem: int = 32, first: int = 16, last: int = 1280, stem_stride: int = 2,
+                 image_size: int = 224, channels: int = 3, classes: int = 1000):
+        self.stem, self.first, self.last, self.stem_stride = stem, first, last, stem_stride
+        self.image_size, self.channels, self.classes = image_size, channels, classes
         self.layers: list[Layer] = []
         names = []
-        before, side = self.first, -(-image_size // stem_stride)
+        before, side = first, -(-image_size // stem_stride)
         for number, stage in enumerate(stages, start=1):
             for place in range(stage.layers):
-                layer = Layer(before, scaled(width, stage.channels), 1 if place else stage.stride, side, first=place == 0)
+                layer = Layer(before, stage.channels, 1 if place else stage.stride, side, first=place == 0)
                 self.layers.append(layer)
                 names.append(f"stage{number}.layer{place + 1}")
                 before, side = layer.after, layer.side_after
@@ -84,8 +84,3 @@ class MobileNetSpace(SearchSpace):
         inner = expansion * layer.before
         before, after = (layer.side**2, layer.side_after**2) if measure == "flops" else (1, 1)
         return layer.before * inner * before + (kernel**2 * inner + inner * layer.after) * after
-
-
-def scaled(width: float, channels: int) -> int:
-    """`channels` times `width`, to the nearest multiple of 8 above 0; unchanged at width 1 (our choice, as MobileNet's)."""
-    return channels if width == 1 else max(8, int(channels * width + 4) // 8 * 8)
