@@ -77,8 +77,8 @@ class SearchSpace(ABC):
 
     @property
     def example(self) -> str:
-        """An encoding to show: the subnet in the middle."""
-        return self.encode(self.subnet(self.size // 2))
+        """An encoding to show: the middle one of the legal operations everywhere."""
+        return self.encode(tuple(legal[len(legal) // 2] for legal in self._legal))
 
     @property
     def _allowed(self) -> str:
