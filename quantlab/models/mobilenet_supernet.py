@@ -6,6 +6,7 @@ statistics: batch statistics also in evaluation, as the lab's released code; the
 before the classifier of a single network alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,12 +58,23 @@ class MobileNet(nn.Module):
         self.fc = nn.Linear(space.last, space.classes)
 
     def logits(self, images: Tensor, subnet: Subnet) -> Tensor:
+        x = self.enter(images)
+        for layer, operation in enumerate(subnet):
+            x = self.through(layer, operation, x)
+        return self.leave(x)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """The input of the first searched layer."""
         x = self.first(self.stem(images))
-        if x.device.type == "cpu":      # faster there for depthwise and 1x1 convolutions
-            x = x.contiguous(memory_format=torch.channels_last)
-        for layer, operation in zip(self.layers, subnet):
-            if operation != IDENTITY:
-                x = layer[OPERATIONS[operation]](x)
+        # Faster there for depthwise and 1x1 convolutions
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+    def through(self, layer: int, operation: int, x: Tensor) -> Tensor:
+        """One searched layer."""
+        return x if operation == IDENTITY else self.layers[layer][OPERATIONS[operation]](x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """From the output of the last searched layer to logits."""
         return self.fc(self.dropout(self.last(x).mean(dim=(2, 3))))
 
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -85,6 +97,20 @@ class MobileNetSupernet(MobileNet):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images, self.active)
+
+    def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
+        """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the one sorted before
+        it, from the first on, are not computed again."""
+        logits: dict[Subnet, Tensor] = {}
+        before: Subnet = ()
+        outputs = [self.enter(images)]      # of the first layers of `before`, as many as the next subnet shares
+        for subnet in sorted(set(subnets)):
+            shared = next((layer for layer, (one, other) in enumerate(zip(before, subnet)) if one != other), 0)
+            del outputs[shared + 1 :]
+            for layer in range(shared, len(subnet)):
+                outputs.append(self.through(layer, subnet[layer], outputs[-1]))
+            logits[subnet], before = self.leave(outputs[-1]), subnet
+        return torch.stack([logits[subnet] for subnet in subnets])
 
     def operation_parameters(self, decision: int, operation: int) -> list[nn.Parameter]:
         """The weights of one operation in one layer."""

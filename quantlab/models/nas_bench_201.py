@@ -9,7 +9,7 @@ but decayed and clipped). What multiplies zero is not computed: an edge of opera
 cell's input to its output.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -83,10 +83,17 @@ class CellNetwork(nn.Module):
         self.fc = nn.Linear(space.widths[-1], space.classes)
 
     def logits(self, images: Tensor, subnet: Subnet, used: Sequence[int]) -> Tensor:
+        return self.leave(self.enter(images), subnet, used, self.layers)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """The input of the first cell."""
         x = self.stem(images)
-        if x.device.type == "cpu":      # half the time of poolings and 1x1 convolutions with few channels there
-            x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
+        # Half the time of poolings and 1x1 convolutions with few channels there
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+    def leave(self, x: Tensor, subnet: Subnet, used: Sequence[int], layers: Iterable[nn.Module]) -> Tensor:
+        """From the input of `layers`, the last of the network, to its logits."""
+        for layer in layers:
             x = layer(x, subnet, used) if isinstance(layer, Cell) else layer(x)
         return self.fc(F.relu(self.bn(x)).mean(dim=(2, 3)))
 
@@ -109,9 +116,41 @@ class NasBench201Supernet(CellNetwork):
         self.active, self._used = subnet, live_edges(subnet)
 
     def forward(self, images: Tensor) -> Tensor:
-        if not self._used:      # nothing reaches the output of a cell: BatchNorms of zero are zero up to the last
-            return self.fc(images.new_zeros(len(images), self.fc.in_features))
-        return self.logits(images, self.active, self._used)
+        return self.logits(images, self.active, self._used) if self._used else self.dead_logits(images)
+
+    def dead_logits(self, images: Tensor) -> Tensor:
+        """Without a path through a cell: all BatchNorms after it see zeros and give zeros."""
+        return self.fc(images.new_zeros(len(images), self.fc.in_features))
+
+    def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
+        """`[len(subnets), N, classes]`, what activating each in turn would give.
+
+        Cells that compute the same are computed once, and of the first cell every edge once for all that feed it the same.
+        """
+        canonical = [self.space.canonical(subnet) for subnet in subnets]
+        distinct = sorted(set(canonical))
+        x, logits = self.enter(images), {}
+        for subnet, y in zip(distinct, self._first_cell(x, distinct)):
+            logits[subnet] = self.dead_logits(images) if y is None else self.leave(y, subnet, live_edges(subnet), self.layers[1:])
+        return torch.stack([logits[subnet] for subnet in canonical])
+
+    def _first_cell(self, x: Tensor, ordered: Sequence[Subnet]) -> Iterator[Tensor | None]:
+        """Output of the first cell for each of the subnets, None without a path. Sorted, they need only the latest value of each node."""
+        edges = self.layers[0].edges
+        computed: list[dict[tuple[int, int], Tensor]] = [{} for _ in range(NODES - 1)]      # by source: (edge, operation) to its output
+        origin: list[Subnet | None] = [None] * (NODES - 1)
+        for subnet in ordered:
+            nodes: list[Tensor | None] = [x] + [None] * (NODES - 1)
+            for edge in live_edges(subnet):
+                source, target = EDGES[edge]
+                before = subnet[: source * (source + 1) // 2]       # the edges that a node's value comes by
+                if origin[source] != before:
+                    origin[source], computed[source] = before, {}
+                key = edge, subnet[edge]
+                if key not in computed[source]:
+                    computed[source][key] = edges[edge][OPERATIONS[subnet[edge]]](nodes[source])
+                nodes[target] = computed[source][key] if nodes[target] is None else nodes[target] + computed[source][key]
+            yield nodes[-1]
 
     def operation_parameters(self, decision: int, operation: int) -> list[nn.Parameter]:
         """The weights of one operation on one edge, in all cells."""

@@ -102,6 +102,10 @@ class SearchSpace(ABC):
             reversed_operations.append(legal[digit])
         return tuple(reversed(reversed_operations))
 
+    def canonical(self, subnet: Subnet) -> Subnet:
+        """The one subnet that stands for all that compute the same with the same weights; itself, unless a space knows of others."""
+        return subnet
+
     def neighbours(self, subnet: Subnet) -> list[Subnet]:
         """Every subnet that differs in exactly one decision."""
         return [(*subnet[:decision], other, *subnet[decision + 1 :])

@@ -96,6 +96,21 @@ def test_an_identity_layer_is_left_out():
     torch.testing.assert_close(supernet(images), supernet.fc(supernet.last(x).mean(dim=(2, 3))))
 
 
+def test_logits_of_many_subnets_are_those_of_each():
+    supernet, images, rng = build(), batch(DIGITS)["image"], np.random.default_rng(0)
+    first = supernet.space.sample(rng)
+    subnets = [supernet.space.sample(rng) for _ in range(40)] + [first, *supernet.space.neighbours(first), first]
+    calls = []
+    for operation in supernet.layers[0].values():
+        operation.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        found = supernet.logits_of(images, subnets)
+        assert len(calls) == 6
+        for subnet, logits in zip(subnets, found):
+            supernet.activate(subnet)
+            assert torch.equal(logits, supernet(images))
+
+
 def test_evaluation_of_the_supernet_uses_the_statistics_of_the_batch():
     supernet, images = build().eval(), batch(DIGITS, count=8)["image"]
     supernet.activate((3,) * 6)

@@ -143,6 +143,20 @@ def test_evaluation_of_the_supernet_uses_the_statistics_of_the_batch():
     torch.testing.assert_close(single(images)[:4], single(images[:4]))
 
 
+@pytest.mark.parametrize("cells", [1, 2])
+def test_logits_of_many_cells_are_those_of_each(cells):
+    supernet, images, rng = build(cells=cells), batch()["image"], np.random.default_rng(0)
+    subnets = [SPACE.decode(encoding) for encoding in CELLS] + [SPACE.sample(rng) for _ in range(200)]
+    calls = []
+    supernet.layers[0].edges[3]["nor_conv_3x3"].register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        found = supernet.logits_of(images, subnets)
+        assert len(calls) == 1      # 3<-0 is fed the same by all
+        for subnet, logits in zip(subnets, found):
+            supernet.activate(subnet)
+            assert torch.equal(logits, supernet(images))
+
+
 def test_edges_that_do_not_reach_the_output_have_no_modules_and_all_others_train():
     network = build("3-1-0-0-0-3")
     assert reaching_edges(network.subnet) == (1, 5) == live_edges(network.subnet)

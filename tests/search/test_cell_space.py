@@ -56,6 +56,12 @@ def test_edges_that_matter():
     assert live_edges((0,) * 6) == live_edges(SPACE.decode("3-3-3-0-0-0")) == ()
 
 
+def test_cells_that_compute_the_same_have_one_canonical_cell():
+    canonical = [SPACE.canonical(SPACE.subnet(number)) for number in range(SPACE.size)]
+    assert len(set(canonical)) == 9_445 and all(SPACE.canonical(one) == one for one in set(canonical))
+    assert SPACE.encode(SPACE.canonical(SPACE.decode("3-1-0-0-0-3"))) == "0-1-0-0-0-3"
+
+
 def test_size_of_the_network_follows_width_cells_and_task():
     small = NasBench201(width=4, cells=1, image_size=8, channels=1, classes=10)
     reductions = 9 * (4 * 8 + 64) + 32 + 9 * (8 * 16 + 256) + 128
