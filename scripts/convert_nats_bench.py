@@ -31,8 +31,10 @@ def main() -> int:
     except RequestError as error:
         print(f"convert_nats_bench: error: {error}", file=sys.stderr)
         return error.exit_code
+    space = NasBench201()
     for name, values in table.accuracies.items():
-        print(f"{name}: {values.min():.2f} to {values.max():.2f} percent, best cell {NasBench201().encode(NasBench201().subnet(int(values.argmax())))}")
+        best = space.encode(space.subnet(int(values.argmax())))
+        print(f"{name}: {values.min():.2f} to {values.max():.2f} percent, best cell {best}")
     return 0
 
 

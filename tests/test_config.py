@@ -149,8 +149,9 @@ def test_all_problems_at_once(mapping):
     (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),
     (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; the others take fewer)"),
     (["method=sample"], "type method.run=DIR"),
-    (["method=pretrain", "task=digits", "model=nas_bench_201"], "model.subnet: got null, the supernet model=nas_bench_201, but method=pretrain takes "
-     "a single network, allowed: the encoding of one; type model.subnet=2-2-2-2-2-2, or method=supernet"),
+    (["method=pretrain", "task=digits", "model=nas_bench_201"],
+     "model.subnet: got null, the supernet model=nas_bench_201, but method=pretrain takes a single network, allowed: the encoding of one; "
+     "type model.subnet=2-2-2-2-2-2, or method=supernet"),
     (["method=qat", "model=mobilenet_supernet_small"], "type model.subnet=3-3-3-3-3-3-3, or method=supernet"),
     (["method=low_bit", "model=nas_bench_201", "model.subnet=3-3-3-3-3-5"], "model.subnet: got 3-3-3-3-3-5 (operation 5 at 3<-2"),
     (["method=qat", "model=mobilenet_supernet_small", "model.subnet=6-0-0-0-0-0-0"], "operation 6 at stage1.layer1"),

@@ -38,7 +38,8 @@ BY_TARGET: dict[str, type[Section]] = {
     target: section
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
-        models.TimmClassifier, models.ReActNet, models.NasBench201, models.MobileNetSupernet, models.FasterRCNN, models.RetinaNet, models.EDSR,
+        models.TimmClassifier, models.ReActNet, models.FasterRCNN, models.RetinaNet, models.EDSR,
+        models.NasBench201, models.MobileNetSupernet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
         tasks.DigitScenes, tasks.Coco, tasks.Voc, tasks.SamplePhotos, tasks.PhotoFolders,

@@ -136,7 +136,8 @@ def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
     Raises RequestError for an encoding that is not of the space.
     """
     stages = [Stage(stage.channels, stage.layers, stage.stride) for stage in section.stages]
-    space = MobileNetSpace(stages, section.stem, section.first, section.last, section.stem_stride, task.image_size, task.channels, task.classes)
+    space = MobileNetSpace(stages, section.stem, section.first, section.last, section.stem_stride,
+                           task.image_size, task.channels, task.classes)
     if section.subnet is None:
         return MobileNetSupernet(space)
     return MobileNetNetwork(space, space.decode(section.subnet, key="model.subnet"), section.dropout)

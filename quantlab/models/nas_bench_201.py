@@ -38,7 +38,8 @@ class Cell(nn.Module):
     def __init__(self, width: int, offered: Sequence[Sequence[int]], learns: bool):
         super().__init__()
         self.edges = nn.ModuleList(
-            nn.ModuleDict({OPERATIONS[operation]: make_operation(operation, width, learns) for operation in operations if operation != NONE})
+            nn.ModuleDict({OPERATIONS[operation]: make_operation(operation, width, learns)
+                           for operation in operations if operation != NONE})
             for operations in offered)
 
     def forward(self, x: Tensor, subnet: Subnet, used: Iterable[int]) -> Tensor:

@@ -114,4 +114,5 @@ def _torch_load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RequestError(f"{path}: not readable ({line}), allowed: an official NAS-Bench-201-v1_*.pth or NATS-tss-v1_0-*.pickle.pbz2") from None
+        raise RequestError(f"{path}: not readable ({line}), allowed: an official NAS-Bench-201-v1_*.pth or "
+                           "NATS-tss-v1_0-*.pickle.pbz2") from None

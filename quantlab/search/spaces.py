@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from math import prod
 from operator import getitem
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from quantlab.errors import RequestError
+
+if TYPE_CHECKING:   # the command's help imports this, and shall answer at once
+    import numpy as np
 
 Subnet = tuple[int, ...]        # the operation of each decision, an edge of a cell or a layer of a chain
 Measure = Literal["parameters", "flops"]
@@ -43,7 +44,7 @@ class SearchSpace(ABC):
         """Number of subnets."""
         return prod(map(len, self._legal))
 
-    def sample(self, rng: np.random.Generator) -> Subnet:
+    def sample(self, rng: "np.random.Generator") -> Subnet:
         """A subnet drawn uniformly."""
         legal = self._legal
         return tuple(map(getitem, legal, rng.integers([len(operations) for operations in legal])))
@@ -95,7 +96,8 @@ class SearchSpace(ABC):
     def subnet(self, index: int) -> Subnet:
         """The subnet of a number. Raises RequestError outside 0 to size - 1."""
         if not 0 <= index < self.size:
-            raise RequestError(f"index: got {index}, allowed in {self.name}: 0 to {self.size - 1}; type {min(max(index, 0), self.size - 1)}")
+            nearest = min(max(index, 0), self.size - 1)
+            raise RequestError(f"index: got {index}, allowed in {self.name}: 0 to {self.size - 1}; type {nearest}")
         reversed_operations = []
         for legal in reversed(self._legal):
             index, digit = divmod(index, len(legal))

@@ -32,8 +32,8 @@ class ComplexityLimit:
         """Raises RequestError, under the name `key`, if not even the smallest subnet is within the limit."""
         least, most = self.space.complexity_range(self.measure)
         if self.largest < least:
-            raise RequestError(f"{key}: got {self.largest} {self.measure}, which excludes every subnet of {self.space.name}, allowed: from {least} "
-                               f"(the smallest) to {most} (no limit); type {key}={least}, or null for none")
+            raise RequestError(f"{key}: got {self.largest} {self.measure}, which excludes every subnet of {self.space.name}, allowed: from "
+                               f"{least} (the smallest) to {most} (no limit); type {key}={least}, or null for none")
 
     def allows(self, subnet: Subnet) -> bool:
         return self.space.complexity(subnet, self.measure) <= self.largest
@@ -43,8 +43,8 @@ def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None =
     """Every subnet within the limit, `chunk` at a time. Raises RequestError for a space too large for that."""
     _check(limit)
     if space.size > EXHAUSTIBLE:
-        raise RequestError(f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random, evolutionary; "
-                           "type method.search.strategy=evolutionary")
+        raise RequestError(f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random, "
+                           "evolutionary; type method.search.strategy=evolutionary")
     every = (subnet for subnet in map(space.subnet, range(space.size)) if limit is None or limit.allows(subnet))
     scored: Scored = []
     while part := list(islice(every, chunk)):

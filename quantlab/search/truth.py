@@ -41,16 +41,18 @@ class TruthTable:
         subsets = {name: values.astype(np.int64) for name, values in content.items()
                    if values.dtype.kind in "iu" and (name == "indices" or name.endswith(SUBSET))}
         if not accuracies:
-            raise RequestError(f"{key}: {file} holds no accuracies, allowed: float arrays, one entry per subnet; got {', '.join(content)}")
+            raise RequestError(f"{key}: {file} holds no accuracies ({', '.join(content)}), allowed: float arrays, one entry per subnet")
         for name, numbers in subsets.items():
-            if numbers.ndim != 1 or not len(numbers) or numbers.min() < 0 or numbers.max() >= space.size or len(set(numbers)) < len(numbers):
+            sound = numbers.ndim == 1 and len(numbers) and 0 <= numbers.min() and numbers.max() < space.size
+            if not sound or len(set(numbers)) < len(numbers):
                 raise RequestError(f"{key}: {name} of {file} is no list of different subnets, allowed: numbers from 0 to {space.size - 1}")
         sample = subsets.pop("indices", None)
         expected = space.size if sample is None else len(sample)
         for name, values in accuracies.items():
             if values.shape != (expected,):
-                raise RequestError(f"{key}: {name} of {file} has {' x '.join(map(str, values.shape))} entries, allowed: {expected}, one per "
-                                   f"subnet of {space.name if sample is None else 'its indices'}; give the table of model={space.name}")
+                got, of = " x ".join(map(str, values.shape)), space.name if sample is None else "its indices"
+                raise RequestError(f"{key}: {name} of {file} has {got} entries, allowed: {expected}, one per subnet of {of}; give a table "
+                                   f"of {space.name}")
             if not (np.isfinite(values).all() and 0 <= values.min() and values.max() <= 100):
                 raise RequestError(f"{key}: {name} of {file} holds values that are no accuracies, allowed: 0 to 100 percent")
         return cls(np.arange(expected) if sample is None else sample, accuracies, subsets)
@@ -76,7 +78,8 @@ class TruthTable:
         if name is None:
             return self.indices
         if name not in self.subsets:
-            raise RequestError(f"truth: got the list '{name}', allowed: null (all), {', '.join(self.subsets)}{did_you_mean(name, self.subsets)}")
+            raise RequestError(f"truth: got the list '{name}', allowed: null (all), {', '.join(self.subsets)}"
+                               f"{did_you_mean(name, self.subsets)}")
         return self.subsets[name]
 
     @property

@@ -19,8 +19,8 @@ MIXED = "3-6-1-5-4-6"
 
 def build(subnet=None, task=DIGITS, stages=SMALL, stem=8, first=8, last=32, stem_stride=1):
     torch.manual_seed(0)
-    return build_mobilenet_supernet(SimpleNamespace(subnet=subnet, stages=stages, stem=stem, first=first, last=last, stem_stride=stem_stride,
-                                                    dropout=0.2), task)
+    section = SimpleNamespace(subnet=subnet, stages=stages, stem=stem, first=first, last=last, stem_stride=stem_stride, dropout=0.2)
+    return build_mobilenet_supernet(section, task)
 
 
 def batch(task, count=6):
@@ -55,16 +55,21 @@ def test_parameters_and_flops_are_what_the_modules_have(task):
 
 
 def test_the_supernet_holds_every_operation_of_every_layer_once():
-    supernet = build(stages=STAGES, stem=32, first=16, last=1280, stem_stride=2, task=SimpleNamespace(image_size=64, channels=3, classes=1000))
+    task = SimpleNamespace(image_size=64, channels=3, classes=1000)
+    supernet = build(None, task, STAGES, stem=32, first=16, last=1280, stem_stride=2)
     space = supernet.space
     every = sum(space.cost(layer, operation, "parameters") for layer in range(21) for operation in space.choices(layer))
     assert sum(parameter.numel() for parameter in supernet.parameters()) == space.fixed_cost("parameters") + every + 1000
     assert space.complexity_range() == MobileNetSpace().complexity_range()
 
 
+def tensors_of(network):
+    return {name: (id(tensor), tensor.data_ptr()) for name, tensor in network.state_dict(keep_vars=True).items()}
+
+
 def test_activating_builds_moves_and_allocates_nothing():
     supernet, rng = build(), np.random.default_rng(0)
-    modules, tensors = dict(supernet.named_modules()), {name: (id(one), one.data_ptr()) for name, one in supernet.state_dict(keep_vars=True).items()}
+    modules, tensors = dict(supernet.named_modules()), tensors_of(supernet)
     subnets = [supernet.space.sample(rng) for _ in range(50)]
     with torch.profiler.profile(profile_memory=True) as profile:
         for subnet in subnets:
@@ -72,7 +77,7 @@ def test_activating_builds_moves_and_allocates_nothing():
     assert profile.events() == []
     after = dict(supernet.named_modules())
     assert after.keys() == modules.keys() and all(after[name] is module for name, module in modules.items())
-    assert {name: (id(one), one.data_ptr()) for name, one in supernet.state_dict(keep_vars=True).items()} == tensors
+    assert tensors_of(supernet) == tensors
 
 
 def test_gradients_reach_the_active_operations_alone_and_those_can_be_listed():

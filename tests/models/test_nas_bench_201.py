@@ -1,5 +1,6 @@
 """NAS-Bench-201's supernet and single networks: sizes, what an activation touches, dead edges, FLOPs, training."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ from quantlab.errors import RequestError
 from quantlab.models.nas_bench_201 import Cell, build_nas_bench_201
 from quantlab.search.nas_bench_201 import EDGES, NasBench201, live_edges, reaching_edges
 
-CIFAR, DIGITS = (SimpleNamespace(image_size=size, channels=channels, classes=10) for size, channels in ((32, 3), (8, 1)))
+CIFAR, MNIST, DIGITS, ODD = (SimpleNamespace(image_size=size, channels=channels, classes=classes)
+                             for size, channels, classes in ((32, 3, 10), (28, 1, 10), (8, 1, 10), (7, 3, 5)))
 CELLS = ["3-3-3-1-2-3", "0-0-0-3-0-0", "3-1-0-0-0-3", "0-1-0-0-3-3", "1-4-2-0-2-1", "4-4-4-4-4-4", "0-0-0-0-0-0"]
 SPACE = NasBench201()
 
@@ -43,7 +45,7 @@ def reference(network, images, subnet):
     return network.fc(F.relu(network.bn(x)).mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("task", [DIGITS, SimpleNamespace(image_size=28, channels=1, classes=10), CIFAR, SimpleNamespace(image_size=7, channels=3, classes=5)])
+@pytest.mark.parametrize("task", [DIGITS, MNIST, CIFAR, ODD])
 @pytest.mark.parametrize("subnet", [None, "3-3-3-1-2-3"])
 def test_it_fits_the_task(task, subnet):
     network = build(subnet, task)
@@ -94,9 +96,13 @@ def test_a_cell_without_a_path_gives_the_bias_and_only_the_classifier_learns():
     assert [name for name, parameter in supernet.named_parameters() if parameter.grad is not None] == ["fc.weight", "fc.bias"]
 
 
+def tensors_of(network):
+    return {name: (id(tensor), tensor.data_ptr()) for name, tensor in network.state_dict(keep_vars=True).items()}
+
+
 def test_activating_builds_moves_and_allocates_nothing():
     supernet, rng = build(), np.random.default_rng(0)
-    modules, tensors = dict(supernet.named_modules()), {name: (id(one), one.data_ptr()) for name, one in supernet.state_dict(keep_vars=True).items()}
+    modules, tensors = dict(supernet.named_modules()), tensors_of(supernet)
     subnets = [supernet.space.sample(rng) for _ in range(50)]
     with torch.profiler.profile(profile_memory=True) as profile:
         for subnet in subnets:
@@ -105,7 +111,7 @@ def test_activating_builds_moves_and_allocates_nothing():
     assert supernet.active == subnets[-1]
     after = dict(supernet.named_modules())
     assert after.keys() == modules.keys() and all(after[name] is module for name, module in modules.items())
-    assert {name: (id(one), one.data_ptr()) for name, one in supernet.state_dict(keep_vars=True).items()} == tensors
+    assert tensors_of(supernet) == tensors
 
 
 def test_gradients_reach_the_active_operations_alone_and_those_can_be_listed():
@@ -120,7 +126,7 @@ def test_gradients_reach_the_active_operations_alone_and_those_can_be_listed():
             assert all((parameter.grad is not None) == (subnet[edge] == operation) for parameter in listed)
 
 
-@pytest.mark.parametrize("task", [CIFAR, SimpleNamespace(image_size=7, channels=1, classes=10)])
+@pytest.mark.parametrize("task", [CIFAR, ODD])
 def test_flops_are_the_multiplications_that_hooks_count(task):
     for encoding in ("3-3-3-1-2-3", "2-2-0-3-3-1", "3-3-3-3-3-3"):
         network, counted = build(encoding, task, width=4, cells=2), []
@@ -167,3 +173,13 @@ def test_edges_that_do_not_reach_the_output_have_no_modules_and_all_others_train
 def test_an_illegal_encoding_is_refused():
     with pytest.raises(RequestError, match="model.subnet: got 3-3-3-3-3-5"):
         build("3-3-3-3-3-5")
+
+
+@pytest.mark.parametrize("words", [["method=pretrain"], ["method=qat", "method.epochs=1"], ["method=low_bit", "method.epochs=2"]],
+                         ids=["pretrain", "qat", "low_bit"])
+def test_a_found_cell_is_an_ordinary_classifier_of_the_command(quantlab, tmp_path, words):
+    code, table, problems = quantlab(*words, "model=nas_bench_201_small", "model.width=4", "model.subnet=3-1-0-2-0-3", "task=digits", "device=cpu",
+                                     "model.pretrain.steps=150", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, problems
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["model"] == "nas_bench_201_small" and results["metrics"]["top1"] > (80 if words == ["method=pretrain"] else 20)

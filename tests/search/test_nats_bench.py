@@ -36,7 +36,7 @@ def results_of(number):
     all_results, seeds = {}, {}
     for name, (data, part) in SOURCES.items():
         for seed, shift in ((777, 1.0), (888, -1.0)):
-            trial = all_results.setdefault((data, seed), {"epochs": 2, "eval_acc1es": OrderedDict(), "net_state_dict": None, "params": 0.1})
+            trial = all_results.setdefault((data, seed), {"epochs": 2, "eval_acc1es": OrderedDict(), "net_state_dict": None})
             trial["eval_acc1es"] |= {f"{part}@0": 0.0, f"{part}@1": expected(number, name) + shift}
         seeds[data] = [777, 888]
     return {"arch_index": number, "arch_str": text_of(number), "all_results": all_results, "dataset_seed": seeds, "clear_net_done": True}
@@ -67,7 +67,8 @@ def test_every_cell_finds_its_number(tmp_path, form):
     for name in SOURCES:
         np.testing.assert_allclose(table.accuracies[name], [expected(number, name) for number in range(SPACE.size)])
     table.save(tmp_path / "table.npz")
-    assert TruthTable.load(tmp_path / "table.npz", SPACE).lookup("cifar10_test", [11_718])[0] == pytest.approx(expected(11_718, "cifar10_test"))
+    saved = TruthTable.load(tmp_path / "table.npz", SPACE)
+    assert saved.lookup("cifar10_test", [11_718])[0] == pytest.approx(expected(11_718, "cifar10_test"))
 
 
 def test_a_folder_is_read_cell_by_cell_and_a_missing_cell_is_named(tmp_path):
