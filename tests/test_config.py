@@ -48,6 +48,9 @@ def only_problem(mapping):
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
     needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
+    single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3",
+              "mobilenet_supernet": "-".join("1" * 21), "mobilenet_supernet_small": "-".join("1" * 7)}
+    needs |= {("model", name): ["method=pretrain", "task=digits", f"model.subnet={subnet}"] for name, subnet in single.items()}
     kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
     beside = {"detector": ["method=pretrain", "task=detection"], "detection": ["method=pretrain", "model=retinanet_small"],
               "super_resolver": ["method=pretrain", "task=super_resolution"], "super_resolution": ["method=pretrain", "model=edsr"]}
@@ -146,6 +149,12 @@ def test_all_problems_at_once(mapping):
     (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),
     (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; the others take fewer)"),
     (["method=sample"], "type method.run=DIR"),
+    (["method=pretrain", "task=digits", "model=nas_bench_201"],
+     "model.subnet: got null, the supernet model=nas_bench_201, but method=pretrain takes a single network, allowed: the encoding of one; "
+     "type model.subnet=2-2-2-2-2-2, or method=supernet"),
+    (["method=qat", "model=mobilenet_supernet_small"], "type model.subnet=3-3-3-3-3-3-3, or method=supernet"),
+    (["method=low_bit", "model=nas_bench_201", "model.subnet=3-3-3-3-3-5"], "model.subnet: got 3-3-3-3-3-5 (operation 5 at 3<-2"),
+    (["method=qat", "model=mobilenet_supernet_small", "model.subnet=6-0-0-0-0-0-0"], "operation 6 at stage1.layer1"),
 ])
 def test_combinations_that_make_no_sense(overrides, said):
     assert said in only_problem(compose_plain(*overrides))

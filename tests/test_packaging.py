@@ -58,6 +58,8 @@ def test_every_config_is_package_data():
         "quantlab.config",
         "quantlab.report",
         "quantlab.run_directory",
+        "quantlab.search.nats_bench",
+        "quantlab.search.strategies",
         "quantlab.signals",
         "quantlab.cli.main",
         "quantlab.cli.report",

@@ -8,14 +8,19 @@ from collections.abc import Iterator, Mapping
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample
-from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, RetinaNet, TimmClassifier
+from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
 from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
+from quantlab.errors import RequestError
+from quantlab.search import nas_bench_201
+from quantlab.search.mobilenet import MobileNetSpace, Stage
+from quantlab.search.spaces import SearchSpace
 
 TASKS_OF_MODEL = {
     "denoiser": ("generation",),
     "classifier": ("classification", "generation"),     # labels are all it needs
+    "supernet": ("classification",),
     "detector": ("detection",),
     "super_resolver": ("super_resolution",),
 }
@@ -26,7 +31,8 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
     """One line per combination that makes no sense; `sections` by group."""
     method, model, task, quantizer = (sections.get(group) for group in ("method", "model", "task", "quantizer"))
     if isinstance(method, Method):
-        yield from _wrong_kind(method, "model", method.model_kinds, model)
+        subnet_problems = list(_wrong_subnet(method, model)) if isinstance(model, Searchable) else []
+        yield from subnet_problems or _wrong_kind(method, "model", method.model_kinds, model)
         yield from _wrong_kind(method, "task", method.task_kinds, task)
         if quantizer is not None:
             yield from _wrong_bits(method, quantizer)
@@ -64,6 +70,8 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield "method.run: got null, allowed: the directory of a finished accuquant or ptq run; type method.run=DIR"
     if isinstance(model, DDIM):
         yield from _ddim(model)
+    if isinstance(model, Searchable) and model.subnet is not None:
+        yield from _subnet(model)
     if isinstance(model, CifarResNet) and (model.depth < 8 or model.depth % 6 != 2):
         yield f"model.depth: got {model.depth}, allowed: 6 n + 2 (20, 32, 56, ...); type model.depth=20"
     if isinstance(model, TimmClassifier) and model.pretrained and model.weights is not None:
@@ -164,6 +172,31 @@ def _integer_check(quantizer: Section | None) -> Iterator[str]:
         if 32 in (quantizer.weight.bits, quantizer.activation.bits, quantizer.gradient.bits) or quantizer.gradient.interval == "piecewise":
             yield ("method.integer_check: needs weights, activations and gradients in 2 to 8 bits and an interval of one range; "
                    "type method.integer_check=false")
+
+
+def _space(model: Searchable) -> SearchSpace:
+    """The space whose encodings `model.subnet` takes; the sizes of the task do not matter to it."""
+    if isinstance(model, NasBench201):
+        return nas_bench_201.NasBench201(model.width, model.cells)
+    return MobileNetSpace([Stage(stage.channels, stage.layers, stage.stride) for stage in model.stages])
+
+
+def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
+    """A supernet where a single network is wanted, and the other way round."""
+    kinds = method.model_kinds or ("classifier",)
+    if model.kind == "supernet" and "classifier" in kinds and "supernet" not in kinds:
+        yield (f"model.subnet: got null, the supernet model={model.name}, but method={method.name} takes a single network, allowed: "
+               f"the encoding of one; type model.subnet={_space(model).example}, or method=supernet")
+    elif model.kind == "classifier" and "supernet" in kinds and "classifier" not in kinds:
+        yield (f"model.subnet: got '{model.subnet}', a single network, but method={method.name} takes a supernet, allowed: null; "
+               "type model.subnet=null")
+
+
+def _subnet(model: Searchable) -> Iterator[str]:
+    try:
+        _space(model).decode(model.subnet, key="model.subnet")
+    except RequestError as error:
+        yield from error.problems
 
 
 def _ddim(model: DDIM) -> Iterator[str]:

@@ -101,4 +101,5 @@ UnquantizedGradientBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (this quantizer quantizes no gradient)", 32)
 ]
 UpscalingFactor = Annotated[Literal[2, 3, 4], BeforeValidator(_whole), says("2, 3, 4", 2)]
+Stride = Annotated[Literal[1, 2], BeforeValidator(_whole), says("1, 2", 1)]
 Channels = Annotated[Literal[1, 3], BeforeValidator(_whole), says("1 (grey), 3 (RGB)", 3)]

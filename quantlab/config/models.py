@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Switch, UpToOne,
+    OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne,
 )
 
 
@@ -27,6 +27,18 @@ class Model(Section):
     name: Name
     weights: OrNull[File]
     pretrain: PretrainRecipe
+
+
+class KindBySubnet:
+    """`kind` of a searchable model: a supernet, or with a subnet chosen the classifier that it is."""
+
+    def __get__(self, section: "Searchable | None", owner: type) -> str:
+        return "supernet" if section is None or section.subnet is None else "classifier"
+
+
+class Searchable(Model):
+    kind = KindBySubnet()
+    subnet: OrNull[Name]
 
 
 class UNet(Strict):
@@ -87,6 +99,28 @@ class TimmClassifier(Model):
     target: Literal["quantlab.models.timm_classifier.build_timm_classifier"] = Field(alias="_target_")
     architecture: Name
     pretrained: Switch
+
+
+class NasBench201(Searchable):
+    target: Literal["quantlab.models.nas_bench_201.build_nas_bench_201"] = Field(alias="_target_")
+    width: Count
+    cells: Count
+
+
+class MobileNetStage(Strict):
+    channels: Count
+    layers: Count
+    stride: Stride
+
+
+class MobileNetSupernet(Searchable):
+    target: Literal["quantlab.models.mobilenet_supernet.build_mobilenet_supernet"] = Field(alias="_target_")
+    stem: Count
+    stem_stride: Stride
+    first: Count
+    stages: Annotated[list[MobileNetStage], Field(min_length=1)]
+    last: Count
+    dropout: Fraction
 
 
 class ReActNet(Model):

@@ -39,6 +39,7 @@ BY_TARGET: dict[str, type[Section]] = {
     for section in (
         models.DDIM, models.PretrainedDenoiser, models.TaskClassifier, models.CifarResNet,
         models.TimmClassifier, models.ReActNet, models.FasterRCNN, models.RetinaNet, models.EDSR,
+        models.NasBench201, models.MobileNetSupernet,
         tasks.DigitsGeneration, tasks.TorchvisionGeneration, tasks.ImageFolderGeneration,
         tasks.Digits, tasks.TorchvisionClassification, tasks.ImageFolder, tasks.ImageNet,
         tasks.DigitScenes, tasks.Coco, tasks.Voc, tasks.SamplePhotos, tasks.PhotoFolders,

@@ -1,0 +1,143 @@
+"""The MobileNet supernet of the N-shot search literature, and the network of one of its subnets.
+
+A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution, mean pooling, a linear layer; ReLU6 throughout, and a
+shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms have no weights and no running
+statistics: batch statistics also in evaluation, as the lab's released code; the single network's have both. `model.dropout` stands
+before the classifier of a single network alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.search.mobilenet import IDENTITY, KERNEL_AND_EXPANSION, OPERATIONS, Layer, MobileNetSpace, Stage
+from quantlab.search.spaces import Subnet
+
+
+def convolution(before: int, after: int, kernel: int, stride: int, learns: bool, groups: int = 1) -> list[nn.Module]:
+    """A convolution without bias and its BatchNorm; `learns`: the BatchNorm has weights and running statistics."""
+    return [nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(after, affine=learns, track_running_stats=learns)]
+
+
+class InvertedResidual(nn.Module):
+    """1x1 to `expansion` times the channels, depthwise, 1x1: `[N, before, H, W]` to `[N, after, ceil(H / stride), ceil(W / stride)]`."""
+
+    def __init__(self, layer: Layer, kernel: int, expansion: int, learns: bool):
+        super().__init__()
+        inner = expansion * layer.before
+        self.body = nn.Sequential(
+            *convolution(layer.before, inner, 1, 1, learns), nn.ReLU6(),
+            *convolution(inner, inner, kernel, layer.stride, learns, groups=inner), nn.ReLU6(),
+            *convolution(inner, layer.after, 1, 1, learns))
+        self.shortcut = layer.stride == 1 and layer.before == layer.after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.shortcut else self.body(x)
+
+
+class MobileNet(nn.Module):
+    """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one subnet share."""
+
+    def __init__(self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool):
+        """offered: the operations of each layer; dropout: fraction before the classifier."""
+        super().__init__()
+        self.space = space
+        self.stem = nn.Sequential(*convolution(space.channels, space.stem, 3, space.stem_stride, learns), nn.ReLU6())
+        self.first = nn.Sequential(*convolution(space.stem, space.stem, 3, 1, learns, groups=space.stem), nn.ReLU6(),
+                                   *convolution(space.stem, space.first, 1, 1, learns))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({OPERATIONS[operation]: InvertedResidual(layer, *KERNEL_AND_EXPANSION[operation], learns)
+                           for operation in operations if operation != IDENTITY})
+            for layer, operations in zip(space.layers, offered))
+        self.last = nn.Sequential(*convolution(space.layers[-1].after, space.last, 1, 1, learns), nn.ReLU6())
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(space.last, space.classes)
+
+    def logits(self, images: Tensor, subnet: Subnet) -> Tensor:
+        x = self.enter(images)
+        for layer, operation in enumerate(subnet):
+            x = self.through(layer, operation, x)
+        return self.leave(x)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """The input of the first searched layer."""
+        x = self.first(self.stem(images))
+        # Faster there for depthwise and 1x1 convolutions
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+    def through(self, layer: int, operation: int, x: Tensor) -> Tensor:
+        """One searched layer."""
+        return x if operation == IDENTITY else self.layers[layer][OPERATIONS[operation]](x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """From the output of the last searched layer to logits."""
+        return self.fc(self.dropout(self.last(x).mean(dim=(2, 3))))
+
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy (nats) of `batch["image"]` `[N, C, H, W]` against `batch["label"]` int64 `[N]`."""
+        return F.cross_entropy(self(batch["image"]), batch["label"])
+
+
+class MobileNetSupernet(MobileNet):
+    """All subnets in one network, of which the `active` one is computed: at first the last of the space."""
+
+    kind = "supernet"
+
+    def __init__(self, space: MobileNetSpace):
+        super().__init__(space, [space.choices(layer) for layer in range(len(space.decisions))], dropout=0.0, learns=False)
+        self.activate(space.subnet(space.size - 1))
+
+    def activate(self, subnet: Subnet) -> None:
+        """Switch to another subnet: nothing is built or moved."""
+        self.active = subnet
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images, self.active)
+
+    def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
+        """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the one sorted before
+        it, from the first on, are not computed again."""
+        logits: dict[Subnet, Tensor] = {}
+        before: Subnet = ()
+        outputs = [self.enter(images)]      # of the first layers of `before`, as many as the next subnet shares
+        for subnet in sorted(set(subnets)):
+            shared = next((layer for layer, (one, other) in enumerate(zip(before, subnet)) if one != other), 0)
+            del outputs[shared + 1 :]
+            for layer in range(shared, len(subnet)):
+                outputs.append(self.through(layer, subnet[layer], outputs[-1]))
+            logits[subnet], before = self.leave(outputs[-1]), subnet
+        return torch.stack([logits[subnet] for subnet in subnets])
+
+    def operation_parameters(self, decision: int, operation: int) -> list[nn.Parameter]:
+        """The weights of one operation in one layer."""
+        return [] if operation == IDENTITY else list(self.layers[decision][OPERATIONS[operation]].parameters())
+
+
+class MobileNetNetwork(MobileNet):
+    """The network of one subnet, an ordinary classifier."""
+
+    kind = "classifier"
+
+    def __init__(self, space: MobileNetSpace, subnet: Subnet, dropout: float):
+        super().__init__(space, [(operation,) for operation in subnet], dropout, learns=True)
+        self.subnet = subnet
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images, self.subnet)
+
+
+def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
+    """The supernet of conf/model/mobilenet_supernet.yaml, or with `section.subnet` the network of that subnet, sized by `task`.
+
+    Raises RequestError for an encoding that is not of the space.
+    """
+    stages = [Stage(stage.channels, stage.layers, stage.stride) for stage in section.stages]
+    space = MobileNetSpace(stages, section.stem, section.first, section.last, section.stem_stride,
+                           task.image_size, task.channels, task.classes)
+    if section.subnet is None:
+        return MobileNetSupernet(space)
+    return MobileNetNetwork(space, space.decode(section.subnet, key="model.subnet"), section.dropout)

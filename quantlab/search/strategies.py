@@ -1,0 +1,140 @@
+"""Which subnets to score in search of the best: all of them, random ones, or the offspring of good ones.
+
+Every strategy asks `score` for lists of subnets, higher is better, never twice for the same one, and answers with what it scored, best
+first. Random draws come from the generator given, so that the same seed and scores find the same subnet.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from quantlab.errors import RequestError
+from quantlab.search.spaces import Measure, SearchSpace, Subnet
+
+Score = Callable[[list[Subnet]], list[float]]
+Scored = list[tuple[Subnet, float]]     # best first; of equal scores the one that was scored first
+
+EXHAUSTIBLE = 10**6     # subnets; NAS-Bench-201 has 15,625, the MobileNet space 2e17
+TRIES = 100             # draws before a rare thing is taken for impossible
+
+
+@dataclass(frozen=True)
+class ComplexityLimit:
+    """Subnets of at most `largest` parameters or FLOPs."""
+
+    space: SearchSpace
+    measure: Measure
+    largest: float
+
+    def check(self, key: str = "method.search.complexity_limit") -> None:
+        """Raises RequestError, under the name `key`, if not even the smallest subnet is within the limit."""
+        least, most = self.space.complexity_range(self.measure)
+        if self.largest < least:
+            raise RequestError(f"{key}: got {self.largest} {self.measure}, which excludes every subnet of {self.space.name}, allowed: from "
+                               f"{least} (the smallest) to {most} (no limit); type {key}={least}, or null for none")
+
+    def allows(self, subnet: Subnet) -> bool:
+        return self.space.complexity(subnet, self.measure) <= self.largest
+
+
+def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None = None, chunk: int = 1000) -> Scored:
+    """Every subnet within the limit, `chunk` at a time. Raises RequestError for a space too large for that."""
+    _check(limit)
+    if space.size > EXHAUSTIBLE:
+        raise RequestError(f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random, "
+                           "evolutionary; type method.search.strategy=evolutionary")
+    every = (subnet for subnet in map(space.subnet, range(space.size)) if limit is None or limit.allows(subnet))
+    scored: Scored = []
+    while part := list(islice(every, chunk)):
+        scored += zip(part, score(part))
+    return _ranked(scored)
+
+
+def random_search(space: SearchSpace, score: Score, count: int, rng: np.random.Generator, limit: ComplexityLimit | None = None) -> Scored:
+    """`count` different subnets within the limit, fewer where there are no more."""
+    _check(limit)
+    drawn = list(islice(_fresh(space, rng, limit, seen=set()), count))
+    return _ranked(list(zip(drawn, score(drawn))))
+
+
+def evolutionary_search(space: SearchSpace, score: Score, rng: np.random.Generator, limit: ComplexityLimit | None = None, *,
+                        population: int = 50, generations: int = 20, parents: int = 10, crossover: int = 25, mutation: int = 25,
+                        mutation_probability: float = 0.1) -> Scored:
+    """The search of SPOS (Guo et al. 2020, Alg. 1; constants of the lab's released code).
+
+    population: subnets scored in each of `generations`, random in the first; parents: the best ever scored, from which `mutation`
+    children are made by redrawing each decision with `mutation_probability`, and `crossover` children by taking each decision from
+    one of two parents. Children that were scored before or exceed the limit are made anew, up to ten times as often as children are
+    wanted; random subnets fill up. Ends early when the space has nothing new.
+    """
+    _check(limit)
+    scored: Scored = []
+    seen: set[Subnet] = set()
+
+    def mutant(pool: list[Subnet]) -> Subnet:
+        parent, other = pool[rng.integers(len(pool))], space.sample(rng)
+        redrawn = rng.random(len(parent)) < mutation_probability
+        return tuple(new if anew else old for old, new, anew in zip(parent, other, redrawn))
+
+    def cross(pool: list[Subnet]) -> Subnet:
+        first, second = pool[rng.integers(len(pool))], pool[rng.integers(len(pool))]
+        return tuple(one if take else other for one, other, take in zip(first, second, rng.random(len(first)) < 0.5))
+
+    for _ in range(generations):
+        candidates: list[Subnet] = []
+        pool = [subnet for subnet, _ in scored[:parents]]
+        for make, wanted in ((mutant, mutation), (cross, crossover)) if pool else ():
+            children = (make(pool) for _ in range(10 * wanted))
+            candidates += islice(_new(children, seen, limit), min(wanted, population - len(candidates)))
+        candidates += islice(_fresh(space, rng, limit, seen), population - len(candidates))
+        if not candidates:
+            break
+        scored = _ranked(scored + list(zip(candidates, score(candidates))))
+    return scored
+
+
+def draw_within(space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None) -> Subnet:
+    """A random subnet within the limit: uniform, by rejection; where a hundred draws exceed it, decision by decision.
+
+    Decision by decision (our choice), in random order, means uniformly among the operations that leave room for the smallest of the rest,
+    which is not uniform over the subnets, but always finds one.
+    """
+    for _ in range(TRIES):
+        subnet = space.sample(rng)
+        if limit is None or limit.allows(subnet):
+            return subnet
+    choices = [space.choices(decision) for decision in range(len(space.decisions))]
+    chosen = [min(legal, key=lambda operation: space.cost(decision, operation, limit.measure)) for decision, legal in enumerate(choices)]
+    for decision in rng.permutation(len(chosen)):
+        fitting = [operation for operation in choices[decision]
+                   if limit.allows((*chosen[:decision], operation, *chosen[decision + 1 :]))]
+        chosen[decision] = fitting[rng.integers(len(fitting))]
+    return tuple(chosen)
+
+
+def _fresh(space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None, seen: set[Subnet]) -> Iterator[Subnet]:
+    """Random subnets that were not seen, until a hundred in a row were."""
+    while True:
+        fresh = next(_new((draw_within(space, rng, limit) for _ in range(TRIES)), seen, limit), None)
+        if fresh is None:
+            return
+        yield fresh
+
+
+def _new(subnets: Iterator[Subnet], seen: set[Subnet], limit: ComplexityLimit | None) -> Iterator[Subnet]:
+    """Those within the limit that were not seen; they are from now on."""
+    for subnet in subnets:
+        if subnet not in seen and (limit is None or limit.allows(subnet)):
+            seen.add(subnet)
+            yield subnet
+
+
+def _ranked(scored: Scored) -> Scored:
+    return sorted(scored, key=lambda one: -one[1])
+
+
+def _check(limit: ComplexityLimit | None) -> None:
+    if limit is not None:
+        limit.check()

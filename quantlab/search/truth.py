@@ -1,0 +1,87 @@
+"""What subnets reach when each is trained alone: a table of accuracies, of a whole benchmark or of a sample that was trained.
+
+The file is an .npz: every float array is an accuracy in percent, by name (`cifar10_test`), entry n of it the subnet of number n;
+an integer array whose name ends in `_indices` is a named list of subnets (`kendall_indices`). With an integer array `indices` the
+table is of a sample: entry i is the subnet of number indices[i].
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from quantlab.errors import RequestError, did_you_mean
+from quantlab.search.spaces import SearchSpace
+
+SUBSET = "_indices"
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """`indices` int64 `[n]`: the subnets that are known; `accuracies`: float64 `[n]` in percent, by name; `subsets`: int64, by name."""
+
+    indices: np.ndarray
+    accuracies: Mapping[str, np.ndarray]
+    subsets: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path, space: SearchSpace, key: str = "method.truth") -> "TruthTable":
+        """Read an .npz. Raises RequestError, under the name `key`, for a file that is none, or not a table of `space`."""
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes one of the official benchmark file")
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                content = {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            raise RequestError(f"{key}: {file} is not a sound .npz file of plain arrays ({error})") from None
+        accuracies = {name: values.astype(np.float64) for name, values in content.items() if values.dtype.kind == "f"}
+        subsets = {name: values.astype(np.int64) for name, values in content.items()
+                   if values.dtype.kind in "iu" and (name == "indices" or name.endswith(SUBSET))}
+        if not accuracies:
+            raise RequestError(f"{key}: {file} holds no accuracies ({', '.join(content)}), allowed: float arrays, one entry per subnet")
+        for name, numbers in subsets.items():
+            sound = numbers.ndim == 1 and len(numbers) and 0 <= numbers.min() and numbers.max() < space.size
+            if not sound or len(set(numbers)) < len(numbers):
+                raise RequestError(f"{key}: {name} of {file} is no list of different subnets, allowed: numbers from 0 to {space.size - 1}")
+        sample = subsets.pop("indices", None)
+        expected = space.size if sample is None else len(sample)
+        for name, values in accuracies.items():
+            if values.shape != (expected,):
+                got, of = " x ".join(map(str, values.shape)), space.name if sample is None else "its indices"
+                raise RequestError(f"{key}: {name} of {file} has {got} entries, allowed: {expected}, one per subnet of {of}; give a table "
+                                   f"of {space.name}")
+            if not (np.isfinite(values).all() and 0 <= values.min() and values.max() <= 100):
+                raise RequestError(f"{key}: {name} of {file} holds values that are no accuracies, allowed: 0 to 100 percent")
+        return cls(np.arange(expected) if sample is None else sample, accuracies, subsets)
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load` reads. A table of the first n subnets is written as one of a whole space."""
+        whole = np.array_equal(self.indices, np.arange(len(self.indices)))
+        np.savez_compressed(path, **({} if whole else {"indices": self.indices}), **self.accuracies, **self.subsets)
+
+    def lookup(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Accuracy, percent, float64 `[len(indices)]`. Raises RequestError for an unknown name or subnet."""
+        if name not in self.accuracies:
+            raise RequestError(f"truth: got '{name}', allowed: {', '.join(self.accuracies)}{did_you_mean(name, self.accuracies)}")
+        rows = self._rows
+        unknown = [index for index in indices if int(index) not in rows]
+        if unknown:
+            raise RequestError(f"truth: got index {unknown[0]}, allowed: the {len(self.indices)} subnets of the table, "
+                               f"{self.indices.min()} to {self.indices.max()}")
+        return self.accuracies[name][[rows[int(index)] for index in indices]]
+
+    def subset(self, name: str | None) -> np.ndarray:
+        """The subnets of a named list, or for None all of the table. Raises RequestError for an unknown name."""
+        if name is None:
+            return self.indices
+        if name not in self.subsets:
+            raise RequestError(f"truth: got the list '{name}', allowed: null (all), {', '.join(self.subsets)}"
+                               f"{did_you_mean(name, self.subsets)}")
+        return self.subsets[name]
+
+    @property
+    def _rows(self) -> Mapping[int, int]:
+        return {int(index): row for row, index in enumerate(self.indices)}

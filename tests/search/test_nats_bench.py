@@ -1,0 +1,139 @@
+"""The official benchmark files, made up here in their layout: every cell finds its number, and nothing in them is executed."""
+
+import bz2
+import os
+import pickle
+import random
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from quantlab.errors import RequestError
+from quantlab.search.nas_bench_201 import OPERATIONS, NasBench201
+from quantlab.search.nats_bench import SOURCES, mean_accuracy, parse_cell, read_benchmark
+from quantlab.search.truth import TruthTable
+
+SPACE = NasBench201()
+SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_nats_bench.py"
+
+
+def text_of(number):
+    names = [OPERATIONS[operation] for operation in SPACE.subnet(number)]
+    return f"|{names[0]}~0|+|{names[1]}~0|{names[2]}~1|+|{names[3]}~0|{names[4]}~1|{names[5]}~2|"
+
+
+def expected(number, name):
+    return 100 * (number + 1_000 * list(SOURCES).index(name)) / 25_000
+
+
+def results_of(number):
+    """What the authors' ArchResults keeps: two seeds, one point above and below; the first epoch was bad."""
+    all_results, seeds = {}, {}
+    for name, (data, part) in SOURCES.items():
+        for seed, shift in ((777, 1.0), (888, -1.0)):
+            trial = all_results.setdefault((data, seed), {"epochs": 2, "eval_acc1es": OrderedDict(), "net_state_dict": None})
+            trial["eval_acc1es"] |= {f"{part}@0": 0.0, f"{part}@1": expected(number, name) + shift}
+        seeds[data] = [777, 888]
+    return {"arch_index": number, "arch_str": text_of(number), "all_results": all_results, "dataset_seed": seeds, "clear_net_done": True}
+
+
+def benchmark(training, numbers=range(SPACE.size)):
+    """In an order of its own, as the official files."""
+    order = list(numbers)
+    random.Random(0).shuffle(order)
+    return {"meta_archs": [text_of(number) for number in order], "evaluated_indexes": set(range(len(order))),
+            "arch2infos": {place: {training: results_of(number)} for place, number in enumerate(order)}}
+
+
+def write(path, content):
+    with bz2.open(path, "wb", compresslevel=1) as stream:
+        pickle.dump(content, stream, protocol=4)
+    return path
+
+
+@pytest.mark.parametrize("form", ["pth", "pbz2"])
+def test_every_cell_finds_its_number(tmp_path, form):
+    if form == "pth":
+        path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
+        torch.save(benchmark("full"), path)
+    else:
+        path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+    table = read_benchmark(path)
+    for name in SOURCES:
+        np.testing.assert_allclose(table.accuracies[name], [expected(number, name) for number in range(SPACE.size)])
+    table.save(tmp_path / "table.npz")
+    saved = TruthTable.load(tmp_path / "table.npz", SPACE)
+    assert saved.lookup("cifar10_test", [11_718])[0] == pytest.approx(expected(11_718, "cifar10_test"))
+
+
+def test_a_folder_is_read_cell_by_cell_and_a_missing_cell_is_named(tmp_path):
+    write(tmp_path / "meta.pickle.pbz2", {"meta_archs": []})
+    for place, number in enumerate((11_718, 3)):
+        write(tmp_path / f"{place:06d}.pickle.pbz2", {"12": {}, "200": results_of(number)})
+    with pytest.raises(RequestError, match="15623 of 15625 cells have no cifar10_test"):
+        read_benchmark(tmp_path)
+
+
+def test_seeds_are_averaged_and_numpy_numbers_read(tmp_path):
+    results = results_of(5)
+    results["all_results"]["cifar10", 777]["eval_acc1es"]["ori-test@1"] = np.float64(50)
+    results["all_results"]["cifar10", 888]["eval_acc1es"]["ori-test@1"] = np.float64(60)
+    write(tmp_path / "000000.pickle.pbz2", {"200": results})
+    assert mean_accuracy(results, "cifar10", "ori-test") == 55 and np.isnan(mean_accuracy(results, "svhn", "ori-test"))
+    with pytest.raises(RequestError, match="15624 of 15625"):
+        read_benchmark(tmp_path)
+
+
+class Malice:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("name", ["evil.pickle.pbz2", "evil.pth"])
+def test_nothing_is_executed(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    content = benchmark("200", range(3)) | {"extra": Malice()}
+    torch.save(content, name) if name.endswith("pth") else write(tmp_path / name, content)
+    with pytest.raises(RequestError, match=f"{name}: not readable") as caught:
+        read_benchmark(name)
+    assert "\n" not in str(caught.value) and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"no bzip2", "not readable"),
+    (bz2.compress(pickle.dumps([1, 2])), "is no NAS-Bench-201 or NATS-Bench file"),
+    (bz2.compress(pickle.dumps({"arch2infos": {0: {"12": {}}}})), "a cell has no training of 200 epochs"),
+])
+def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
+    (tmp_path / "file.pickle.pbz2").write_bytes(content)
+    with pytest.raises(RequestError, match=said):
+        read_benchmark(tmp_path / "file.pickle.pbz2")
+    with pytest.raises(RequestError, match="nothing.pth: not readable"):
+        read_benchmark(tmp_path / "nothing.pth")
+    with pytest.raises(RequestError, match="holds no cells"):
+        (tmp_path / "empty").mkdir()
+        read_benchmark(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("text", ["", "|none~0|", text_of(0).replace("none~2", "none~1"), text_of(0).replace("none~2", "dil_conv~2")])
+def test_texts_that_are_no_cell_are_refused(text):
+    assert parse_cell(text_of(11_663)) == (3, 3, 3, 1, 2, 3)
+    with pytest.raises(RequestError, match="cell: got"):
+        parse_cell(text)
+
+
+def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path):
+    path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+    np.savez(tmp_path / "other.npz", accuracy=np.zeros(SPACE.size), kendall_indices=np.array([4, 2]))
+    words = [sys.executable, str(SCRIPT), str(path), str(tmp_path / "table.npz"), "--lists", str(tmp_path / "other.npz")]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cifar10_test: 0.00 to 62.50 percent, best cell 4-4-4-4-4-4" in done.stdout
+    assert TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices").tolist() == [4, 2]
+    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "nothing"), "x.npz"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("convert_nats_bench: error: ") and done.stderr.count("\n") == 1
