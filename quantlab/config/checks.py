@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
-from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample
+from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample, Supernet
 from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
 from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
@@ -39,6 +39,9 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         if getattr(sections.get("trainer"), "compile", False) and not method.trains_network:
             yield (f"trainer.compile: got true, but method={method.name} trains no network as a whole, allowed: false; "
                    "type trainer.compile=false")
+        elif getattr(sections.get("trainer"), "compile", False) and isinstance(method, Supernet):
+            yield ("trainer.compile: got true, but method=supernet computes another subnet at every step, allowed: false; "
+                   "type trainer.compile=false")
     if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
         fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
         best = next(filter(_needs_no_data, fitting), fitting[0])
@@ -50,6 +53,8 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
         yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or "
                "another quantizer; type quantizer.output_scale=true")
+    if isinstance(method, Supernet):
+        yield from _supernet(method)
     if isinstance(method, LowBit) and method.integer_check:
         yield from _integer_check(quantizer)
     if isinstance(quantizer, TrainedQuantizer):
@@ -162,6 +167,17 @@ def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
+
+
+def _supernet(method: Supernet) -> Iterator[str]:
+    if method.sampler == "fsnas" and method.momentum_separation and method.split == method.fsnas_split:
+        yield (f"method.split: got {method.split}, the decision that sampler=fsnas fixes (method.fsnas_split): one operation is left there, "
+               "and momentum needs several to separate by; type method.split=null")
+    ranking = method.ranking
+    for key in ("column", "subset"):
+        if getattr(ranking, key) is not None and ranking.truth is None:
+            yield (f"method.ranking.{key}: got '{getattr(ranking, key)}' of a table, but method.ranking.truth is null, allowed: null; type "
+                   f"method.ranking.truth=FILE.npz or method.ranking.{key}=null")
 
 
 def _integer_check(quantizer: Section | None) -> Iterator[str]:

@@ -86,6 +86,7 @@ Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
 Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
 File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
+TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
     Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8)

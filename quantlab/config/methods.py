@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Count, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch, UpToOne,
+    AboveOne, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
+    TableFile, UpToOne,
 )
 
 
@@ -138,3 +139,55 @@ class QAT(QuantizedTraining):
     m_o: OpenFraction
     dampening: Dampening
     freezing: Freezing
+
+
+class StandAlone(Strict):
+    subnets: Count
+    steps: Count
+
+
+class Ranking(Strict):
+    truth: OrNull[TableFile]
+    column: OrNull[Name]
+    subset: OrNull[Name]
+    subnets: OrNull[Count]
+    images: OrNull[Count]
+    batch_size: Count
+    batch_norm: Literal["batch", "recalibrated"]
+    calibration_images: Count
+    stand_alone: StandAlone
+
+
+class Search(Strict):
+    strategy: Literal["evolutionary", "random", "exhaustive"]
+    complexity_limit: OrNull[Positive]
+    population: Count
+    generations: Count
+    parents: Count
+    crossover: Count
+    mutation: Count
+    mutation_probability: UpToOne
+
+
+class Supernet(Method):
+    model_kinds = ("supernet",)
+    task_kinds = ("classification",)
+    trains_network = True
+    target: Literal["quantlab.methods.supernet.Supernet"] = Field(alias="_target_")
+    sampler: Literal["spos", "fairnas", "fsnas"]
+    fsnas_split: CountFromZero
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    momentum: Fraction
+    weight_decay: NotNegative
+    gradient_clip: OrNull[Positive]
+    calr: Switch
+    gamma_max: AboveOne
+    complexity: Literal["parameters", "flops"]
+    decay: Literal["cosine", "uniform", "constant"]
+    momentum_separation: Switch
+    split: OrNull[CountFromZero]
+    inactive_parameters: Literal["frozen", "decayed"]
+    ranking: Ranking
+    search: Search

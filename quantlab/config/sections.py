@@ -47,7 +47,7 @@ BY_TARGET: dict[str, type[Section]] = {
         quantizers.Binary,
         quantizers.ReActNet,
         methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
-        methods.LowBit,
+        methods.LowBit, methods.Supernet,
     )
     for target in get_args(section.model_fields["target"].annotation)
 }

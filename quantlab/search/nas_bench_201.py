@@ -25,6 +25,7 @@ class NasBench201(SearchSpace):
     name = "nas_bench_201"
     decisions = tuple(f"{target}<-{source}" for source, target in EDGES)
     operations = OPERATIONS
+    edges = EDGES
 
     def __init__(self, width: int = 16, cells: int = 5, image_size: int = 32, channels: int = 3, classes: int = 10):
         self.width, self.cells, self.image_size, self.channels, self.classes = width, cells, image_size, channels, classes

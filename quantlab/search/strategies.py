@@ -39,12 +39,17 @@ class ComplexityLimit:
         return self.space.complexity(subnet, self.measure) <= self.largest
 
 
-def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None = None, chunk: int = 1000) -> Scored:
-    """Every subnet within the limit, `chunk` at a time. Raises RequestError for a space too large for that."""
-    _check(limit)
+def require_exhaustible(space: SearchSpace) -> None:
+    """Raises RequestError for a space too large to score every subnet of."""
     if space.size > EXHAUSTIBLE:
         raise RequestError(f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random, "
                            "evolutionary; type method.search.strategy=evolutionary")
+
+
+def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None = None, chunk: int = 1000) -> Scored:
+    """Every subnet within the limit, `chunk` at a time. Raises RequestError as `require_exhaustible`."""
+    _check(limit)
+    require_exhaustible(space)
     every = (subnet for subnet in map(space.subnet, range(space.size)) if limit is None or limit.allows(subnet))
     scored: Scored = []
     while part := list(islice(every, chunk)):

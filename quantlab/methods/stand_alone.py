@@ -1,0 +1,39 @@
+"""The truth where no benchmark has it: a sample of subnets, each trained alone by the model's own recipe, once and cached."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from quantlab.full_precision import build_model, provide_full_precision
+from quantlab.methods.base import RunContext
+from quantlab.search.spaces import SearchSpace
+from quantlab.search.truth import TruthTable
+
+logger = logging.getLogger("quantlab")
+
+
+def different_subnets(space: SearchSpace, count: int, rng: np.random.Generator) -> list[int]:
+    """Numbers of `count` random subnets that compute different things, ascending; fewer if a hundred draws in a row bring nothing new."""
+    found: dict[tuple[int, ...], int] = {}
+    misses = 0
+    while len(found) < count and misses < 100:
+        subnet = space.sample(rng)
+        misses = misses + 1 if space.canonical(subnet) in found else 0
+        found.setdefault(space.canonical(subnet), space.index(subnet))
+    return sorted(found.values())
+
+
+def train_alone(context: RunContext, space: SearchSpace, indices: list[int], steps: int) -> TruthTable:
+    """Test accuracy (percent, named after the task) of each subnet after `steps` steps of `model.pretrain`'s recipe from its own seed."""
+    top1 = []
+    for done, index in enumerate(indices, 1):
+        section = context.config.model
+        section = section.model_copy(update={"subnet": space.encode(space.subnet(index)),
+                                             "pretrain": section.pretrain.model_copy(update={"steps": steps})})
+        alone = replace(context, config=context.config.model_copy(update={"model": section}),
+                        model=build_model(section, context.task).to(context.device))
+        provide_full_precision(alone)
+        top1.append(context.task.evaluate(alone.model, "test", context.device)["top1"])
+        logger.info("trained alone: %d of %d, %s: %.2f %%", done, len(indices), section.subnet, top1[-1])
+    return TruthTable(np.array(indices), {context.task.name: np.array(top1)})

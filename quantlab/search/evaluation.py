@@ -1,0 +1,95 @@
+"""Accuracy of many subnets of one supernet on the same images.
+
+With batch statistics (the supernet paper: its BatchNorms have no others) all subnets see a batch before the next one comes, and what
+they share is computed once. Recalibrated (SPOS), each subnet first gathers running statistics on training images.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantlab.search.spaces import Subnet
+
+SUBNETS_AT_ONCE = 4096      # whose logits of one batch are held together
+Batch = dict[str, Tensor]   # `image` float [N, C, H, W], `label` int64 [N]
+
+
+@torch.no_grad()
+def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Batch], progress: Callable[..., Iterable],
+               partial: Path | None = None, what: str = "ranking") -> list[float]:
+    """Top-1 of each subnet, percent, over all `batches`, with their batch statistics.
+
+    partial: a file that remembers what was counted, so that an interrupted evaluation goes on; removed at the end.
+    """
+    model.eval()
+    right, start = _remembered(partial, subnets)
+    for number in progress(range(start, len(batches)), f"{what}: {len(subnets)} subnets"):
+        images, labels = batches[number]["image"], batches[number]["label"]
+        for first in range(0, len(subnets), SUBNETS_AT_ONCE):
+            found = model.logits_of(images, subnets[first : first + SUBNETS_AT_ONCE]).argmax(2) == labels
+            right[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
+        if partial is not None:
+            _remember(partial, subnets, right, number + 1)
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    images = sum(len(batch["label"]) for batch in batches)
+    return (100 * right / images).tolist()
+
+
+@torch.no_grad()
+def recalibrated_accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Batch], calibration: Sequence[Batch],
+                            progress: Callable[..., Iterable], what: str = "ranking") -> list[float]:
+    """As `accuracies`, with statistics that each subnet gathers on the `calibration` batches (their plain mean)."""
+    found = []
+    images = sum(len(batch["label"]) for batch in batches)
+    with running_statistics(model) as layers:
+        for subnet in progress(subnets, f"{what}: {len(subnets)} subnets, recalibrated"):
+            model.activate(subnet)
+            for layer in layers:
+                layer.reset_running_stats()
+            model.train()
+            for batch in calibration:
+                model(batch["image"])
+            model.eval()
+            right = sum((model(batch["image"]).argmax(1) == batch["label"]).sum() for batch in batches)
+            found.append(100 * float(right) / images)
+    return found
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
+    """Inside, the BatchNorms of `model` keep running statistics, a plain mean over the batches since they were reset."""
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(layer.momentum, layer.track_running_stats) for layer in layers]
+    for layer in layers:
+        device = next(model.parameters()).device
+        layer.momentum, layer.track_running_stats = None, True
+        layer.running_mean, layer.running_var = torch.zeros(layer.num_features, device=device), torch.ones(layer.num_features, device=device)
+        layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
+    try:
+        yield layers
+    finally:
+        for layer, (momentum, tracked) in zip(layers, before):
+            layer.momentum, layer.track_running_stats = momentum, tracked
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+
+
+def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int]:
+    """How many images each subnet got right, and how many batches that were."""
+    if partial is not None and partial.exists():
+        with np.load(partial, allow_pickle=False) as saved:
+            if np.array_equal(saved["subnets"], np.array(subnets)):
+                return saved["right"], int(saved["batches"])
+    return np.zeros(len(subnets), dtype=np.int64), 0
+
+
+def _remember(partial: Path, subnets: Sequence[Subnet], right: np.ndarray, batches: int) -> None:
+    unfinished = partial.with_name(f"{partial.name}.unfinished")
+    with open(unfinished, "wb") as file:
+        np.savez(file, subnets=np.array(subnets), right=right, batches=batches)
+    os.replace(unfinished, partial)

@@ -1,0 +1,165 @@
+"""method=supernet, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from quantlab.checkpoint import load_model
+
+TINY = (
+    "method=supernet", "model.width=2", "method.epochs=1", "method.batch_size=128", "method.ranking.stand_alone.subnets=4",
+    "method.ranking.stand_alone.steps=10", "method.ranking.batch_size=64", "method.search.population=6", "method.search.generations=2",
+    "method.search.crossover=2", "method.search.mutation=2", "device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=4",
+)
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    from quantlab.cli.main import main
+    directory = tmp_path_factory.mktemp("supernet") / "run"
+    assert main([*TINY, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
+    return directory
+
+
+def test_what_a_run_leaves(whole):
+    found = results(whole)
+    assert found["cost"]["steps"] == 10 and -1 <= found["metrics"]["kendall_tau"] <= 1
+    assert set(found["baseline"]["complexity_alone"]) >= {"kendall_tau", "spearman"}
+    assert found["protocol"]["ranked_subnets"] == 4 and found["protocol"]["truth"] == "stand_alone_training"
+    assert found["protocol"]["ranking_images"] == 128      # whole batches of the 144 validation images
+    report = (whole / "report.md").read_text()
+    for name in ("ranking", "fairness", "noise", "found"):
+        assert f"figures/{name}.png" in report
+        assert np.asarray(Image.open(whole / "figures" / f"{name}.png").convert("L")).std() > 5
+    assert f"model.subnet={found['diagnostics']['found']}" in report
+    logged = [row for row in rows(whole) if "complexity" in row]
+    assert len(logged) == 10 and logged[0]["learning_rate"] == 0.025 and "momentum_cosine" not in logged[0]
+    assert any("momentum_cosine" in row for row in logged)
+    validated = [row for row in rows(whole) if "validation_loss_low" in row]
+    assert len(validated) == 3 and {"validation_loss_middle", "validation_loss_high"} <= validated[0].keys()
+    assert not list(whole.glob("*.unfinished*"))
+
+
+def test_the_rate_follows_the_complexity_of_the_subnet(whole):
+    from quantlab.optim.calr import decay_exponent, decay_factor
+    from quantlab.search.nas_bench_201 import NasBench201
+    space = NasBench201(width=2, cells=1, image_size=8, channels=1)
+    for step, row in enumerate(row for row in rows(whole) if "complexity" in row):
+        exponent = decay_exponent(row["complexity"], *space.complexity_range("parameters"), 4.0)
+        assert row["learning_rate"] == pytest.approx(0.025 * decay_factor(step, 10, exponent))
+
+
+@pytest.mark.parametrize("sampler", ["spos", "fsnas"])
+def test_a_run_that_was_stopped_repeats_the_bits(sampler, quantlab, tmp_path, monkeypatch):
+    from quantlab.methods.supernet import Supernet
+    words = (*TINY, f"method.sampler={sampler}")
+    assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
+    original, calls = Supernet.after_update, []
+
+    def stop(self):
+        calls.append(1)
+        if len(calls) == 7:
+            monkeypatch.setattr(Supernet, "after_update", original)
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Supernet, "after_update", stop)
+    assert quantlab(*words, f"output_dir={tmp_path / 'run'}")[0] == 130
+    assert quantlab(f"resume={tmp_path / 'run'}")[0] == 0
+    assert results(tmp_path / "run")["metrics"] == results(tmp_path / "whole")["metrics"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_few_shot_keeps_a_supernet_per_operation(quantlab, tmp_path):
+    assert quantlab(*TINY, "method.sampler=fsnas", f"output_dir={tmp_path / 'run'}")[0] == 0
+    tensors, facts = load_model(tmp_path / "run" / "checkpoints" / "model")
+    assert results(tmp_path / "run")["cost"]["steps"] == 50 and facts["sampler"] == "fsnas"
+    stems = [tensors[f"supernet{part}.stem.0.weight"] for part in range(5)]
+    assert not any(torch.equal(stems[0], other) for other in stems[1:])
+    assert {name.partition(".")[0] for name in tensors} == {f"supernet{part}" for part in range(5)}
+
+
+@pytest.mark.parametrize("words", [
+    ("method.sampler=fairnas", "method.gradient_clip=null"), ("method.sampler=fairnas", "method.calr=false", "method.decay=constant"),
+    ("method.calr=false", "method.decay=uniform"), ("method.calr=false", "method.momentum_separation=false"),
+    ("method.inactive_parameters=frozen", "method.complexity=flops"), ("method.ranking.batch_norm=recalibrated",),
+    ("method.search.strategy=random", "method.search.complexity_limit=5000"), ("model=mobilenet_supernet_small", "model.stem=4"),
+])
+def test_every_variant_runs(words, quantlab, tmp_path):
+    chosen = [word for word in TINY if not (words[0].startswith("model=") and word.startswith("model."))]
+    code, _, err = quantlab(*chosen, *words, "trainer.max_steps=3", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert (tmp_path / "run" / "figures" / "found.png").is_file()
+
+
+def test_the_control_has_the_mean_rate_of_calr_at_every_step(quantlab, tmp_path):
+    assert quantlab(*TINY, "method.calr=false", "method.decay=uniform", f"output_dir={tmp_path / 'run'}")[0] == 0
+    from quantlab.optim.calr import decay_exponent
+    from quantlab.search.nas_bench_201 import NasBench201
+    space = NasBench201(width=2, cells=1, image_size=8, channels=1)
+    exponents = np.array([decay_exponent(space.complexity(space.subnet(index)), *space.complexity_range(), 4.0) for index in range(space.size)])
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run") if "complexity" in row]
+    wanted = [0.025 * ((1 - step / 10) ** exponents).mean() for step in range(10)]
+    assert rates == pytest.approx(wanted, rel=0.03)     # the mean is of 4,096 drawn subnets
+
+
+def test_two_processes_share_their_gradients(process, tmp_path):
+    directory = tmp_path / "run"
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29631", "-m", "quantlab.cli")
+    single = process(*TINY, "output_dir=warm")       # networks trained alone are cached by one process
+    assert single.wait(180) == 0
+    running = process(*TINY, f"output_dir={directory}", launcher=launcher)
+    _, err = running.communicate(timeout=180)
+    assert running.returncode == 0, err[-3000:]
+    assert np.isfinite(results(directory)["metrics"]["kendall_tau"])
+    assert [row["learning_rate"] for row in rows(directory) if "complexity" in row][0] == 0.025
+
+
+def table(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("words, said", [
+    (("method.ranking.truth=missing.npz",), "method.ranking.truth: no such file"),
+    (("method.ranking.column=cifar10_test",), "method.ranking.truth is null"),
+    (("method.split=6",), "method.split: got 6, allowed in nas_bench_201: 0 to 5"),
+    (("method.sampler=fsnas", "method.split=0"), "the decision that sampler=fsnas fixes"),
+    (("method.search.complexity_limit=10",), "which excludes every subnet"),
+    (("model.subnet=3-3-3-1-2-3",), "takes a supernet, allowed: null"),
+    (("trainer.compile=true",), "another subnet at every step"),
+    (("model=mobilenet_supernet", "method.search.strategy=exhaustive"), "allowed there: random, evolutionary"),
+    (("method.gamma_max=0.5",), "method.gamma_max: got 0.5"),
+])
+def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
+    code, _, err = quantlab(*TINY, *words, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and said in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):
+    short = table(tmp_path / "short.npz", cifar10_test=np.full(100, 50.0, dtype=np.float32))
+    code, _, err = quantlab(*TINY, f"method.ranking.truth={short}", f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "100 entries, allowed: 15625" in err
+    whole = table(tmp_path / "whole.npz", cifar10_test=np.linspace(10, 90, 15625, dtype=np.float32),
+                  few_indices=np.arange(0, 15625, 700, dtype=np.int32))
+    code, _, err = quantlab(*TINY, f"method.ranking.truth={whole}", "method.ranking.subset=fwe_indices", f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "fwe_indices" in err and "few_indices" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = quantlab(*TINY, f"method.ranking.truth={whole}", "method.ranking.subset=few_indices", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    found = results(tmp_path / "run")
+    assert found["protocol"]["ranked_subnets"] == 23 and found["protocol"]["truth"] == "cifar10_test"
+    assert found["metrics"]["top1"] > 10      # the table knows the subnet that was found
