@@ -167,7 +167,9 @@ def test_memory_is_exactly_one_set_of_buffers_per_cluster():
     for cluster in range(clusters):
         optimizer.select(cluster)
         assert {optimizer.momentum(weight).data_ptr() for weight in weights} < places      # selecting copies nothing
+    optimizer.select(1)
     assert len(optimizer.state_dict()["states"]) == clusters
+    assert optimizer.optimizer.state is optimizer.state is optimizer.states[1]      # saving selects nothing
 
 
 def test_groups_and_rates_are_of_all_clusters_before_and_after_loading():
