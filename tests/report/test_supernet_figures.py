@@ -154,14 +154,16 @@ def test_a_cell_shows_its_operations_and_no_words_overlap(subnet, drawn, tmp_pat
     assert dashed == [name == "none" for name in names]
 
 
-def test_words_of_a_cell_stand_at_their_own_edge(drawn, tmp_path):
-    names = [f"{source} to {target}" for source, target in EDGES]
-    cell_graph(names, EDGES, "cell", tmp_path / "cell.png")
+def test_words_of_a_cell_stand_at_their_own_edge_and_no_other_runs_through_them(drawn, tmp_path):
+    cell_graph(["nor_conv_3x3"] * len(EDGES), EDGES, "cell", tmp_path / "cell.png")
     axes = drawn[0].axes[0]
-    words = {text.get_text(): text.get_position() for text in axes.texts}
-    for curve, name in zip(curves_of(drawn[0]), names, strict=True):
-        distances = {other: min(np.hypot(*(point - position)) for point in points_along(curve, axes)) for other, position in words.items()}
-        assert min(names, key=distances.get) == name and distances[name] < 0.12
+    words = boxes_of_words(drawn[0])[4:-1]      # without the nodes and the title
+    for number, curve in enumerate(curves_of(drawn[0])):
+        points = points_along(curve, axes)
+        distances = [np.hypot(*(points - axes.texts[4 + other].get_position()).T).min() for other in range(len(EDGES))]
+        assert np.argmin(distances) == number and distances[number] < 0.12
+        pixels_along = axes.transData.transform(points)
+        assert not any(box.contains(*point) for other, (_, box) in enumerate(words) if other != number for point in pixels_along)
 
 
 @pytest.mark.parametrize("layers", [2, 21])
