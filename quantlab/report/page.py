@@ -26,6 +26,12 @@ CAPTIONS = {
     "gradients": "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization error "
     "of all gradients and of the large ones, relative to the largest.",
     "gradient_histograms": "Gradients of the last logged step and the interval they were quantized in.",
+    "ranking": "Accuracy of subnets with the supernet's weights against that of the same networks trained alone, coloured by complexity; "
+    "Kendall's τ of the two.",
+    "fairness": "Validation loss over training of the supernet's subnets of low, middle and high complexity.",
+    "noise": "Cosine between the momentum and the next gradient over training, with its running mean: how much of the momentum points "
+    "where the subnet now trained wants to go.",
+    "found_subnet": "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed.",
     "super_resolution": "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
