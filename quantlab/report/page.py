@@ -31,7 +31,7 @@ CAPTIONS = {
     "fairness": "Validation loss over training of the supernet's subnets of low, middle and high complexity.",
     "noise": "Cosine between the momentum and the next gradient over training, with its running mean: how much of the momentum points "
     "where the subnet now trained wants to go.",
-    "found_subnet": "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed.",
+    "found": "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed.",
     "super_resolution": "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original.",
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
