@@ -325,9 +325,9 @@ class Supernet(Method):
         pictures.noise_curve(rows, folder / "noise.png")
         operations, title = [self.space.operations[operation] for operation in found], f"found: {self.space.encode(found)}"
         if hasattr(self.space, "edges"):
-            pictures.cell_graph(operations, list(self.space.edges), title, folder / "found.png")
+            pictures.cell_graph(operations, list(self.space.edges), title, folder / "found_subnet.png")
         else:
-            pictures.chain_figure(operations, list(self.space.decisions), title, folder / "found.png")
+            pictures.chain_figure(operations, list(self.space.decisions), title, folder / "found_subnet.png")
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:

@@ -29,8 +29,9 @@ class MomentumSeparation(Optimizer):
     """`optimizer` (SGD, Adam, any whose memory is all in `state`) with one such memory per cluster; parameters, groups and learning
     rates are shared. With one cluster it is `optimizer`, bit for bit.
 
-    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had. A cluster's buffers are made when it first
-    steps, so memory grows to `clusters` times the optimizer's, and selecting another copies nothing. Use `optimizer` only through this.
+    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had. Selecting another copies nothing. A
+    cluster's buffer for a parameter is made when it first moves it, so memory grows to `clusters` times the optimizer's; frozen, to less,
+    as the operations that tell the clusters apart are each moved by one alone. Use `optimizer` only through this.
 
     inactive_parameters: what `step` does with parameters that have no gradient, being in none of the subnets just trained.
     frozen: nothing, as torch >= 2 does after `zero_grad()`.

@@ -40,7 +40,7 @@ def test_what_a_run_leaves(whole):
     assert found["protocol"]["ranked_subnets"] == 4 and found["protocol"]["truth"] == "stand_alone_training"
     assert found["protocol"]["ranking_images"] == 128      # whole batches of the 144 validation images
     report = (whole / "report.md").read_text()
-    for name in ("ranking", "fairness", "noise", "found"):
+    for name in ("ranking", "fairness", "noise", "found_subnet"):
         assert f"figures/{name}.png" in report
         assert np.asarray(Image.open(whole / "figures" / f"{name}.png").convert("L")).std() > 5
     assert f"model.subnet={found['diagnostics']['found']}" in report
@@ -124,7 +124,7 @@ def test_every_variant_runs(words, quantlab, tmp_path):
     chosen = [word for word in TINY if not (words[0].startswith("model=") and word.startswith("model."))]
     code, _, err = quantlab(*chosen, *words, "trainer.max_steps=3", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
-    assert (tmp_path / "run" / "figures" / "found.png").is_file()
+    assert (tmp_path / "run" / "figures" / "found_subnet.png").is_file()
 
 
 def test_the_control_has_the_mean_rate_of_calr_at_every_step(quantlab, tmp_path):

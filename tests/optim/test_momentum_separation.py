@@ -167,7 +167,21 @@ def test_memory_is_exactly_one_set_of_buffers_per_cluster():
     for cluster in range(clusters):
         optimizer.select(cluster)
         assert {optimizer.momentum(weight).data_ptr() for weight in weights} < places      # selecting copies nothing
+    optimizer.select(1)
     assert len(optimizer.state_dict()["states"]) == clusters
+    assert optimizer.optimizer.state is optimizer.state is optimizer.states[1]      # saving selects nothing
+
+
+@pytest.mark.parametrize("inactive, buffers", [("frozen", 4), ("decayed", 6)])
+def test_frozen_an_operation_of_one_cluster_has_one_buffer(inactive, buffers):
+    shared, operations = scalar(), [scalar(), scalar()]
+    optimizer = MomentumSeparation(torch.optim.SGD([shared, *operations], lr=0.1, momentum=0.9), 2, inactive)
+    for cluster in (0, 1, 0):
+        optimizer.select(cluster)
+        (shared * operations[cluster]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sum(optimizer.momentum(weight, cluster) is not None for weight in (shared, *operations) for cluster in range(2)) == buffers
 
 
 def test_groups_and_rates_are_of_all_clusters_before_and_after_loading():
