@@ -143,7 +143,7 @@ def test_a_single_point_can_be_seen(draw, tmp_path):
 @pytest.mark.parametrize("subnet", [(3, 3, 3, 1, 2, 3), (0,) * 6, (4,) * 6, (4, 0, 2, 3, 0, 1)])
 def test_a_cell_shows_its_operations_and_no_words_overlap(subnet, drawn, tmp_path):
     names = [OPERATIONS[operation] for operation in subnet]
-    path = cell_graph(names, EDGES, "nas_bench_201 " + "-".join(map(str, subnet)), tmp_path / "figures" / "found.png")
+    path = cell_graph(names, EDGES, "nas_bench_201 " + "-".join(map(str, subnet)), tmp_path / "figures" / "found_subnet.png")
     assert_readable(drawn[0])
     words = [text.get_text() for text in drawn[0].axes[0].texts]
     assert words == ["input", "1", "2", "output", *names]
@@ -189,7 +189,7 @@ def test_the_page_shows_them_with_their_captions(make_run):
     ranking_scatter([50, 60], [80, 90], [1e5, 2e5], "table", 1.0, directory / "figures" / "ranking.png")
     fairness_curves([{"step": 1, "validation_loss_low": 2.3}], directory / "figures" / "fairness.png")
     noise_curve([{"step": 1, "momentum_cosine": 0.1}], directory / "figures" / "noise.png")
-    cell_graph(["none"] * 6, EDGES, "cell", directory / "figures" / "found.png")
+    cell_graph(["none"] * 6, EDGES, "cell", directory / "figures" / "found_subnet.png")
     text = write_page(directory).read_text()
-    for name in ("ranking", "fairness", "noise", "found"):
+    for name in ("ranking", "fairness", "noise", "found_subnet"):
         assert f"![{name}](figures/{name}.png)\n\n{CAPTIONS[name]}" in text
