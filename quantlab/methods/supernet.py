@@ -33,6 +33,7 @@ from quantlab.search.spaces import Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
 from quantlab.search.truth import TruthTable
 from quantlab.tasks.base import to_device
+from quantlab.trainer import run_length
 
 logger = logging.getLogger("quantlab")
 
@@ -55,6 +56,10 @@ class Supernet(Method):
         self.sampler = build_sampler(section.sampler, self.space, self._decision("fsnas_split", section.fsnas_split))
         self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
         self.steps = section.epochs * self.steps_per_epoch * self.sampler.parts
+        steps, parts = run_length(context.config.trainer, self.steps, self.steps_per_epoch), self.sampler.parts
+        if steps < parts:
+            raise RequestError(f"trainer.max_steps, trainer.epochs: got {steps} steps, allowed with method.sampler={section.sampler}: from "
+                               f"{parts}, one for each of its supernets; type trainer.max_steps={parts}")
         self.split = self._decision("split", section.split) if section.split is not None else self._drawn_split()
         self.clusters = self.space.choices(self.split) if section.momentum_separation else (0,)
         self.bounds = self.space.complexity_range(section.complexity)
@@ -88,7 +93,8 @@ class Supernet(Method):
 
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
-        self.steps_per_part = max(math.ceil(total_steps / self.sampler.parts), 1)
+        parts = self.sampler.parts
+        self.begins = [part * total_steps // parts for part in range(parts + 1)]    # step that each part begins with, and the end
         self.part, self.finished = 0, []        # supernets of few-shot NAS that are trained
         self.model = self.context.model.train()
         self.watched = self._watched_subnets()
@@ -100,7 +106,8 @@ class Supernet(Method):
         sgd = torch.optim.SGD(self.model.parameters(), section.learning_rate, section.momentum, nesterov=section.momentum > 0,
                               weight_decay=section.weight_decay)
         self.separated = MomentumSeparation(sgd, len(self.clusters), section.inactive_parameters)
-        self.schedule = CaLR(self.separated, self.steps_per_part, *self.bounds, section.gamma_max)
+        self.part_steps = self.begins[self.part + 1] - self.begins[self.part]
+        self.schedule = CaLR(self.separated, self.part_steps, *self.bounds, section.gamma_max)
         self.optimizer = self.context.accelerator.prepare(self.separated)
 
     def _begin_part(self, part: int) -> None:
@@ -115,9 +122,9 @@ class Supernet(Method):
         self._make_optimizer()
 
     def before_step(self, step: int) -> None:
-        part, self.t = divmod(step, self.steps_per_part)
-        if part != self.part:
-            self._begin_part(part)
+        if step == self.begins[self.part + 1]:
+            self._begin_part(self.part + 1)
+        self.t = step - self.begins[self.part]
         rng = seeded(self.seed, TRAINING, step)
         shared = self.split if self.section.momentum_separation else None
         self.subnets = self.sampler.draw(rng, self.part, shared)
@@ -133,10 +140,10 @@ class Supernet(Method):
         if not self.section.calr or len(self.subnets) == 1:
             return [1.0] * len(self.subnets)
         exponents = [decay_exponent(self.complexity(subnet), *self.bounds, self.section.gamma_max) for subnet in self.subnets]
-        return [decay_factor(self.t, self.steps_per_part, exponent) for exponent in exponents]
+        return [decay_factor(self.t, self.part_steps, exponent) for exponent in exponents]
 
     def _set_rate(self) -> None:
-        section, progress = self.section, self.t / self.steps_per_part
+        section, progress = self.section, self.t / self.part_steps
         if section.calr and len(self.subnets) == 1:
             return self.schedule.set(self.t, self.complexity(self.subnets[0]))
         factor = 1.0        # FairNAS with CaLR: its losses are weighted instead
@@ -330,4 +337,5 @@ class Supernet(Method):
     def load_state_dict(self, state: dict) -> None:
         self.part, self.finished = state["part"], state["finished"]
         self.model.load_state_dict(state["model"])
+        self._make_optimizer()      # a part's schedule is of its own steps
         self.separated.load_state_dict(state["optimizer"])

@@ -189,10 +189,20 @@ def _commands(run: dict[str, Any]) -> str:
     if method in SAMPLEABLE:
         word = "method.run=" + _hydra_value(short_path(run["directory"]))
         commands.append(("Sample from it:", f"quantlab method=sample {_shell_word(word)}"))
+    elif method == "supernet" and "found" in (run["results"].get("diagnostics") or {}):
+        commands.append(("Train the subnet found, alone:", " ".join(map(_shell_word, _training_of_the_found(run, typed)))))
     elif run["results"] is None:
         word = f"resume={short_path(run['directory'])}"
         commands.append(("Go on with it:", f"quantlab {_shell_word(word)}"))
     return "\n\n".join(["## Commands", *(f"{what}\n\n```\n{command}\n```" for what, command in commands)])
+
+
+def _training_of_the_found(run: dict[str, Any], typed: Sequence[str]) -> list[str]:
+    """Words that train the subnet a search found, with what was typed of data, task and model."""
+    results = run["results"]
+    kept = [word for word in typed if word.startswith(("data_dir=", "cache_dir=", "device=", "task.", "model."))]
+    return ["quantlab", "method=pretrain", f"task={results['task']}", f"model={results['model']}",
+            f"model.subnet={results['diagnostics']['found']}", *kept]
 
 
 def _hydra_value(text: str) -> str:

@@ -25,6 +25,7 @@ NOT_SETTINGS = (
     *("seed", "device", "data_dir", "cache_dir", "output_dir", "resume", "logger.", "task.data_dir", "task.download"),
     *("trainer.log_every", "trainer.checkpoint_every", "trainer.num_workers", "method.reconstruction"),
     *("method.schedule", "method.optimizer", "method.oscillation"),
+    *("method.sampler", "method.calr", "method.decay", "method.momentum_separation"),
 )
 
 
@@ -41,7 +42,7 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """`accuquant`, `ptq/block`, `qat/sgdt`, `qat/sgd+freezing`, `low_bit/min_max`: the method, and which of its kinds it was."""
+    """The method, and which of its kinds: `accuquant`, `ptq/block`, `qat/sgd+freezing`, `low_bit/min_max`, `supernet/spos+calr+ms`."""
     section = config.get("method")
     section = section if isinstance(section, dict) else {}
     kind = section.get("reconstruction")
@@ -51,6 +52,9 @@ def method_label(method: str, config: dict[str, Any]) -> str:
         kind += "" if cure == "none" else f"+{cure}"
     if method == "low_bit":
         kind = ((config.get("quantizer") or {}).get("gradient") or {}).get("interval")
+    if method == "supernet" and "sampler" in section:
+        rate = "calr" if section["calr"] else section["decay"]
+        kind = "+".join([section["sampler"], *([] if rate == "cosine" else [rate]), *(["ms"] if section["momentum_separation"] else [])])
     return f"{method}/{kind}" if kind else method
 
 

@@ -91,6 +91,29 @@ def test_few_shot_keeps_a_supernet_per_operation(quantlab, tmp_path):
     assert {name.partition(".")[0] for name in tensors} == {f"supernet{part}" for part in range(5)}
 
 
+@pytest.mark.parametrize("steps", [5, 16])
+def test_few_shot_trains_every_supernet_however_long_the_run(steps, quantlab, tmp_path):
+    assert quantlab(*TINY, "method.sampler=fsnas", f"trainer.max_steps={steps}", f"output_dir={tmp_path / 'run'}")[0] == 0
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run") if "complexity" in row]
+    assert len(rates) == steps and rates.count(0.025) == 5      # each begins with the full rate
+
+
+def test_a_run_goes_on_with_its_own_sampler_and_space(quantlab, tmp_path, monkeypatch):
+    from quantlab.methods.supernet import Supernet
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Supernet, "after_update", stop)
+        assert quantlab(*TINY, f"output_dir={tmp_path / 'run'}")[0] == 130
+    for other in ("method.sampler=fairnas", "model=mobilenet_supernet_small"):
+        code, _, err = quantlab(f"resume={tmp_path / 'run'}", other)
+        assert code == 2 and f"drop {other}" in err
+    code, _, err = quantlab(*TINY, "method.sampler=fairnas", f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "resume=" in err
+
+
 @pytest.mark.parametrize("words", [
     ("method.sampler=fairnas", "method.gradient_clip=null"), ("method.sampler=fairnas", "method.calr=false", "method.decay=constant"),
     ("method.calr=false", "method.decay=uniform"), ("method.calr=false", "method.momentum_separation=false"),
@@ -141,6 +164,7 @@ def table(path, **arrays):
     (("model.subnet=3-3-3-1-2-3",), "takes a supernet, allowed: null"),
     (("trainer.compile=true",), "another subnet at every step"),
     (("model=mobilenet_supernet", "method.search.strategy=exhaustive"), "allowed there: random, evolutionary"),
+    (("method.sampler=fsnas", "trainer.max_steps=4"), "got 4 steps, allowed with method.sampler=fsnas: from 5"),
     (("method.gamma_max=0.5",), "method.gamma_max: got 0.5"),
 ])
 def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):

@@ -64,6 +64,18 @@ def test_reconstruction_is_part_of_the_method(make_run):
     assert [(row["method"], row["settings"]) for row in rows] == [("ptq/step", {}), ("ptq/block", {})]
 
 
+def test_sampler_rate_and_momentum_are_part_of_a_supernets_method(make_run):
+    def row_of(name, **more):
+        settings = {"sampler": "spos", "calr": True, "decay": "cosine", "momentum_separation": True, "gamma_max": 4.0} | more
+        return make_run(name, method="supernet", metrics={"kendall_tau": 0.7}, settings=settings)
+
+    plain = {"calr": False, "momentum_separation": False}
+    rows = rows_of(row_of("both"), row_of("none", **plain), row_of("released", sampler="fairnas", **plain | {"decay": "constant"}),
+                   row_of("both_again", gamma_max=3.0))
+    assert [row["method"] for row in rows] == ["supernet/spos+calr+ms", "supernet/spos", "supernet/fairnas+constant", "supernet/spos+calr+ms"]
+    assert [row["settings"] for row in rows] == [{"method.gamma_max": 4.0}, {}, {}, {"method.gamma_max": 3.0}]
+
+
 def test_missing_and_non_finite_values_stay_visible(make_run):
     rows = rows_of(
         make_run("a", seed=0, metrics={"fid": 1.0, "psnr": 20.0}),
