@@ -36,7 +36,7 @@ def main() -> int:
     folder = options.runs / options.task
     failed = sweep_all(jobs, folder, options)
     title = f"AccuQuant against its baselines: {options.task}"
-    print(write_table(folder, f"accuquant_quality_{options.task}", title, "the calibration", options)[0])
+    print(write_table(folder, f"accuquant_quality_{options.task}", title, "the calibration; one full-precision model", options)[0])
     return failed
 
 

@@ -98,8 +98,9 @@ def table(times: dict[str, list[float]], memory: dict[str, tuple[int, int]]) -> 
     quotients = [b / a for a, b in zip(times[plain], times[dynamic], strict=True)]
     lower, _, upper = statistics.quantiles(quotients, n=4)
     more, buffers = (memory[dynamic][part] - memory[plain][part] for part in (0, 1))
-    return "\n".join([*lines, "", f"Time: {statistics.median(quotients):.4f} times SPOS's step (median of {len(quotients)} pairs of steps on one "
-                      f"subnet; quartiles {lower:.4f}, {upper:.4f}). Memory: {more:,} bytes more, of which {buffers:,} are momentum buffers."])
+    time_words = (f"Time: {statistics.median(quotients):.4f} times SPOS's step (median of {len(quotients)} pairs of steps on one subnet; "
+                  f"quartiles {lower:.4f}, {upper:.4f}).")
+    return "\n".join([*lines, "", f"{time_words} Memory: {more:,} bytes more, of which {buffers:,} are momentum buffers."])
 
 
 def main() -> int:

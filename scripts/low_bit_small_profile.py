@@ -25,7 +25,8 @@ def main() -> int:
     add_options(parser, runs=Path("outputs/low_bit_small"))
     options = parser.parse_args()
     failed = sweep_all(JOBS, options.runs, options)
-    print(write_table(options.runs, "low_bit_small", "Quantized gradients: CIFAR-10, small profile", "the training", options)[0])
+    print(write_table(options.runs, "low_bit_small", "Quantized gradients: CIFAR-10, small profile",
+                      "the training; one full-precision model", options)[0])
     return failed
 
 

@@ -55,7 +55,8 @@ def main() -> int:
                    *start(name)] for name in rows}
     failed |= sweep_all(jobs, folder / "rows", arguments)
     name = f"qat_table{arguments.table}"
-    text, measured = write_table(folder / "rows", name, f"Transition-rate-scheduled QAT, Table {arguments.table}", "the training", arguments)
+    text, measured = write_table(folder / "rows", name, f"Transition-rate-scheduled QAT, Table {arguments.table}",
+                                 "the training; one full-precision model", arguments)
     lines = ["| row | the paper's top-1 (%) | measured here, by seed |", "|---|---|---|"]
     for row, said in rows.items():
         here = [f"{one['top1']:.2f}" for one in measured if f"/{row}/" in one["directory"] and "top1" in one]

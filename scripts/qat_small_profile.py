@@ -37,7 +37,7 @@ def main() -> int:
     folder = options.runs / options.table
     failed = sweep_all(JOBS[options.table], folder, options)
     name = f"qat_small_{options.table}"
-    text, rows = write_table(folder, name, TITLES[options.table], "the training", options)
+    text, rows = write_table(folder, name, TITLES[options.table], "the training; one full-precision model", options)
     print(text)
     if options.table == "targets":
         def accuracies(method: str, target: str) -> list[float]:

@@ -1,10 +1,11 @@
 """CaLR and momentum separation on the small profile of CIFAR-10: the table under results/.
 
-    python scripts/supernet_small_profile.py --data-dir DIR                 # 10 sweeps of three seeds
+    python scripts/supernet_small_profile.py --data-dir DIR                 # 12 sweeps of three seeds
     python scripts/supernet_small_profile.py --data-dir DIR --only spos     # SPOS, its ablation and its control
 
 DIR holds CIFAR-10 and nas_bench_201.npz. Runs that are there already are skipped, so it can be stopped and started again. Every run is
-an ordinary quantlab run; the row of complexity alone is the baseline that each of them measures.
+an ordinary quantlab run; the row of complexity alone is the baseline that each of them measures. A figure beside the table shows the
+cosine between momentum and next gradient with momentum separation and without.
 """
 
 import argparse
@@ -13,8 +14,15 @@ from pathlib import Path
 
 from tables import add_options, sweep_all, write_table
 
-ROWS = ("spos", "spos_calr_ms", "spos_calr", "spos_ms", "spos_uniform", "fairnas", "fairnas_released", "fairnas_calr_ms", "fsnas", "fsnas_calr_ms")
-JOBS = {name: [f"experiment=supernet/small/{name}"] for name in ROWS}
+from quantlab.report.runs import find_runs, read_metrics
+from quantlab.report.supernet import noise_comparison
+
+ROWS = ("spos", "spos_calr_ms", "spos_calr", "spos_ms", "spos_uniform", "fairnas", "fairnas_released", "fairnas_calr_ms", "fsnas",
+        "fsnas_calr_ms")
+JOBS = {name: [f"experiment=supernet/small/{name}"] for name in ROWS} | {
+    f"{name}_frozen": [f"experiment=supernet/small/{name}", "method.inactive_parameters=frozen"] for name in ("spos", "spos_calr_ms")}
+NOISE = {"one momentum": "spos", "momentum separation": "spos_ms"}
+ONLY_IN_CSV = ("kendall_tau_cifar10_valid", "kendall_tau_cifar100_valid", "kendall_tau_imagenet16_120_valid", "spearman", "precision_at_10")
 
 
 def main() -> int:
@@ -22,7 +30,12 @@ def main() -> int:
     add_options(parser, runs=Path("outputs/supernet_small"))
     options = parser.parse_args()
     failed = sweep_all(JOBS, options.runs, options)
-    print(write_table(options.runs, "supernet_small", "Supernets: CIFAR-10, small profile", "the training", options)[0])
+    print(write_table(options.runs, "supernet_small", "Supernets: CIFAR-10, small profile", "the training", options,
+                      "complexity_alone", ONLY_IN_CSV)[0])
+    curves = {label: [rows for run in find_runs([options.runs / name]) if (rows := read_metrics(run))]
+              for label, name in NOISE.items() if (options.runs / name).is_dir()}
+    if any(curves.values()):
+        noise_comparison(curves, options.output / "supernet_small_noise.png")
     return failed
 
 

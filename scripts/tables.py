@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,18 +61,36 @@ def without_places(words: list[str]) -> list[str]:
     return kept
 
 
-def write_table(folder: Path, name: str, title: str, spread_over: str, options: argparse.Namespace) -> tuple[str, list[Row]]:
-    """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows."""
+def write_table(folder: Path, name: str, title: str, spread_over: str, options: argparse.Namespace, baseline: str | None = None,
+                left_out: Container[str] = ()) -> tuple[str, list[Row]]:
+    """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows.
+
+    baseline: one of results.json's that is the same for all runs, the first row; left_out: metrics that only the CSV has.
+    """
     runs = find_runs([folder])
-    rows = comparison_rows([read_run(run) for run in runs])
+    read = [read_run(run) for run in runs]
+    rows = comparison_rows(read)
     options.output.mkdir(parents=True, exist_ok=True)
     below = [row | {"directory": os.path.relpath(row["directory"], folder)} for row in rows]
     to_csv(below, options.output / f"{name}.csv")
     commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
                for run in map(Path, runs) if (run / "results.json").is_file()}
+    means = aggregate(rows)
+    if baseline is not None:
+        means = baseline_rows(baseline, read, rows) + means
+    means = [{column: value for column, value in row.items() if column not in left_out} for row in means]
     command = " ".join(["python", *sys.argv[:1], *without_places(sys.argv[1:])])
     text = (f"# {title}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, "
-            f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}; one "
-            f"full-precision model. Single runs: {name}.csv.\n\n{to_markdown(aggregate(rows))}\n")
+            f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}. "
+            f"Single runs: {name}.csv.\n\n{to_markdown(means)}\n")
     (options.output / f"{name}.md").write_text(text)
     return text, rows
+
+
+def baseline_rows(name: str, read: list[dict], rows: list[Row]) -> list[Row]:
+    """The row of a baseline that all runs share, from the first that has it."""
+    for run, row in zip(read, rows):
+        if run["results"] is not None:
+            same = {column: row[column] for column in ("task", "model", "bits", "protocol")}
+            return [{"method": name.replace("_", " "), "settings": {}} | same | run["results"]["baseline"][name]]
+    return []
