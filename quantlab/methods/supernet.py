@@ -77,7 +77,8 @@ class Supernet(Method):
     def _decision(self, key: str, decision: int) -> int:
         count = len(self.space.decisions)
         if decision >= count:
-            raise RequestError(f"method.{key}: got {decision}, allowed in {self.space.name}: 0 to {count - 1}; type method.{key}={count - 1}")
+            raise RequestError(f"method.{key}: got {decision}, allowed in {self.space.name}: 0 to {count - 1}; "
+                               f"type method.{key}={count - 1}")
         return decision
 
     def _drawn_split(self) -> int:
@@ -262,7 +263,8 @@ class Supernet(Method):
         metrics, by_complexity = self._rank(truth, ranked, scores, main), self._rank(truth, ranked, complexities, main)
         found, score = self._search()
         if self.space.index(found) in set(truth.indices.tolist()):
-            metrics["top1"] = float(truth.lookup(main, [self.space.index(found)])[0])
+            for name, accuracies_of in [("top1", main), *((f"top1_{other}", other) for other in beside(truth, main))]:
+                metrics[name] = float(truth.lookup(accuracies_of, [self.space.index(found)])[0])
         encoding = self.space.encode(found)
         logger.info("found %s: %.2f %% on validation images with the supernet's weights; train it alone with: quantlab method=pretrain "
                     "task=%s model=%s model.subnet=%s", encoding, score, context.config.task.name, context.config.model.name, encoding)
@@ -293,11 +295,11 @@ class Supernet(Method):
         return table, table.indices
 
     def _rank(self, truth: TruthTable, ranked: np.ndarray, scores: Sequence[float], main: str) -> dict[str, float]:
-        """Rank metrics against the main column, and Kendall's tau against the others."""
+        """Rank metrics against the main column, and Kendall's tau against those beside it."""
         scores = np.array(scores, dtype=float)
         metrics = rank_metrics(scores, truth.lookup(main, ranked))
-        others = [name for name in truth.accuracies if name != main]
-        return metrics | {f"kendall_tau_{name}": rank_metrics(scores, truth.lookup(name, ranked))["kendall_tau"] for name in others}
+        return metrics | {f"kendall_tau_{name}": rank_metrics(scores, truth.lookup(name, ranked))["kendall_tau"]
+                          for name in beside(truth, main)}
 
     def _search(self) -> tuple[Subnet, float]:
         """The best subnet by the supernet's accuracy, and that accuracy (percent)."""
@@ -339,3 +341,9 @@ class Supernet(Method):
         self.model.load_state_dict(state["model"])
         self._make_optimizer()      # a part's schedule is of its own steps
         self.separated.load_state_dict(state["optimizer"])
+
+
+def beside(truth: TruthTable, main: str) -> list[str]:
+    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not cifar10_valid."""
+    split = next((ending for ending in ("_test", "_valid") if main.endswith(ending)), "")
+    return [name for name in truth.accuracies if name != main and name.endswith(split)]

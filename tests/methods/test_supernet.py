@@ -178,11 +178,22 @@ def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+def test_what_stands_beside_an_accuracy_is_of_the_same_split():
+    from quantlab.methods.supernet import beside
+    from quantlab.search.truth import TruthTable
+    names = [f"{data}_{split}" for data in ("cifar10", "cifar100", "imagenet16_120") for split in ("test", "valid")]
+    truth = TruthTable(np.arange(2), {name: np.array([10.0, 20.0]) for name in [*names, "other"]})
+    assert beside(truth, "cifar10_test") == ["cifar100_test", "imagenet16_120_test"]
+    assert beside(truth, "cifar100_valid") == ["cifar10_valid", "imagenet16_120_valid"]
+    assert beside(truth, "other") == names
+
+
 def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):
     short = table(tmp_path / "short.npz", cifar10_test=np.full(100, 50.0, dtype=np.float32))
     code, _, err = quantlab(*TINY, f"method.ranking.truth={short}", f"output_dir={tmp_path / 'run'}")
     assert code == 2 and "100 entries, allowed: 15625" in err
     whole = table(tmp_path / "whole.npz", cifar10_test=np.linspace(10, 90, 15625, dtype=np.float32),
+                  cifar10_valid=np.full(15625, 50, dtype=np.float32), cifar100_test=np.full(15625, 90, dtype=np.float32),
                   few_indices=np.arange(0, 15625, 700, dtype=np.int32))
     code, _, err = quantlab(*TINY, f"method.ranking.truth={whole}", "method.ranking.subset=fwe_indices", f"output_dir={tmp_path / 'run'}")
     assert code == 2 and "fwe_indices" in err and "few_indices" in err
@@ -192,3 +203,5 @@ def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):
     found = results(tmp_path / "run")
     assert found["protocol"]["ranked_subnets"] == 23 and found["protocol"]["truth"] == "cifar10_test"
     assert found["metrics"]["top1"] > 10      # the table knows the subnet that was found
+    assert found["metrics"]["top1_cifar100_test"] == 90 and "kendall_tau_cifar100_test" in found["metrics"]
+    assert not any("valid" in name for name in found["metrics"])
