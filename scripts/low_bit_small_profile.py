@@ -1,7 +1,8 @@
-"""Intervals of quantized gradients on the small profile of CIFAR-10: the table under results/.
+"""Intervals of quantized gradients on small profiles: the tables under results/.
 
     python scripts/low_bit_small_profile.py --data-dir DIR                  # 13 sweeps of three seeds, three hours on two cores
     python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # four bits alone
+    python scripts/low_bit_small_profile.py --tasks         # super-resolution and detection, embedded data, twenty minutes
 
 Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
 """
@@ -18,15 +19,23 @@ JOBS = {"full_precision": ["experiment=low_bit/small/full_precision"]} | {
         f"quantizer.gradient.interval={interval}"]
     for bits in (4, 5, 8) for interval in ("large_gradient", "min_max", "dsgc", "piecewise")
 }
+TASKS = {f"{model}_{interval}": [f"experiment=low_bit/small/{model}_w6a6g6", f"quantizer.gradient.interval={interval}"]
+         for model in ("edsr", "retinanet") for interval in ("large_gradient", "min_max")}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, runs=Path("outputs/low_bit_small"))
+    parser.add_argument("--tasks", action="store_true", help="super-resolution and detection instead of CIFAR-10")
     options = parser.parse_args()
-    failed = sweep_all(JOBS, options.runs, options)
-    print(write_table(options.runs, "low_bit_small", "Quantized gradients: CIFAR-10, small profile",
-                      "the training; one full-precision model", options)[0])
+    if options.tasks:
+        failed = sweep_all(TASKS, options.runs / "tasks", options)
+        print(write_table(options.runs / "tasks", "low_bit_small_tasks", "Quantized gradients: super-resolution and detection, small profile",
+                          "training and full precision", options)[0])
+        return failed
+    failed = sweep_all(JOBS, options.runs / "cifar10", options)
+    print(write_table(options.runs / "cifar10", "low_bit_small", "Quantized gradients: CIFAR-10, small profile",
+                      "the training", options)[0])
     return failed
 
 
