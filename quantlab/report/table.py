@@ -170,6 +170,9 @@ def _row(run: dict[str, Any]) -> Row:
     }
 
 
+SEEDS_FOLLOW = ("pretrain", "low_bit")     # methods whose YAML sets model.pretrain.seed to the run's own seed
+
+
 def _planned(config: dict[str, Any]) -> dict[str, Any]:
     """What a run without results would have said of itself, from its config; "" where the config does not say."""
     flat = dict(flatten(config))
@@ -180,8 +183,8 @@ def _planned(config: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in flatten(config) if not key.startswith(NOT_SETTINGS)}
-    if settings.get("method.name") == "pretrain":
-        settings.pop("model.pretrain.seed", None)  # follows the run's own seed
+    if settings.get("method.name") in SEEDS_FOLLOW:
+        settings.pop("model.pretrain.seed", None)
     return settings
 
 

@@ -17,7 +17,7 @@ def make_run(tmp_path):
             "seed": seed,
             "output_dir": str(directory),
             "task": {"name": "digits_generation"},
-            "model": {"name": "ddim"},
+            "model": {"name": "ddim", **more.get("model", {})},
             "quantizer": {"weight": {"bits": 4}, "activation": {"bits": 8}, "gradient": {"bits": 32}},
             "method": {"name": method, **more.get("settings", {})},
         }

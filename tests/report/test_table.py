@@ -64,6 +64,12 @@ def test_reconstruction_is_part_of_the_method(make_run):
     assert [(row["method"], row["settings"]) for row in rows] == [("ptq/step", {}), ("ptq/block", {})]
 
 
+@pytest.mark.parametrize("method, averaged", [("low_bit", True), ("pretrain", True), ("qat", False)])
+def test_a_seed_of_full_precision_that_follows_the_runs_own_is_no_setting(make_run, method, averaged):
+    runs = [make_run(f"s{seed}", method=method, seed=seed, metrics={"top1": 50.0}, model={"pretrain": {"seed": seed}}) for seed in (0, 1)]
+    assert len(aggregate(rows_of(*runs))) == (1 if averaged else 2)
+
+
 def test_sampler_rate_and_momentum_are_part_of_a_supernets_method(make_run):
     def row_of(name, **more):
         settings = {"sampler": "spos", "calr": True, "decay": "cosine", "momentum_separation": True, "gamma_max": 4.0} | more
