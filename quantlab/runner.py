@@ -23,13 +23,13 @@ from quantlab.checkpoint import load_model, save_model, strict_load
 from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, load_weights, provide_full_precision
-from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import interruptible
-from quantlab.trainer import Trainer, run_length
+from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
 
@@ -78,7 +78,7 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
-        feature_network=lambda: feature_network(context), saved_model=saved_model,
+        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section), saved_model=saved_model,
     )
     return context, instantiate(config.method, context=context)
 
@@ -213,6 +213,14 @@ def feature_network(context: RunContext):
         load_weights(classifier, config.task.feature_network.weights, "task.feature_network.weights")
     provide_full_precision(own)
     return classifier
+
+
+def trained_model(context: RunContext, section) -> torch.nn.Module:
+    """The model of another `model` section on the run's task, in full precision, in evaluation mode, on the device."""
+    own = replace(context, model=build_model(section, context.task).to(context.device),
+                  config=context.config.model_copy(update={"model": section}))
+    provide_full_precision(own)
+    return own.model
 
 
 def progress_bar(batches: Iterable, what: str) -> Iterable:

@@ -17,20 +17,12 @@ from tqdm import tqdm
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.errors import Interrupted, RunError
-from quantlab.methods.base import Method
+from quantlab.methods.base import Method, run_length
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import deferred, pending
 from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
-
-
-def run_length(section, method_steps: int, steps_per_epoch: int | None) -> int:
-    """Steps the loop will make: the method's own length, or `max_steps` or `epochs` of the trainer section, if smaller."""
-    caps = [method_steps, section.max_steps]
-    if section.epochs is not None and steps_per_epoch is not None:
-        caps.append(section.epochs * steps_per_epoch)
-    return min(cap for cap in caps if cap is not None)
 
 
 def seed_everything(*seed: int) -> None:

@@ -26,6 +26,7 @@ class RunContext:
     cache: Any                      # quantlab.cache.Cache: tensors that runs share
     directory: Path                 # the run's own directory
     feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for
+    trained: Callable[[Any], torch.nn.Module]   # trained(model section): that model in full precision, by its own recipe, cached
     progress: Callable[..., Iterable]   # progress(iterable, "what"): a bar with an ETA
     saved_model: Any = None         # method=sample: `facts` of a finished run's model and `load_into(module)`
 
@@ -115,6 +116,14 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back, after `build`."""
+
+
+def run_length(section, method_steps: int, steps_per_epoch: int | None) -> int:
+    """Steps the loop will make: the method's own length, or `max_steps` or `epochs` of the trainer section, if smaller."""
+    caps = [method_steps, section.max_steps]
+    if section.epochs is not None and steps_per_epoch is not None:
+        caps.append(section.epochs * steps_per_epoch)
+    return min(cap for cap in caps if cap is not None)
 
 
 def seeded(*seed: int) -> np.random.Generator:

@@ -1,11 +1,9 @@
 """The truth where no benchmark has it: a sample of subnets, each trained alone by the model's own recipe, once and cached."""
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 
-from quantlab.full_precision import build_model, provide_full_precision
 from quantlab.methods.base import RunContext
 from quantlab.search.spaces import SearchSpace
 from quantlab.search.truth import TruthTable
@@ -31,9 +29,6 @@ def train_alone(context: RunContext, space: SearchSpace, indices: list[int], ste
         section = context.config.model
         section = section.model_copy(update={"subnet": space.encode(space.subnet(index)),
                                              "pretrain": section.pretrain.model_copy(update={"steps": steps})})
-        alone = replace(context, config=context.config.model_copy(update={"model": section}),
-                        model=build_model(section, context.task).to(context.device))
-        provide_full_precision(alone)
-        top1.append(context.task.evaluate(alone.model, "test", context.device)["top1"])
+        top1.append(context.task.evaluate(context.trained(section), "test", context.device)["top1"])
         logger.info("trained alone: %d of %d, %s: %.2f %%", done, len(indices), section.subnet, top1[-1])
     return TruthTable(np.array(indices), {context.task.name: np.array(top1)})

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.errors import RequestError
-from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
@@ -33,7 +33,6 @@ from quantlab.search.spaces import Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
 from quantlab.search.truth import TruthTable
 from quantlab.tasks.base import to_device
-from quantlab.trainer import run_length
 
 logger = logging.getLogger("quantlab")
 
