@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
 from quantlab.tasks.base import to_device
 
-HELD_OUT = 512          # images (at most a tenth of the set) on which the validation loss is measured; never trained on
+HELD_OUT = 512          # images (at most a tenth of the set) for the validation loss of a task without a validation part; never trained on
 MOMENTUM = 0.9          # of SGD, as He et al. 2016
 CACHE = "full_precision"
 
@@ -61,12 +61,19 @@ class Pretrain(Method):
         self.recipe = context.config.model.pretrain
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
-        order = seeded(0).permutation(len(self.dataset))
-        held_out = min(HELD_OUT, len(order) // 10)
-        self.held_out, self.trained_on = order[:held_out], order[held_out:]
+        self.trained_on, self.held_out = np.arange(len(self.dataset)), np.arange(0)
+        if not self.is_evaluated:
+            order = seeded(0).permutation(len(self.dataset))
+            held_out = min(HELD_OUT, len(order) // 10)
+            self.held_out, self.trained_on = order[:held_out], order[held_out:]
         self.average = None         # of the weights, once training has begun
         self.steps = self.recipe.steps
         self.steps_per_epoch = max(len(self.trained_on) // self.recipe.batch_size, 1)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the task has validation and test parts; then all that `dataset` holds is trained on, as other methods do."""
+        return hasattr(self.context.task, "evaluate")
 
     def cache_facts(self, total_steps: int) -> dict:
         """Everything that shapes the weights, as plain data."""
@@ -77,7 +84,7 @@ class Pretrain(Method):
         model["pretrain"]["steps"] = total_steps
         if weights is not None:     # trained on from a file
             model["weights_sha256"] = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
-        return {"format": 2, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
+        return {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
     def restore(self, total_steps: int) -> bool:
@@ -126,10 +133,13 @@ class Pretrain(Method):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """`loss` of the averaged weights on the held-out images; of fewer than ten images none is held out."""
+        """What the task measures on its validation part, or else `loss` on the held-out images, of the averaged weights. Of fewer than
+        ten images none is held out."""
+        model = self.average.module if self.average is not None else self.context.model.eval()
+        if self.is_evaluated:
+            return self.context.task.evaluate(model, "validation", self.context.device)
         if not len(self.held_out):
             return {}
-        model = self.average.module if self.average is not None else self.context.model.eval()
         if hasattr(model, "validation_loss"):
             return {"loss": float(model.validation_loss(self._batch(self.held_out)))}
         parts = np.array_split(self.held_out, -(-len(self.held_out) // self.recipe.batch_size))
@@ -150,12 +160,14 @@ class Pretrain(Method):
         return model
 
     def finish(self) -> Outcome:
-        context, metrics = self.context, self.validate()
-        model = self.keep()
-        protocol = {"held_out_images": len(self.held_out), "weights": "exponential moving average"}
-        if hasattr(context.task, "evaluate"):
+        context, model = self.context, self.keep()
+        protocol = {"weights": "exponential moving average"}
+        if self.is_evaluated:
             metrics = context.task.evaluate(model, "test", context.device, context.progress)
             protocol |= context.task.protocol()
+        else:
+            metrics = self.validate()
+            protocol |= {"held_out_images": len(self.held_out)}
         if context.accelerator.is_main_process:
             context.task.draw({"full precision": model}, context.directory / "samples", context.device)
         return Outcome(metrics=metrics, baseline=context.task.baseline(context.device), protocol=protocol,
