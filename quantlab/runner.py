@@ -206,19 +206,16 @@ def feature_network(context: RunContext):
     """FID's feature network as the task's `evaluation.features` says: "inception", or its classifier, trained once."""
     if context.task.evaluation.features == "inception":
         return "inception"
-    config = context.config
-    classifier = build_model(config.task.feature_network, context.task).to(context.device)
-    own = replace(context, model=classifier, config=config.model_copy(update={"model": config.task.feature_network}))
-    if config.task.feature_network.weights is not None:
-        load_weights(classifier, config.task.feature_network.weights, "task.feature_network.weights")
-    provide_full_precision(own)
-    return classifier
+    return trained_model(context, context.config.task.feature_network, "task.feature_network")
 
 
-def trained_model(context: RunContext, section) -> torch.nn.Module:
-    """The model of another `model` section on the run's task, in full precision, in evaluation mode, on the device."""
+def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
+    """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in evaluation
+    mode, on the device."""
     own = replace(context, model=build_model(section, context.task).to(context.device),
                   config=context.config.model_copy(update={"model": section}))
+    if section.weights is not None:
+        load_weights(own.model, section.weights, f"{key}.weights")
     provide_full_precision(own)
     return own.model
 

@@ -27,7 +27,7 @@ def train_alone(context: RunContext, space: SearchSpace, indices: list[int], ste
     top1 = []
     for done, index in enumerate(indices, 1):
         section = context.config.model
-        section = section.model_copy(update={"subnet": space.encode(space.subnet(index)),
+        section = section.model_copy(update={"weights": None, "subnet": space.encode(space.subnet(index)),
                                              "pretrain": section.pretrain.model_copy(update={"steps": steps})})
         top1.append(context.task.evaluate(context.trained(section), "test", context.device)["top1"])
         logger.info("trained alone: %d of %d, %s: %.2f %%", done, len(indices), section.subnet, top1[-1])

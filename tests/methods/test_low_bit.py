@@ -56,6 +56,20 @@ def test_what_a_run_leaves(whole):
     assert row["gradient_clipped_share_target"] == pytest.approx(0.01 / 15) and row["large_gradient_error"] > row["gradient_error"] > 0
 
 
+def test_nothing_quantized_is_full_precision_by_its_own_method(quantlab, tmp_path):
+    """So what quantization costs is measured on the same images in the same batches, from the same weights."""
+    recipe = ("optimizer=sgd", "learning_rate=0.1", "weight_decay=1e-4", "warmup_steps=0", "ema_decay=0", "batch_size=128")
+    exempt = "quantizer.policy=[{modules: '.*', weight_bits: 32, activation_bits: 32}]"
+    low_bit = ("method=low_bit", exempt, "quantizer.gradient.bits=32", "method.decay=cosine", "method.decay_every=step")
+    for name, words in (("low_bit", low_bit), ("pretrain", ("method=pretrain", "task=digits", "model=resnet20"))):
+        code, _, err = quantlab(*words, *(word for word in TINY if word.split(".")[0] != "method" or name == "low_bit"),
+                                *(f"model.pretrain.{word}" for word in recipe), f"output_dir={tmp_path / name}")
+        assert code == 0, err
+    one, other = (results(tmp_path / name)["metrics"] for name in ("low_bit", "pretrain"))
+    assert one == other
+    assert rows(tmp_path / "pretrain")[-1]["validation_top1"] == rows(tmp_path / "low_bit")[-1]["validation_top1"]
+
+
 def test_the_clip_ratios_travel_with_the_model(whole):
     tensors, facts = load_model(whole / "checkpoints" / "model")
     kept = [value.item() for name, value in tensors.items() if name.endswith("interval.clip_ratio")]
