@@ -102,14 +102,13 @@ def noise_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     rows = [row for row in rows if is_number(row.get(NOISE))]
     if not rows:
         return None
-    cosines = np.array([row[NOISE] for row in rows])
-    window = np.ones(2 * (len(rows) // 40) + 1)
-    means = np.convolve(cosines, window, "same") / np.convolve(np.ones_like(cosines), window, "same")
+    cosines = [row[NOISE] for row in rows]
     figure, (axes,) = new_panels(1, columns=1, scale=1.3)
     axes.axhline(0, color="#777777", linewidth=0.8)
     draw_curve(axes, rows, NOISE, color=POINTS, linestyle="", marker=".", markersize=4, alpha=0.5, label="one step")
-    draw_curve(axes, [{"step": row["step"], NOISE: mean} for row, mean in zip(rows, means)], NOISE, color=MEAN, label="running mean")
-    axes.set_title(f"mean {cosines.mean():.3f}", fontsize=TITLE_SIZE)
+    means = [{"step": row["step"], NOISE: mean} for row, mean in zip(rows, _running_mean(cosines))]
+    draw_curve(axes, means, NOISE, color=MEAN, label="running mean")
+    axes.set_title(f"mean {np.mean(cosines):.3f}", fontsize=TITLE_SIZE)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("cosine of momentum and next gradient")
     return save_panels(figure, [axes], path)
