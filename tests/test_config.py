@@ -80,7 +80,7 @@ def test_round_trip_through_yaml(mapping, tmp_path):
 @pytest.mark.parametrize("key, value, said", [
     ("quantizer.weight.bits", 9, "quantizer.weight.bits=8"),
     ("quantizer.weight.bits", 4.0, "got 4.0, allowed: 2, 3, 4, 5, 6, 7, 8, or 32"),
-    ("quantizer.activation.bits", 1, "or 32 (not quantized)"),
+    ("quantizer.activation.bits", 1, "or 32 (not quantized); type quantizer.activation.bits=2"),
     ("quantizer.gradient.bits", 8, "allowed: 32"),
     ("method.gradient", "exat", "allowed: copy, exact, bptt; did you mean 'exact'? Type method.gradient=exact"),
     ("method.iterations", 0, "got 0, allowed: an integer of at least 1; type method.iterations=1"),

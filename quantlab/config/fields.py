@@ -29,8 +29,11 @@ def refusal(allowed: str, example: Any) -> PydanticCustomError:
     return PydanticCustomError("refusal", "{allowed}", {"allowed": allowed, "example": example})
 
 
-def says(allowed: str, example: Any) -> WrapValidator:
-    """Whatever is wrong with the value, the error says all that is allowed, not only the bound that was hit."""
+def says(allowed: str, example: Any, nearest_of: tuple[int, ...] = ()) -> WrapValidator:
+    """Whatever is wrong with the value, the error says all that is allowed, not only the bound that was hit.
+
+    nearest_of: numbers of which the nearest to a wrong number is shown instead of `example`.
+    """
 
     def validate(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -38,7 +41,8 @@ def says(allowed: str, example: Any) -> WrapValidator:
         except ValidationError as error:
             if error.errors()[0]["type"] == "refusal":
                 raise
-            raise refusal(allowed, example) from None
+            is_number = nearest_of and isinstance(value, int | float)
+            raise refusal(allowed, min(nearest_of, key=lambda one: abs(one - value)) if is_number else example) from None
 
     return WrapValidator(validate)
 
@@ -89,10 +93,11 @@ File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), s
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
-    Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8)
+    Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8, (*range(2, 9), 32))
 ]
 TrainedBits = Annotated[
-    Literal[1, 2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2)
+    Literal[1, 2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole),
+    says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2, (*range(1, 9), 32))
 ]
 BinaryBits = Annotated[Literal[1, 32], BeforeValidator(_whole), says("1, or 32 (not quantized)", 1)]
 UnquantizedBits = Annotated[

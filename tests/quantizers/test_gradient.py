@@ -66,6 +66,17 @@ def test_an_all_zero_gradient_stays_zero_and_moves_nothing():
     assert quantizer.interval.clip_ratio.item() == before
 
 
+def test_a_gradient_that_is_not_a_number_stays_one():
+    """So the next loss is not a number either, at which a run stops; the clip ratio, which outlives it, is sound."""
+    gradient = torch.randn(1000)
+    gradient[3] = torch.nan
+    for interval in (large_gradient(alpha=0.5), Fixed(1.0, 1e-3)):
+        quantizer = GradientQuantizer(4, interval)
+        assert passed_back(quantizer, gradient)[3].isnan()
+        update_intervals([quantizer])
+        assert 0 < quantizer.interval.clip_ratio.item() <= 1
+
+
 def test_a_residual_branch_receives_its_gradient_unchanged():
     # No normalization between the layer and the sum: autograd hands both branches one and the same tensor
     torch.manual_seed(0)
