@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from left import results
 from quantlab.checkpoint import load_model
 
 SCENES = ("task=detection", "task.scenes={train: 24, validation: 2, test: 4}", "task.evaluation.drawn_images=2", "device=cpu",
           "trainer.log_every=1", "trainer.checkpoint_every=2", "model.pretrain.steps=3", "model.pretrain.batch_size=6")
 TINY_QAT = (*SCENES, "experiment=qat/detection/faster_rcnn_w4a4", "method.batch_size=6", "trainer.max_steps=4")
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")

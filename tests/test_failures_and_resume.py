@@ -9,11 +9,8 @@ import time
 
 import pytest
 
+from left import results
 from tiny import TINY, TINY_ACCUQUANT
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
 
 
 def status(directory):

@@ -6,14 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from left import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 from quantlab.checkpoint import load_model
 
 CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "metrics.jsonl", "report.md", "run.log")
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
 
 
 def status(directory):

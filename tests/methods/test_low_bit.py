@@ -1,12 +1,12 @@
 """method=low_bit, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
 
-import json
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from left import results, rows
 from quantlab.checkpoint import load_model
 
 TINY = (
@@ -14,14 +14,6 @@ TINY = (
     "trainer.log_every=1", "trainer.checkpoint_every=5",
 )
 TINY_LOW_BIT = ("method=low_bit", *TINY, "method.integer_check=true", "quantizer.gradient.alpha=0.01")
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
-
-
-def rows(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def clip_ratios(directory):

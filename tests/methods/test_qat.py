@@ -1,10 +1,10 @@
 """method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
 
-import json
 import sys
 
 import pytest
 
+from left import results, rows
 from quantlab.checkpoint import load_model
 from quantlab.config.catalog import options
 from quantlab.methods.quantized_training import decay_factor
@@ -13,14 +13,6 @@ TINY_QAT = (
     "method=qat", "model.depth=8", "model.width=4", "model.pretrain.steps=20", "method.epochs=2", "method.batch_size=128", "device=cpu",
     "trainer.log_every=1", "trainer.checkpoint_every=5",
 )
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
-
-
-def rows(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

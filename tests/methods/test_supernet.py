@@ -1,6 +1,5 @@
 """method=supernet, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
 
-import json
 import sys
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from left import results, rows
 from quantlab.checkpoint import load_model
 
 TINY = (
@@ -15,14 +15,6 @@ TINY = (
     "method.ranking.stand_alone.steps=10", "method.ranking.batch_size=64", "method.search.population=6", "method.search.generations=2",
     "method.search.crossover=2", "method.search.mutation=2", "device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=4",
 )
-
-
-def results(directory):
-    return json.loads((directory / "results.json").read_text())
-
-
-def rows(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

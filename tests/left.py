@@ -1,0 +1,12 @@
+"""What a run left in its directory."""
+
+import json
+
+
+def results(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def rows(directory):
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
