@@ -25,6 +25,7 @@ from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, load_weights, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
+from quantlab.metrics.fid import FrechetDistance
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
@@ -72,6 +73,8 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     task.check()
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
         build_model(config.task.feature_network, task)     # refuses a task without labels
+    elif task.kind == "generation" and not config.method.trains_network:
+        FrechetDistance("inception")    # fetches its weights, or says what is missing
     model = build_model(config.model, task)
     if config.model.weights is not None and saved_model is None:
         load_weights(model, config.model.weights, "model.weights")

@@ -1,6 +1,7 @@
 """Runs that stop: by a signal, a kill, a NaN, a full disk, a damaged file. Nothing is lost and bits repeat."""
 
 import errno
+import importlib.util
 import json
 import os
 import signal
@@ -129,6 +130,8 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
     (("model=ddpm_cifar10", "model.path=no_such_model", "task=digits_generation"), "no_such_model"),
     (("model.weights=no_such_file.safetensors",), "no_such_file.safetensors"),
     (("task.image_size=9",), "image_size"),
+    pytest.param(("task.evaluation.features=inception",), "pip install torch-fidelity",
+                 marks=pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")),
 ])
 def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tmp_path, monkeypatch):
     if words == ("device=cuda",):
