@@ -1,6 +1,6 @@
 """CaLR and momentum separation on the small profile of CIFAR-10: the table under results/.
 
-    python scripts/supernet_small_profile.py --data-dir DIR                 # 12 sweeps of three seeds
+    python scripts/supernet_small_profile.py --data-dir DIR                 # 14 sweeps of three seeds, two and a half hours of one core
     python scripts/supernet_small_profile.py --data-dir DIR --only spos     # SPOS, its ablation and its control
 
 DIR holds CIFAR-10 and nas_bench_201.npz. Runs that are there already are skipped, so it can be stopped and started again. Every run is
@@ -19,8 +19,10 @@ from quantlab.report.supernet import noise_comparison
 
 ROWS = ("spos", "spos_calr_ms", "spos_calr", "spos_ms", "spos_uniform", "fairnas", "fairnas_released", "fairnas_calr_ms", "fsnas",
         "fsnas_calr_ms")
+VARIANTS = {"frozen": "method.inactive_parameters=frozen", "40_epochs": "method.epochs=40"}
 JOBS = {name: [f"experiment=supernet/small/{name}"] for name in ROWS} | {
-    f"{name}_frozen": [f"experiment=supernet/small/{name}", "method.inactive_parameters=frozen"] for name in ("spos", "spos_calr_ms")}
+    f"{name}_{variant}": [f"experiment=supernet/small/{name}", word]
+    for variant, word in VARIANTS.items() for name in ("spos", "spos_calr_ms")}
 NOISE = {"one momentum": "spos", "momentum separation": "spos_ms"}
 ONLY_IN_CSV = ("spearman", "precision_at_10")
 
