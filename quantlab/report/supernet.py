@@ -127,6 +127,8 @@ def noise_comparison(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
         for number, rows in enumerate(several):
             curve = [{"step": row["step"], NOISE: value} for row, value in zip(rows, _running_mean([row[NOISE] for row in rows]))]
             draw_curve(axes, curve, NOISE, color=color, label=None if number else f"{label}: mean {mean:.3f}")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.2 * (high - low))   # room for the legend
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("cosine of momentum and next gradient")
     return save_panels(figure, [axes], path)
