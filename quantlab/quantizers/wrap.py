@@ -99,6 +99,7 @@ def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
     Returns the original layers by name: `calibrate_weights` needs their float weights.
     """
     originals = {}
+    device = next(network.parameters()).device
     modules = dict(network.named_modules())
     for name, module in modules.items():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -114,6 +115,7 @@ def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
                     bits = policy.section.softmax_bits
                 operands[operand] = policy.activation(bits, pointer, unsigned=operand == "softmax")
             module.set_processor(QuantizedAttention(**operands))
+    network.to(device)      # the quantizers were made on the CPU
     return originals
 
 

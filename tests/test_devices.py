@@ -1,0 +1,43 @@
+"""Every kind of run on a device that is not the CPU: all tensors are moved there, and none is left behind."""
+
+import pytest
+
+import pretended
+from left import results
+from tiny import TINY_PTQ
+
+pytestmark = pytest.mark.skipif(not pretended.POSSIBLE, reason="PyTorch before 2.10 has no backends in Python")
+
+CLASSIFIER = ("model.depth=8", "model.width=4", "model.pretrain.steps=3", "method.epochs=1", "method.batch_size=256", "trainer.log_every=1")
+SUPERNET = ("method=supernet", "model.width=2", "method.epochs=1", "method.batch_size=256", "method.ranking.stand_alone.subnets=2",
+            "method.ranking.stand_alone.steps=2", "method.ranking.batch_size=64", "method.search.population=2",
+            "method.search.generations=1", "method.search.crossover=1", "method.search.mutation=1", "trainer.max_steps=3")
+DENOISER = (*TINY_PTQ, "model.sampler.steps=2", "model.sampler.eta=0.5", "method.group_size=2", "model.pretrain.steps=1",
+            "task.feature_network.pretrain.steps=1", "task.evaluation.samples=8", "task.evaluation.step_error_samples=4",
+            "quantizer.weight.scale_search=min_max", "quantizer.activation.scale_search=min_max")
+RUNS = {
+    "accuquant": ("method=accuquant", *DENOISER, "method.initialization.iterations=1", "method.iterations=1"),
+    "step": ("method=ptq", *DENOISER, "method.reconstruction=step", "method.network_evaluations=4", "method.step_loss=output"),
+    "block": ("method=ptq", *DENOISER, "method.reconstruction=block", "method.network_evaluations=44"),
+    "qat": ("method=qat", *CLASSIFIER),
+    "low_bit": ("method=low_bit", *CLASSIFIER, "method.integer_check=true", "quantizer.gradient.alpha=0.01"),
+    "supernet": SUPERNET,
+}
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """`device=cpu` then means the pretended accelerator."""
+    import torch
+    from accelerate import Accelerator
+    pretended.register()
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, pretended.by_way_of_the_cpu(getattr(torch, name)))
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("pretend", 0)))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_keeps_to_its_device(name, elsewhere, quantlab, tmp_path):
+    code, _, err = quantlab(*RUNS[name], "device=cpu", f"cache_dir={tmp_path / 'cache'}", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert results(tmp_path / "run")["provenance"]["device"] == "pretend:0"
