@@ -224,9 +224,10 @@ class RunDirectory:
     def print_table(self, text: str) -> None:
         """Print `text` on stdout, and into `run.log`."""
         tqdm.write(text, file=sys.stdout)
-        self._append_to_log(text)
+        self.append_to_log(text)
 
-    def _append_to_log(self, text: str) -> None:
+    def append_to_log(self, text: str) -> None:
+        """Write `text` and an end of line to `run.log` alone, if the disk has room."""
         try:
             with open(self.log_path, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
@@ -247,7 +248,7 @@ class _TerminalAndFile(logging.Handler):
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
         tqdm.write(text, file=sys.stderr)
-        self._run._append_to_log(text)
+        self._run.append_to_log(text)
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -197,12 +198,17 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
 
 
 def record_failure(directory: RunDirectory, error: BaseException) -> None:
-    """status.json of a run that did not complete. A disk too full even for that must not hide the first error."""
+    """status.json of a run that did not complete; run.log gets the traceback of an error that nobody foresaw.
+
+    A disk too full even for that must not hide the first error.
+    """
     code = getattr(error, "exit_code", 1)
     state = "interrupted" if isinstance(error, Interrupted) else "failed"
     message = str(error) if isinstance(error, QuantlabError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
         directory.write_status(state, error=message, exit_code=code)
+    if not isinstance(error, QuantlabError):
+        directory.append_to_log("".join(traceback.format_exception(error)))
 
 
 def feature_network(context: RunContext):

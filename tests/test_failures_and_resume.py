@@ -124,6 +124,15 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
     assert_same(directory, uninterrupted)
 
 
+def test_an_unforeseen_error_leaves_its_traceback_in_the_log_alone(quantlab, tmp_path, monkeypatch):
+    from quantlab import runner
+    monkeypatch.setattr(runner, "execute", lambda *_: 1 / 0)
+    directory = tmp_path / "run"
+    code, _, err = quantlab("method=pretrain", *TINY, f"output_dir={directory}")
+    assert code == 1 and "ZeroDivisionError: division by zero" in err and "Traceback" not in err
+    assert "Traceback" in (log := (directory / "run.log").read_text()) and log.endswith("ZeroDivisionError: division by zero\n\n")
+
+
 @pytest.mark.parametrize("words, says", [
     (("device=cuda",), "device"),
     (("task=mnist_generation", "data_dir=no_such_place"), "no_such_place"),
