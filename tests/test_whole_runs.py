@@ -40,11 +40,12 @@ def test_accuquant_leaves_what_the_contract_says(accuquant_run):
     assert found["bits"] == {"weight": 4, "activation": 8, "gradient": 32}
     assert set(found["metrics"]) == {"fid_to_fp32", "fid", "psnr", "ssim", "mse_to_fp32"} == set(found["baseline"]["ranges_only"])
     assert found["protocol"]["samples"] == 24 and found["protocol"]["fid_features"] == "task_classifier"
-    # copy: all steps but the last are walked without a graph first, 1 pass, and all with one, 3; groups of 3, 12 iterations
-    assert found["cost"]["network_evaluations"] == (2 * 1 + 3 * 3) * 12 and found["cost"]["steps"] == 12
+    # 6 iterations over single steps, 12 over groups of 3: all but the last are walked without a graph first, 1 pass, and all with one, 3
+    assert found["cost"]["network_evaluations"] == 3 * 6 + (2 * 1 + 3 * 3) * 12 and found["cost"]["steps"] == 18
     assert found["cost"]["peak_memory_bytes"] > 1e8 and len(found["provenance"]["config_sha256"]) == 64
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, 13)) and list(rows[0])[0] == "step"
+    assert [row["step"] for row in rows] == list(range(1, 19)) and list(rows[0])[0] == "step"
+    assert [row["learning_rate"] for row in rows[:7:6]] == [0.02, 0.002]    # both parts begin with their own rate
     assert "ranges only" in stdout and "accuquant" in stdout and "fid_to_fp32" in stdout
 
 
@@ -63,6 +64,11 @@ def test_pictures_and_report(accuquant_run):
         assert len(curve["step_error"]) == len(curve["accumulated_error"]) == 6
     last = series["curves"]["accuquant"]["accumulated_error"][-1]
     assert last == pytest.approx(results(directory)["metrics"]["mse_to_fp32"], rel=1e-4)
+
+
+def test_a_shorter_run_shortens_both_parts_alike(quantlab, tmp_path):
+    assert quantlab(*TINY_ACCUQUANT, "trainer.max_steps=6", f"output_dir={tmp_path / 'run'}")[0] == 0
+    assert results(tmp_path / "run")["cost"]["network_evaluations"] == 3 * 2 + 11 * 4
 
 
 def test_same_command_same_bits(accuquant_run, quantlab, tmp_path):
@@ -157,7 +163,7 @@ def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
     ("quantizer.weight.granularity=tensor", "quantizer.weight.scale_search=min_max", "quantizer.attention=false"),
 ], ids=["exact-eta", "bptt-sequential-l1", "odd-group-shared", "quadratic-no-ops", "activations-only", "per-tensor"])
 def test_other_settings_run_whole(words, quantlab, tmp_path):
-    code, _, err = quantlab(*TINY_ACCUQUANT, "method.iterations=4", *words, f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(*TINY_ACCUQUANT, "method.initialization.iterations=2", "method.iterations=4", *words, f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
     assert all(np.isfinite(value) for value in results(tmp_path / "run")["metrics"].values())
 

@@ -10,4 +10,4 @@ TINY_PTQ = (
     *TINY, "method.calibration.trajectories=12", "method.calibration.range_samples=4", "method.batch_size=4",
     "method.group_size=3", "trainer.log_every=1", "trainer.checkpoint_every=4",
 )
-TINY_ACCUQUANT = ("method=accuquant", *TINY_PTQ, "method.iterations=12")
+TINY_ACCUQUANT = ("method=accuquant", *TINY_PTQ, "method.initialization.iterations=6", "method.iterations=12")

@@ -58,9 +58,15 @@ class DiffusionPTQ(Method):
     rounding_regularizer: RoundingRegularizer
 
 
+class Initialization(Strict):
+    iterations: CountFromZero
+    learning_rate: LearningRates
+
+
 class AccuQuant(DiffusionPTQ):
     target: Literal["quantlab.methods.accuquant.AccuQuant"] = Field(alias="_target_")
     iterations: Count
+    initialization: Initialization
     gradient: Literal["copy", "exact", "bptt"]
     group_order: Literal["random", "sequential"]
     loss: Literal["mse", "l1"]

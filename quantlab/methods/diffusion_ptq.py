@@ -121,13 +121,15 @@ class DiffusionPTQ(Method):
             wrap.learn_rounding(unet, self.quantized.originals, policy)
             self.weights = wrap.quantized_weights(unet)
         self.is_soft = bool(self.weights) and policy.weight.rounding == "adaround"
-        scales = []
+        self.scales = []
         if section.learn.activation_scales:
-            scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
-        rates = section.learning_rate
-        self.rates = {"rounding": rates.rounding, "activation_scales": rates.activation_scales}
-        learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": scales}
-        groups = [{"params": parameters, "lr": self.rates[name], "name": name} for name, parameters in learned.items() if parameters]
+            self.scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
+        self.renew_optimizer()
+
+    def renew_optimizer(self) -> None:
+        """An Adam without memory, over all that is learned; `before_step` sets its rates."""
+        learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": self.scales}
+        groups = [{"params": parameters, "name": name} for name, parameters in learned.items() if parameters]
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
     @torch.no_grad()
@@ -161,13 +163,17 @@ class DiffusionPTQ(Method):
         """How far the present optimization has come, in [0, 1): drives the learning rates and the annealing."""
         return step / self.total_steps
 
+    def rates(self, step: int):
+        """The learning rates that the optimization to which `step` belongs starts with: `rounding` and `activation_scales`."""
+        return self.section.learning_rate
+
     def before_step(self, step: int) -> None:
-        self.done = self.progress(step)
+        self.done, rates = self.progress(step), self.rates(step)
         cosine = 0.5 * (1 + math.cos(math.pi * self.done))
         for group in self.optimizer.param_groups:
             # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
             stays = group["name"] == "rounding" and self.is_soft
-            group["lr"] = self.rates[group["name"]] * (1 if stays else cosine)
+            group["lr"] = getattr(rates, group["name"]) * (1 if stays else cosine)
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
         """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs none."""
