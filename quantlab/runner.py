@@ -84,6 +84,8 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
         feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section), saved_model=saved_model,
     )
+    if accelerator.device.type == "cuda":   # the jobs of a sweep share the process, and each reports its own peak
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
     return context, instantiate(config.method, context=context)
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for an accelerator where there is none: tensors of the device `pretend` are computed on by the CPU, but refuse to meet its own.
+"""A stand-in for an accelerator where there is none: the CPU computes on tensors of the device `pretend`, but its own refuse to meet them.
 
 A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved.
 """
