@@ -24,8 +24,9 @@ What the paper does not publish, chosen here and exposed in the config:
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of iterations to
   settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was gained.
 - iterations 800 + 126, batch 16: about a minute on two cores, and the baselines' number of network evaluations.
-- rates of the group part: a tenth of the baselines' for the rounding. A hundred updates at more flip weights by chance, which shifts
-  all images alike: too little for the squared error at the end of a group to see, and half of the distance that FID sees.
+- rates of the group part (results/accuquant_fid_shift.md has what was tried): a tenth of the baselines' for the rounding, since a hundred
+  updates at more, each with a gradient of its own noise for every weight, cost the typical image; six times theirs for the
+  activation scales, which have to widen until they hold walks that leave the data.
 """
 
 from collections.abc import Callable, Sequence
