@@ -1,9 +1,13 @@
 """A stand-in for an accelerator where there is none: the CPU computes on tensors of the device `pretend`, but its own refuse to meet them.
 
-A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved.
+A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python pretended.py WORDS` is
+`quantlab WORDS` with `device=cpu` meaning it. (Not within a process that has back-propagated before: autograd counts devices once.)
 """
 
+import sys
+
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -54,20 +58,27 @@ def computed(op, *args, **kwargs):
     return tree_map_only(Tensor, lambda one: outside[id(one)] if id(one) in outside else Pretended(one), result)
 
 
-def register() -> None:
-    """Make the device known to torch, once per process."""
-    if not hasattr(torch, "pretend"):
-        module = backend_registration._DummyBackendModule()
-        module.get_rng_state = lambda device=0: torch.get_rng_state()       # it draws with the CPU's generator
-        module.set_rng_state = lambda state, device=0: torch.set_rng_state(state)
-        backend_registration._setup_privateuseone_for_python_backend("pretend", module)
-        register.library = torch.library.Library("_", "IMPL")       # lives as long as what it holds is to be used
-        register.library.fallback(computed, "PrivateUse1")
-
-
 def by_way_of_the_cpu(make):
     """torch.tensor or torch.as_tensor as a user sees it: made of Python data, then moved. (A backend in Python cannot be its first home.)"""
     def made(data, *, device=None, **options):
         there = make(data, **options) if device is None or not isinstance(data, Tensor) else make(data, device=device, **options)
         return there if device is None else there.to(device)
     return made
+
+
+def main(words: list[str]) -> int:
+    from quantlab.cli.main import main as quantlab
+
+    module = backend_registration._DummyBackendModule()
+    module.get_rng_state = lambda device=0: torch.get_rng_state()       # it draws with the CPU's generator
+    module.set_rng_state = lambda state, device=0: torch.set_rng_state(state)
+    backend_registration._setup_privateuseone_for_python_backend("pretend", module)
+    library = torch.library.Library("_", "IMPL")        # lives as long as what it holds is to be used
+    library.fallback(computed, "PrivateUse1")
+    torch.tensor, torch.as_tensor = by_way_of_the_cpu(torch.tensor), by_way_of_the_cpu(torch.as_tensor)
+    Accelerator.device = property(lambda self: torch.device("pretend", 0))
+    return quantlab(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
