@@ -23,7 +23,7 @@ What the paper does not publish, chosen here and exposed in the config:
   scales and zero points stay as calibrated (Q-Diffusion).
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of iterations to
   settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was gained.
-- iterations 800 + 126, batch 16: about a minute on two cores, and the baselines' number of network evaluations.
+- iterations 800 + 126, batch 16: under two minutes on two cores, and the baselines' number of network evaluations.
 - rates of the group part (results/accuquant_fid_shift.md has what was tried): a tenth of the baselines' for the rounding, since a hundred
   updates at more, each with a gradient of its own noise for every weight, cost the typical image; six times theirs for the
   activation scales, which have to widen until they hold walks that leave the data.
