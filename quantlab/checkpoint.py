@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,14 +119,14 @@ class Checkpoints:
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
 
-    def save(self, step: int, state: Any, score: float | None = None, facts: Mapping[str, Any] | None = None) -> None:
+    def save(self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None) -> None:
         """Write the checkpoint of `step`, then delete what it makes superfluous, leftovers of a kill included.
 
-        `score`: lower is better; None or NaN never is the best. Later steps on disk are of a run that went back to an
-        earlier checkpoint, and are superfluous too.
+        `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk are of a run
+        that went back to an earlier checkpoint, and are superfluous too.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        score = None if score is None or not math.isfinite(score) else float(score)
+        score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
         save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
         self._prune(step)
 
@@ -155,7 +155,9 @@ class Checkpoints:
                 scores[step] = read_facts(self._path(step)).get("score")
             except CorruptFileError:
                 continue
-        return sorted((step for step in scores if scores[step] is not None), key=lambda step: (scores[step], step))
+        # Earlier versions wrote a plain number.
+        scores = {step: score if isinstance(score, list) else [score] for step, score in scores.items() if score is not None}
+        return sorted(scores, key=lambda step: (scores[step], step))
 
     def _load_first_sound(self, steps: Iterable[int]) -> tuple[int, Any, dict[str, Any]] | None:
         damages = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate, to_plain
 from quantlab.errors import RequestError
-from quantlab.methods.base import RunContext
+from quantlab.methods.base import RunContext, run_length
 from quantlab.methods.pretrain import CACHE, Pretrain
 from quantlab.run_directory import RunDirectory
 from quantlab.trainer import Trainer, seed_everything
@@ -52,20 +52,25 @@ def provide_full_precision(context: RunContext) -> None:
 def train_or_restore(context: RunContext) -> None:
     """The weights of `method=pretrain` with this model and task, made now if they are not in the cache.
 
-    The training run lies in the cache, so one that is interrupted goes on when any run next asks for the same weights.
+    The training run lies in the cache, so one that is interrupted goes on when any run next asks for the same weights. It obeys
+    `trainer.max_steps`, which makes a run short in all its parts; `trainer.epochs` counts epochs of the method alone.
     """
-    trainer = context.config.trainer.model_copy(update={"epochs": None, "max_steps": None})
+    trainer = context.config.trainer.model_copy(update={"epochs": None})
     context = replace(context, config=context.config.model_copy(update={"trainer": trainer}))
-    pretrain = Pretrain(None, context)
-    facts = pretrain.cache_facts(pretrain.steps)
-    if pretrain.restore(pretrain.steps):
-        logger.info("full-precision %s: found in the cache", context.config.model.name)
+    name, pretrain = context.config.model.name, Pretrain(None, context)
+    total = run_length(trainer, pretrain.steps, pretrain.steps_per_epoch)
+    facts = pretrain.cache_facts(total)
+    if total < pretrain.steps:
+        logger.warning("full-precision %s: trainer.max_steps cuts its training from %d to %d steps; its numbers are a smoke test's",
+                       name, pretrain.steps, total)
+    if pretrain.restore(total):
+        logger.info("full-precision %s: found in the cache", name)
         return
     if context.accelerator.num_processes > 1:
-        raise RequestError(f"full-precision {context.config.model.name} is not in the cache yet, and several processes would wait for each "
+        raise RequestError(f"full-precision {name} is not in the cache yet, and several processes would wait for each "
                            "other to train it; type method=pretrain with this task and model first")
     with context.cache.lock(CACHE, facts):
-        if pretrain.restore(pretrain.steps):
+        if pretrain.restore(total):
             return
         path = context.cache.folder(CACHE, facts) / "run"
         directory = RunDirectory(path)
@@ -73,8 +78,8 @@ def train_or_restore(context: RunContext) -> None:
             directory = RunDirectory.open(path)
         else:
             directory = RunDirectory.create(path, to_plain(context.config), [])
-        what = f"training {context.config.model.name} in full precision (once, cached)"
-        logger.info("%s: %d steps", what, pretrain.steps)
+        what = f"training {name} in full precision (once, cached)"
+        logger.info("%s: %d steps", what, total)
         Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
         pretrain.keep()
         directory.write_status("completed", exit_code=0)

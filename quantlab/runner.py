@@ -36,6 +36,7 @@ from quantlab.trainer import Trainer
 logger = logging.getLogger("quantlab")
 
 MODEL = "model"     # checkpoints/model.safetensors: what the run made, ready to be sampled from
+BEST_MODEL = "best"     # and the best validated state, where that is another
 
 
 def run(config: RunConfig, typed: list[str]) -> None:
@@ -172,6 +173,8 @@ def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, ste
     """Model, figures, report.md, the table on stdout, and last results.json and the state."""
     if outcome.model is not None:
         save_model(directory.checkpoints / MODEL, outcome.model, outcome.model_facts)
+    if outcome.best_model is not None:
+        save_model(directory.checkpoints / BEST_MODEL, outcome.best_model, outcome.model_facts | {"weights": f"step {outcome.best['step']}"})
     results = results_of(context, outcome, steps, seconds)
     rows = read_metrics(directory.path)
     if len(rows) > 1:
@@ -196,7 +199,8 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
-    return results | ({"diagnostics": outcome.diagnostics} if outcome.diagnostics else {})
+    more = {"best": outcome.best, "diagnostics": outcome.diagnostics}
+    return results | {key: value for key, value in more.items() if value}
 
 
 def record_failure(directory: RunDirectory, error: BaseException) -> None:

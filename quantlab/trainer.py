@@ -128,7 +128,7 @@ class Trainer:
     def _save(self, method: Method, done: int, log: bool = True) -> None:
         losses, self.interval_losses = self.interval_losses, []
         validated = method.validate()
-        score = validated.get("loss", float(torch.stack(losses).mean()) if losses else math.inf)
+        score = method.score(validated) or [float(torch.stack(losses).mean()) if losses else math.inf]
         state = {"method": method.state_dict()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()

@@ -206,7 +206,7 @@ def state_at(step):
 @pytest.fixture
 def checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for step, score in [(100, 3.0), (200, 1.0), (300, 2.0), (400, float("nan"))]:
+    for step, score in [(100, [3.0]), (200, [1.0]), (300, [2.0]), (400, [float("nan")])]:
         checkpoints.save(step, state_at(step), score, {"seed": 0})
     return checkpoints
 
@@ -229,7 +229,7 @@ def test_last_previous_and_best_are_kept(checkpoints):
     assert_same(state, state_at(400))
     assert checkpoints.load_best()[0] == 200
 
-    checkpoints.save(500, state_at(500), score=0.5)
+    checkpoints.save(500, state_at(500), score=[0.5])
     assert {name[:13] for name in names(checkpoints)} == {"step-00000400", "step-00000500"}
     assert checkpoints.load_best()[0] == 500
 

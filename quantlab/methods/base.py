@@ -44,6 +44,8 @@ class Outcome:
     protocol: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
     cost: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)          # `step` and `metrics` of the best validated state, if not the last
+    best_model: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
     model_facts: dict[str, Any] = field(default_factory=dict)
 
@@ -102,8 +104,12 @@ class Method:
         return {}
 
     def validate(self) -> dict[str, float]:
-        """Asked at every checkpoint; `loss`, if present, decides which checkpoint is best (lowest)."""
+        """Asked at every checkpoint; what it measures decides, by `score`, which checkpoint is best."""
         return {}
+
+    def score(self, validated: dict[str, float]) -> list[float]:
+        """Of what `validate` measured, what decides which checkpoint is best: lower is better, later entries break ties."""
+        return [validated["loss"]] if "loss" in validated else []
 
     def finish(self) -> Outcome:
         """Evaluate, draw, and hand over what was made."""

@@ -114,7 +114,9 @@ class Pretrain(Method):
         self.model, self.optimizer = self.context.accelerator.prepare(LossOf(model), optimizer)
 
     def before_step(self, step: int) -> None:
-        factor = cosine_with_warmup(step, self.total_steps, self.recipe.warmup_steps)
+        # A run that the trainer cuts short warms up for as large a share of it, so that it decays fully too.
+        warmup = self.recipe.warmup_steps * self.total_steps // self.recipe.steps
+        factor = cosine_with_warmup(step, self.total_steps, warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
@@ -27,15 +28,19 @@ from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
 
+FEWEST_EPOCHS = 10      # for a schedule by epochs: then a cosine's last epoch has at most 2.5 % of the rate
 DRAWN_LAYERS = 4        # in pictures of single layers, spread evenly over the depth
 
 
 def decay_factor(section, step: int, total: int, steps_per_epoch: int) -> float:
     """What targets and learning rates are multiplied by at `step` of `total`: cosine to zero, steps, or constant 1.
 
-    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's schedulers do.
+    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's schedulers do. Our
+    choice: a run of fewer than `FEWEST_EPOCHS` changes at every step all the same; otherwise its last epoch would still have a large
+    rate, and a run below one epoch would never decay.
     """
-    unit = steps_per_epoch if section.decay_every == "epoch" else 1
+    by_epoch = section.decay_every == "epoch" and total >= FEWEST_EPOCHS * steps_per_epoch
+    unit = steps_per_epoch if by_epoch else 1
     progress = step // unit * unit / total
     if section.decay == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
@@ -196,6 +201,22 @@ class QuantizedTraining(Method):
     def validate(self) -> dict[str, float]:
         return self.context.task.evaluate(self.context.model, "validation", self.context.device)
 
+    def score(self, validated: dict[str, float]) -> list[float]:
+        """The task's main metric; the loss breaks ties, which a small validation part has many of."""
+        return [-validated[self.context.task.main_metric], validated["loss"]]
+
+    def best_validated(self) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+        """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is the last one."""
+        context, found = self.context, Checkpoints(self.context.directory / "checkpoints").load_best()
+        if found is None or found[0] >= self.total_steps:
+            return {}, None
+        step, state, _ = found
+        tensors, last = state["method"]["model"], copy.deepcopy(context.model.state_dict())
+        context.model.load_state_dict(tensors)
+        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        context.model.load_state_dict(last)
+        return {"step": step, "metrics": metrics}, tensors
+
     def draw(self) -> None:
         """Pictures of the training, on the main process."""
         if not self.gradients_of:
@@ -217,7 +238,8 @@ class QuantizedTraining(Method):
             if context.task.draws:
                 models = {label: model.to(context.device) for label, model in self.drawn.items()} | {bits: context.model}
                 context.task.draw(models, context.directory / "samples", context.device)
-        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(),
+        best, tensors = self.best_validated()
+        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(), best=best, best_model=tensors,
                        model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
 
     # memory --------------------------------------------------------------------------------------------------------

@@ -144,6 +144,8 @@ def _measured(results: dict[str, Any], label: str) -> list[tuple[str, dict[str, 
     baseline = {name: value for name, value in (results.get("baseline") or {}).items() if isinstance(value, dict)}
     order = [name for name in BASELINES if name in baseline] + [name for name in baseline if name not in BASELINES]
     rows = [(BASELINES.get(name, name.replace("_", " ")), baseline[name]) for name in order]
+    if best := results.get("best"):
+        rows.append((f"best validated (step {best['step']})", best["metrics"]))
     rows.append((label, results["metrics"]))
     return [(name, {key: value for key, value in metrics.items() if is_number(value)}) for name, metrics in rows]
 

@@ -50,6 +50,7 @@ class ClassificationTask(ImageTask):
     """
 
     kind = "classification"
+    main_metric = "top1"     # of `evaluate`; higher is better
     channels: int
     classes: int
 

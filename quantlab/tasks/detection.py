@@ -43,6 +43,7 @@ class DetectionTask(ImageTask):
     """
 
     kind = "detection"
+    main_metric = "map"     # of `evaluate`; higher is better
     draws = True
     collate = staticmethod(collate)
     channels: int

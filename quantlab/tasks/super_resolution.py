@@ -45,6 +45,7 @@ class SuperResolution(ImageTask):
     """
 
     kind = "super_resolution"
+    main_metric = "psnr_y"     # of `evaluate`; higher is better
     draws = True
     channels = 3
     classes = None

@@ -211,7 +211,45 @@ def section(**values):
 
 def test_decay():
     assert [decay_factor(section(), step, 10, 5) for step in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert [decay_factor(section(decay_every="epoch"), step, 10, 5) for step in (0, 4, 5, 9)] == pytest.approx([1, 1, 0.5, 0.5])
+    assert [decay_factor(section(decay_every="epoch"), step, 20, 2) for step in (0, 1, 10, 11)] == pytest.approx([1, 1, 0.5, 0.5])
     assert [decay_factor(section(decay="step"), step, 8, 1) for step in (1, 2, 3, 4)] == pytest.approx([1, 0.1, 0.1, 0.01])
     assert decay_factor(section(decay="constant"), 9, 10, 1) == 1
+
+
+@pytest.mark.parametrize("total, steps_per_epoch", [(3, 20), (20, 20), (45, 20), (180, 20)])
+def test_a_short_run_decays_fully_though_its_schedule_goes_by_epochs(total, steps_per_epoch):
+    by_epoch = section(decay_every="epoch")
+    factors = [decay_factor(by_epoch, step, total, steps_per_epoch) for step in range(total)]
+    assert factors == [decay_factor(section(), step, total, steps_per_epoch) for step in range(total)]
+    assert decay_factor(by_epoch, total, total, steps_per_epoch) == pytest.approx(0, abs=1e-12)
+
+
+def test_max_steps_makes_a_run_short_in_all_its_parts(quantlab, tmp_path):
+    recipe = ("model.pretrain.steps=5000", "model.pretrain.warmup_steps=1000", f"cache_dir={tmp_path / 'cache'}")
+    code, _, err = quantlab(*TINY_QAT, *recipe, "trainer.max_steps=4", f"output_dir={tmp_path / 'run'}")
+    assert code == 0 and "trainer.max_steps cuts its training from 5000 to 4 steps" in err
+    (hidden,) = (tmp_path / "cache" / "full_precision").glob("*/run")
+    assert [row["learning_rate"] for row in rows(hidden) if "learning_rate" in row][-1] < 0.2 * 5e-3
+    assert results(tmp_path / "run")["cost"]["steps"] == 4
+
+
+def test_the_best_validated_state_is_kept_and_reported_beside_the_last(whole, quantlab, tmp_path, monkeypatch):
+    from quantlab.tasks.classification import ClassificationTask
+    evaluate, validated = ClassificationTask.evaluate, iter([(50.0, 2.0), (70.0, 3.0), (70.0, 1.0), (60.0, 0.5)])
+
+    def scripted(self, model, split, device, progress=None):
+        found = evaluate(self, model, split, device, progress)
+        return found if split == "test" else found | dict(zip(("top1", "loss"), next(validated)))
+
+    monkeypatch.setattr(ClassificationTask, "evaluate", scripted)
+    directory = tmp_path / "run"
+    code, out, err = quantlab(*TINY_QAT, f"output_dir={directory}")
+    assert code == 0, err
+    best = results(directory)["best"]
+    assert best["step"] == 15 and set(best["metrics"]) == {"top1", "top5", "loss"}
+    assert "best validated (step 15)" in out and "best validated (step 15)" in (directory / "report.md").read_text()
+    kept, facts = load_model(directory / "checkpoints" / "best")
+    last, _ = load_model(directory / "checkpoints" / "model")
+    assert facts["weights"] == "step 15" and kept.keys() == last.keys()
+    assert not kept["fc.weight"].equal(last["fc.weight"])
 
