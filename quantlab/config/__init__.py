@@ -5,6 +5,7 @@
 once, `plain` goes back to plain data, hashes it, and builds the object that a section describes.
 """
 
+import quantlab.config.resolvers  # noqa: F401  (registers them)
 from quantlab.config.plain import config_hash, instantiate, to_plain
 from quantlab.config.validation import RunConfig, find_problems, load_config, validate
 

@@ -55,8 +55,14 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                "another quantizer; type quantizer.output_scale=true")
     if isinstance(method, Supernet):
         yield from _supernet(method)
-    if isinstance(method, LowBit) and method.integer_check:
-        yield from _integer_check(quantizer)
+    if isinstance(method, LowBit):
+        given = "model.weights" if getattr(model, "weights", None) else "model.pretrained" if getattr(model, "pretrained", False) else None
+        if given and method.initialization == "scratch":
+            # A rate for random weights would undo them.
+            yield (f"method.initialization: got 'scratch' beside {given}, allowed: full_precision, which starts from these weights; "
+                   "type method.initialization=full_precision")
+        if method.integer_check:
+            yield from _integer_check(quantizer)
     if isinstance(quantizer, TrainedQuantizer):
         gradient = quantizer.gradient
         if gradient.gamma_min > gradient.gamma_max:

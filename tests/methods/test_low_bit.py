@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from left import results, rows
@@ -60,6 +61,24 @@ def test_nothing_quantized_is_full_precision_by_its_own_method(quantlab, tmp_pat
     one, other = (results(tmp_path / name)["metrics"] for name in ("low_bit", "pretrain"))
     assert one == other
     assert rows(tmp_path / "pretrain")[-1]["validation_top1"] == rows(tmp_path / "low_bit")[-1]["validation_top1"]
+
+
+def test_rates_follow_the_start_unless_they_are_typed(quantlab):
+    def rates(*words):
+        from quantlab.config import validate
+        _, out, _ = quantlab("method=low_bit", *words, "--cfg", "job", "--resolve")
+        found = validate(yaml.safe_load(out) | {"output_dir": "x"}).method.learning_rate
+        return found.sgd, found.adam, found.adamw
+
+    assert rates() == (0.1, 1e-3, 3e-4)
+    assert rates("method.initialization=full_precision") == (0.01, 1e-4, 3e-5)
+    assert rates("method.learning_rate.sgd=0.05", "method.initialization=full_precision") == (0.05, 1e-4, 3e-5)
+
+
+def test_given_weights_are_no_start_from_scratch(quantlab, tmp_path):
+    for words in (("model.weights=some.safetensors",), ("model=resnet18", "model.pretrained=true")):
+        code, _, err = quantlab("method=low_bit", *words, f"output_dir={tmp_path / 'run'}")
+        assert code == 2 and err.count("type method.initialization=full_precision") == 1 and not (tmp_path / "run").exists()
 
 
 def test_the_clip_ratios_travel_with_the_model(whole):
