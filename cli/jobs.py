@@ -3,9 +3,10 @@
 No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome.
 """
 
+import contextlib
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hydra
@@ -16,7 +17,9 @@ from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Request
 from quantlab.cli.resume import run_or_go_on
 from quantlab.config import RunConfig, validate
+from quantlab.errors import Interrupted
 from quantlab.run_directory import RunDirectory
+from quantlab.signals import check
 
 MAX_NAME = 150
 
@@ -26,6 +29,7 @@ def start(request: Request) -> list[Outcome]:
     outcomes: list[Outcome] = []
 
     def job(config: DictConfig) -> None:
+        check()     # a signal that a library caught still ends the sweep
         if request.multirun:
             words = " ".join(request.swept[len(outcomes)])
             print(f"quantlab: job {len(outcomes) + 1} of {len(request.swept)}: {words}", file=sys.stderr)
@@ -40,6 +44,8 @@ def start(request: Request) -> list[Outcome]:
     except SystemExit as stop:
         if not (outcomes and outcomes[-1].interrupted):
             raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+    finally:
+        _remove_empty(request.new)
     return outcomes
 
 
@@ -73,15 +79,25 @@ def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
         sys.argv = typed
 
 
+def _remove_empty(directories: Iterable[Path]) -> None:
+    """Of `directories`, each inside the next, remove those made for a run that never began: a wrong request leaves nothing."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
+
+
 def _one_job(config: DictConfig, request: Request) -> Outcome:
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
     try:
         run_config = _typed(config, directory)
         run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
-    except (Exception, KeyboardInterrupt) as error:
-        alone = not request.multirun and RunDirectory(directory).holds_a_run()
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        run = RunDirectory(directory)
+        alone = not request.multirun and run.holds_a_run() and run.state() != "completed"
         return outcome_of(error, directory, resumable=alone).tell()
+    finally:
+        _remove_empty([directory] if request.multirun else [])
     return Outcome(directory=directory)
 
 

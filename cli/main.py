@@ -1,10 +1,12 @@
 """The command `quantlab`: the typed words are checked as a whole, then one run, a sweep, or a resumed run happens."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
 from quantlab.cli.outcome import outcome_of
-from quantlab.errors import RequestError, did_you_mean
+from quantlab.errors import Interrupted, RequestError, did_you_mean
+from quantlab.signals import SIGNALS, interruptible, signal_that_came
 
 OWN_FLAGS = ("-h", "--help", "--version", "-m", "--multirun")
 HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -13,10 +15,18 @@ HYDRA_FLAGS = ("--hydra-help", "--cfg", "-c", "--info", "-i", "--shell-completio
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the words `argv` (default: the shell's) ask for; return the exit code: 0, 1, 2, 130 or 143."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _answer(words)
-    except (Exception, KeyboardInterrupt) as error:
-        return outcome_of(error).tell().exit_code
+    with interruptible():
+        try:
+            code = _answer(words)
+        except (Exception, KeyboardInterrupt, Interrupted) as error:
+            code = outcome_of(error).tell().exit_code
+        if (number := signal_that_came()) is not None:
+            code = 128 + number     # whatever became of it on the way here
+    if argv is None:
+        # Nothing is left to save: a signal that comes while Python packs up ends the process, without a traceback.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+    return code
 
 
 def _answer(words: list[str]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from quantlab.cli.outcome import Outcome
 from quantlab.cli.request import Request
-from quantlab.cli.resume import state_of
+from quantlab.run_directory import RunDirectory
 
 MAIN_METRICS = ("fid_to_fp32", "top1", "loss")
 
@@ -40,7 +40,7 @@ def _state(outcome: Outcome | None) -> str:
         return "not started"
     if outcome.exit_code:
         return "interrupted" if outcome.interrupted else "failed"
-    return state_of(outcome.directory) or "completed"
+    return RunDirectory(outcome.directory).state() or "completed"
 
 
 def _main_metric(directory: Path) -> str:

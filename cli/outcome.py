@@ -9,7 +9,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantlab.errors import Interrupted, QuantlabError
+from quantlab.errors import Interrupted, LoadingError, QuantlabError
+from quantlab.signals import as_interrupted
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,19 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
 
     `resumable`: whether a run that was stopped, by a signal or a full disk, is to be gone on with by itself, rather than as a part of its sweep.
     """
-    if isinstance(error, KeyboardInterrupt):
-        error = Interrupted(signal.SIGINT)
+    error = Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else as_interrupted(error)
     trace = "".join(traceback.format_exception(error))
     match error:
         case Interrupted():
-            lines = [str(error)]
+            # What else went wrong on the way out: the disk was full when the checkpoint was to be saved.
+            lines = [*outcome_of(error.__cause__, directory, resumable).lines] if error.__cause__ is not None else []
+            lines.append(str(error))
             if directory is not None and resumable:
                 lines.append(f"resume with: quantlab {shlex.quote(f'resume={directory}')}")
             return Outcome(error.exit_code, tuple(lines), interrupted=True, directory=directory, trace=trace)
+        case LoadingError() if directory is not None and resumable:
+            again = " ".join(filter(None, (shlex.quote(f"resume={directory}"), error.words)))
+            return Outcome(1, (f"error: {error}; go on with: quantlab {again}",), directory=directory, trace=trace)
         case QuantlabError():
             lines = str(error).splitlines() or [type(error).__name__]
             lines = tuple(f"error: {line}" for line in lines)

@@ -20,17 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import find_problems
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run_directory import RunDirectory, claim_directory
 
 
 @dataclass(frozen=True)
 class Request:
-    """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all."""
+    """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all; `new`: it and
+    those above it that were not there before, innermost first."""
 
     words: tuple[str, ...]
     multirun: bool
     swept: tuple[tuple[str, ...], ...]
     directory: Path
+    new: tuple[Path, ...] = ()
 
     @property
     def again(self) -> list[str]:
@@ -50,12 +52,17 @@ def check_request(overrides: list[str], multirun: bool) -> Request:
         swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
         composed = [_examine(job, key) for job in jobs]
-    problems += _said_once([found for found, _ in composed], swept)
+    problems += _said_once([found for found, *_ in composed], swept)
     if problems:
         raise RequestError(*problems)
-    directory = Path(composed[0][1]).expanduser().absolute()
+    _, named, by_clock = composed[0]
+    directory, new = Path(named).expanduser().absolute(), ()
     if not follower:
-        _refuse_unusable(directory, multirun)
+        _refuse_unusable(directory, multirun or by_clock)
+        new = tuple(folder for folder in (directory, *directory.parents) if not folder.exists())
+        if by_clock:
+            directory = claim_directory(directory)
+            new = (directory, *new[1:])
     # The directory is settled here, once: a clock that ticks between this check and the run must not move it. Only
     # the first process of torchrun makes it.
     words = [*overrides, f"{key}={'.' if follower else as_value(str(directory))}"]
@@ -64,16 +71,18 @@ def check_request(overrides: list[str], multirun: bool) -> Request:
         fixed = {override.key_or_group for override in parsed} - varied
         names = ",".join(map(as_value, sorted(fixed)))
         words = ["-m", *words, f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory)
+    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory, new)
 
 
-def _compose(overrides: list[str], directory_key: str) -> tuple[dict[str, Any], str]:
-    """The resolved config of one job as plain data, and its directory as Hydra has it under `directory_key`."""
+def _compose(overrides: list[str], directory_key: str) -> tuple[dict[str, Any], str, bool]:
+    """The resolved config of one job as plain data, its directory as Hydra has it under `directory_key`, and whether that is
+    `output_dir` and named by the time, as by default: then a name beside it will do as well."""
     config = compose("config", overrides, return_hydra_config=True)
     directory = OmegaConf.select(config, directory_key)
     with open_dict(config):
         del config["hydra"]
-    return OmegaConf.to_container(config, resolve=True), directory
+    by_clock = "${now:" in str(OmegaConf.to_container(config, resolve=False)["output_dir"]) and directory == config.output_dir
+    return OmegaConf.to_container(config, resolve=True), directory, by_clock
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:
@@ -107,9 +116,9 @@ def _said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
     ]
 
 
-def _examine(job: list[str], directory_key: str) -> tuple[list[str], str]:
-    """Every problem of one job, and, where there is none, the directory that Hydra gives it."""
-    directory = ""
+def _examine(job: list[str], directory_key: str) -> tuple[list[str], str, bool]:
+    """Every problem of one job, and, where there is none, the directory that Hydra gives it and whether the time names it."""
+    directory, by_clock = "", False
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
     wrong_groups = {override.key_or_group for override in parsed if override.input_line in wrong_options}
@@ -120,20 +129,20 @@ def _examine(job: list[str], directory_key: str) -> tuple[list[str], str]:
     words = [override.input_line for override in sound]
     try:
         try:
-            config, directory = _compose(words, directory_key)
+            config, directory, by_clock = _compose(words, directory_key)
         except HydraException:
             chosen = [override.input_line for override in sound if is_group(override)]
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose("config", chosen)))))
             problems += unknown.values()
-            config, directory = _compose([word for word in words if word not in unknown], directory_key)
+            config, directory, by_clock = _compose([word for word in words if word not in unknown], directory_key)
         problems += find_problems(config, without=wrong_groups)
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
-    return problems, directory
+    return problems, directory, by_clock
 
 
-def _refuse_unusable(directory: Path, multirun: bool) -> None:
-    if not multirun and RunDirectory(directory).holds_a_run():
+def _refuse_unusable(directory: Path, may_stand: bool) -> None:
+    if not may_stand and RunDirectory(directory).holds_a_run():
         raise RequestError(f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
                            f"{shlex.quote(f'resume={directory}')}; or type another output_dir")
     standing = directory

@@ -2,33 +2,40 @@
 
 from pathlib import Path
 
+import yaml
+
 from quantlab.cli.outcome import Outcome, outcome_of
-from quantlab.config import RunConfig, config_hash, load_config
-from quantlab.errors import RequestError
+from quantlab.config import RunConfig, config_hash, load_config, to_plain, validate
+from quantlab.errors import Interrupted, RequestError
 from quantlab.run_directory import RunDirectory
 
 # Where a run lies, and what it runs on, do not make it another experiment.
 NOT_THE_EXPERIMENT = ("output_dir", "resume", "device")
 
+# What may be typed beside resume=: how the run is carried out on this machine, not what it computes.
+BESIDE_RESUME = ("device", "trainer.num_workers")
+
 
 def resume(words: list[str]) -> Outcome:
-    """Answer `resume=DIR`, typed alone. Raises `RequestError` where there is nothing to go on with."""
+    """Answer `resume=DIR`, alone or with words of `BESIDE_RESUME`. Raises `RequestError` where there is nothing to go on with."""
     others = [word for word in words if not word.startswith("resume=")]
-    if others:
-        raise RequestError(f"resume= goes on with a run as it was configured; drop {' '.join(others)}")
+    if wrong := [word for word in others if word.partition("=")[0] not in BESIDE_RESUME]:
+        raise RequestError(f"resume= goes on with a run as it was configured, allowed beside it: {', '.join(BESIDE_RESUME)}; "
+                           f"drop {' '.join(wrong)}")
     # Not Hydra's grammar: the names of sweep jobs hold "=" and ",", and a shell completes them unquoted.
-    directory = Path(words[-1].removeprefix("resume=").strip("'\"")).expanduser().absolute()
+    named = [word for word in words if word.startswith("resume=")][-1]
+    directory = Path(named.removeprefix("resume=").strip("'\"")).expanduser().absolute()
     if not directory.is_dir():
         raise RequestError(f"resume: no such directory: {directory}; type the directory of an earlier run")
     if not RunDirectory(directory).holds_a_run():
         raise RequestError(f"resume: {directory} holds no run (no config.yaml); type the directory of an earlier run")
-    if state_of(directory) == "completed":
+    if RunDirectory(directory).state() == "completed":
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
     # The directory may have been moved since.
-    config = load_config(directory).model_copy(update={"output_dir": str(directory), "resume": str(directory)})
+    config = _changed(load_config(directory), others).model_copy(update={"output_dir": str(directory), "resume": str(directory)})
     try:
         _run(config, typed=RunDirectory(directory).read_typed())
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
         return outcome_of(error, directory).tell()
     return Outcome(directory=directory)
 
@@ -42,18 +49,20 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
     if may_stand and RunDirectory(directory).holds_a_run():
         if _experiment(load_config(directory)) != _experiment(config):
             raise RequestError(f"{directory} holds another experiment; type another output_dir")
-        if state_of(directory) == "completed":
+        if RunDirectory(directory).state() == "completed":
             return
         config = config.model_copy(update={"resume": str(directory)})
     _run(config, typed)
 
 
-def state_of(directory: Path) -> str | None:
-    """The `state` in status.json; None where the file is missing or torn."""
-    try:
-        return RunDirectory(directory).read_status()["state"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _changed(config: RunConfig, words: list[str]) -> RunConfig:
+    """`config` with the values of `words`, such as "trainer.num_workers=0". Raises `RequestError` for a value that is not allowed."""
+    plain = to_plain(config)
+    for word in words:
+        key, _, value = word.partition("=")
+        group, _, name = key.rpartition(".")
+        (plain[group] if group else plain)[name] = yaml.safe_load(value)
+    return validate(plain) if words else config
 
 
 def _experiment(config: RunConfig) -> str:

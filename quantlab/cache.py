@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,15 @@ class Cache:
         canonical = json.dumps(facts, sort_keys=True, default=str)
         return self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    def lock(self, kind: str, facts: dict[str, Any]) -> FileLock:
-        """Held while a thing is being made, so that two runs that start together make it once."""
+    @contextmanager
+    def lock(self, kind: str, facts: dict[str, Any]) -> Iterator[None]:
+        """Held while a thing is being made, so that two runs that start together make it once. Its holder may take it again."""
         folder = self.folder(kind, facts)
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / "lock")
+        with FileLock(folder / "lock", is_singleton=True):
+            for leftover in folder.glob(".*.tmp"):      # of a process that was killed: no other writes here now
+                leftover.unlink(missing_ok=True)
+            yield
 
     def load(self, kind: str, facts: dict[str, Any]) -> dict[str, Tensor] | None:
         """The tensors, or None if they were never made. Damaged ones are named, removed, and count as never made."""
@@ -47,9 +52,8 @@ class Cache:
             return None
 
     def save(self, kind: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        folder = self.folder(kind, facts)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(folder / "tensors", tensors, facts)
+        with self.lock(kind, facts):
+            save_model(self.folder(kind, facts) / "tensors", tensors, facts)
 
     def fetch(self, kind: str, facts: dict[str, Any], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors, made now if need be."""

@@ -68,6 +68,12 @@ def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     return _decode(content["structure"], safetensors.torch.load(data)), content["facts"]
 
 
+def remove_state(path: str | Path) -> None:
+    """Remove what `save_state` wrote at `path`, if anything."""
+    _json_path(path).unlink(missing_ok=True)
+    _tensors_path(path).unlink(missing_ok=True)
+
+
 def read_facts(path: str | Path) -> dict[str, Any]:
     """The facts of a saved state, without its tensors. Raises: as `load_state`."""
     return _read_content(path)["facts"]
@@ -135,7 +141,7 @@ class Checkpoints:
 
         `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged.
         """
-        return self._load_first_sound(sorted(self._steps(), reverse=True))
+        return self._load_first_sound(sorted(self.steps(), reverse=True))
 
     def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
         """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
@@ -144,13 +150,14 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
+        """Steps at which there is a checkpoint, sound or not, in no order."""
         names = (CHECKPOINT_NAME.fullmatch(file.stem) for file in self.directory.glob("step-*.json"))
         return [int(name[1]) for name in names if name]
 
     def _by_score(self) -> list[int]:
         scores = {}
-        for step in self._steps():
+        for step in self.steps():
             try:
                 scores[step] = read_facts(self._path(step)).get("score")
             except CorruptFileError:
@@ -174,7 +181,7 @@ class Checkpoints:
         return None
 
     def _prune(self, newest: int) -> None:
-        kept = set(sorted(step for step in self._steps() if step <= newest)[-2:])
+        kept = set(sorted(step for step in self.steps() if step <= newest)[-2:])
         kept.update([step for step in self._by_score() if step <= newest][:1])
         names = {self._path(step).name for step in kept}
         for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:

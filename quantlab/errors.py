@@ -1,4 +1,4 @@
-"""The one family of errors that a person is meant to read: one line, and what to type instead.
+"""The one family of errors that a person is meant to read: one line, and what to type instead. And `Interrupted`, a signal.
 
 Everything else that escapes is a bug or the system's (a full disk), and the command says so in one line too.
 """
@@ -31,8 +31,19 @@ class CorruptFileError(RunError):
     """A file's bytes are not what was written: truncated, flipped, or of another format."""
 
 
-class Interrupted(QuantlabError):
-    """SIGINT or SIGTERM. `exit_code` is 128 + the signal's number: 130 or 143."""
+class LoadingError(RunError):
+    """Data could not be read in the middle of a run, whose last whole step is saved. `words`: what `resume=` needs beside it."""
+
+    def __init__(self, message: str, words: str = ""):
+        super().__init__(message)
+        self.words = words
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM. `exit_code` is 128 + the signal's number: 130 or 143.
+
+    Not an `Exception`, as KeyboardInterrupt is none: libraries catch those, and make errors of their own of them.
+    """
 
     def __init__(self, signal_number: int):
         super().__init__(f"interrupted by signal {signal_number}")

@@ -4,11 +4,13 @@ Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a w
 a file, whenever the run was killed.
 """
 
+import itertools
 import json
 import logging
 import math
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,19 +47,61 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     Raises: OSError naming `path` (a full disk, no permission); what was there is then untouched, and nothing is left
     beside it.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _written_beside(Path(path), data) as temporary:
+        os.replace(temporary, path)
+
+
+def create_whole(path: str | Path, data: bytes | str) -> None:
+    """As `atomic_write`, for a file that must be new: of any number of processes that try, one succeeds.
+
+    Raises: FileExistsError when something is at `path`, which stays as it is; OSError as `atomic_write`.
+    """
+    with _written_beside(Path(path), data) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:     # a file system without hard links: new for sure, but a crash in the next moment tears it
+            with open(path, "xb") as file:
+                file.write(temporary.read_bytes())
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes | str) -> Iterator[Path]:
+    """A temporary file beside `path` that holds `data`, on the disk for sure; removed at the end."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)      # write() and fsync() know no name
+        yield temporary
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None   # write() and fsync() know no name
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill in the middle of `atomic_write` left in `folder` or below. Only for whoever alone writes there."""
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def claim_directory(path: Path) -> Path:
+    """Make a new directory at `path`, or where that is taken at `path`-2, -3, ...: never the same one for two callers.
+
+    Raises: OSError when it cannot be made.
+    """
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+            return candidate
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
 
 
 class RunDirectory:
@@ -81,18 +125,20 @@ class RunDirectory:
         """
         run = cls(path)
         if run.holds_a_run():
-            raise RequestError(
-                f"{run.path} already holds a run; go on with it by resume={run.path}, or choose another output_dir"
-            )
+            raise run._taken()
         resolved = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         try:
-            hydra = run._folder(".hydra")
-            atomic_write(hydra / "overrides.yaml", yaml.safe_dump(list(typed), allow_unicode=True))
-            atomic_write(hydra / "config.yaml", resolved)
+            run.path.mkdir(parents=True, exist_ok=True)
+            # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A run
+            # that is killed before it can simply be started again, and one killed after it gone on with.
+            create_whole(run.config_path, resolved)
             run.write_status("running")
-            # Last: this file makes the directory a run, so that one killed before it can simply be started again.
-            atomic_write(run.config_path, resolved)
+            hydra = run._folder(".hydra")
+            atomic_write(hydra / "config.yaml", resolved)
+            atomic_write(hydra / "overrides.yaml", yaml.safe_dump(list(typed), allow_unicode=True))
         except OSError as error:
+            if isinstance(error, FileExistsError) and run.holds_a_run():
+                raise run._taken() from None
             raise RequestError(
                 f"cannot write to {run.path} ({error.strerror}); choose another place with output_dir=..."
             ) from error
@@ -111,12 +157,14 @@ class RunDirectory:
                 " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
             )
         try:
-            for leftover in run.path.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(run.path)
             run._mend_metrics()
         except OSError as error:
             raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
         return run
+
+    def _taken(self) -> RequestError:
+        return RequestError(f"{self.path} already holds a run; go on with it by resume={self.path}, or choose another output_dir")
 
     @property
     def checkpoints(self) -> Path:
@@ -149,12 +197,23 @@ class RunDirectory:
         return config
 
     def read_typed(self) -> list[str]:
-        """The overrides that the user typed."""
-        return yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""
+        try:
+            typed = yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return []
+        return [str(word) for word in typed] if isinstance(typed, list) else []
 
     def read_status(self) -> dict[str, Any]:
         """`state`, `error`, `exit_code`, as last written."""
         return json.loads(self.status_path.read_text(encoding="utf-8"))
+
+    def state(self) -> str | None:
+        """The `state` of status.json; None where the file is missing or torn."""
+        try:
+            return self.read_status()["state"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def write_status(self, state: str, error: str | None = None, exit_code: int | None = None) -> None:
         """Write `status.json`; `state` is one of `STATES`, and `error` is put on one line."""
@@ -222,8 +281,12 @@ class RunDirectory:
             logger.propagate = propagate
 
     def print_table(self, text: str) -> None:
-        """Print `text` on stdout, and into `run.log`."""
-        tqdm.write(text, file=sys.stdout)
+        """Print `text` on stdout, if anyone still reads it, and into `run.log`."""
+        try:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError):   # closed, full, or a pipe without a reader
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
         self.append_to_log(text)
 
     def append_to_log(self, text: str) -> None:

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +30,7 @@ from quantlab.metrics.fid import FrechetDistance
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
-from quantlab.signals import interruptible
+from quantlab.signals import as_interrupted, check, deferred, interruptible
 from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
@@ -44,21 +44,25 @@ def run(config: RunConfig, typed: list[str]) -> None:
 
     typed: the overrides as the user typed them. Raises the QuantlabError family, after status.json says so.
     """
+    started = time.perf_counter()
     with interruptible():
-        started = time.perf_counter()
         context, method = prepare(config)
         directory = open_directory(context, config, typed)
         context.directory = directory.path
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
             try:
-                outcome, steps = execute(context, method, directory)
+                outcome, trainer, steps = execute(context, method, directory, started)
                 if main:
-                    conclude(context, directory, outcome, steps, time.perf_counter() - started)
+                    conclude(context, directory, outcome, steps, trainer)
+                check()     # a signal that a library caught has still ended the run
             except BaseException as error:
-                if main:
-                    record_failure(directory, error)
-                raise
+                error = as_interrupted(error)
+                # A second signal waits until the first is written down.
+                with contextlib.suppress(Interrupted), deferred():
+                    if main:
+                        record_failure(directory, error)
+                raise error
             finally:
                 context.accelerator.end_training()
 
@@ -153,37 +157,44 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
     return directory
 
 
-def execute(context: RunContext, method: Method, directory: RunDirectory) -> tuple[Outcome, int]:
-    """Full-precision weights, the method in the trainer's loop, its end. Returns also the number of steps made."""
+def execute(context: RunContext, method: Method, directory: RunDirectory, started: float) -> tuple[Outcome, Trainer, int]:
+    """Full-precision weights, the method in the trainer's loop, its end. Returns also the number of steps made.
+
+    started: `time.perf_counter()` at which this sitting of the run began.
+    """
     config, steps = context.config, 0
     if config.logger.name != "none":
         options = {"wandb": {"dir": str(directory.path), "mode": config.logger.mode}} if config.logger.name == "wandb" else {}
         context.accelerator.init_trackers(getattr(config.logger, "project", "quantlab"), init_kwargs=options)
     if method.needs_full_precision:
         provide_full_precision(context)
-    trainer = Trainer(config.trainer, directory, context.accelerator, config.seed)
-    if isinstance(method, Pretrain) and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch)):
+    trainer = Trainer(config.trainer, directory, context.accelerator, config.seed, started)
+    # A run that has begun to train goes on with its own checkpoints: what it has put into the cache is its own work.
+    if isinstance(method, Pretrain) and not trainer.has_begun and method.restore(
+            run_length(config.trainer, method.steps, method.steps_per_epoch)):
         logger.info("full-precision %s: found in the cache, nothing to train", config.model.name)
     else:
         steps = trainer.fit(method, config.method.name)
-    return method.finish(), steps
+    return method.finish(), trainer, steps
 
 
-def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, steps: int, seconds: float) -> None:
-    """Model, figures, report.md, the table on stdout, and last results.json and the state."""
+def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, steps: int, trainer: Trainer) -> None:
+    """Model, figures, report.md, and last results.json, the state, and the table on stdout."""
     if outcome.model is not None:
         save_model(directory.checkpoints / MODEL, outcome.model, outcome.model_facts)
     if outcome.best_model is not None:
         save_model(directory.checkpoints / BEST_MODEL, outcome.best_model, outcome.model_facts | {"weights": f"step {outcome.best['step']}"})
-    results = results_of(context, outcome, steps, seconds)
+    results = results_of(context, outcome, steps, trainer.seconds)
     rows = read_metrics(directory.path)
     if len(rows) > 1:
         figures.training_curves(rows, directory.figures / "training.png")
     page.write_page(directory.path, results)
-    directory.write_results(results)
-    directory.write_status("completed", exit_code=0)
-    directory.print_table(page.final_table(results))
-    directory.print_table(f"report: {directory.report_path}")
+    check()
+    with deferred():    # a run is completed whole or not at all
+        directory.write_results(results)
+        directory.write_status("completed", exit_code=0)
+        directory.print_table(page.final_table(results))
+        directory.print_table(f"report: {directory.report_path}")
 
 
 def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float) -> dict:
@@ -206,14 +217,17 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
 def record_failure(directory: RunDirectory, error: BaseException) -> None:
     """status.json of a run that did not complete; run.log gets the traceback of an error that nobody foresaw.
 
-    A disk too full even for that must not hide the first error.
+    A disk too full even for that must not hide the first error. A run that has completed stays so, whatever came after.
     """
+    if directory.state() == "completed":
+        return
     code = getattr(error, "exit_code", 1)
     state = "interrupted" if isinstance(error, Interrupted) else "failed"
-    message = str(error) if isinstance(error, QuantlabError) else f"{type(error).__name__}: {error}"
+    foreseen = isinstance(error, (QuantlabError, Interrupted))
+    message = str(error) if foreseen else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):
         directory.write_status(state, error=message, exit_code=code)
-    if not isinstance(error, QuantlabError):
+    if not foreseen or not isinstance(error.__cause__, (QuantlabError, NoneType)):
         directory.append_to_log("".join(traceback.format_exception(error)))
 
 
@@ -235,9 +249,11 @@ def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.
     return own.model
 
 
-def progress_bar(batches: Iterable, what: str) -> Iterable:
+def progress_bar(batches: Iterable, what: str) -> Iterator:
     """`batches` with a bar on stderr, shown only once they have taken a second."""
-    return tqdm(batches, desc=what, unit="batch", delay=1, leave=False, dynamic_ncols=True)
+    for batch in tqdm(batches, desc=what, unit="batch", delay=1, leave=False, dynamic_ncols=True):
+        check()     # a signal that a library caught ends the run here
+        yield batch
 
 
 def peak_memory(context: RunContext) -> int:

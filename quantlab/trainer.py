@@ -8,7 +8,10 @@ import logging
 import math
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,10 +19,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from quantlab.checkpoint import Checkpoints
-from quantlab.errors import Interrupted, RunError
+from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
 from quantlab.run_directory import RunDirectory
-from quantlab.signals import deferred, pending
+from quantlab.signals import as_interrupted, deferred, pending
 from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
@@ -47,32 +50,50 @@ class Batches:
 class Trainer:
     """Runs a method to its end in `directory`, from its latest checkpoint if there is one.
 
-    section: the config's `trainer`; seed: root of every random number of the loop.
+    section: the config's `trainer`; seed: root of every random number of the loop; started: `time.perf_counter()` at which
+    this sitting of the run began, now unless given.
     """
 
-    def __init__(self, section, directory: RunDirectory, accelerator, seed: int):
+    def __init__(self, section, directory: RunDirectory, accelerator, seed: int, started: float | None = None):
         self.section, self.directory, self.accelerator, self.seed = section, directory, accelerator, seed
         self.checkpoints = Checkpoints(directory.checkpoints)
-        self.seconds = 0.0              # spent in the loop, earlier sittings included
+        self.started = time.perf_counter() if started is None else started
+        self.earlier = 0.0              # seconds of earlier sittings, up to the checkpoint that this one goes on from
         self.interval_losses: list = []
+        self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        self.loading = False            # whether the loop is waiting for data
+        self.validated = True           # whether the checkpoint that this sitting goes on from was
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far. Of a sitting that was killed, what came after its last checkpoint is not known."""
+        return self.earlier + time.perf_counter() - self.started
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an earlier sitting has left a checkpoint."""
+        return bool(self.checkpoints.steps())
 
     def fit(self, method: Method, description: str = "") -> int:
         """Train; returns the number of steps the run has made in all. Raises RunError on a non-finite loss."""
         total = run_length(self.section, method.steps, method.steps_per_epoch)
         method.build(total)
-        start = self._resume(method)
+        self.done = self.saved = start = self._resume(method)
         loader = DataLoader(
             method.dataset,
             batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=method.collate, num_workers=self.workers(method), worker_init_fn=leave_process_group, pin_memory=self.accelerator.device.type == "cuda",
+            collate_fn=method.collate, num_workers=self.workers(method), worker_init_fn=leave_process_group,
+            pin_memory=self.accelerator.device.type == "cuda",
         )
+        batches = iter(loader) if start < total else ()
         bar = tqdm(
-            loaded(loader), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
+            self._loaded(batches, method), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
             disable=not self.accelerator.is_local_main_process or start == total,
         )
-        finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
-        clock = time.perf_counter()
-        with deferred():    # a signal waits for the end of a step, even one that comes while a batch is loaded
+        # A signal waits for the end of a step, even one that comes while a batch is loaded.
+        with deferred(), self._no_death_inside_a_step():
+            if not self.validated and self._is_regular(start, total):
+                self._validate_and_save(method, start)
             for step, batch in enumerate(bar, start):
                 seed_everything(self.seed, step, self.accelerator.process_index)
                 method.before_step(step)
@@ -81,24 +102,29 @@ class Trainer:
                 method.update()
                 method.after_update()
 
-                done = step + 1
-                finite &= torch.isfinite(values["loss"])
+                self.done = done = step + 1
+                self.finite &= torch.isfinite(values["loss"])
                 self.interval_losses.append(values["loss"])
-                is_last, stopping = done == total, self._stopping(done)
-                if is_last or done % self.section.log_every == 0:
-                    self._require_finite(finite, done)
+                stopping = self._stopping(done)
+                if done == total or done % self.section.log_every == 0:
+                    self._require_finite(done)
                     self._log(method, done, values, bar)
-                is_regular = is_last or done % self.section.checkpoint_every == 0
-                if is_regular or stopping:
-                    self._require_finite(finite, done)
-                    self.seconds, clock = self.seconds + time.perf_counter() - clock, time.perf_counter()
-                    self._save(method, done, log=is_regular)    # a run that never stopped has no line where this one stops
+                if self._is_regular(done, total):
+                    self._require_finite(done)
+                    self._validate_and_save(method, done)
+                elif stopping:
+                    self._require_finite(done)
+                    self._save(method, done)
                 if stopping:
                     if pending():
                         break       # leaving `deferred` raises the signal
                     raise Interrupted(signal.SIGTERM)   # another process got it
         bar.close()
         return total
+
+    def _is_regular(self, done: int, total: int) -> bool:
+        """Whether every run of this config has a checkpoint at this step."""
+        return done == total or done % self.section.checkpoint_every == 0
 
     def workers(self, method: Method) -> int:
         """Processes that load data: what the config says, or else what the method's data ask for."""
@@ -112,9 +138,60 @@ class Trainer:
         method.load_state_dict(state["method"])
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.seconds = facts["seconds"]
+        self.interval_losses = list(state.get("interval_losses", torch.empty(0)).to(self.accelerator.device))
+        self.earlier, self.validated = facts["seconds"], facts.get("validated", True)
         logger.info("resuming from step %d", step)
         return step
+
+    def _loaded(self, batches: Iterable, method: Method) -> Iterator:
+        """`batches`, and between them whether the loop is waiting for one in `self.loading`."""
+        with self._saved_if_data_fails(method):
+            self.loading = True
+            for batch in loaded(batches):
+                self.loading = False
+                yield batch
+                self.loading = True
+            self.loading = False
+
+    @contextmanager
+    def _saved_if_data_fails(self, method: Method) -> Iterator[None]:
+        """Around what reads data between two steps: where that fails, the last step is whole, and saved before the error goes on.
+
+        Raises: LoadingError for what a person can mend: a loading process that died, a file that cannot be read.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.accelerator.is_main_process and self.done > self.saved and self.finite:
+                self._save(method, self.done, together=False)   # this process alone has failed
+            if pending():       # a signal to all processes of the run stops those that load its data too
+                raise as_interrupted(error) from None
+            line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            if line.startswith("DataLoader worker"):
+                raise LoadingError(f"a process that loads data has died, often for want of memory ({line.rstrip('.')})",
+                                   "trainer.num_workers=0") from error
+            if isinstance(error, (RequestError, OSError)):
+                raise LoadingError(f"loading data failed: {line}") from error
+            raise
+
+    @contextmanager
+    def _no_death_inside_a_step(self) -> Iterator[None]:
+        """torch raises the death of a loading process wherever the main thread is, half-way through an update too. Here it does so
+        only while the loop waits for data; a death at another time is found when the next batch does not come."""
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+            yield
+            return
+        raises = signal.getsignal(signal.SIGCHLD)
+
+        def on_death(number: int, frame: object) -> None:
+            if self.loading and callable(raises):
+                raises(number, frame)
+
+        signal.signal(signal.SIGCHLD, on_death)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if raises is None else raises)
 
     def _log(self, method: Method, done: int, values: dict, bar: tqdm) -> None:
         row = {name: float(value) for name, value in values.items()} | method.logged()
@@ -125,21 +202,32 @@ class Trainer:
             self.directory.log_metrics(done, row)
         self.accelerator.log(row, step=done)
 
-    def _save(self, method: Method, done: int, log: bool = True) -> None:
+    def _validate_and_save(self, method: Method, done: int) -> None:
+        """A checkpoint that every run of this config has, with what the method says of it."""
+        with self._saved_if_data_fails(method):
+            validated = method.validate()
         losses, self.interval_losses = self.interval_losses, []
-        validated = method.validate()
         score = method.score(validated) or [float(torch.stack(losses).mean()) if losses else math.inf]
-        state = {"method": method.state_dict()}
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
-        row = {f"validation_{name}": value for name, value in validated.items()} if log else {}
+        row = {f"validation_{name}": value for name, value in validated.items()}
         if row:
             self.accelerator.log(row, step=done)
-        if self.accelerator.is_main_process:
-            if row:
+            if self.accelerator.is_main_process:
                 self.directory.log_metrics(done, row)
-            self.checkpoints.save(done, state, score=score, facts={"seconds": self.seconds})
-        self.accelerator.wait_for_everyone()
+        self._save(method, done, score)
+
+    def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:
+        """Write a checkpoint. Without a score it only serves to go on from: a run that never stopped has none at this step, so it is
+        not validated, writes no line, and is never the best. together: whether all processes are here."""
+        state = {"method": method.state_dict()}
+        if self.interval_losses:
+            state["interval_losses"] = torch.stack(self.interval_losses)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(done, state, score=score, facts={"seconds": self.seconds, "validated": score is not None})
+        self.saved = done
+        if together:
+            self.accelerator.wait_for_everyone()
 
     def _stopping(self, done: int) -> bool:
         """Whether a signal asks to stop. Processes must agree on the step, so several ask only when they log."""
@@ -150,8 +238,8 @@ class Trainer:
         asked = torch.tensor(float(pending()), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
-    def _require_finite(self, finite: torch.Tensor, done: int) -> None:
-        if not finite:
+    def _require_finite(self, done: int) -> None:
+        if not self.finite:
             kept = self.checkpoints.load_latest()
             last = f"the last good checkpoint is at step {kept[0]}" if kept else "there is no checkpoint yet"
             raise RunError(f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again")
@@ -159,5 +247,6 @@ class Trainer:
 
 def leave_process_group(worker: int) -> None:
     """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run_directory import RESULTS_KEYS, RunDirectory, atomic_write
+from quantlab.run_directory import RESULTS_KEYS, RunDirectory, atomic_write, claim_directory, create_whole
 
 CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "resume": None}
 
@@ -52,6 +52,85 @@ def test_directory_that_holds_a_run_is_refused(run):
 def test_run_killed_while_it_was_being_made_can_be_started_again(run):
     run.config_path.unlink()
     assert RunDirectory.create(run.path, CONFIG, []).read_config() == CONFIG
+
+
+def together(count, work, tmp_path):
+    """Exit codes of `work(number)` in `count` forked processes that start as one."""
+    start, wait = os.pipe()[::-1]
+    children = []
+    for number in range(count):
+        if (pid := os.fork()) == 0:
+            code = 99
+            try:
+                os.close(start)
+                os.read(wait, 1)        # returns in all of them when the parent closes its end
+                code = work(number)
+            finally:
+                os._exit(code)
+        children.append(pid)
+    os.close(wait)
+    os.close(start)
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+
+
+@pytest.mark.parametrize("stands", [False, True])
+def test_of_processes_that_create_one_directory_together_one_wins_and_the_others_touch_nothing(stands, tmp_path):
+    for attempt in range(20):
+        path = tmp_path / f"run{attempt}"
+        if stands:
+            path.mkdir()        # an empty directory that the user made
+
+        def create(number, path=path):
+            try:
+                RunDirectory.create(path, {"seed": number}, [f"seed={number}"])
+            except RequestError as error:
+                return 2 if "already holds a run" in str(error) and "\n" not in str(error) else 3
+            return 0
+
+        codes = together(4, create, tmp_path)
+        assert sorted(codes) == [0, 2, 2, 2]
+        run, winner = RunDirectory(path), codes.index(0)
+        assert run.read_config() == {"seed": winner} and run.read_typed() == [f"seed={winner}"] and run.state() == "running"
+        assert sorted(file.name for file in path.rglob("*")) == [".hydra", "config.yaml", "config.yaml", "overrides.yaml", "status.json"]
+
+
+def test_of_threads_that_create_one_directory_together_one_wins(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+    barrier = Barrier(8)
+
+    def create(number):
+        barrier.wait()
+        try:
+            return RunDirectory.create(tmp_path / "run", {"seed": number}, []) and "won"
+        except RequestError:
+            return "refused"
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(create, range(8))) == ["refused"] * 7 + ["won"]
+
+
+def test_a_file_system_without_hard_links_has_one_winner_too(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    assert RunDirectory.create(tmp_path / "run", CONFIG, []).read_config() == CONFIG
+    with pytest.raises(FileExistsError):
+        create_whole(tmp_path / "run" / "config.yaml", "other")
+    assert [*tmp_path.rglob(".*.tmp")] == []
+
+
+def test_directories_named_by_the_time_never_meet(tmp_path):
+    path = tmp_path / "outputs" / "12-00-00"
+
+    def claim(number):
+        (tmp_path / f"got{number}").write_text(claim_directory(path).name)
+        return 0
+
+    assert together(6, claim, tmp_path) == [0] * 6
+    names = {(tmp_path / f"got{number}").read_text() for number in range(6)}
+    assert names == {"12-00-00", *(f"12-00-00-{number}" for number in range(2, 7))} == {folder.name for folder in path.parent.iterdir()}
 
 
 def test_directory_without_a_run_cannot_be_resumed(tmp_path):
@@ -172,6 +251,24 @@ def test_full_disk_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_leftovers_of_a_kill_are_removed_on_resume(run):
-    (run.path / ".status.json.123.tmp").write_text("half")
+    for folder in (run.path, run.checkpoints, run.path / ".hydra"):
+        (folder / ".status.json.123.tmp").write_text("half")
     RunDirectory.open(run.path)
-    assert not list(run.path.glob("*.tmp")) and not list(run.path.glob(".*.tmp"))
+    assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*.tmp"))
+
+
+def test_what_only_describes_a_run_may_be_missing(run):
+    (run.path / ".hydra" / "overrides.yaml").unlink()
+    run.status_path.write_text('{"sta')
+    assert RunDirectory.open(run.path).read_typed() == [] and run.state() is None
+
+
+def test_a_table_that_nobody_reads_is_no_failure(run, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        run.print_table("| fid |")
+        monkeypatch.undo()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+    assert run.log_path.read_text() == "| fid |\n"

@@ -103,7 +103,8 @@ class BlockReconstruction(DiffusionPTQ):
                 f"blocks takes {self.collecting * len(self.names):.0f}; allowed: more than that, or fewer "
                 "method.calibration.range_samples")
         self.steps = self.per_unit * len(self.names)
-        self.unit: int | None = None
+        self.unit: int | None = None        # that is being trained, and what was collected for it
+        self.collected: dict | None = None
 
     def progress(self, step: int) -> float:
         return step % self.per_unit / self.per_unit
@@ -112,10 +113,23 @@ class BlockReconstruction(DiffusionPTQ):
         super().before_step(step)
         if step // self.per_unit != self.unit:
             self.unit = step // self.per_unit
-            self.enter(self.names[self.unit])
+            self.enter()
+        elif self.collected is None:
+            self.collect()      # a run that goes on inside a unit: it had entered before
 
-    def enter(self, name: str) -> None:
-        """Fix the units before `name` and collect its inputs and targets for every group of denoising steps."""
+    def enter(self) -> None:
+        """Begin with the present unit: a loss of 1 is its error as it is now."""
+        self.collect()
+        self.spent += self.collecting
+        with torch.no_grad():
+            self.units = {group: float(self.error(group, slice(None))) for group in self.groups}
+
+    def collect(self) -> None:
+        """Fix the units before the present one and collect its inputs and targets for every group of denoising steps.
+
+        Neither depends on the unit itself, so that they are the same at any time while it is trained.
+        """
+        name = self.names[self.unit]
         if self.weights:
             for finished in self.names[: self.unit]:
                 for weight in wrap.quantized_weights(self.quantized.unet.get_submodule(finished)):
@@ -133,9 +147,6 @@ class BlockReconstruction(DiffusionPTQ):
                 targets.append(capture(original, lambda: exact(x, t, i))[2])
             args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
             self.collected[group] = (args, kwargs, torch.cat(targets))
-        self.spent += self.collecting
-        with torch.no_grad():
-            self.units = {group: float(self.error(group, slice(None))) for group in self.groups}
 
     def error(self, group: range, rows: Tensor | slice) -> Tensor:
         """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
@@ -154,3 +165,11 @@ class BlockReconstruction(DiffusionPTQ):
         self.spent += 3 / len(self.names)   # on average over the units
         weights = wrap.quantized_weights(self.module) if self.weights else []
         return {"loss": loss.detach()} | self.regularize(weights)
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"unit": self.unit, "units": [self.units[group] for group in self.groups]}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.unit, self.collected = state["unit"], None
+        self.units = dict(zip(self.groups, state["units"]))

@@ -245,7 +245,7 @@ class Supernet(Method):
                 found = recalibrated_accuracies(self.model, chosen, self.ranked_on, self._images("train", ranking.calibration_images),
                                                 context.progress, what)
             else:
-                partial = context.directory / f"{what}_{part}.unfinished.npz" if context.accelerator.is_main_process else None
+                partial = context.directory / f"{what}_{part}-unfinished" if context.accelerator.is_main_process else None
                 found = accuracies(self.model, chosen, self.ranked_on, context.progress, partial, what)
             scores[places] = found
         return scores.tolist()

@@ -4,7 +4,8 @@ With batch statistics (the supernet paper: its BatchNorms have no others) all su
 they share is computed once. Recalibrated (SPOS), each subnet first gathers running statistics on training images.
 """
 
-import os
+import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantlab.checkpoint import load_state, remove_state, save_state
+from quantlab.errors import CorruptFileError, RequestError
 from quantlab.search.spaces import Subnet
+
+logger = logging.getLogger("quantlab")
 
 SUBNETS_AT_ONCE = 4096      # whose logits of one batch are held together
 Batch = dict[str, Tensor]   # `image` float [N, C, H, W], `label` int64 [N]
@@ -24,7 +29,8 @@ def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Ba
                partial: Path | None = None, what: str = "ranking") -> list[float]:
     """Top-1 of each subnet, percent, over all `batches`, with their batch statistics.
 
-    partial: a file that remembers what was counted, so that an interrupted evaluation goes on; removed at the end.
+    partial: a name without ending for the files that remember what was counted, so that an interrupted evaluation goes on; removed
+    at the end.
     """
     model.eval()
     right, start = _remembered(partial, subnets)
@@ -36,7 +42,7 @@ def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Ba
         if partial is not None:
             _remember(partial, subnets, right, number + 1)
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        remove_state(partial)
     images = sum(len(batch["label"]) for batch in batches)
     return (100 * right / images).tolist()
 
@@ -80,16 +86,24 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
 
 
 def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int]:
-    """How many images each subnet got right, and how many batches that were."""
-    if partial is not None and partial.exists():
-        with np.load(partial, allow_pickle=False) as saved:
-            if np.array_equal(saved["subnets"], np.array(subnets)):
-                return saved["right"], int(saved["batches"])
-    return np.zeros(len(subnets), dtype=np.int64), 0
+    """How many images each subnet got right, and how many batches that were; nothing, where the file is not what was written."""
+    nothing = np.zeros(len(subnets), dtype=np.int64), 0
+    if partial is None:
+        return nothing
+    try:
+        saved, _ = load_state(partial)
+    except RequestError:
+        return nothing
+    except CorruptFileError as error:
+        logger.warning("%s; the subnets are evaluated from the start", error)
+        return nothing
+    return (np.array(saved["right"]), saved["batches"]) if saved["subnets"] == _digest(subnets) else nothing
 
 
 def _remember(partial: Path, subnets: Sequence[Subnet], right: np.ndarray, batches: int) -> None:
-    unfinished = partial.with_name(f"{partial.name}.unfinished")
-    with open(unfinished, "wb") as file:
-        np.savez(file, subnets=np.array(subnets), right=right, batches=batches)
-    os.replace(unfinished, partial)
+    # A list and no tensor: all of it is then in one file, which is replaced as a whole.
+    save_state(partial, {"subnets": _digest(subnets), "right": right.tolist(), "batches": batches})
+
+
+def _digest(subnets: Sequence[Subnet]) -> str:
+    return hashlib.sha256(repr([tuple(map(int, subnet)) for subnet in subnets]).encode()).hexdigest()

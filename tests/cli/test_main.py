@@ -3,12 +3,15 @@
 import errno
 import os
 import re
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from quantlab.errors import Interrupted, RunError
+from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
+from quantlab.run_directory import RunDirectory
 
 
 def test_a_run_gets_its_typed_config_and_absolute_directory(command, runner, tmp_path):
@@ -23,6 +26,51 @@ def test_a_run_gets_its_typed_config_and_absolute_directory(command, runner, tmp
 def test_default_directory_has_date_and_time(command, runner):
     assert command()[0] == 0
     assert re.search(r"/outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d$", runner.configs[0].output_dir)
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    class Clock:
+        now = staticmethod(lambda: datetime(2025, 1, 31, 12))
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+
+
+@pytest.mark.parametrize("words", [(), ("output_dir='runs/${now:%H-%M-%S}'",)])
+def test_runs_that_start_in_one_second_have_directories_of_their_own(command, runner, tmp_path, stopped_clock, words):
+    assert [command(*words)[0] for _ in range(3)] == [0] * 3
+    assert [Path(config.output_dir).name for config in runner.configs] == ["12-00-00", "12-00-00-2", "12-00-00-3"]
+    assert all(RunDirectory(config.output_dir).state() == "completed" for config in runner.configs)
+
+
+def test_sweeps_that_start_in_one_second_do_not_meet(command, runner, tmp_path, stopped_clock):
+    for _ in range(2):
+        assert command("-m", "seed=0,1")[0] == 0
+    assert len(runner.configs) == 4 == len({config.output_dir for config in runner.configs})
+    assert {Path(config.output_dir).parent.name for config in runner.configs} == {"12-00-00", "12-00-00-2"}
+
+
+@pytest.mark.parametrize("words", [(), ("output_dir=new/run",), ("output_dir=mine",)])
+def test_a_request_that_is_found_wrong_late_leaves_no_directory(command, runner, tmp_path, monkeypatch, words):
+    def refuse(config, typed):
+        raise RequestError("device: no such thing here")
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(sys.modules["quantlab.runner"], "run", refuse)
+    assert command(*words)[0] == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runner):
+    runner.fails[0] = LoadingError("a process that loads data has died", "trainer.num_workers=0")
+    code, _, err = command("output_dir=run", "trainer.num_workers=2")
+    line = f"quantlab: error: a process that loads data has died; go on with: quantlab resume={Path('run').absolute()} trainer.num_workers=0\n"
+    assert (code, err) == (1, line)
+    runner.fails.clear()
+    code, _, err = command("resume=run", "trainer.num_workers=-1")
+    assert code == 2 and "trainer.num_workers" in err
+    assert command(*line.split()[-2:])[0] == 0
+    assert runner.configs[-1].trainer.num_workers == 0 and runner.configs[-1].output_dir == runner.configs[0].output_dir
 
 
 @pytest.mark.parametrize("words, said", [

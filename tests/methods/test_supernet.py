@@ -41,7 +41,7 @@ def test_what_a_run_leaves(whole):
     assert any("momentum_cosine" in row for row in logged)
     validated = [row for row in rows(whole) if "validation_loss_low" in row]
     assert len(validated) == 3 and {"validation_loss_middle", "validation_loss_high"} <= validated[0].keys()
-    assert not list(whole.glob("*.unfinished*"))
+    assert not list(whole.glob("*unfinished*"))
 
 
 def test_the_rate_follows_the_complexity_of_the_subnet(whole):

@@ -1,0 +1,93 @@
+"""Real kills, cheaply: a run in a forked process, which sends itself a signal at a moment that the test chose.
+
+A fork has torch imported already. It keeps to one thread, since OpenMP's do not survive a fork, and so must the runs that it
+is compared with: `torch.set_num_threads(1)`.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+NEVER = 10**9
+
+
+class Moments:
+    """Counts what happens in a run, and sends a signal at a chosen count: `training` (batches that a step has begun with),
+    `evaluation` (calls of modules after the last step), `write` (files on the disk under their temporary name).
+    """
+
+    def __init__(self, kind: str | None = None, number: int = NEVER, signal_number: int = signal.SIGKILL):
+        self.kind, self.number, self.signal = kind, number, signal_number
+        self.counts = {"training": 0, "evaluation": 0, "write": 0}
+        self.in_fit = 0
+
+    def happens(self, kind: str) -> None:
+        self.counts[kind] += 1
+        if kind == self.kind and self.counts[kind] == self.number:
+            os.kill(os.getpid(), self.signal)
+
+    def __enter__(self) -> "Moments":
+        from quantlab import run_directory, trainer
+        from quantlab.methods.base import Method
+        to_device, fit, fsync = trainer.to_device, trainer.Trainer.fit, os.fsync
+
+        def step(batch, device):
+            self.happens("training")
+            return to_device(batch, device)
+
+        def fitted(trainer, method: Method, description: str = ""):
+            self.in_fit += 1
+            try:
+                return fit(trainer, method, description)
+            finally:
+                self.in_fit -= 1
+
+        def called(module, inputs) -> None:
+            if not self.in_fit:
+                self.happens("evaluation")
+
+        def synced(descriptor: int) -> None:
+            fsync(descriptor)
+            self.happens("write")
+
+        self.patches = [mock.patch.object(trainer, "to_device", step), mock.patch.object(trainer.Trainer, "fit", fitted),
+                        mock.patch.object(run_directory.os, "fsync", synced)]
+        for patch in self.patches:
+            patch.start()
+        self.hook = torch.nn.modules.module.register_module_forward_pre_hook(called)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.hook.remove()
+        for patch in self.patches:
+            patch.stop()
+
+
+def forked(work: Callable[[], int], log: Path) -> int:
+    """Exit code of `work()` in a forked process, negative where a signal killed it; `log` gets what it printed."""
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            for standard in (1, 2):
+                os.dup2(descriptor, standard)
+            torch.set_num_threads(1)
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def signalled(words, kind: str, number: int, log: Path, signal_number: int = signal.SIGKILL) -> int:
+    """Exit code of `quantlab WORDS`, which is sent a signal at moment `number` of `kind`."""
+    from quantlab.cli.main import main
+
+    def work() -> int:
+        with Moments(kind, number, signal_number):
+            return main([*words])
+    return forked(work, log)
