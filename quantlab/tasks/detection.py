@@ -70,7 +70,7 @@ class DetectionTask(ImageTask):
         for name, part in self._parts.items():
             if not any(len(boxes) for boxes in part.boxes):
                 raise RequestError(f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least "
-                                   "one box in every part; give more images, or another task.split_seed")
+                                   "one box in every part; give images that have boxes")
 
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation, normalization."""

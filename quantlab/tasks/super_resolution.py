@@ -25,7 +25,8 @@ from quantlab.errors import RequestError
 from quantlab.metrics.luminance import SSIM_WINDOW, luminance, luminance_metrics
 from quantlab.report.grids import labelled_rows
 from quantlab.tasks.base import ImageTask
-from quantlab.tasks.image_folder import decode, find_images
+from quantlab.tasks.image_files import find_images
+from quantlab.tasks.image_folder import decode
 from quantlab.tasks.image_pairs import Bicubic, Pair, Tiles, centre_patches, pair, random_patches
 
 DRAWN = 6           # test images in the picture, and ...
