@@ -82,14 +82,21 @@ def class_labels(folder: Path, files: list[Path]) -> list[int] | None:
     names = sorted({name for name in folders if name is not None})
     if None in folders:
         return None
-    lacking = [entry.name for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-               if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names and not any(Path(entry).rglob(RUN))]
+    beside = sorted(entry.name for entry in os.scandir(folder)
+                    if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names)
+    lacking = [name for name in beside if not _holds_runs(folder / name)]
     if lacking:
         told = [f"'{name}' ({_kinds(list(_visible_files(folder / name))) or 'empty'})" for name in lacking[:5]]
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise RequestError(f"data_dir {folder}: no image lies in its folder {', '.join(told)}{more}, allowed: in every class folder images "
                            f"that Pillow reads ({COMMON}, ...); add or convert some, or remove the folder")
     return None if len(names) < 2 else [names.index(name) for name in folders]
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether it is where runs are left: with one in it, or, before the first one has begun, with nothing but folders in folders."""
+    inside = list(folder.rglob("*"))
+    return any(path.name == RUN for path in inside) or (bool(inside) and all(path.is_dir() for path in inside))
 
 
 def _visible_files(folder: Path) -> Iterable[Path]:

@@ -22,9 +22,9 @@ def test_a_step_of_one_image_is_refused_before_any_work(words, key, quantlab, tm
 def test_a_network_without_batch_normalization_may_see_one_image_at_a_time(quantlab, tmp_path):
     for name in ("cat", "dog"):
         for number in range(2):
-            (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / name / f"{number}.png")
-    words = ("task=image_folder_generation", f"data_dir={tmp_path}", "task.image_size=8", "task.channels=1", "model.pretrain.steps=1")
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 100, np.uint8)).save(tmp_path / "data" / name / f"{number}.png")
+    words = ("task=image_folder_generation", f"data_dir={tmp_path / 'data'}", "task.image_size=8", "task.channels=1", "model.pretrain.steps=1")
     code, _, err = quantlab("method=pretrain", "model=ddim", "model.unet.block_out_channels=[8,16]", "model.unet.norm_num_groups=4", *words,
                             "model.pretrain.batch_size=1", "device=cpu", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err

@@ -73,6 +73,7 @@ def test_runs_that_were_left_in_the_folder_are_no_data(classes):
     save(classes / "outputs" / "today" / "samples" / "comparison.png")
     (classes / "outputs" / "today" / ".hydra").mkdir()
     (classes / "run" / ".hydra").mkdir(parents=True)
+    (classes / "first" / "today" / "now").mkdir(parents=True)
     assert labels(classes) == [0, 0, 1, 1]
 
 
