@@ -162,7 +162,7 @@ class ImageFolder(ClassFolders):
         held = max(round(self.section.test_fraction * len(order)), 1)
         if len(order) - held < 2:
             raise RequestError(f"task.test_fraction: got {self.section.test_fraction}, which leaves {len(order) - held} of {len(order)} images "
-                               f"for training and validation; type task.test_fraction=0.2")
+                               "for training and validation; type task.test_fraction=0.2")
         validation, train = self.validation_and_train(order[held:])
         return {"train": train, "validation": validation, "test": order[:held]}
 
