@@ -274,12 +274,12 @@ class Supernet(Method):
             for name, accuracies_of in [("top1_alone", main), *((f"top1_alone_{other}", other) for other in beside(truth, main))]:
                 metrics[name] = float(truth.lookup(accuracies_of, [self.space.index(found)])[0])
         encoding = self.space.encode(found)
-        logger.info("found %s: %.2f %% on validation and %.2f %% on test images with the supernet's weights; train it alone with: %s", encoding,
-                    score, metrics["top1"], training_command(to_plain(context.config), encoding))
+        logger.info("found %s: %.2f %% on validation and %.2f %% on test images with the supernet's weights; train it alone with: %s",
+                    encoding, score, metrics["top1"], training_command(to_plain(context.config), encoding))
         if context.accelerator.is_main_process:
             columns = {name: truth.lookup(name, ranked).tolist() for name in (main, *beside(truth, main))}
-            save_ranking(context.directory / RANKING, [self.space.encode(subnet) for subnet in subnets], scores, columns, section.complexity,
-                         complexities)
+            save_ranking(context.directory / RANKING, [self.space.encode(subnet) for subnet in subnets], scores, columns,
+                         section.complexity, complexities)
             self._draw(scores, truth.lookup(main, ranked).tolist(), complexities, main, metrics["kendall_tau"],
                        by_complexity["kendall_tau"], found)
         protocol = {"ranked_subnets": len(subnets), "truth": "stand_alone_training" if self.truth is None else main,

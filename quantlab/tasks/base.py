@@ -82,6 +82,17 @@ def loaded(loader: Iterable) -> Iterator:
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from None
 
 
+def refuse_other_channels(section: Any, channels: int) -> None:
+    """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all channels."""
+    for key in ("mean", "std"):
+        values = getattr(section.normalization, key)
+        if len(values) not in (1, channels):
+            fitting = ",".join(["0.5"] * channels)
+            raise RequestError(f"task.normalization.{key}: got {len(values)} values, but the images of task={section.name} have {channels} "
+                               f"channel{'s'[: channels != 1]}, allowed: one value for each, or one for all; type "
+                               f"task.normalization.mean=[{fitting}] task.normalization.std=[{fitting}]")
+
+
 def validation_count(images: int, fraction: float, least: int = 1) -> int:
     """How many of a training split's images are held out for validation: `fraction` of them, rounded.
 

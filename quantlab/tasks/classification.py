@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
-from quantlab.tasks.base import ImageDataset, ImageTask, loaded, resize, validation_count
+from quantlab.tasks.base import ImageDataset, ImageTask, loaded, refuse_other_channels, resize, validation_count
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
@@ -52,6 +52,10 @@ class ClassificationTask(ImageTask):
     kind = "classification"
     channels: int
     classes: int
+
+    def __init__(self, section: Any):
+        super().__init__(section)
+        refuse_other_channels(section, self.channels)
 
     def part(self, name: str) -> Dataset:
         """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises RequestError as `check`."""

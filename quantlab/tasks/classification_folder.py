@@ -64,7 +64,7 @@ class FolderImages(Dataset):
             image = read_image(self.folder / self.files[index], self.decode_size, self.channels)
         except RequestError as error:
             raise RunError(str(error)) from None        # found only now, in the middle of the run
-        return {"image": torch.from_numpy(np.ascontiguousarray(image)), "label": torch.tensor(int(self.labels[index]))}
+        return {"image": torch.from_numpy(np.array(image)), "label": torch.tensor(int(self.labels[index]))}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         return [self[index] for index in indices]
@@ -142,27 +142,29 @@ class ImageFolder(ClassFolders):
         folder = Path(self.section.data_dir).expanduser()
         files, labels, classes = labelled_images(folder)
         if SPLITS.issuperset(map(str.lower, classes)):
-            raise RequestError(f"data_dir {folder}: its folders {', '.join(classes)} look like parts and not like classes, allowed: folders "
-                               f"that are classes; type task=imagenet, which takes train and val, or data_dir={folder / classes[0]}")
-        if len(files) < len(classes) + 2:
-            raise RequestError(f"data_dir {folder}: {len(files)} images of {len(classes)} classes, allowed: at least {len(classes) + 2}, one "
-                               "of every class to train on, one for validation and one for the test; add images")
+            raise RequestError(f"data_dir {folder}: its folders {', '.join(classes)} look like parts and not like classes, "
+                               "allowed: folders that are classes; type task=imagenet, which takes train and val, or "
+                               f"data_dir={folder / classes[0]}")
+        needed = len(classes) + 2
+        if len(files) < needed:
+            raise RequestError(f"data_dir {folder}: {len(files)} images of {len(classes)} classes, allowed: at least {needed}, "
+                               "one of every class to train on, one for validation and one for the test; add images")
         parts = self._divided(self.shuffled(len(files)))
         lacking = set(labels.tolist()) - set(labels[parts["train"]].tolist())
         if lacking:
             drawn = (labels[self._divided(self.shuffled(len(files), seed))["train"]] for seed in range(SEEDS))
             fitting = next((seed for seed, left in enumerate(drawn) if len(np.unique(left)) == len(classes)), None)
             remedy = "" if fitting is None else f", or type task.split_seed={fitting}"
-            raise RequestError(f"data_dir {folder}: no image of class '{classes[min(lacking)]}' is left to train on, allowed: a few images of "
-                               f"every class; add images{remedy}")
+            raise RequestError(f"data_dir {folder}: no image of class '{classes[min(lacking)]}' is left to train on, allowed: a few "
+                               f"images of every class; add images{remedy}")
         return {name: self._images(folder, files, labels, chosen) for name, chosen in parts.items()}
 
     def _divided(self, order: np.ndarray) -> dict[str, np.ndarray]:
         """Which of the shuffled images are whose. Raises RequestError where a part would be empty."""
         held = max(round(self.section.test_fraction * len(order)), 1)
         if len(order) - held < 2:
-            raise RequestError(f"task.test_fraction: got {self.section.test_fraction}, which leaves {len(order) - held} of {len(order)} images "
-                               "for training and validation; type task.test_fraction=0.2")
+            raise RequestError(f"task.test_fraction: got {self.section.test_fraction}, which leaves {len(order) - held} of {len(order)} "
+                               "images for training and validation; type task.test_fraction=0.2")
         validation, train = self.validation_and_train(order[held:])
         return {"train": train, "validation": validation, "test": order[:held]}
 

@@ -1,7 +1,8 @@
 """The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
 Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out or packed
-in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with one exception that is checked first: see `_cifar_python`.
+in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with one exception that is
+checked first: see `_cifar_python`.
 """
 
 import io
@@ -164,7 +165,8 @@ def _download(name: str, size: str, data_dir: Path) -> None:
 def _mnist_packed(path: Path, split: str) -> Arrays:
     wanted = {f"{split}_images": "uint8 [N, 28, 28]", f"{split}_labels": "integers [N]"}
     images, labels = read_npz(path, wanted)
-    _require_array(path, f"{split}_images", images, images.dtype == np.uint8 and images.ndim == 3 and images.size, "uint8 [N, 28, 28]")
+    sound = images.dtype == np.uint8 and images.ndim == 3 and images.size
+    _require_array(path, f"{split}_images", images, sound, "uint8 [N, 28, 28]")
     return images[:, None], _whole(path, f"{split}_labels", labels, len(images))
 
 
@@ -215,7 +217,8 @@ def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
 def _cifar10_packed(path: Path, split: str) -> Arrays:
     wanted = {f"{split}_jpeg": "uint8 [bytes]", f"{split}_offsets": "integers [N + 1]", f"{split}_labels": "integers [N]"}
     content, offsets, labels = read_npz(path, wanted)
-    _require_array(path, f"{split}_jpeg", content, content.dtype == np.uint8 and content.ndim == 1, "uint8 [bytes]")
+    sound = content.dtype == np.uint8 and content.ndim == 1
+    _require_array(path, f"{split}_jpeg", content, sound, "uint8 [bytes]")
     labels = _whole(path, f"{split}_labels", labels)
     offsets = _whole(path, f"{split}_offsets", offsets, len(labels) + 1)
     images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
@@ -236,7 +239,8 @@ def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) 
     fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]       # NaN is not equal to itself
     whole = values.dtype.kind in "iuf" and not fractions.size and not np.isinf(values).any()
     holds = whole and values.ndim == 1 and count in (None, len(values))
-    _require_array(path, name, values, holds, f"integers [{'N' if count is None else count}]{f', not {fractions[0]}' if fractions.size else ''}")
+    but = f", not {fractions[0]}" if fractions.size else ""
+    _require_array(path, name, values, holds, f"integers [{'N' if count is None else count}]{but}")
     return values.astype(np.int64)
 
 

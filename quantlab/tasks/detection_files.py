@@ -99,7 +99,11 @@ class DetectionFiles(DetectionTask):
     def _parts(self) -> dict[str, BoxedFiles]:
         training, test = self._training_and_test()
         self._refuse_repeated([one.file for one in (*training, *test)])
-        training = [one for one in training if not all(one.ignored)]
+        with_boxes = [one for one in training if not all(one.ignored)]
+        if len(with_boxes) < len(training):
+            log.info("task %s: %d of %d training images have no box and are not trained on", self.name, len(training) - len(with_boxes),
+                     len(training))
+        training = with_boxes
         order = np.random.default_rng(self.section.split_seed).permutation(len(training))
         held = validation_count(len(training), self.section.validation_fraction, least=2)
         drawn = {"train": sorted(order[held:]), "validation": sorted(order[:held])}
@@ -109,8 +113,9 @@ class DetectionFiles(DetectionTask):
         """No part may hold what another was trained on."""
         repeated = [file for file, count in Counter(files).items() if count > 1]
         if repeated:
-            raise RequestError(f"task.train={self.section.train} task.test={self.section.test}: {len(repeated)} images are in them more than "
-                               f"once, the first is {repeated[0]}, allowed: sets that share no image; name others, or correct their files")
+            raise RequestError(f"task.train={self.section.train} task.test={self.section.test}: {len(repeated)} images are in them "
+                               f"more than once, the first is {repeated[0]}, allowed: sets that share no image; name others, or correct "
+                               "their files")
 
     def _sound(self, images: list[BoxedImage], source: Path) -> list[BoxedImage]:
         """The images without boxes that are empty or outside; others are clipped to their image. Raises RequestError where there are more

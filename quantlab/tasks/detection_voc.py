@@ -29,34 +29,42 @@ class Voc(DetectionFiles):
     def _set(self, name: str, key: str) -> list[BoxedImage]:
         """The images of YEAR/SET, which `task.KEY` names: whatever ImageSets/Main/SET.txt lists."""
         year, _, part = name.partition("/")
-        listed = self._listed(year, part)
-        if listed is None and self.section.download:
+        if self._listed(year, part) is None and self.section.download:
             self._download(name, key)
-            listed = self._listed(year, part)
+        listed = self._listed(year, part)
         if listed is None:
-            there = self._sets()
-            allowed = f"{', '.join(there)}{did_you_mean(name, there)}" if there else "VOCdevkit/VOCYEAR/ImageSets/Main/SET.txt in data_dir"
-            fetch = "" if self.section.download else ", or fetch it: task.download=true"
-            raise RequestError(f"task.{key}: VOC's set {name} is not there (no VOCdevkit/VOC{year}/ImageSets/Main/{part}.txt in {self.root}), "
-                               f"allowed: YEAR/SET, as {allowed}; type one of them, give another data_dir=PATH{fetch}")
-        names = [line.strip() for line in listed.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        several = [line for line in names if len(line.split()) > 1]
+            raise self._not_there(name, key)
+        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        several = [one for one in names if len(one.split()) > 1]
         if not names or several:
             got = f"'{several[0]}', a set of one class" if several else "no image"
-            raise RequestError(f"task.{key}: VOC's set {name} names {got} ({listed}), allowed: one image a line, at least one; name another "
-                               "set")
+            raise RequestError(f"task.{key}: VOC's set {name} names {got} ({listed}), allowed: one image a line, at least one; "
+                               "name another set")
         folder = listed.parents[2]
-        images, annotations = _by_stem(folder / "JPEGImages", is_image), _by_stem(folder / "Annotations", lambda file: file.endswith(".xml"))
+        images = _by_stem(folder / "JPEGImages", is_image)
+        annotations = _by_stem(folder / "Annotations", lambda file: file.endswith(".xml"))
         if not any(one in annotations for one in names):
-            raise RequestError(f"task.{key}: VOC's set {name} has no boxes: {folder / 'Annotations'} holds none of its {len(names)} files (of "
-                               f"its test sets VOC published those of 2007 alone), allowed: a set with annotations; name another in task.{key}")
+            raise RequestError(f"task.{key}: VOC's set {name} has no boxes: {folder / 'Annotations'} holds none of its {len(names)} "
+                               "files (of its test sets VOC published those of 2007 alone), allowed: a set with annotations; name "
+                               f"another in task.{key}")
         missing = [folder / kind / f"{one}{ending}" for one in names
-                   for kind, ending, found in (("JPEGImages", ".jpg", images), ("Annotations", ".xml", annotations)) if one not in found]
+                   for kind, ending, found in (("JPEGImages", ".jpg", images), ("Annotations", ".xml", annotations))
+                   if one not in found]
         if missing:
-            raise RequestError(f"{self.root}: {len(missing)} files of VOC's set {name} are missing, the first is {missing[0]}; unpack the "
-                               "archive again")
+            raise RequestError(f"{self.root}: {len(missing)} files of VOC's set {name} are missing, the first is {missing[0]}; unpack "
+                               "the archive again")
         refuse_unsound(images[one] for one in names)
         return self._sound([self._annotated(images[one], annotations[one]) for one in names], folder / "Annotations")
+
+    def _not_there(self, name: str, key: str) -> RequestError:
+        year, _, part = name.partition("/")
+        there = self._sets()
+        allowed = (f"YEAR/SET, as {', '.join(there)}{did_you_mean(name, there)}; type one of them, give" if there else
+                   "a folder that holds VOCdevkit/VOCYEAR/ImageSets/Main/SET.txt; give")
+        fetch = "" if self.section.download else ", or fetch it: task.download=true"
+        return RequestError(f"task.{key}: VOC's set {name} is not there (no VOCdevkit/VOC{year}/ImageSets/Main/{part}.txt in "
+                            f"{self.root}), allowed: {allowed} another data_dir=PATH{fetch}")
 
     def _listed(self, year: str, part: str) -> Path | None:
         """ImageSets/Main/SET.txt of a year, where data_dir is VOCdevkit's parent, VOCdevkit, or the year's own folder."""
@@ -79,11 +87,11 @@ class Voc(DetectionFiles):
         try:
             VOCDetection(str(self.root), year, part, download=True)
         except ValueError as error:
-            raise RequestError(f"task.{key}: got '{name}', which does not lie in {self.root} and cannot be fetched, allowed: 2007 to 2012 and "
-                               "train, val, trainval, and 2007/test; name one of them") from error
+            raise RequestError(f"task.{key}: got '{name}', which does not lie in {self.root} and cannot be fetched, allowed: 2007 to "
+                               "2012 and train, val, trainval, and 2007/test; name one of them") from error
         except (RuntimeError, OSError) as error:
-            raise RequestError(f"VOC's set {name} could not be downloaded to {self.root} ({str(error).splitlines()[0]}); check the connection "
-                               "and the folder, or put the files there and leave task.download=false") from error
+            raise RequestError(f"VOC's set {name} could not be downloaded to {self.root} ({" ".join(str(error).split())}); check the "
+                               "connection and the folder, or put the files there and leave task.download=false") from error
 
     def _annotated(self, file: Path, annotation: Path) -> BoxedImage:
         try:

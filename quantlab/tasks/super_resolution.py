@@ -181,6 +181,9 @@ class PhotoFolders(SuperResolution):
             if not (root / getattr(section, key)).is_dir():
                 raise RequestError(f"data_dir {root}: there is no folder {getattr(section, key)}, allowed: a folder that holds "
                                    f"{section.train_folder} and {section.test_folder}; give it with data_dir=PATH, or type task.{key}=NAME")
+        if (root / section.train_folder).resolve() == (root / section.test_folder).resolve():
+            raise RequestError(f"task.test_folder: got {section.test_folder}, the folder that is trained on, allowed: another; type "
+                               "task.test_folder=NAME")
         train, test = (find_images(root / folder) for folder in (section.train_folder, section.test_folder))
         order = np.random.default_rng(section.split_seed).permutation(len(train))
         if section.validation_images >= len(train):

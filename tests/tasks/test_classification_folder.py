@@ -223,6 +223,15 @@ def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
     assert first in (0, 4) and second == 4      # trained on, not found in the cache
 
 
+def test_a_normalization_of_other_channels_is_refused(tmp_path):
+    tree(tmp_path)
+    with pytest.raises(RequestError, match=r"task.normalization.mean: got 3 values, but the images of task=image_folder have 1 channel, .*type "
+                                           r"task.normalization.mean=\[0.5\] task.normalization.std=\[0.5\]"):
+        image_folder(tmp_path, channels=1)
+    grey = image_folder(tmp_path, channels=1, normalization={"mean": [0.5], "std": [0.5]})
+    assert grey.prepare({"image": grey.dataset()[0]["image"][None]}, train=False)["image"].shape == (1, 1, 8, 8)
+
+
 @pytest.mark.parametrize("words, says", [
     (("task.image_size=80",), "task.image_size: got 80, allowed: 1 to 72"),
     (("task.augmentation.scale=[1.0,0.5]",), "type task.augmentation.scale=[0.5,1.0]"),

@@ -89,6 +89,7 @@ def test_few_boxes_that_cannot_be_are_left_out_when_allowed(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="quantlab"):
         assert sum(len(task.part(name)) for name in ("train", "validation")) == 4
     assert "1 of 6 boxes are empty or outside their image and left out" in caplog.text
+    assert "2 of 6 training images have no box and are not trained on" in caplog.text
 
 
 def box(values):
