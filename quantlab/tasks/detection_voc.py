@@ -90,7 +90,7 @@ class Voc(DetectionFiles):
             raise RequestError(f"task.{key}: got '{name}', which does not lie in {self.root} and cannot be fetched, allowed: 2007 to "
                                "2012 and train, val, trainval, and 2007/test; name one of them") from error
         except (RuntimeError, OSError) as error:
-            raise RequestError(f"VOC's set {name} could not be downloaded to {self.root} ({" ".join(str(error).split())}); check the "
+            raise RequestError(f"VOC's set {name} could not be downloaded to {self.root} ({' '.join(str(error).split())}); check the "
                                "connection and the folder, or put the files there and leave task.download=false") from error
 
     def _annotated(self, file: Path, annotation: Path) -> BoxedImage:

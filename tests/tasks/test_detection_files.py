@@ -282,6 +282,18 @@ def test_what_cannot_be_fetched_of_voc_is_said(tmp_path):
         voc(voc_tree(tmp_path), test=["2012/test"], download=True).check()
 
 
+def test_a_failed_download_of_voc_is_one_line(tmp_path, monkeypatch):
+    import torchvision
+
+    def offline(*args, **keys):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", offline)
+    with pytest.raises(RequestError, match="could not be downloaded to .*no route to host") as caught:
+        voc(tmp_path, download=True).check()
+    assert "\n" not in str(caught.value)
+
+
 def test_voc_files_that_are_missing(tmp_path):
     folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
     (folder / "JPEGImages" / "3.jpg").unlink()
