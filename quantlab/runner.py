@@ -26,6 +26,7 @@ from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, load_weights, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.single_image import refuse_single_images
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
@@ -91,7 +92,9 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     )
     if accelerator.device.type == "cuda":   # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    return context, instantiate(config.method, context=context)
+    method = instantiate(config.method, context=context)
+    refuse_single_images(context, method)
+    return context, method
 
 
 def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:

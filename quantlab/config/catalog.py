@@ -1,5 +1,6 @@
 """What conf/ offers: the options of every group, and the line that each YAML says about itself."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,37 @@ def target_of(group: str, option: Path) -> Any:
     return target or next((target_of(group, parent) for parent in parents if parent.is_file()), None)
 
 
+def composed(group: str, option: str) -> dict[str, Any]:
+    """What choosing an option sets, as plain data: that of the options it builds on, then its own. Interpolations stand as they are."""
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}
+    parents: dict[str, Any] = {}
+    for entry in content.pop("defaults", ()):
+        if isinstance(entry, dict):     # {"/model@feature_network": task_classifier}
+            (where, name), = entry.items()
+            other, _, key = where.removeprefix("/").partition("@")
+            parents = _merged(parents, {key: composed(other, name)})
+        elif entry != "_self_":
+            parents = _merged(parents, composed(group, entry))
+    return _merged(parents, content)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(below[key], above[key]) for key in below.keys() & above.keys()
+            if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return {**below, **above, **both}
+
+
 def own_choice(method: str, group: str) -> str | None:
     """The option of `group` that choosing the method brings along; None where its YAML leaves it to conf/config.yaml."""
     content = yaml.safe_load(options("method")[method].read_text(encoding="utf-8"))
     chosen = [entry for entry in content.get("defaults") or () if isinstance(entry, dict)]
     return next((name for entry in chosen for key, name in entry.items() if key.startswith(f"override /{group}@")), None)
+
+
+def root_settings(keys: Iterable[str]) -> dict[str, Any]:
+    """The values of keys of conf/config.yaml. Interpolations stand as they are."""
+    content = yaml.safe_load(root_config())
+    return {key: content[key] for key in keys}
 
 
 def root_config() -> str:

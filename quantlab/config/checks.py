@@ -96,7 +96,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         mean, std = task.normalization.mean, task.normalization.std
         if len(mean) != len(std):
             yield (f"task.normalization.std: got {len(std)} values for the {len(mean)} of mean, allowed: one per channel; "
-                   f"type task.normalization.std=[{', '.join(['0.5'] * len(mean))}]")
+                   f"type task.normalization.std=[{','.join(['0.5'] * len(mean))}]")
     if isinstance(task, ClassFolders):
         yield from _at_most("task.image_size", task.image_size, "task.decode_size", task.decode_size)
         for key, (low, high) in (("scale", task.augmentation.scale), ("ratio", task.augmentation.ratio)):

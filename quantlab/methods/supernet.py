@@ -19,15 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantlab.config import to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures
+from quantlab.report.commands import training_command
+from quantlab.report.page import RANKING
 from quantlab.report.runs import read_metrics
 from quantlab.search.evaluation import accuracies, recalibrated_accuracies
-from quantlab.search.ranking import rank_metrics
+from quantlab.search.ranking import rank_metrics, save_ranking
 from quantlab.search.samplers import build_sampler
 from quantlab.search.spaces import Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
@@ -221,17 +224,22 @@ class Supernet(Method):
         self.model.train()
         return {"loss": sum(losses.values()) / len(losses)} | losses
 
-    def _images(self, part: str, count: int | None) -> list[dict[str, Tensor]]:
-        """Whole batches of the first images of a part (BatchNorm's statistics are the batch's), or the one batch that there is."""
+    def _images(self, part: str, count: int | None = None) -> list[dict[str, Tensor]]:
+        """Batches of a part, for BatchNorms whose statistics are the batch's: of its first `count` images (or all) whole ones, or the one
+        that there is; of the test part all images in batches of nearly one size."""
         images, size = self.context.task.part(part), self.section.ranking.batch_size
         count = min(count or len(images), len(images))
-        count -= count % size if count > size else 0
-        batches = [images.__getitems__(list(range(first, min(first + size, count)))) for first in range(0, count, size)]
+        if part == "test":
+            chosen = [one.tolist() for one in np.array_split(np.arange(count), -(-count // size))]
+        else:
+            count -= count % size if count > size else 0
+            chosen = [list(range(first, min(first + size, count))) for first in range(0, count, size)]
+        batches = [images.__getitems__(indices) for indices in chosen]
         return [self.context.task.prepare(to_device(self.collate(batch), self.context.device), train=False) for batch in batches]
 
     # ranking and search --------------------------------------------------------------------------------------------
-    def score(self, subnets: Sequence[Subnet], what: str) -> list[float]:
-        """Validation accuracy, percent, of each subnet with the supernet's weights."""
+    def score(self, subnets: Sequence[Subnet], what: str, images: Sequence[dict[str, Tensor]]) -> list[float]:
+        """Accuracy on batches of images, percent, of each subnet with the supernet's weights."""
         context, ranking = self.context, self.section.ranking
         scores = np.zeros(len(subnets))
         for part in range(self.sampler.parts):
@@ -242,11 +250,11 @@ class Supernet(Method):
                 self.model.load_state_dict(self.finished[part])
             chosen = [subnets[place] for place in places]
             if ranking.batch_norm == "recalibrated":
-                found = recalibrated_accuracies(self.model, chosen, self.ranked_on, self._images("train", ranking.calibration_images),
+                found = recalibrated_accuracies(self.model, chosen, images, self._images("train", ranking.calibration_images),
                                                 context.progress, what)
             else:
                 partial = context.directory / f"{what}_{part}-unfinished" if context.accelerator.is_main_process else None
-                found = accuracies(self.model, chosen, self.ranked_on, context.progress, partial, what)
+                found = accuracies(self.model, chosen, images, context.progress, partial, what)
             scores[places] = found
         return scores.tolist()
 
@@ -256,23 +264,27 @@ class Supernet(Method):
         self.ranked_on = self._images("validation", section.ranking.images)
         truth, ranked = self._truth()
         subnets = [self.space.subnet(int(index)) for index in ranked]
-        scores = self.score(subnets, "ranking")
+        scores = self.score(subnets, "ranking", self.ranked_on)
         complexities = [self.complexity(subnet) for subnet in subnets]
         main = section.ranking.column if section.ranking.column is not None else next(iter(truth.accuracies))
         metrics, by_complexity = self._rank(truth, ranked, scores, main), self._rank(truth, ranked, complexities, main)
         found, score = self._search()
+        metrics["top1"] = self.score([found], "test", self._images("test"))[0]
         if self.space.index(found) in set(truth.indices.tolist()):
-            for name, accuracies_of in [("top1", main), *((f"top1_{other}", other) for other in beside(truth, main))]:
+            for name, accuracies_of in [("top1_alone", main), *((f"top1_alone_{other}", other) for other in beside(truth, main))]:
                 metrics[name] = float(truth.lookup(accuracies_of, [self.space.index(found)])[0])
         encoding = self.space.encode(found)
-        logger.info("found %s: %.2f %% on validation images with the supernet's weights; train it alone with: quantlab method=pretrain "
-                    "task=%s model=%s model.subnet=%s", encoding, score, context.config.task.name, context.config.model.name, encoding)
+        logger.info("found %s: %.2f %% on validation and %.2f %% on test images with the supernet's weights; train it alone with: %s",
+                    encoding, score, metrics["top1"], training_command(to_plain(context.config), encoding))
         if context.accelerator.is_main_process:
+            columns = {name: truth.lookup(name, ranked).tolist() for name in (main, *beside(truth, main))}
+            save_ranking(context.directory / RANKING, [self.space.encode(subnet) for subnet in subnets], scores, columns,
+                         section.complexity, complexities)
             self._draw(scores, truth.lookup(main, ranked).tolist(), complexities, main, metrics["kendall_tau"],
                        by_complexity["kendall_tau"], found)
         protocol = {"ranked_subnets": len(subnets), "truth": "stand_alone_training" if self.truth is None else main,
                     "ranking_images": sum(len(batch["label"]) for batch in self.ranked_on), "batch_norm": section.ranking.batch_norm,
-                    "search": section.search.strategy} | context.task.protocol()
+                    "search": section.search.strategy, "top1": "of the subnet found, with the supernet's weights"} | context.task.protocol()
         diagnostics = {"found": encoding, "found_supernet_accuracy": score, "found_complexity": self.complexity(found)}
         if section.momentum_separation:
             diagnostics["split"] = self.space.decisions[self.split]
@@ -305,7 +317,7 @@ class Supernet(Method):
         search, rng = self.section.search, seeded(self.seed, SEARCHING)
 
         def score(subnets: list[Subnet]) -> list[float]:
-            return self.score(subnets, "search")
+            return self.score(subnets, "search", self.ranked_on)
 
         if search.strategy == "exhaustive":
             scored = exhaustive(self.space, score, self.limit)

@@ -18,6 +18,7 @@ PAIR = "the full-precision sample of the same noise"
 # In the order of the columns.
 METRICS = {
     "top1": Metric("↑", "%", "classified right at the first guess"),
+    "top1_alone": Metric("↑", "%", "of the subnet found: its accuracy trained alone, as the truth has it"),
     "top5": Metric("↑", "%", "right class among the first five guesses"),
     "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples"),
     "fid": Metric("↓", "", "Fréchet distance between the samples and the task's reference set"),

@@ -1,18 +1,18 @@
 """report.md: one run on one page. And the table that a run prints when it ends."""
 
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from quantlab.report.commands import as_value, shell_command, training_command
 from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
 from quantlab.report.runs import flatten, read_run, read_typed, short_path
 from quantlab.report.table import method_label
 
 BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
 SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
+RANKING = "ranking.csv"     # of a supernet
 
 # Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
 CAPTIONS = {
@@ -135,6 +135,8 @@ def _numbers(run: dict[str, Any]) -> str:
         lines += ["", f"Integer check: {checked['products']} products of a training step, of {checked['layers']} layers, made again with "
                   f"integers, differ from the simulated ones by at most {format_number(checked['largest_difference'])} of the largest value; "
                   f"their sums reach {checked['largest_accumulator']}."]
+    if (run["directory"] / RANKING).is_file():
+        lines += ["", f"Every ranked subnet with its score, its accuracy trained alone and its complexity: [{RANKING}]({RANKING})."]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
 
@@ -186,38 +188,17 @@ def _pictures(run_directory: Path) -> str:
 def _commands(run: dict[str, Any]) -> str:
     # The directory is taken now, so that a repetition must go to another one.
     typed = [word for word in read_typed(run["directory"]) if not word.startswith(("output_dir=", "resume="))]
-    commands = [("Repeat it:", " ".join(map(_shell_word, ["quantlab", *typed])))]
+    commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
     method = run["results"]["method"] if run["results"] else None
     if method in SAMPLEABLE:
-        word = "method.run=" + _hydra_value(short_path(run["directory"]))
-        commands.append(("Sample from it:", f"quantlab method=sample {_shell_word(word)}"))
-    elif method == "supernet" and "found" in (run["results"].get("diagnostics") or {}):
-        commands.append(("Train the subnet found, alone:", " ".join(map(_shell_word, _training_of_the_found(run, typed)))))
+        word = "method.run=" + as_value(short_path(run["directory"]))
+        commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
+    elif method == "supernet" and "found" in (run["results"].get("diagnostics") or {}) and {"task", "model"} <= run["config"].keys():
+        commands.append(("Train the subnet found, alone:", training_command(run["config"], run["results"]["diagnostics"]["found"])))
     elif run["results"] is None:
         word = f"resume={short_path(run['directory'])}"
-        commands.append(("Go on with it:", f"quantlab {_shell_word(word)}"))
+        commands.append(("Go on with it:", shell_command(["quantlab", word])))
     return "\n\n".join(["## Commands", *(f"{what}\n\n```\n{command}\n```" for what, command in commands)])
-
-
-def _training_of_the_found(run: dict[str, Any], typed: Sequence[str]) -> list[str]:
-    """Words that train the subnet a search found, with what was typed of data, task and model."""
-    results = run["results"]
-    kept = [word for word in typed if word.startswith(("data_dir=", "cache_dir=", "device=", "task.", "model."))]
-    return ["quantlab", "method=pretrain", f"task={results['task']}", f"model={results['model']}",
-            f"model.subnet={results['diagnostics']['found']}", *kept]
-
-
-def _hydra_value(text: str) -> str:
-    """`text` as the value of a Hydra override, quoted where its grammar would read more than a plain word into it."""
-    if re.fullmatch(r"[\w./-]+", text):
-        return text
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
-def _shell_word(word: str) -> str:
-    """`word` quoted for a POSIX shell; in double quotes where that spares a reader the escapes of shlex."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _provenance(run: dict[str, Any]) -> str:

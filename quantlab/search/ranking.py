@@ -1,5 +1,9 @@
 """How well scores order subnets: rank correlations with the truth, and how many of the best are among the best."""
 
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 from scipy import stats
 
@@ -31,6 +35,19 @@ def rank_metrics(scores: np.ndarray, truth: np.ndarray, ks: tuple[int, ...] = (1
     scores, truth = np.asarray(scores), np.asarray(truth)
     return {"kendall_tau": kendall_tau(scores, truth), "spearman": spearman(scores, truth)} | {
         f"precision_at_{k}": precision_at_k(scores, truth, k) for k in ks if k < len(scores)}
+
+
+def save_ranking(path: Path, subnets: Sequence[str], scores: Sequence[float], truth: Mapping[str, Sequence[float]], measure: str,
+                 complexities: Sequence[float]) -> None:
+    """A CSV file with a row per ranked subnet, in the order given: what the rank correlations are computed from.
+
+    subnets: as `model.subnet` takes them. scores: accuracies in the supernet, percent. truth: by name accuracies trained alone, percent.
+    complexities: in units of `measure`.
+    """
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subnet", "top1_in_supernet", *(f"top1_alone_{name}" for name in truth), measure])
+        writer.writerows(zip(subnets, scores, *truth.values(), complexities, strict=True))
 
 
 def _number(statistic: float) -> float:

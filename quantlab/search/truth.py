@@ -5,7 +5,6 @@ an integer array whose name ends in `_indices` is a named list of subnets (`kend
 table is of a sample: entry i is the subnet of number indices[i].
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +31,14 @@ class TruthTable:
         file = Path(path).expanduser()
         if not file.is_file():
             raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes one of the official benchmark file")
+        content: dict[str, np.ndarray] = {}
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                content = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-            raise RequestError(f"{key}: {file} is not a sound .npz file of plain arrays ({error})") from None
+                for name in arrays.files:
+                    content[name] = arrays[name]
+        except Exception as error:  # numpy and zipfile, fed with damaged bytes, raise almost anything
+            read = f", after {', '.join(content)}" if content else ""
+            raise RequestError(f"{key}: {file} is not a sound .npz file of plain arrays ({error}{read})") from None
         accuracies = {name: values.astype(np.float64) for name, values in content.items() if values.dtype.kind == "f"}
         subsets = {name: values.astype(np.int64) for name, values in content.items()
                    if values.dtype.kind in "iu" and (name == "indices" or name.endswith(SUBSET))}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from quantlab.errors import QuantlabError
+from quantlab.errors import QuantlabError, RequestError
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -80,6 +80,35 @@ def loaded(loader: Iterable) -> Iterator:
     except QuantlabError as error:
         line = str(error).strip().splitlines()[-1]
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from None
+
+
+def refuse_other_channels(section: Any, channels: int) -> None:
+    """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all channels."""
+    for key in ("mean", "std"):
+        values = getattr(section.normalization, key)
+        if len(values) not in (1, channels):
+            fitting = ",".join(["0.5"] * channels)
+            raise RequestError(f"task.normalization.{key}: got {len(values)} values, but the images of task={section.name} have {channels} "
+                               f"channel{'s'[: channels != 1]}, allowed: one value for each, or one for all; type "
+                               f"task.normalization.mean=[{fitting}] task.normalization.std=[{fitting}]")
+
+
+def validation_count(images: int, fraction: float, least: int = 1) -> int:
+    """How many of a training split's images are held out for validation: `fraction` of them, rounded.
+
+    Raises:
+        RequestError: that leaves none for validation, or fewer than `least` to train on.
+    """
+    held = round(fraction * images)
+    if 0 < held <= images - least:
+        return held
+    if images <= least:
+        raise RequestError(f"task.validation_fraction: {images} images (with boxes, where it is boxes) are left for training and "
+                           f"validation, allowed: at least {least + 1}; give more images")
+    fitting = 0.1 if 0 < round(0.1 * images) <= images - least else round(1 / images, 3)
+    raise RequestError(f"task.validation_fraction: got {fraction}, which leaves {held} of {images} images for validation and "
+                       f"{images - held} for training, allowed: at least 1 and {least}; type task.validation_fraction={fitting}, or give "
+                       "more images")
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
-from quantlab.tasks.base import ImageDataset, ImageTask, loaded, resize
+from quantlab.tasks.base import ImageDataset, ImageTask, loaded, refuse_other_channels, resize, validation_count
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
@@ -54,6 +54,10 @@ class ClassificationTask(ImageTask):
     channels: int
     classes: int
 
+    def __init__(self, section: Any):
+        super().__init__(section)
+        refuse_other_channels(section, self.channels)
+
     def part(self, name: str) -> Dataset:
         """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises RequestError as `check`."""
         raise NotImplementedError  # in memory or in folders
@@ -68,15 +72,12 @@ class ClassificationTask(ImageTask):
 
     def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shuffled indices of the training split, divided. Raises RequestError where one of the two would be empty."""
-        held = round(self.section.validation_fraction * len(order))
-        if held == 0 or held >= len(order):
-            raise RequestError(f"task.validation_fraction: got {self.section.validation_fraction}, which leaves {held} of "
-                               f"{len(order)} images for validation; type task.validation_fraction=0.1")
+        held = validation_count(len(order), self.section.validation_fraction)
         return order[:held], order[held:]
 
-    def shuffled(self, count: int) -> np.ndarray:
-        """The indices below `count` in the order that `split_seed` gives them."""
-        return np.random.default_rng(self.section.split_seed).permutation(count)
+    def shuffled(self, count: int, seed: int | None = None) -> np.ndarray:
+        """The indices below `count` in the order that `seed`, or else `split_seed`, gives them."""
+        return np.random.default_rng(self.section.split_seed if seed is None else seed).permutation(count)
 
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
@@ -147,9 +148,9 @@ class ImagesInMemory(ClassificationTask):
 
     def check(self) -> None:
         for name, (_, labels) in self._parts.items():
-            if labels.min() < 0 or labels.max() >= self.classes:
-                raise RequestError(f"task {self.name}: the {name} split holds label {int(labels.max())}, allowed: 0 to "
-                                   f"{self.classes - 1}")
+            wrong = labels[(labels < 0) | (labels >= self.classes)]
+            if len(wrong):
+                raise RequestError(f"task {self.name}: the {name} split holds label {int(wrong[0])}, allowed: 0 to {self.classes - 1}")
 
     def part(self, name: str) -> ImageDataset:
         return ImageDataset(*self._parts[name], transform=lambda images: images)

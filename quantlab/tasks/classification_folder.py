@@ -21,9 +21,12 @@ from torch.utils.data import Dataset, default_collate
 
 from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification import ClassificationTask
-from quantlab.tasks.image_folder import find_images, folder_labels, read_image
+from quantlab.tasks.image_files import class_labels, find_images
+from quantlab.tasks.image_folder import read_image
 
 MOST_WORKERS = 4
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}      # names of folders that are no classes
+SEEDS = 100         # tried for one that suits a folder of few images
 
 
 def random_resized_crop(images: Tensor, size: int, scale: tuple[float, float], ratio: tuple[float, float], flip: bool) -> Tensor:
@@ -61,7 +64,7 @@ class FolderImages(Dataset):
             image = read_image(self.folder / self.files[index], self.decode_size, self.channels)
         except RequestError as error:
             raise RunError(str(error)) from None        # found only now, in the middle of the run
-        return {"image": torch.from_numpy(np.ascontiguousarray(image)), "label": torch.tensor(int(self.labels[index]))}
+        return {"image": torch.from_numpy(np.array(image)), "label": torch.tensor(int(self.labels[index]))}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         return [self[index] for index in indices]
@@ -92,7 +95,7 @@ class ClassFolders(ClassificationTask):
         return FolderImages(folder, [files[i] for i in chosen], labels[chosen], self.channels, self.section.decode_size)
 
     def check(self) -> None:
-        """Finds every file, and decodes one; the others are decoded when they are needed."""
+        """Finds every file, and decodes one of each part; the others are decoded when they are needed."""
         for part in self._parts.values():
             read_image(part.folder / part.files[0], self.section.decode_size, self.channels)
 
@@ -115,13 +118,15 @@ class ClassFolders(ClassificationTask):
 
 
 def labelled_images(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
-    """Files under `folder`, the label of each, and the class of each label. Raises RequestError as `find_images`, and where the
-    images do not lie in folders of their class."""
+    """Files under `folder`, the label of each, and the class of each label. Raises RequestError as `find_images` and `class_labels`,
+    and where the images do not lie in folders of their class."""
     files = find_images(folder)
-    labels = folder_labels(files)
+    labels, beside = class_labels(folder, files), [file for file in files if len(file.parts) == 1]
     if labels is None:
-        raise RequestError(f"data_dir {folder}: its images have no classes, allowed: at least two folders, each with the images of one "
-                           "class, and no image beside them")
+        got = (f"{len(beside)} of its {len(files)} images lie in no class folder, the first is {beside[0]}" if beside
+               else f"all its images lie in one folder, {files[0].parts[0]}")
+        raise RequestError(f"data_dir {folder}: {got}, allowed: at least two folders, each with the images of one class, and no image "
+                           "beside them; move them, or give another data_dir=PATH")
     return files, np.array(labels), sorted({file.parts[0] for file in files})
 
 
@@ -135,17 +140,33 @@ class ImageFolder(ClassFolders):
     @functools.cached_property
     def _parts(self) -> dict[str, FolderImages]:
         folder = Path(self.section.data_dir).expanduser()
-        files, labels, _ = labelled_images(folder)
-        order = self.shuffled(len(files))
-        held = max(round(self.section.test_fraction * len(files)), 1)
-        validation, train = self.validation_and_train(order[held:])
-        lacking = set(labels.tolist()) - set(labels[train].tolist())
+        files, labels, classes = labelled_images(folder)
+        if SPLITS.issuperset(map(str.lower, classes)):
+            raise RequestError(f"data_dir {folder}: its folders {', '.join(classes)} look like parts and not like classes, "
+                               "allowed: folders that are classes; type task=imagenet, which takes train and val, or "
+                               f"data_dir={folder / classes[0]}")
+        needed = len(classes) + 2
+        if len(files) < needed:
+            raise RequestError(f"data_dir {folder}: {len(files)} images of {len(classes)} classes, allowed: at least {needed}, "
+                               "one of every class to train on, one for validation and one for the test; add images")
+        parts = self._divided(self.shuffled(len(files)))
+        lacking = set(labels.tolist()) - set(labels[parts["train"]].tolist())
         if lacking:
-            name = files[int(np.flatnonzero(labels == min(lacking))[0])].parts[0]
-            raise RequestError(f"data_dir {folder}: no image of class '{name}' is left to train on, allowed: a few images of every class; "
-                               "add images, or type another task.split_seed")
-        parts = {"train": train, "validation": validation, "test": order[:held]}
+            drawn = (labels[self._divided(self.shuffled(len(files), seed))["train"]] for seed in range(SEEDS))
+            fitting = next((seed for seed, left in enumerate(drawn) if len(np.unique(left)) == len(classes)), None)
+            remedy = "" if fitting is None else f", or type task.split_seed={fitting}"
+            raise RequestError(f"data_dir {folder}: no image of class '{classes[min(lacking)]}' is left to train on, allowed: a few "
+                               f"images of every class; add images{remedy}")
         return {name: self._images(folder, files, labels, chosen) for name, chosen in parts.items()}
+
+    def _divided(self, order: np.ndarray) -> dict[str, np.ndarray]:
+        """Which of the shuffled images are whose. Raises RequestError where a part would be empty."""
+        held = max(round(self.section.test_fraction * len(order)), 1)
+        if len(order) - held < 2:
+            raise RequestError(f"task.test_fraction: got {self.section.test_fraction}, which leaves {len(order) - held} of {len(order)} "
+                               "images for training and validation; type task.test_fraction=0.2")
+        validation, train = self.validation_and_train(order[held:])
+        return {"train": train, "validation": validation, "test": order[:held]}
 
 
 class ImageNet(ClassFolders):

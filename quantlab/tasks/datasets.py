@@ -1,12 +1,12 @@
 """The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
 Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out or packed
-in one `.npz`. Nothing pickled is loaded, with one exception that is checked first: see `_cifar_python`.
+in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with one exception that is
+checked first: see `_cifar_python`.
 """
 
 import io
 import logging
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,8 @@ def load_mnist(data_dir: Path, download: bool, split: str = "train") -> Arrays:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
-    sources = {f"MNIST/raw/{prefix}-images-idx3-ubyte": _mnist_torchvision, "mnist.npz": partial(_mnist_packed, split=split)}
+    packed = partial(_mnist_packed, split=split)
+    sources = {f"MNIST/raw/{prefix}-images-idx3-ubyte": _mnist_torchvision, **dict.fromkeys(_packed_files(data_dir, "mnist.npz"), packed)}
     if download and _first(data_dir, sources) is None:
         _download("MNIST", "12 MB", data_dir)
     return _read("MNIST", split, data_dir, sources)
@@ -53,9 +54,9 @@ def load_mnist(data_dir: Path, download: bool, split: str = "train") -> Arrays:
 def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays:
     """CIFAR-10's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]`, from the first of these in `data_dir`.
 
-    `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz` and
-    `cifar10_jpeg_tiny.npz` (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for `test_`; fewer
-    images in the tiny one, and lossy: compare results only within the same file).
+    `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz`, then other
+    `cifar10_jpeg*.npz` by name (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for `test_`; lossy:
+    compare results only within the same file).
 
     Raises:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
@@ -63,8 +64,7 @@ def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays
     sources = {
         "cifar-10-batches-bin": partial(_cifar_binary, files=CIFAR10_FILES[split], label_bytes=1),
         "cifar-10-batches-py": partial(_cifar_python, name="CIFAR10", split=split),
-        "cifar10_jpeg.npz": partial(_cifar10_packed, split=split),
-        "cifar10_jpeg_tiny.npz": partial(_cifar10_packed, split=split),
+        **dict.fromkeys(_packed_files(data_dir, "cifar10_jpeg*.npz"), partial(_cifar10_packed, split=split)),
     }
     if download and _first(data_dir, sources) is None:
         _download("CIFAR10", "170 MB", data_dir)
@@ -91,36 +91,59 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
     """The arrays of an `.npz` under the names in `wanted` (name: what it should be, for the message), in that order.
 
     Raises:
-        RequestError: not an `.npz`, truncated, an array is missing, or holds Python objects (never unpickled).
+        RequestError: not an `.npz`, truncated, encrypted, an array is missing, or holds Python objects (never unpickled).
     """
+    what, found = f"{path}", []
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in wanted if name not in archive.files]
-            if missing:
-                needed = ", ".join(f"{name} ({meaning})" for name, meaning in wanted.items())
-                raise RequestError(f"{path} lacks {', '.join(missing)}; it holds {archive.files}, needed: {needed}")
-            return [archive[name] for name in wanted]
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{path} cannot be read ({_line(error)}); remove or replace it") from error
+            names = list(archive.files)
+            for name in wanted:
+                what = f"{path}: {name}"
+                if name in names:
+                    found.append(archive[name])
+    except Exception as error:  # numpy and zipfile, fed with damaged bytes, raise almost anything
+        raise RequestError(f"{what} cannot be read ({_line(error)}); remove or replace the file") from error
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        needed = ", ".join(f"{name} ({meaning})" for name, meaning in wanted.items())
+        raise RequestError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, needed: {needed}")
+    return found
+
+
+def _packed_files(data_dir: Path, pattern: str) -> list[str]:
+    """Names of the files that match `pattern`, the plain name first; `pattern` itself where there is none. `data_dir` may be a file."""
+    if data_dir.is_file():
+        return [data_dir.name]
+    plain = pattern.replace("*", "")
+    return sorted((file.name for file in data_dir.glob(pattern)), key=lambda name: (name != plain, name)) or [pattern]
+
+
+def _place(data_dir: Path, name: str) -> Path | None:
+    """Where the source `name` lies: in `data_dir`, or `data_dir` is already its folder, or itself; None if nowhere."""
+    whole, parts = data_dir.absolute(), Path(name).parts
+    ways = (whole.joinpath(*parts[cut:]) for cut in range(len(parts) + 1)
+            if whole.parts[len(whole.parts) - cut :] == parts[:cut])
+    return next((path for path in ways if path.exists()), None)
 
 
 def _first(data_dir: Path, sources: dict) -> str | None:
-    return next((name for name in sources if (data_dir / name).exists()), None)
+    return next((name for name in sources if _place(data_dir, name)), None)
 
 
 def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]], classes: int = 10) -> Arrays:
-    name = _first(data_dir, sources)
-    if name is None:
+    there = [name for name in sources if _place(data_dir, name)]
+    if not there:
         where = f"in data_dir {data_dir}" + ("" if data_dir.is_dir() else ", which does not exist")
         raise RequestError(
             f"{title} was not found {where}; looked for {', '.join(sources)}."
             f" Give the right folder with data_dir=PATH, or fetch it: task.download=true"
         )
-    path = data_dir / name
-    images, labels = sources[name](path)
+    path = _place(data_dir, there[0])
+    images, labels = sources[there[0]](path)
     labelled = len(images) == len(labels) > 0 and np.isin(labels, range(classes)).all()
     _require(path, labelled, f"images, each with a label 0 to {classes - 1}")
-    log.info("%s: %d %s images from %s", title, len(images), {"train": "training"}.get(split, split), path)
+    others = f" (there are also {', '.join(there[1:])}: data_dir={data_dir / there[1]} takes that)" if there[1:] else ""
+    log.info("%s: %d %s images from %s%s", title, len(images), {"train": "training"}.get(split, split), path, others)
     return images, labels
 
 
@@ -142,8 +165,9 @@ def _download(name: str, size: str, data_dir: Path) -> None:
 def _mnist_packed(path: Path, split: str) -> Arrays:
     wanted = {f"{split}_images": "uint8 [N, 28, 28]", f"{split}_labels": "integers [N]"}
     images, labels = read_npz(path, wanted)
-    _require(path, images.dtype == np.uint8 and images.ndim == 3, wanted)
-    return images[:, None], labels.astype(np.int64)
+    sound = images.dtype == np.uint8 and images.ndim == 3 and images.size
+    _require_array(path, f"{split}_images", images, sound, "uint8 [N, 28, 28]")
+    return images[:, None], _whole(path, f"{split}_labels", labels, len(images))
 
 
 def _mnist_torchvision(path: Path) -> Arrays:
@@ -193,18 +217,36 @@ def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
 def _cifar10_packed(path: Path, split: str) -> Arrays:
     wanted = {f"{split}_jpeg": "uint8 [bytes]", f"{split}_offsets": "integers [N + 1]", f"{split}_labels": "integers [N]"}
     content, offsets, labels = read_npz(path, wanted)
-    _require(path, content.dtype == np.uint8 and len(offsets) == len(labels) + 1, wanted)
+    sound = content.dtype == np.uint8 and content.ndim == 1
+    _require_array(path, f"{split}_jpeg", content, sound, "uint8 [bytes]")
+    labels = _whole(path, f"{split}_labels", labels)
+    offsets = _whole(path, f"{split}_offsets", offsets, len(labels) + 1)
     images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
     for index in tqdm(range(len(labels)), desc=f"decoding {path.name}", unit="image", disable=len(labels) < 5000):
         try:
             encoded = io.BytesIO(content[offsets[index] : offsets[index + 1]])
             with Image.open(encoded, formats=("JPEG",)) as image:
-                images[index] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+                images[index] = np.asarray(image.convert("RGB")).reshape(32, 32, 3).transpose(2, 0, 1)
         except Exception as error:  # a decoder fed with damaged bytes raises almost anything
             raise RequestError(
                 f"{path}: {split} image {index} cannot be decoded ({_line(error)}); replace the file"
             ) from error
-    return images, labels.astype(np.int64)
+    return images, labels
+
+
+def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) -> np.ndarray:
+    """`values` as int64 `[count]`; floats will do where all are whole. Raises RequestError for others, and for another shape."""
+    fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]       # NaN is not equal to itself
+    whole = values.dtype.kind in "iuf" and not fractions.size and not np.isinf(values).any()
+    holds = whole and values.ndim == 1 and count in (None, len(values))
+    but = f", not {fractions[0]}" if fractions.size else ""
+    _require_array(path, name, values, holds, f"integers [{'N' if count is None else count}]{but}")
+    return values.astype(np.int64)
+
+
+def _require_array(path: Path, name: str, got: np.ndarray, holds: object, allowed: str) -> None:
+    if not holds:
+        raise RequestError(f"{path}: {name} is {got.dtype} {list(got.shape)}, allowed: {allowed}; correct or replace the file")
 
 
 def _require(path: Path, holds: object, expected: object) -> None:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.report.boxes import Boxes, detection_grid
-from quantlab.tasks.base import ImageTask, loaded, to_device
+from quantlab.tasks.base import ImageTask, loaded, refuse_other_channels, to_device
 
 MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}      # torchmetrics' names and ours
 
@@ -52,6 +52,7 @@ class DetectionTask(ImageTask):
     def __init__(self, section: Any):
         # Not the base's: images have sizes of their own here.
         self.section, self.name, self.evaluation = section, section.name, section.evaluation
+        refuse_other_channels(section, self.channels)
 
     @property
     def classes(self) -> int:
@@ -71,7 +72,7 @@ class DetectionTask(ImageTask):
         for name, part in self._parts.items():
             if not any(len(boxes) for boxes in part.boxes):
                 raise RequestError(f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least "
-                                   "one box in every part; give more images, or another task.split_seed")
+                                   "one box in every part; give images that have boxes")
 
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation, normalization."""

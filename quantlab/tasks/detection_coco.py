@@ -1,17 +1,52 @@
-"""Detection on files in COCO's format ("Microsoft COCO", Lin et al., ECCV 2014), read by pycocotools."""
+"""Detection on files in COCO's format ("Microsoft COCO", Lin et al., ECCV 2014)."""
 
-import contextlib
 import functools
-import io
-import os
+import json
+from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict    # pydantic needs this one before Python 3.12
 
 from quantlab.errors import RequestError
-from quantlab.tasks.detection_files import Annotated, DetectionFiles
+from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
+from quantlab.tasks.image_files import refuse_unsound
 
-FIELDS = {"images": ("id", "file_name", "width", "height"), "annotations": ("id", "image_id", "category_id", "bbox"),
-          "categories": ("id", "name")}
 LARGEST_ID = 9999       # of a category: a detector has an output for every id up to the largest
+
+Id = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
+Side = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]      # of JSON: no text, no true, no NaN
+
+
+class Image(TypedDict):
+    id: Id
+    file_name: Annotated[str, Field(min_length=1)]
+    width: Side
+    height: Side
+
+
+class Annotation(TypedDict):
+    id: Id
+    image_id: Id
+    category_id: Annotated[int, Field(strict=True)]
+    bbox: tuple[Number, Number, Number, Number]
+    iscrowd: NotRequired[bool | None]
+
+
+class Category(TypedDict):
+    id: Annotated[int, Field(strict=True, ge=0, le=LARGEST_ID)]
+    name: Annotated[str, Field(coerce_numbers_to_str=True)]
+
+
+ENTRIES = {"images": ("image", Image), "annotations": ("annotation", Annotation), "categories": ("category", Category)}
+ALLOWED = {     # by field, for messages
+    "id": f"a whole number, of categories from 0 to {LARGEST_ID}; images and annotations may have text", "image_id": "the id of an image",
+    "category_id": "the id of a category", "bbox": "four numbers, x, y, width, height, in pixels", "file_name": "text",
+    "width": "a whole number of pixels", "height": "a whole number of pixels", "iscrowd": "0 or 1", "name": "text",
+}
 
 
 class Coco(DetectionFiles):
@@ -31,11 +66,7 @@ class Coco(DetectionFiles):
 
     @functools.cached_property
     def class_names(self) -> list[str]:
-        path, train = self._files[self.section.train]
-        named = {category["id"]: str(category["name"]) for category in train["categories"]}
-        if not named or any(not isinstance(number, int) or not 0 <= number <= LARGEST_ID for number in named):
-            raise RequestError(f"{path}: its {len(named)} categories have ids {sorted(named, key=str)[:3]}, ..., allowed: at least one, "
-                               f"each with a whole id from 0 to {LARGEST_ID}; number them from 1")
+        named = {category["id"]: category["name"] for category in self._files[self.section.train][1]["categories"]}
         return [named.get(number, f"(no category {number})") for number in range(self._first_id, max(named) + 1)]
 
     @functools.cached_property
@@ -43,7 +74,7 @@ class Coco(DetectionFiles):
         """The id of label 0: 1, or 0 where the file counts from there."""
         return min(1, *(category["id"] for category in self._files[self.section.train][1]["categories"]))
 
-    def _training_and_test(self) -> tuple[list[Annotated], list[Annotated]]:
+    def _training_and_test(self) -> tuple[list[BoxedImage], list[BoxedImage]]:
         (train_path, train), (test_path, test) = (self._files[name] for name in (self.section.train, self.section.test))
         theirs, ours = ({category["id"]: category["name"] for category in one["categories"]} for one in (test, train))
         if theirs != ours:
@@ -52,20 +83,19 @@ class Coco(DetectionFiles):
                                f"the first that differs is {differing[0]} '{differing[1]}'")
         return tuple(self._annotated(name, ours) for name in (self.section.train, self.section.test))
 
-    def _annotated(self, name: str, categories: dict[int, str]) -> list[Annotated]:
+    def _annotated(self, name: str, categories: dict[int, str]) -> list[BoxedImage]:
         path, content = self._files[name]
         folder = self.root / name
         if not folder.is_dir():
             raise RequestError(f"{folder} does not exist, allowed: the folder of the {len(content['images'])} images that "
                                f"{path.name} names; put it there, or give another data_dir=PATH")
-        there = {entry.name for entry in os.scandir(folder)}
-        missing = [image["file_name"] for image in content["images"]
-                   if image["file_name"] not in there and not (folder / image["file_name"]).is_file()]      # in a folder below
-        if missing:
-            raise RequestError(f"{path}: {len(missing)} of its {len(content['images'])} images are not in {folder}, the first is "
-                               f"{missing[0]}; put them there, or take them out of the file")
-        images = {image["id"]: Annotated(folder / image["file_name"], (image["width"], image["height"]), [], [], [])
+        images = {image["id"]: BoxedImage(folder / image["file_name"], (image["width"], image["height"]), [], [], [], [])
                   for image in content["images"]}
+        missing = [one.file for one in images.values() if not one.file.exists() and not one.file.is_symlink()]
+        if missing:
+            raise RequestError(f"{path}: {len(missing)} of its {len(images)} images are not in {folder}, the first is "
+                               f"{missing[0].relative_to(folder)}; put them there, or take them out of the file")
+        refuse_unsound(one.file for one in images.values())
         for one in content["annotations"]:
             if one["category_id"] not in categories:
                 raise RequestError(f"{path}: annotation {one['id']} has category_id {one['category_id']}, allowed: the ids of its "
@@ -77,28 +107,59 @@ class Coco(DetectionFiles):
             image = images[one["image_id"]]
             image.boxes.append((x, y, x + width, y + height))
             image.labels.append(one["category_id"] - self._first_id)
-            image.ignored.append(bool(one.get("iscrowd", 0)))
+            image.ignored.append(bool(one.get("iscrowd")))
+            image.sources.append(f"annotation {one['id']}")
         return self._sound(list(images.values()), path)
 
 
-def _read_coco(path: Path) -> dict:
-    """An annotation file, read by pycocotools. Raises RequestError where it is missing, is not of the format, or names no image."""
-    from pycocotools.coco import COCO
+def _read_coco(path: Path) -> dict[str, list[dict]]:
+    """Images, annotations and categories of a file, without what no box needs: outlines are most of the file, a gigabyte of COCO's.
 
+    Raises:
+        RequestError: it is missing, is not of the format, names no image or no category, or gives an id twice.
+    """
     if not path.is_file():
         raise RequestError(f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of images; "
                            "give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):     # it tells how long it took
-            content = COCO(str(path)).dataset
-        lacking = [f"{key} without {field}" for key, fields in FIELDS.items() for one in content[key] for field in fields
-                   if field not in one]
-    except (AssertionError, KeyError, OSError, TypeError, ValueError) as error:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:      # bytes that are no text are a ValueError, too
         raise RequestError(f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it") from error
-    if lacking:
-        raise RequestError(f"{path} is not a file of COCO's format ({lacking[0]}); restore it")
-    if not content["images"]:
-        raise RequestError(f"{path} names no image, allowed: at least one; give another data_dir=PATH")
-    # Without the outlines of objects, which are most of the file: a gigabyte of COCO's
-    return {key: [{field: one[field] for field in (*fields, "iscrowd") if field in one} for one in content[key]]
-            for key, fields in FIELDS.items()}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ENTRIES):
+        got = f"an object with {', '.join(content) or 'nothing'}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise RequestError(f"{path} is not a file of COCO's format: got {got}, allowed: an object with the lists {', '.join(ENTRIES)}; "
+                           "restore it")
+    found = {key: _entries(path, key, content[key]) for key in ENTRIES}
+    for key in ("images", "categories"):
+        if not found[key]:
+            raise RequestError(f"{path} names no {ENTRIES[key][0]}, allowed: at least one; give another data_dir=PATH")
+    return found
+
+
+def _entries(path: Path, key: str, entries: list) -> list[dict]:
+    singular, kind = ENTRIES[key]
+    try:
+        sound = TypeAdapter(list[kind]).validate_python(entries)
+    except ValidationError as error:
+        number, *where = error.errors()[0]["loc"]
+        entry = entries[number]
+        which = f"{singular} {entry['id']}" if isinstance(entry, dict) and "id" in entry else f"entry {number} of {key}"
+        raise RequestError(f"{path}: {which} {_wrong(entry, where)}; correct the file") from None
+    twice = [number for number, count in Counter(one["id"] for one in sound).items() if count > 1]
+    if twice:
+        raise RequestError(f"{path}: {len(twice)} ids of {key} are given more than once, the first is {twice[0]}, allowed: each once; "
+                           "number them anew")
+    return sound
+
+
+def _wrong(entry: Any, where: list[Hashable]) -> str:
+    if not where:
+        return f"is {_short(entry)}, allowed: an object"
+    field = where[0]
+    got = f"has {field} {_short(entry[field])}" if field in entry else f"has no {field}"
+    return f"{got}, allowed: {ALLOWED[field]}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

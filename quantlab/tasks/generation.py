@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quantlab.tasks import datasets, image_folder
+from quantlab.tasks import datasets, image_files, image_folder
 from quantlab.tasks.base import ImageTask, normalize
 
 
@@ -60,12 +60,12 @@ class ImageFolderGeneration(GenerationTask):
 
     @functools.cached_property
     def files(self) -> list[Path]:
-        """Paths relative to the folder, sorted. Raises RequestError when the folder is missing or holds no images."""
-        return image_folder.find_images(self.folder)
+        """Paths relative to the folder, sorted. Raises RequestError as `image_files.find_images`."""
+        return image_files.find_images(self.folder)
 
     @functools.cached_property
     def _class_of_file(self) -> list[int] | None:
-        return image_folder.folder_labels(self.files)
+        return image_files.class_labels(self.folder, self.files)
 
     @property
     def classes(self) -> int | None:
@@ -73,6 +73,6 @@ class ImageFolderGeneration(GenerationTask):
         return None if self._class_of_file is None else max(self._class_of_file) + 1
 
     def _load(self) -> tuple[np.ndarray, np.ndarray | None]:
+        labels = self._class_of_file        # first: it may refuse the folder
         images = image_folder.read_images(self.folder, self.files, self.image_size, self.channels)
-        labels = self._class_of_file
         return images, None if labels is None else np.array(labels)

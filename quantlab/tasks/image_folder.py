@@ -1,6 +1,9 @@
-"""A folder of images as an array: which files, which labels, and one square size for all of them."""
+"""Images in files as arrays: 8 bits per channel, RGB or grey, and for a whole folder one square size.
 
-import os
+Of an animation the first frame counts. Transparency is dropped, as torchvision's ImageFolder does, so that the colours under it show.
+"""
+
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,63 +11,21 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from quantlab.errors import RequestError
+from quantlab.tasks.image_files import formats
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Pillow warns of images half as large as those it refuses. They are read.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# Named, because Pillow would otherwise look at a file's first bytes and start Ghostscript on a PostScript "photo.png".
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-
-
-def find_images(folder: Path) -> list[Path]:
-    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders are skipped, links
-    to folders are followed.
-
-    Raises:
-        RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images.
-    """
-    if not folder.is_dir():
-        state = "is not a directory" if folder.exists() else "does not exist"
-        raise RequestError(f"data_dir {folder} {state}; give a folder of images with data_dir=PATH")
-
-    def refuse(error: OSError) -> None:
-        raise RequestError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
-
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        here = Path(parent).resolve()       # a link to a folder above would go round for ever
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() not in (here, *here.parents)]
-        found += [
-            (Path(parent) / name).relative_to(folder)
-            for name in names
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
-    if len(found) < 2:
-        raise RequestError(
-            f"data_dir {folder} holds {len(found) or 'no'} image{'s'[: len(found) != 1]};"
-            f" at least 2 are needed ({' '.join(EXTENSIONS)}): give another folder with data_dir=PATH"
-        )
-    return sorted(found, key=lambda path: path.as_posix())
-
-
-def folder_labels(files: list[Path]) -> list[int] | None:
-    """The index of each file's first-level folder in alphabetical order; None unless there are two and all lie in one.
-
-    An image beside the class folders has no class, so that one stray file means that the folders are no labels.
-    """
-    folders = [path.parts[0] if len(path.parts) > 1 else None for path in files]
-    names = sorted({name for name in folders if name is not None})
-    if None in folders or len(names) < 2:
-        return None
-    return [names.index(name) for name in folders]
+SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")       # whose integers of mode I are 0 to 65535; those of a TIFF may be anything
 
 
 def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np.ndarray:
     """uint8 `[N, channels, size, size]`: the shorter side resized to `size` (bilinear, antialiased), centre-cropped.
 
-    `channels` 3 gives RGB, 1 luminance; rotations noted by a camera are applied, transparency is dropped.
+    `channels` 3 gives RGB, 1 luminance; rotations noted by a camera are applied.
 
     Raises:
-        RequestError: a file is truncated, is no image, or has more than 8 bits per channel.
+        RequestError: a file is no image or damaged, or its numbers have no known range; as `decode`.
     """
     images = np.empty((len(files), channels, size, size), dtype=np.uint8)
     for index, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=len(files) < 500)):
@@ -78,17 +39,36 @@ def read_image(path: Path, size: int, channels: int) -> np.ndarray:
     return square.reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def decode(path: Path, channels: int) -> Image.Image:
-    """One file at its own size, in mode RGB (`channels` 3) or L (1), with the errors of `read_images`."""
+def decode(path: Path, channels: int, upright: bool = True) -> Image.Image:
+    """One file at its own size, in mode RGB (`channels` 3) or L (1). `upright`: a rotation noted by a camera is applied.
+
+    Of 16 bits the upper 8 are taken, as Pillow itself does for colour.
+
+    Raises:
+        RequestError: the file is truncated, is no image, has too many pixels, or holds floats or 32-bit integers.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=tuple(dict.fromkeys(formats().values()))) as image:
             image.load()
-            mode = image.mode
-            upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+            turned = ImageOps.exif_transpose(image) if upright else image.copy()
+            if "transparency" in turned.info and turned.mode == "P":
+                turned = turned.convert("RGBA")     # or else Pillow warns
+            levels = _levels(turned, image.format)
+            converted = None if levels is None else levels.convert("RGB" if channels == 3 else "L")
+    except Image.DecompressionBombError:
+        raise RequestError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller, or remove it") from None
     except Exception as error:  # a decoder fed with damaged bytes raises almost anything
         raise RequestError(
             f"{path} cannot be read as an image ({type(error).__name__}: {error}); remove or replace it"
         ) from error
-    if mode == "F" or mode.startswith("I"):
-        raise RequestError(f"{path} has more than 8 bits per channel (mode {mode}); convert it to 8 bits or remove it")
-    return upright
+    if converted is None:
+        raise RequestError(f"{path} holds {'floats' if turned.mode == 'F' else '32-bit integers'} (Pillow's mode {turned.mode}), whose "
+                           "range nothing tells, allowed: 8 or 16 bits per channel; convert it, or remove it")
+    return converted
+
+
+def _levels(image: Image.Image, file_format: str) -> Image.Image | None:
+    """`image` with 8 bits per channel; None for numbers without a known range."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in SIXTEEN_BITS):
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return None if image.mode in ("I", "F") else image

@@ -25,7 +25,8 @@ from quantlab.errors import RequestError
 from quantlab.metrics.luminance import SSIM_WINDOW, luminance, luminance_metrics
 from quantlab.report.grids import labelled_rows
 from quantlab.tasks.base import ImageTask
-from quantlab.tasks.image_folder import decode, find_images
+from quantlab.tasks.image_files import find_images
+from quantlab.tasks.image_folder import decode
 from quantlab.tasks.image_pairs import Bicubic, Pair, Tiles, centre_patches, pair, random_patches
 
 DRAWN = 6           # test images in the picture, and ...
@@ -181,6 +182,9 @@ class PhotoFolders(SuperResolution):
             if not (root / getattr(section, key)).is_dir():
                 raise RequestError(f"data_dir {root}: there is no folder {getattr(section, key)}, allowed: a folder that holds "
                                    f"{section.train_folder} and {section.test_folder}; give it with data_dir=PATH, or type task.{key}=NAME")
+        if (root / section.train_folder).resolve() == (root / section.test_folder).resolve():
+            raise RequestError(f"task.test_folder: got {section.test_folder}, the folder that is trained on, allowed: another; type "
+                               "task.test_folder=NAME")
         train, test = (find_images(root / folder) for folder in (section.train_folder, section.test_folder))
         order = np.random.default_rng(section.split_seed).permutation(len(train))
         if section.validation_images >= len(train):

@@ -1,14 +1,17 @@
 """method=supernet, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
 
+import csv
 import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import kendalltau
 
 from left import results, rows
 from quantlab.checkpoint import load_model
+from quantlab.search.nas_bench_201 import NasBench201
 
 TINY = (
     "method=supernet", "model.width=2", "method.epochs=1", "method.batch_size=128", "method.ranking.stand_alone.subnets=4",
@@ -36,6 +39,7 @@ def test_what_a_run_leaves(whole):
         assert f"figures/{name}.png" in report
         assert np.asarray(Image.open(whole / "figures" / f"{name}.png").convert("L")).std() > 5
     assert f"model.subnet={found['diagnostics']['found']}" in report
+    assert 0 <= found["metrics"]["top1"] <= 100 and (whole / "ranking.csv").is_file()
     logged = [row for row in rows(whole) if "complexity" in row]
     assert len(logged) == 10 and logged[0]["learning_rate"] == 0.025 and "momentum_cosine" not in logged[0]
     assert any("momentum_cosine" in row for row in logged)
@@ -46,7 +50,6 @@ def test_what_a_run_leaves(whole):
 
 def test_the_rate_follows_the_complexity_of_the_subnet(whole):
     from quantlab.optim.calr import decay_exponent, decay_factor
-    from quantlab.search.nas_bench_201 import NasBench201
     space = NasBench201(width=2, cells=1, image_size=8, channels=1)
     for step, row in enumerate(row for row in rows(whole) if "complexity" in row):
         exponent = decay_exponent(row["complexity"], *space.complexity_range("parameters"), 4.0)
@@ -127,7 +130,6 @@ def test_every_variant_runs(words, quantlab, tmp_path):
 def test_the_control_has_the_mean_rate_of_calr_at_every_step(quantlab, tmp_path):
     assert quantlab(*TINY, "method.calr=false", "method.decay=uniform", f"output_dir={tmp_path / 'run'}")[0] == 0
     from quantlab.optim.calr import decay_exponent
-    from quantlab.search.nas_bench_201 import NasBench201
     space = NasBench201(width=2, cells=1, image_size=8, channels=1)
     exponents = np.array([decay_exponent(space.complexity(space.subnet(index)), *space.complexity_range(), 4.0) for index in range(space.size)])
     rates = [row["learning_rate"] for row in rows(tmp_path / "run") if "complexity" in row]
@@ -194,6 +196,17 @@ def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):
     assert code == 0, err
     found = results(tmp_path / "run")
     assert found["protocol"]["ranked_subnets"] == 23 and found["protocol"]["truth"] == "cifar10_test"
-    assert found["metrics"]["top1"] > 10      # the table knows the subnet that was found
-    assert found["metrics"]["top1_cifar100_test"] == 90 and "kendall_tau_cifar100_test" in found["metrics"]
+    # top1 is the run's own; what the table says of the subnet that was found has a name of its own
+    space = NasBench201(width=2, cells=1, image_size=8, channels=1)
+    number = space.index(space.decode(found["diagnostics"]["found"]))
+    assert found["metrics"]["top1_alone"] == pytest.approx(np.linspace(10, 90, 15625)[number], abs=0.01)
+    assert found["metrics"]["top1_alone_cifar100_test"] == 90 and "top1_cifar100_test" not in found["metrics"]
+    right = found["metrics"]["top1"] / 100 * found["protocol"]["test_images"]
+    assert right == pytest.approx(round(right)) and found["protocol"]["test_images"] == 359     # of all test images
+    lines = list(csv.DictReader((tmp_path / "run" / "ranking.csv").open()))
+    assert list(lines[0]) == ["subnet", "top1_in_supernet", "top1_alone_cifar10_test", "top1_alone_cifar100_test", "parameters"]
+    assert len(lines) == 23 and "[ranking.csv](ranking.csv)" in (tmp_path / "run" / "report.md").read_text()
+    scores, truth = ([float(line[name]) for line in lines] for name in ("top1_in_supernet", "top1_alone_cifar10_test"))
+    assert kendalltau(scores, truth).statistic == pytest.approx(found["metrics"]["kendall_tau"])
+    assert "kendall_tau_cifar100_test" in found["metrics"]
     assert not any("valid" in name for name in found["metrics"])

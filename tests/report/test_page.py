@@ -44,12 +44,12 @@ def test_links_are_relative_and_resolve(make_run):
 
 
 def test_a_supernets_page_says_how_to_train_what_it_found(make_run):
-    directory = make_run(method="supernet", metrics={"kendall_tau": 0.7}, typed=["method=supernet", "model.width=4", "data_dir='my data'"])
+    directory = make_run(method="supernet", metrics={"kendall_tau": 0.7}, model={"pretrain": {"steps": 7}})
     results = json.loads((directory / "results.json").read_text()) | {"diagnostics": {"found": "3-3-3-1-2-3"}}
     text = write_page(directory, results).read_text()
     command = text.split("Train the subnet found, alone:\n\n```\n")[1].split("\n")[0]
     assert shlex.split(command) == ["quantlab", "method=pretrain", "task=digits_generation", "model=ddim", "model.subnet=3-3-3-1-2-3",
-                                    "model.width=4", "data_dir='my data'"]
+                                    "model.pretrain.steps=7"]
 
 
 def test_the_command_repeats_what_was_typed_but_not_its_directory(make_run):

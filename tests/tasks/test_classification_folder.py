@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import numpy as np
@@ -99,12 +100,53 @@ def test_trees_that_do_not_do(tmp_path):
     tree(tmp_path / "one", classes=("cat",))
     with pytest.raises(RequestError, match="at least two folders"):
         image_folder(tmp_path / "one").check()
-    tree(tmp_path / "few")
-    for file in list((tmp_path / "few" / "owl").iterdir())[1:]:
+    (tmp_path / "one" / "stray.PNG").write_bytes((tmp_path / "one" / "cat" / "0.png").read_bytes())
+    with pytest.raises(RequestError, match="1 of its 11 images lie in no class folder, the first is stray.PNG"):
+        image_folder(tmp_path / "one").check()
+    tree(tmp_path / "parts" / "train")
+    tree(tmp_path / "parts" / "val")
+    with pytest.raises(RequestError, match="its folders train, val look like parts .*type task=imagenet, .*or data_dir=.*parts/train"):
+        image_folder(tmp_path / "parts").check()
+
+
+def test_a_class_of_one_image_is_answered_with_a_seed_that_helps(tmp_path):
+    tree(tmp_path)
+    for file in list((tmp_path / "owl").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(RequestError, match="no image of class 'owl' is left to train on"):
-        for seed in range(50):      # soon the one owl is drawn for the test
-            image_folder(tmp_path / "few", split_seed=seed).check()
+    refused = []
+    for seed in range(12):      # soon the one owl is drawn for the test
+        try:
+            image_folder(tmp_path, split_seed=seed).check()
+        except RequestError as error:
+            refused.append(str(error))
+    assert refused and all("no image of class 'owl' is left to train on" in one for one in refused)
+    image_folder(tmp_path, split_seed=int(refused[0].rpartition("task.split_seed=")[2])).check()
+
+
+@pytest.mark.parametrize("count, values, says", [
+    (1, {}, "2 images of 2 classes, allowed: at least 4, one of every class to train on, one for validation and one for the test; add images"),
+    (2, {"test_fraction": 0.9}, "task.test_fraction: got 0.9, which leaves 0 of 4 images .*; type task.test_fraction="),
+    (3, {"validation_fraction": 0.1}, "task.validation_fraction: got 0.1, which leaves 0 of 5 .*; type task.validation_fraction="),
+    (3, {"validation_fraction": 0.95}, "got 0.95, which leaves 5 of 5 images for validation and 0 for training"),
+])
+def test_advice_for_few_images_is_what_helps(count, values, says, tmp_path):
+    tree(tmp_path, classes=("cat", "dog"), count=count)
+    with pytest.raises(RequestError, match=says) as caught:
+        image_folder(tmp_path, **values).check()
+    assert "\n" not in str(caught.value)
+    advice = re.search(r"task\.(\w+)=([\d.]+\d)", str(caught.value))
+    if advice:
+        image_folder(tmp_path, **(values | {advice[1]: float(advice[2])}))._divided(np.arange(2 * count))
+
+
+def test_an_empty_class_stops_the_run_of_either_task(tmp_path):
+    (tree(tmp_path / "any") / "elk").mkdir()
+    with pytest.raises(RequestError, match="no image lies in its folder 'elk'"):
+        image_folder(tmp_path / "any").check()
+    tree(tmp_path / "net" / "train")
+    (tree(tmp_path / "net" / "val", count=2) / "elk").mkdir()
+    with pytest.raises(RequestError, match="val: no image lies in its folder 'elk'"):
+        imagenet(tmp_path / "net").check()
 
 
 RUN = ("task=image_folder", "task.image_size=8", "task.decode_size=10", "model=resnet20", "model.depth=8", "model.width=4", "device=cpu",
@@ -179,6 +221,15 @@ def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
     assert quantlab(*words, f"model.weights={file}", f"output_dir={tmp_path / 'second'}")[0] == 0
     first, second = (json.loads((tmp_path / name / "results.json").read_text())["cost"]["steps"] for name in ("first", "second"))
     assert first in (0, 4) and second == 4      # trained on, not found in the cache
+
+
+def test_a_normalization_of_other_channels_is_refused(tmp_path):
+    tree(tmp_path)
+    with pytest.raises(RequestError, match=r"task.normalization.mean: got 3 values, but the images of task=image_folder have 1 channel, .*type "
+                                           r"task.normalization.mean=\[0.5\] task.normalization.std=\[0.5\]"):
+        image_folder(tmp_path, channels=1)
+    grey = image_folder(tmp_path, channels=1, normalization={"mean": [0.5], "std": [0.5]})
+    assert grey.prepare({"image": grey.dataset()[0]["image"][None]}, train=False)["image"].shape == (1, 1, 8, 8)
 
 
 @pytest.mark.parametrize("words, says", [

@@ -89,6 +89,7 @@ def test_few_boxes_that_cannot_be_are_left_out_when_allowed(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="quantlab"):
         assert sum(len(task.part(name)) for name in ("train", "validation")) == 4
     assert "1 of 6 boxes are empty or outside their image and left out" in caplog.text
+    assert "2 of 6 training images have no box and are not trained on" in caplog.text
 
 
 def box(values):
@@ -96,18 +97,42 @@ def box(values):
 
 
 @pytest.mark.parametrize("change, says", [
-    (box([18, 2, 4, 5]), r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of 0.png, 20x16 pixels, reaches outside"),
+    (box([18, 2, 4, 5]), r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of annotation 0 in 0.png, 20x16 "
+                         "pixels, reaches outside"),
     (box([-3, 2, 4, 5]), "reaches outside"),
     (box([2, 3, 0, 5]), r"\[2, 3, 2, 8\] .* is empty; allowed: boxes inside their image, wider and taller than 0"),
     (box([20, 2, 1, 5]), "is empty"),
+    (box([2, 3, -4, 5]), r"\[2, 3, -2, 8\] \(x1, y1, x2, y2\) of annotation 0 in 0.png"),
+    (box([2, 3, "4", 5]), r'train2017.json: annotation 0 has bbox \[2, 3, "4", 5\], allowed: four numbers, x, y, width, height'),
+    (box([2, 3, 4]), r"annotation 0 has bbox \[2, 3, 4\], allowed: four numbers"),
+    (box([2, 3, 4, 5, 6]), "annotation 0 has bbox"),
+    (box([2, 3, True, 5]), "annotation 0 has bbox"),
+    (box([2, 3, float("nan"), 5]), r"annotation 0 has bbox \[2, 3, NaN, 5\]"),
+    (box([2, 3, float("inf"), 5]), "annotation 0 has bbox"),
+    (box(None), "annotation 0 has bbox null"),
+    (lambda content: content["annotations"][3].pop("bbox"), "annotation 4 has no bbox, allowed: four numbers"),
+    (lambda content: content["annotations"][3].pop("id"), "entry 3 of annotations has no id"),
+    (lambda content: content["annotations"].append(7), "entry 6 of annotations is 7, allowed: an object"),
+    (lambda content: content["annotations"][3].update(id=0), "1 ids of annotations are given more than once, the first is 0"),
+    (lambda content: content["annotations"][3].update(iscrowd="perhaps"), 'annotation 4 has iscrowd "perhaps", allowed: 0 or 1'),
+    (lambda content: content["annotations"][3].update(category_id="cat"), 'annotation 4 has category_id "cat", allowed: the id of'),
+    (lambda content: content["images"][4].update(id=100), "1 ids of images are given more than once, the first is 100"),
+    (lambda content: content["images"][4].update(id=[1]), r"image \[1\] has id \[1\], allowed: a whole number"),
+    (lambda content: content["images"][4].update(width=0), "image 104 has width 0, allowed: a whole number of pixels"),
+    (lambda content: content["categories"][1].update(id=1), "1 ids of categories are given more than once"),
+    (lambda content: content["categories"][1].update(id=-3), "category -3 has id -3, allowed: a whole number, of categories from 0 to"),
+    (lambda content: content["categories"][1].update(id="3"), 'category 3 has id "3"'),
+    (lambda content: content.update(categories=[]), "names no category"),
+    (lambda content: content.update(images={}), "got an object with images, annotations, categories, allowed: an object with the lists"),
     (lambda content: content["annotations"][3].update(category_id=2), "4 has category_id 2, allowed: the ids of its categories, 1 to 3"),
     (lambda content: content["annotations"][3].update(image_id=7), "annotation 4 has image_id 7"),
     (lambda content: content["images"][4].update(file_name="far.png"), "1 of its 6 images are not in .*train2017, the first is far.png"),
     (lambda content: content.update(images=[], annotations=[]), "names no image"),
     (lambda content: content.pop("categories"), "is not a file of COCO's format"),
-    (lambda content: content["images"][0].pop("width"), r"is not a file of COCO's format \(images without width\)"),
+    (lambda content: content["images"][0].pop("width"), "image 100 has no width, allowed: a whole number of pixels"),
     (lambda content: content.update(categories=[{"id": 1, "name": "cat"}]), "its categories are not those of instances_train2017.json"),
-    (lambda content: content.update(annotations=content["annotations"][:1]), "task.validation_fraction: got 0.3, which leaves 0 of 1"),
+    (lambda content: content.update(annotations=content["annotations"][:1]), "task.validation_fraction: 1 images .* are left for training"),
+    (lambda content: content.update(annotations=content["annotations"][:2], images=content["images"][:2]), "give more images"),
 ])
 def test_coco_files_that_do_not_do(change, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
@@ -124,9 +149,43 @@ def test_coco_trees_that_do_not_do(tmp_path):
     (tmp_path / "val2017").rename(tmp_path / "moved")
     with pytest.raises(RequestError, match="val2017 does not exist, allowed: the folder of the 2 images"):
         coco(tmp_path).check()
-    (tmp_path / "annotations" / "instances_train2017.json").write_text("{")
-    with pytest.raises(RequestError, match="is not a file of COCO's format"):
+    for text in ("{", "[]", "null", "\xff", "[" * 100_000):
+        (tmp_path / "annotations" / "instances_train2017.json").write_text(text, encoding="latin-1")
+        with pytest.raises(RequestError, match="instances_train2017.json is not a file of COCO's format"):
+            coco(tmp_path).check()
+
+
+def test_ids_may_be_text_and_a_crowd_may_be_null(tmp_path):
+    def change(content):
+        content["images"][1]["id"] = "second"
+        for one in content["annotations"]:
+            one["image_id"] = "second" if one["image_id"] == 101 else one["image_id"]
+        content["annotations"][0]["iscrowd"] = None
+    assert coco(coco_tree(tmp_path, change)).protocol()["train_images"] == 3
+
+
+def test_images_of_coco_that_cannot_be_read_are_named_before_any_work(tmp_path):
+    coco_tree(tmp_path)
+    (tmp_path / "train2017" / "3.png").write_bytes(b"")
+    with pytest.raises(RequestError, match=r"train2017/3.png is empty \(0 bytes\)"):
         coco(tmp_path).check()
+    (tmp_path / "train2017" / "3.png").unlink()
+    (tmp_path / "train2017" / "3.png").symlink_to("/nowhere")
+    with pytest.raises(RequestError, match="3.png is a link to /nowhere"):
+        coco(tmp_path).check()
+
+
+def test_what_was_trained_on_is_not_measured_on(tmp_path):
+    with pytest.raises(RequestError, match="task.train=train2017 task.test=train2017: 6 images are in them more than once"):
+        coco(coco_tree(tmp_path), test="train2017").check()
+
+
+def test_advice_on_boxes_is_not_what_would_be_refused_again(tmp_path):
+    def spoil(content):
+        for one in content["annotations"]:
+            one["bbox"] = [0, 0, 0, 0]
+    with pytest.raises(RequestError, match="6 of 6 boxes cannot be.*; correct the file$"):
+        coco(coco_tree(tmp_path, spoil)).check()
 
 
 def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path):
@@ -183,15 +242,56 @@ def test_voc_becomes_boxes_and_labels(tmp_path):
     ((("dgo", 0, 3, 4, 8, 10),), {}, "an object is called 'dgo', allowed: task.class_names, cat, dog, owl.*did you mean 'dog'"),
     ((("zebra", 0, 3, 4, 8, 10),), {}, "called 'zebra', allowed: task.class_names, cat, dog, owl, ...; correct the file"),
     ((("dog", 0, "x", 4, 8, 10),), {}, "0.xml is not a file of VOC's format"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/trainval"]}, "VOC's set 2012/trainval is not there"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/trainval"]},
+     r"task.train: VOC's set 2012/trainval is not there \(no VOCdevkit/VOC2012/ImageSets/Main/trainval.txt in .*\), allowed: YEAR/SET, as "
+     "2012/train, 2012/val; did you mean '2012/train'"),
     ((("dog", 0, 3, 4, 8, 10),), {"train": ["2007/train"]}, "VOC's set 2007/train is not there .*task.download=true"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/tain"]}, "got '2012/tain', allowed: YEAR/SET"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["1999/train"]}, "got '1999/train', allowed: YEAR/SET"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/tain"]}, "2012/tain is not there .* did you mean '2012/train'"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["1999/train"]}, "1999/train is not there .*task.download=true"),
+    ((("dog", 0, 3, 4, 8, 10),), {"test": ["val"]}, "task.test: VOC's set val is not there .* did you mean '2012/val'"),
+    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/train", "2012/train"]}, "5 images are in them more than once"),
+    ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes cannot be: the first, .* of object 1 in 0.jpg"),
 ])
 def test_voc_files_that_do_not_do(objects, values, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
         voc(voc_tree(tmp_path, objects), **values).check()
     assert "\n" not in str(error.value)
+
+
+def test_any_set_of_voc_that_lies_there_is_taken(tmp_path, monkeypatch):
+    folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    sets = folder / "ImageSets" / "Main"
+    (sets / "test.txt").write_text("5\n\n6\n")
+    (sets / "my_own.txt").write_text("0\n1\n2\n3\n")
+    (folder / "JPEGImages" / "6.jpg").rename(folder / "JPEGImages" / "6.JPEG")
+    wanted = {"train_images": 3, "validation_images": 1, "test_images": 2, "test_boxes": 4, "split_seed": 0}
+    # data_dir may also be the folder itself, or one of those above it
+    for root in (tmp_path, folder.parent, folder):
+        assert voc(root, train=["2012/my_own"], test=["2012/test"]).protocol() == wanted
+    (sets / "dog_val.txt").write_text("5  1\n6 -1\n")
+    with pytest.raises(RequestError, match="2012/dog_val names '5  1', a set of one class .*allowed: one image a line"):
+        voc(tmp_path, test=["2012/dog_val"]).check()
+    for name in "56":
+        (folder / "Annotations" / f"{name}.xml").unlink()
+    with pytest.raises(RequestError, match="task.test: VOC's set 2012/test has no boxes: .*Annotations holds none of its 2 files .* name another"):
+        voc(tmp_path, test=["2012/test"]).check()
+
+
+def test_what_cannot_be_fetched_of_voc_is_said(tmp_path):
+    with pytest.raises(RequestError, match="task.test: got '2012/test', which does not lie in .* and cannot be fetched, allowed: 2007 to 2012"):
+        voc(voc_tree(tmp_path), test=["2012/test"], download=True).check()
+
+
+def test_a_failed_download_of_voc_is_one_line(tmp_path, monkeypatch):
+    import torchvision
+
+    def offline(*args, **keys):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", offline)
+    with pytest.raises(RequestError, match="could not be downloaded to .*no route to host") as caught:
+        voc(tmp_path, download=True).check()
+    assert "\n" not in str(caught.value)
 
 
 def test_voc_files_that_are_missing(tmp_path):

@@ -121,6 +121,8 @@ def test_folders_that_do_not_do(tmp_path):
         folders(tmp_path / "small", patch_size=10, evaluation={"batch_size": 1, "border": 5}).check()
     with pytest.raises(RequestError, match="fewer than the 5 images in"):
         folders(tree(tmp_path / "few"), validation_images=5).check()
+    with pytest.raises(RequestError, match="task.test_folder: got train/../train, the folder that is trained on"):
+        folders(tmp_path / "few", test_folder="train/../train").check()
     (tmp_path / "few" / "val" / "0.png").unlink()
     with pytest.raises(RequestError, match="holds 1 image; at least 2 are needed"):
         folders(tmp_path / "few").check()
