@@ -3,19 +3,25 @@
 No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome.
 """
 
+import argparse
 import hashlib
+import io
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from quantlab.cli.arguments import flags, question
+from quantlab.cli.folders import MAIN
 from quantlab.cli.outcome import Outcome, outcome_of
-from quantlab.cli.request import Request
+from quantlab.cli.request import Request, check_request, said_once
 from quantlab.cli.resume import run_or_go_on
 from quantlab.config import RunConfig, validate
+from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
 
 MAX_NAME = 150
@@ -23,6 +29,8 @@ MAX_NAME = 150
 
 def start(request: Request) -> list[Outcome]:
     """Run every job of the request, one after the other; how each ended, in order, up to one that was interrupted."""
+    if request.multirun:
+        _refuse_wrong_names(request)
     outcomes: list[Outcome] = []
 
     def job(config: DictConfig) -> None:
@@ -43,13 +51,36 @@ def start(request: Request) -> list[Outcome]:
     return outcomes
 
 
-def let_hydra_answer(words: list[str]) -> int:
-    """Hydra's own questions: `--cfg job`, `--info`, `--hydra-help`, `--shell-completion`. Runs nothing."""
+def _refuse_wrong_names(request: Request) -> None:
+    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the first one."""
+    from quantlab.runner import problems_of
+
+    found = problems_of([validate(config) for config in request.configs])
+    problems = said_once(found, request.swept)
+    if problems:
+        raise RequestError(*problems)
+
+
+def let_hydra_answer(arguments: argparse.Namespace) -> int:
+    """Hydra's own questions: `--cfg job`, `--info`, `--hydra-help`, `--shell-completion`. Runs nothing.
+
+    Raises `RequestError` where what was typed cannot be composed.
+    """
+    if arguments.multirun:
+        raise RequestError("-m: a question is answered for one job; drop -m, and type one value for each key")
+    printed, complained = io.StringIO(), io.StringIO()
+    code = 0
     try:
-        _under_hydra(lambda config: None, words)
+        with redirect_stdout(printed), redirect_stderr(complained):
+            _under_hydra(lambda config: None, [*question(arguments), *flags(arguments), *arguments.overrides])
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    if code:
+        check_request(arguments)        # says it in a line
+        raise RequestError(" ".join(complained.getvalue().split()) or f"Hydra stopped with exit code {code}")
+    print(complained.getvalue(), end="", file=sys.stderr)
+    print(printed.getvalue(), end="")
+    return code
 
 
 def job_directory_name(override_dirname: str) -> str:
@@ -64,7 +95,7 @@ def job_directory_name(override_dirname: str) -> str:
 
 def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
     OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
-    entry = hydra.main(version_base="1.3", config_path="pkg://quantlab.conf", config_name="config")(job)
+    entry = hydra.main(version_base="1.3", config_path=MAIN, config_name="config")(job)
     typed = sys.argv
     sys.argv = ["quantlab", *words]
     try:
@@ -78,7 +109,7 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
     directory = Path(hydra_config.runtime.output_dir)
     try:
         run_config = _typed(config, directory)
-        run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
+        run_or_go_on(run_config, [*request.source, *hydra_config.overrides.task], may_stand=request.multirun)
     except (Exception, KeyboardInterrupt) as error:
         alone = not request.multirun and RunDirectory(directory).holds_a_run()
         return outcome_of(error, directory, resumable=alone).tell()

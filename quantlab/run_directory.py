@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,8 @@ class RunDirectory:
 
     def print_table(self, text: str) -> None:
         """Print `text` on stdout, and into `run.log`."""
-        tqdm.write(text, file=sys.stdout)
+        with suppress(BrokenPipeError):     # whoever read stdout has gone; the run is not its
+            tqdm.write(text, file=sys.stdout)
         self.append_to_log(text)
 
     def append_to_log(self, text: str) -> None:
