@@ -71,7 +71,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
         read = {override.key_or_group for override in parsed}
-        unread = {key for word in overrides if (key := _key(word).lstrip("+")) in groups() and key not in read}
+        unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
         examined = [_examine(root, job, key, unread) for job in jobs]
     problems += said_once([job.problems for job in examined], swept)
     if problems:

@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 import quantlab
 from quantlab.cache import Cache
@@ -28,6 +27,7 @@ from quantlab.full_precision import build_model, load_weights, provide_full_prec
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.metrics.fid import FrechetDistance
+from quantlab.progress import Bar
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
@@ -269,7 +269,7 @@ def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.
 
 def progress_bar(batches: Iterable, what: str) -> Iterable:
     """`batches` with a bar on stderr, shown only once they have taken a second."""
-    return tqdm(batches, desc=what, unit="batch", delay=1, leave=False, dynamic_ncols=True)
+    return Bar(batches, what, delay=1, leave=False)
 
 
 def peak_memory(context: RunContext) -> int:

@@ -13,11 +13,11 @@ import time
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.errors import Interrupted, RunError
 from quantlab.methods.base import Method, run_length
+from quantlab.progress import Steps
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import deferred, pending
 from quantlab.tasks.base import loaded, to_device
@@ -66,10 +66,8 @@ class Trainer:
             batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
             collate_fn=method.collate, num_workers=self.workers(method), worker_init_fn=leave_process_group, pin_memory=self.accelerator.device.type == "cuda",
         )
-        bar = tqdm(
-            loaded(loader), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
-            disable=not self.accelerator.is_local_main_process or start == total,
-        )
+        bar = Steps(loaded(loader), description, start, total, method.cost,
+                    disable=not self.accelerator.is_local_main_process or start == total)
         finite = torch.ones((), dtype=torch.bool, device=self.accelerator.device)
         clock = time.perf_counter()
         with deferred():    # a signal waits for the end of a step, even one that comes while a batch is loaded
@@ -116,7 +114,7 @@ class Trainer:
         logger.info("resuming from step %d", step)
         return step
 
-    def _log(self, method: Method, done: int, values: dict, bar: tqdm) -> None:
+    def _log(self, method: Method, done: int, values: dict, bar: Steps) -> None:
         row = {name: float(value) for name, value in values.items()} | method.logged()
         if self.accelerator.num_processes > 1:
             row["loss"] = float(self.accelerator.reduce(values["loss"].detach().clone(), "mean"))

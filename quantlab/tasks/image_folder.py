@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from quantlab.errors import RequestError
+from quantlab.progress import Bar
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -67,7 +67,7 @@ def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np
         RequestError: a file is truncated, is no image, or has more than 8 bits per channel.
     """
     images = np.empty((len(files), channels, size, size), dtype=np.uint8)
-    for index, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=len(files) < 500)):
+    for index, file in enumerate(Bar(files, "reading images", unit="image", disable=len(files) < 500)):
         images[index] = read_image(folder / file, size, channels)
     return images
 
