@@ -22,6 +22,8 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
         known = [option for action in parser._actions for option in action.option_strings]
         raise RequestError(*(f"{word}: no such option{did_you_mean(word.split('=')[0], known) or ';'} Type quantlab --help for all"
                              for word in unknown))
+    if found.cfg is None and (found.resolve or found.package is not None):
+        raise RequestError("--resolve, --package: say how --cfg shows the config; type --cfg job beside them")
     if found.config_path is not None:
         raise RequestError("--config-path: would take quantlab's own YAML away; type --config-dir DIR, which adds yours to it")
     return found

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from quantlab.config.catalog import groups, options
+from quantlab.config.catalog import CONF, groups, options
 from quantlab.errors import did_you_mean, listed
 
 
@@ -80,6 +80,11 @@ def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
     for override in filter(is_group, overrides):
         group, chosen = override.key_or_group, override.value()
         allowed = list(options(group))
+        if override.is_add() and (CONF / group).is_dir() or override.package is not None and not override.is_add():
+            place = f"at {override.package}" if override.package is not None else "a second time"
+            value = override.get_value_element_as_str()
+            problems[override.input_line] = f"{override.get_key_element()}: no {group} is chosen {place}; type {group}={value}"
+            continue
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if option is None or override.is_delete() or option in allowed:
                 continue
