@@ -25,10 +25,13 @@ examples:
 
 END = """\
 options:
-  -m, --multirun      sweep over comma-separated values; jobs already done under output_dir are skipped
+  -m, --multirun      sweep over comma-separated values, 'model=glob(resnet*)', 'seed=range(0,5)'; jobs already done under
+                      output_dir are skipped
+  --config-dir DIR    options of your own beside these: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
+  --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group
   --version           the version
-  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations
+  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations, --package model shows a part
   --hydra-help, --info, --shell-completion
                       Hydra's own
 
