@@ -25,17 +25,17 @@ examples:
 
 END = """\
 options:
-  -m, --multirun      sweep over comma-separated values; jobs already done under output_dir are skipped
+  -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; jobs done under output_dir are skipped
+  --config-dir DIR    options of your own beside these: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
+  --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group
   --version           the version
-  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations
-  --hydra-help, --info, --shell-completion
-                      Hydra's own
+  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations, --package model shows a part
+  --hydra-help, --info, --shell-completion: Hydra's own
 
 exit codes: 0 done; 1 the run failed, or a job of a sweep; 2 the request is wrong, nothing was done;
             130, 143 interrupted by SIGINT, SIGTERM: saved, and the line to resume is printed
-more: README.md; every key with its meaning stands in the YAML of its option, under conf/;
-      HYDRA_FULL_ERROR=1 before the command shows the traceback of what went wrong"""
+more: README.md; the YAML under conf/ says what every key means; HYDRA_FULL_ERROR=1 before the command shows the traceback"""
 
 
 def help_page(words: Sequence[str] = ()) -> str:

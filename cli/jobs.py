@@ -3,21 +3,26 @@
 No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome.
 """
 
+import argparse
 import contextlib
 import hashlib
+import io
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from quantlab.cli.arguments import flags, question
+from quantlab.cli.folders import MAIN
 from quantlab.cli.outcome import Outcome, outcome_of
-from quantlab.cli.request import Request
+from quantlab.cli.request import Request, check_request, said_once
 from quantlab.cli.resume import run_or_go_on
 from quantlab.config import RunConfig, validate
-from quantlab.errors import Interrupted
+from quantlab.errors import Interrupted, RequestError
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import check
 
@@ -40,6 +45,8 @@ def start(request: Request) -> list[Outcome]:
             raise SystemExit(outcome.exit_code)
 
     try:
+        if request.multirun:
+            _refuse_wrong_names(request)
         _under_hydra(job, list(request.words))
     except SystemExit as stop:
         if not (outcomes and outcomes[-1].interrupted):
@@ -49,13 +56,36 @@ def start(request: Request) -> list[Outcome]:
     return outcomes
 
 
-def let_hydra_answer(words: list[str]) -> int:
-    """Hydra's own questions: `--cfg job`, `--info`, `--hydra-help`, `--shell-completion`. Runs nothing."""
+def _refuse_wrong_names(request: Request) -> None:
+    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the first one."""
+    from quantlab.runner import problems_of
+
+    found = problems_of([validate(config) for config in request.configs])
+    problems = said_once(found, request.swept)
+    if problems:
+        raise RequestError(*problems)
+
+
+def let_hydra_answer(arguments: argparse.Namespace) -> int:
+    """Hydra's own questions: `--cfg job`, `--info`, `--hydra-help`, `--shell-completion`. Runs nothing.
+
+    Raises `RequestError` where what was typed cannot be composed.
+    """
+    if arguments.multirun:
+        raise RequestError("-m: a question is answered for one job; drop -m, and type one value for each key")
+    printed, complained = io.StringIO(), io.StringIO()
+    code = 0
     try:
-        _under_hydra(lambda config: None, words)
+        with redirect_stdout(printed), redirect_stderr(complained):
+            _under_hydra(lambda config: None, [*question(arguments), *flags(arguments), *arguments.overrides])
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    if code:
+        check_request(arguments)        # says it in a line
+        raise RequestError(" ".join(complained.getvalue().split()) or f"Hydra stopped with exit code {code}")
+    print(complained.getvalue(), end="", file=sys.stderr)
+    print(printed.getvalue(), end="")
+    return code
 
 
 def job_directory_name(override_dirname: str) -> str:
@@ -70,7 +100,7 @@ def job_directory_name(override_dirname: str) -> str:
 
 def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
     OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
-    entry = hydra.main(version_base="1.3", config_path="pkg://quantlab.conf", config_name="config")(job)
+    entry = hydra.main(version_base="1.3", config_path=MAIN, config_name="config")(job)
     typed = sys.argv
     sys.argv = ["quantlab", *words]
     try:
@@ -91,7 +121,7 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
     directory = Path(hydra_config.runtime.output_dir)
     try:
         run_config = _typed(config, directory)
-        run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
+        run_or_go_on(run_config, [*request.source, *hydra_config.overrides.task], may_stand=request.multirun)
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         run = RunDirectory(directory)
         alone = not request.multirun and run.holds_a_run() and run.state() != "completed"

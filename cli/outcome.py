@@ -6,11 +6,24 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from quantlab.errors import Interrupted, LoadingError, QuantlabError
 from quantlab.signals import as_interrupted
+
+
+@contextmanager
+def ends_with_its_reader() -> Iterator[None]:
+    """Where the reader of stdout goes away (`quantlab --help | head`), nobody wants the rest: no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """The words `key=value` one by one: their grammar, the groups and options they choose, the keys they name."""
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from quantlab.config.catalog import groups, options
-from quantlab.errors import did_you_mean
+from quantlab.config.catalog import CONF, groups, options
+from quantlab.errors import did_you_mean, listed
 
 
 def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
@@ -27,14 +30,43 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
         override.input_line = word
         key = override.key_or_group
         if override.is_sweep_override() and not multirun:
-            problems.append(f"{word}: several values, which only a sweep takes; type quantlab -m {word}")
+            problems.append(f"{word}: several values, which only a sweep takes; type quantlab -m {shlex.quote(word)}")
         elif override.is_sweep_override() and key in ("output_dir", "resume"):
             problems.append(f"{word}: cannot be swept, every job has a directory of its own below one; type one value")
+        elif override.is_sweep_override() and override.is_hydra_override():
+            problems.append(f"{word}: Hydra's own keys cannot be swept; type one value")
         elif key == "hydra.mode":
             problems.append(f"{word}: a sweep is asked for by -m; type quantlab -m in its place")
+        elif override.is_sweep_override() and override.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
+            values = _swept_values(override)
+            if isinstance(values, str):
+                problems.append(f"{word}: {values}")
+                continue
+            # Settled here, once: Hydra would shuffle anew, and match parts of others and what no folder of the user's holds.
+            word = f"{override.get_key_element()}=choice({','.join(values)})"
+            parsed.append(replace(parser.parse_override(word), input_line=word))
         else:
             parsed.append(override)
     return parsed, problems
+
+
+def _swept_values(override: Override) -> list[str] | str:
+    """What `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` stand for, in Hydra's grammar; or what is wrong with it."""
+    if override.is_interval_sweep():
+        return "an interval has no values to go through; list the values, as in seed=0,1,2"
+    if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+        return list(override.sweep_string_iterator()) or "holds no value, allowed: at least one; as in seed=range(0,3)"
+    group, patterns = override.key_or_group, override.value()
+    if not is_group(override):
+        return f"glob chooses among the options of a group, allowed: {', '.join(groups())}; list the values, as in seed=0,1,2"
+    names = [name for name in options(group) if _is_like(name, patterns.include) and not _is_like(name, patterns.exclude)]
+    allowed = listed(patterns.include[0].strip("*"), options(group), f"quantlab --help {group}")
+    return list(map(as_value, names)) or f"matches no {group}, allowed: a pattern of {allowed}"
+
+
+def _is_like(name: str, patterns: Iterable[str]) -> bool:
+    # As in paths, "*" ends at "/": experiment=glob(qat/small/*).
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def is_group(override: Override) -> bool:
@@ -48,12 +80,17 @@ def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
     for override in filter(is_group, overrides):
         group, chosen = override.key_or_group, override.value()
         allowed = list(options(group))
+        if override.is_add() and (CONF / group).is_dir() or override.package is not None and not override.is_add():
+            place = f"at {override.package}" if override.package is not None else "a second time"
+            value = override.get_value_element_as_str()
+            problems[override.input_line] = f"{override.get_key_element()}: no {group} is chosen {place}; type {group}={value}"
+            continue
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if option is None or override.is_delete() or option in allowed:
                 continue
             near = did_you_mean(str(option), allowed)
-            advice = f" Type {group}={_quoted_in(near)}" if near else f"; type quantlab --help for what each {group} is"
-            shown = ", ".join(allowed) or "none so far"
+            advice = f" Type {group}={_quoted_in(near)}" if near else f"; type quantlab --help {group} for what each is"
+            shown = listed(str(option), allowed, f"quantlab --help {group}") or "none so far"
             problems[override.input_line] = f"{group}: got '{option}', allowed: {shown}{near}{advice}"
     return problems
 

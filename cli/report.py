@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quantlab.cli.outcome import ends_with_its_reader
 from quantlab.errors import CorruptFileError, QuantlabError, RequestError
 from quantlab.report.runs import find_runs, read_denoising, read_metrics, read_run, short_path
 from quantlab.report.table import Row, aggregate, comparison_rows, metric_names, row_key, to_csv, to_markdown
@@ -21,14 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = _read(find_runs(arguments.directories))
         rows = comparison_rows(runs)
         text = _tables(rows)
-        print(text, end="", flush=True)
+        with ends_with_its_reader():
+            print(text, end="", flush=True)
         output = arguments.output or _common_parent(arguments.directories) / "report"
         _write(rows, runs, text, output)
     except QuantlabError as error:
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # the reader of stdout has gone: `quantlab-report ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
         return _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     return 0

@@ -3,22 +3,29 @@
 Hydra stops at the first thing that is wrong, late and at length; here all of it is found, each a line with a remedy.
 """
 
+import argparse
 import os
 import shlex
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+import yaml
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from quantlab.cli.arguments import flags
+from quantlab.cli.folders import hydra_context
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import find_problems
+from quantlab.config.catalog import folders, groups, hidden
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory, claim_directory
 
@@ -26,63 +33,111 @@ from quantlab.run_directory import RunDirectory, claim_directory
 @dataclass(frozen=True)
 class Request:
     """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all; `new`: it and
-    those above it that were not there before, innermost first."""
+    those above it that were not there before, innermost first; `configs`: per job, resolved; `source`: the words that say where the
+    configs were found."""
 
     words: tuple[str, ...]
     multirun: bool
     swept: tuple[tuple[str, ...], ...]
     directory: Path
     new: tuple[Path, ...] = ()
+    configs: tuple[dict[str, Any], ...] = ()
+    source: tuple[str, ...] = ()
 
     @property
     def again(self) -> list[str]:
         """The words that go on with this request, in the same directory."""
-        typed = [word for word in self.words if not word.startswith(("hydra.", "output_dir="))]
+        typed = [word for word in self.words if not word.startswith(("hydra.", "output_dir=")) or word in self.source]
         return [*typed, f"output_dir={as_value(str(self.directory))}"]
 
 
-def check_request(overrides: list[str], multirun: bool) -> Request:
+@dataclass(frozen=True)
+class Job:
+    """One job of a request: what is wrong with it and, where nothing is, its resolved config and directory. `by_clock`: whether the
+    directory is `output_dir` and named by the time, as by default: then a name beside it will do as well."""
+
+    problems: list[str]
+    config: dict[str, Any]
+    directory: str = ""
+    by_clock: bool = False
+
+
+def check_request(arguments: argparse.Namespace) -> Request:
     """What is to be done, if all of it is sound. Raises `RequestError` with every problem, each said once."""
     follower = os.environ.get("RANK", "0") != "0"
-    if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
-    with initialize_config_module("quantlab.conf", version_base="1.3"):
+    root = arguments.config_name
+    with hydra_context(arguments.config_dir):
+        multirun, overrides = _with_own_sweep(root, arguments.overrides, arguments.multirun)
+        if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
         parsed, problems = parse(overrides, multirun)
         jobs = _expand(parsed)
         swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-        composed = [_examine(job, key) for job in jobs]
-    problems += _said_once([found for found, *_ in composed], swept)
+        read = {override.key_or_group for override in parsed}
+        unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
+        examined = [_examine(root, job, key, unread) for job in jobs]
+    problems += said_once([job.problems for job in examined], swept)
     if problems:
         raise RequestError(*problems)
-    _, named, by_clock = composed[0]
-    directory, new = Path(named).expanduser().absolute(), ()
+    directory, by_clock, new = Path(examined[0].directory).expanduser().absolute(), examined[0].by_clock, ()
     if not follower:
         _refuse_unusable(directory, multirun or by_clock)
         new = tuple(folder for folder in (directory, *directory.parents) if not folder.exists())
         if by_clock:
             directory = claim_directory(directory)
             new = (directory, *new[1:])
+    typed = [override.input_line for override in parsed]
+    source = [*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))]
     # The directory is settled here, once: a clock that ticks between this check and the run must not move it. Only
     # the first process of torchrun makes it.
-    words = [*overrides, f"{key}={'.' if follower else as_value(str(directory))}"]
+    words = [*flags(arguments), *typed, f"{key}={'.' if follower else as_value(str(directory))}"]
     if multirun:
         varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
         fixed = {override.key_or_group for override in parsed} - varied
         names = ",".join(map(as_value, sorted(fixed)))
         words = ["-m", *words, f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory, new)
+    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory, new,
+                   tuple(job.config for job in examined), tuple(source))
 
 
-def _compose(overrides: list[str], directory_key: str) -> tuple[dict[str, Any], str, bool]:
-    """The resolved config of one job as plain data, its directory as Hydra has it under `directory_key`, and whether that is
-    `output_dir` and named by the time, as by default: then a name beside it will do as well."""
-    config = compose("config", overrides, return_hydra_config=True)
+def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bool, list[str]]:
+    """Whether it is a sweep, and all overrides: those typed, after those that a YAML of the user's sweeps over.
+
+    There it is `hydra.mode=MULTIRUN` that asks for a sweep, and `hydra.sweeper.params` that says over what.
+    """
+    if not multirun and len(folders()) == 1:
+        return False, overrides
+    fixed = [override.input_line for override in parse(overrides, multirun=False)[0]]
+    try:
+        hydra = compose(root, fixed, return_hydra_config=True).hydra
+        multirun = multirun or OmegaConf.select(hydra, "mode") is RunMode.MULTIRUN
+        params = OmegaConf.to_container(hydra.sweeper.params, resolve=True) if "params" in hydra.sweeper and hydra.sweeper.params else {}
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return multirun, overrides      # said when the jobs are composed
+    own = [f"{key}={value}" for key, value in params.items()] if multirun else []
+    return multirun, [*own, *overrides]
+
+
+def _compose(root: str, overrides: list[str], directory_key: str) -> Job:
+    """One job as Hydra composes it; its directory stands under `directory_key`."""
+    config = compose(root, overrides, return_hydra_config=True)
     directory = OmegaConf.select(config, directory_key)
+    problems = list(_own_problems(root, config.hydra))
     with open_dict(config):
         del config["hydra"]
-    by_clock = "${now:" in str(OmegaConf.to_container(config, resolve=False)["output_dir"]) and directory == config.output_dir
-    return OmegaConf.to_container(config, resolve=True), directory, by_clock
+    by_clock = "${now:" in str(OmegaConf.to_container(config).get("output_dir")) and directory == config.output_dir
+    return Job(problems, OmegaConf.to_container(config, resolve=True), directory, by_clock)
+
+
+def _own_problems(root: str, hydra: DictConfig) -> Iterator[str]:
+    """What is wrong with YAML of the user's although Hydra composes it."""
+    if hydra.output_subdir == ".hydra" and "quantlab_job_directory" not in str(OmegaConf.to_container(hydra.sweep)):
+        yield f"--config-name: {root}.yaml does not build on quantlab's own config; begin its defaults with '- config'"
+    for group, option in {"": root, **hydra.runtime.choices}.items():
+        name = f"{group}/{option}".lstrip("/")
+        for file in hidden(name):
+            yield f"{file}: never read, since quantlab has its own {name}, which comes first; give yours another name"
 
 
 def _expand(parsed: list[Override]) -> list[list[str]]:
@@ -103,7 +158,7 @@ def _swept_keys(parsed: list[Override]) -> set[str]:
     return {override.get_key_element() for override in parsed if override.is_sweep_override()}
 
 
-def _said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
+def said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
     """Every problem of every job once, with the first job that has it where not all do."""
     seen: dict[str, list[int]] = {}
     for number, found in enumerate(problems):
@@ -116,12 +171,11 @@ def _said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
     ]
 
 
-def _examine(job: list[str], directory_key: str) -> tuple[list[str], str, bool]:
-    """Every problem of one job, and, where there is none, the directory that Hydra gives it and whether the time names it."""
-    directory, by_clock = "", False
+def _examine(root: str, job: list[str], directory_key: str, unread: set[str]) -> Job:
+    """One job, with every problem that it has. `unread`: groups of which an option was chosen that could not be read."""
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
-    wrong_groups = {override.key_or_group for override in parsed if override.input_line in wrong_options}
+    wrong_groups = unread | {override.key_or_group for override in parsed if override.input_line in wrong_options}
     # Which keys a group has depends on its option: below a group whose option is wrong, nothing can be judged.
     sound = [override for override in parsed if override.input_line not in wrong_options
              and override.key_or_group.split(".")[0] not in wrong_groups]
@@ -129,16 +183,19 @@ def _examine(job: list[str], directory_key: str) -> tuple[list[str], str, bool]:
     words = [override.input_line for override in sound]
     try:
         try:
-            config, directory, by_clock = _compose(words, directory_key)
+            composed = _compose(root, words, directory_key)
         except HydraException:
-            chosen = [override.input_line for override in sound if is_group(override)]
-            unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose("config", chosen)))))
+            chosen = [override.input_line for override in sound if is_group(override) or override.key_or_group == "hydra.searchpath"]
+            unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
             problems += unknown.values()
-            config, directory, by_clock = _compose([word for word in words if word not in unknown], directory_key)
-        problems += find_problems(config, without=wrong_groups)
+            composed = _compose(root, [word for word in words if word not in unknown], directory_key)
+        problems += composed.problems + find_problems(composed.config, without=wrong_groups)
+        return replace(composed, problems=problems)
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
-    return problems, directory, by_clock
+    except yaml.YAMLError as error:
+        problems.append(f"not readable as YAML: {' '.join(str(error).split())}; mend the file")
+    return Job(problems, {})
 
 
 def _refuse_unusable(directory: Path, may_stand: bool) -> None:

@@ -4,7 +4,7 @@ Everything else that escapes is a bug or the system's (a full disk), and the com
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class QuantlabError(Exception):
@@ -52,5 +52,39 @@ class Interrupted(BaseException):
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the nearest of `allowed`, or an empty string when nothing is near."""
-    near = difflib.get_close_matches(str(got), [str(name) for name in allowed], n=1, cutoff=0.5)
+    near = nearest(got, allowed, count=1)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def nearest(got: str, allowed: Iterable[str], count: int) -> list[str]:
+    """Up to `count` of the names `allowed`: those that begin with what was typed, that contain it, that are spelled like it.
+
+    Among equals the shortest comes first. Case, "-" and "_" do not count: torchvision's `mobilenet_v2` is timm's `mobilenetv2_...`.
+    """
+    got, names, typed = str(got).lower(), {str(name): _plain(name) for name in allowed}, _plain(got)
+    if len(typed) < 2:
+        return []
+    # With less in common, there is some name as near to any word in a list as long as timm's.
+    like = difflib.get_close_matches(typed, sorted(set(names.values())), n=20, cutoff=0.6 if len(typed) < 5 else 0.7)
+    ranks = {}
+    for name, plain in names.items():
+        if plain.startswith(typed):
+            ranks[name] = 0.0
+        elif got in name.lower():
+            ranks[name] = 1.0
+        elif plain in like:
+            ranks[name] = 3.0 - difflib.SequenceMatcher(None, plain, typed).ratio()
+    return sorted(ranks, key=lambda name: (ranks[name], len(name), name))[:count]
+
+
+def listed(got: str, allowed: Collection[str], everything: str) -> str:
+    """The names `allowed` for an error to show: all, or where they fill more than a line the nearest few; `everything` lists all."""
+    names = ", ".join(map(str, allowed))
+    if len(names) <= 160:
+        return names
+    few = nearest(got, allowed, count=4) or [*allowed][:4]
+    return f"{', '.join(few)}, ... ({everything} lists all {len(allowed)})"
+
+
+def _plain(name: object) -> str:
+    return str(name).lower().replace("-", "").replace("_", "")

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType, SimpleNamespace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 import quantlab
 from quantlab.cache import Cache
@@ -28,6 +28,7 @@ from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.metrics.fid import FrechetDistance
+from quantlab.progress import Bar
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
@@ -35,6 +36,8 @@ from quantlab.signals import as_interrupted, check, deferred, interruptible
 from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
+
+NOT_A_NAME = ("seed", "output_dir", "resume", "trainer", "logger")     # keys under which no file and no architecture is named
 
 MODEL = "model"     # checkpoints/model.safetensors: what the run made, ready to be sampled from
 BEST_MODEL = "best"     # and the best validated state, where that is another
@@ -68,16 +71,37 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 context.accelerator.end_training()
 
 
-def prepare(config: RunConfig) -> tuple[RunContext, Method]:
-    """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before any work."""
+def problems_of(configs: Sequence[RunConfig]) -> list[list[str]]:
+    """For each job of a sweep the problems that `prepare` finds, before the first job starts."""
+    found: dict[str, list[str]] = {}
+    tasks: dict[str, Any] = {}
+    keys = [config_hash(config, without=NOT_A_NAME) for config in configs]
+    for key, config in zip(keys, configs, strict=True):
+        if key in found:
+            continue
+        found[key] = []
+        try:
+            with interruptible():
+                prepare(config, tasks)
+        except RequestError as error:
+            found[key] = list(error.problems)
+        except Interrupted:
+            raise
+        except Exception as error:      # not the request's fault: that job says it, and hinders no other
+            logger.debug("%s", error)
+    return [found[key] for key in keys]
+
+
+def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[RunContext, Method]:
+    """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before any work.
+
+    tasks: checked tasks by the hash of their section, for several jobs to share; the task of this one is added.
+    """
     saved_model = None
     if config.method.name == "sample":
         config, saved_model = open_finished_run(config)
     accelerator = make_accelerator(config)
-    task = instantiate(config.task)
-    if config.trainer.num_workers is not None:
-        task.workers = config.trainer.num_workers
-    task.check()
+    task = checked_task(config, {} if tasks is None else tasks)
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
         build_model(config.task.feature_network, task)     # refuses a task without labels
     elif task.kind == "generation" and not config.method.trains_network:
@@ -95,6 +119,18 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     method = instantiate(config.method, context=context)
     refuse_single_images(context, method)
     return context, method
+
+
+def checked_task(config: RunConfig, tasks: dict[str, Any]) -> Any:
+    """The task of `config`, its data read and checked unless it is one of `tasks`."""
+    key = config_hash(config.task)
+    if key not in tasks:
+        task = instantiate(config.task)
+        if config.trainer.num_workers is not None:
+            task.workers = config.trainer.num_workers
+        task.check()
+        tasks[key] = task
+    return tasks[key]
 
 
 def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
@@ -254,7 +290,7 @@ def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.
 
 def progress_bar(batches: Iterable, what: str) -> Iterator:
     """`batches` with a bar on stderr, shown only once they have taken a second."""
-    for batch in tqdm(batches, desc=what, unit="batch", delay=1, leave=False, dynamic_ncols=True):
+    for batch in Bar(batches, what, delay=1, leave=False):
         check()     # a signal that a library caught ends the run here
         yield batch
 

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
+from quantlab.progress import Steps
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import as_interrupted, deferred, pending
 from quantlab.tasks.base import loaded, to_device
@@ -86,10 +86,8 @@ class Trainer:
             pin_memory=self.accelerator.device.type == "cuda",
         )
         batches = iter(loader) if start < total else ()
-        bar = tqdm(
-            self._loaded(batches, method), desc=description, initial=start, total=total, unit="step", dynamic_ncols=True,
-            disable=not self.accelerator.is_local_main_process or start == total,
-        )
+        bar = Steps(self._loaded(batches, method), description, start, total, method.cost,
+                    disable=not self.accelerator.is_local_main_process or start == total)
         # A signal waits for the end of a step, even one that comes while a batch is loaded.
         with deferred(), self._no_death_inside_a_step():
             if not self.validated and self._is_regular(start, total):
@@ -193,7 +191,7 @@ class Trainer:
         finally:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if raises is None else raises)
 
-    def _log(self, method: Method, done: int, values: dict, bar: tqdm) -> None:
+    def _log(self, method: Method, done: int, values: dict, bar: Steps) -> None:
         row = {name: float(value) for name, value in values.items()} | method.logged()
         if self.accelerator.num_processes > 1:
             row["loss"] = float(self.accelerator.reduce(values["loss"].detach().clone(), "mean"))

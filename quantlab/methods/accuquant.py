@@ -132,6 +132,9 @@ class AccuQuant(DiffusionPTQ):
             return self.groups[step * len(self.groups) // (self.total_steps - self.alone)]
         return self.shuffled(self.groups, step)
 
+    def cost(self, step: int) -> float:
+        return forward_passes(self.section.gradient, 1 if step < self.alone else min(self.section.group_size, len(self.schedule)))
+
     def progress(self, step: int) -> float:
         if step < self.alone:
             return step / self.alone

@@ -71,6 +71,10 @@ class Method:
     def collate(self, items):
         return items
 
+    def cost(self, step: int) -> float:
+        """What `step` costs beside the others, in any unit, as the time left is reckoned. Asked after `build`."""
+        return 1.0
+
     # hooks ---------------------------------------------------------------------------------------------------------
     def build(self, total_steps: int) -> None:
         """Wrap the model with quantizers, make optimizers; `total_steps` is how long the loop will run."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from PIL import Image
-from tqdm import tqdm
 
 from quantlab.errors import RequestError
+from quantlab.progress import Bar
 
 log = logging.getLogger("quantlab")
 
@@ -222,7 +222,7 @@ def _cifar10_packed(path: Path, split: str) -> Arrays:
     labels = _whole(path, f"{split}_labels", labels)
     offsets = _whole(path, f"{split}_offsets", offsets, len(labels) + 1)
     images = np.empty((len(labels), 3, 32, 32), dtype=np.uint8)
-    for index in tqdm(range(len(labels)), desc=f"decoding {path.name}", unit="image", disable=len(labels) < 5000):
+    for index in Bar(range(len(labels)), f"decoding {path.name}", unit="image", disable=len(labels) < 5000):
         try:
             encoded = io.BytesIO(content[offsets[index] : offsets[index + 1]])
             with Image.open(encoded, formats=("JPEG",)) as image:

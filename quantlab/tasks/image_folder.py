@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from quantlab.errors import RequestError
+from quantlab.progress import Bar
 from quantlab.tasks.image_files import formats
 
 # Pillow warns of images half as large as those it refuses. They are read.
@@ -28,7 +28,7 @@ def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np
         RequestError: a file is no image or damaged, or its numbers have no known range; as `decode`.
     """
     images = np.empty((len(files), channels, size, size), dtype=np.uint8)
-    for index, file in enumerate(tqdm(files, desc="reading images", unit="image", disable=len(files) < 500)):
+    for index, file in enumerate(Bar(files, "reading images", unit="image", disable=len(files) < 500)):
         images[index] = read_image(folder / file, size, channels)
     return images
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from quantlab.errors import RequestError
 from quantlab.metrics.luminance import SSIM_WINDOW, luminance, luminance_metrics
+from quantlab.progress import Bar
 from quantlab.report.grids import labelled_rows
 from quantlab.tasks.base import ImageTask
 from quantlab.tasks.image_files import find_images
@@ -202,7 +202,7 @@ def read_all(folder: Path, files: list[Path]) -> list[tuple[str, Tensor]]:
         return file.as_posix(), torch.from_numpy(np.array(decode(folder / file, channels=3)).transpose(2, 0, 1).copy())
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:     # decoders let go of the interpreter's lock
-        return list(tqdm(threads.map(read, files), desc="reading images", unit="image", total=len(files), disable=len(files) < 50))
+        return list(Bar(threads.map(read, files), "reading images", unit="image", total=len(files), disable=len(files) < 50))
 
 
 def as_input(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class StubRunner:
 
     def __init__(self):
         self.fails, self.configs, self.typed = {}, [], []
+        self.wrong = {}     # problems, by seed, that are found before the first job
 
     def run(self, config, typed):
         self.configs.append(config)
@@ -39,6 +40,7 @@ def runner(monkeypatch, tmp_path):
     stub = StubRunner()
     module = types.ModuleType("quantlab.runner")
     module.run = stub.run
+    module.problems_of = lambda configs: [stub.wrong.get(config.seed, []) for config in configs]
     monkeypatch.setitem(sys.modules, "quantlab.runner", module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

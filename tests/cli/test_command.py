@@ -57,3 +57,10 @@ def test_python_m(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "quantlab: error: seed: got 'x', allowed: an integer from 0 to 4294967295; type seed=0\n"
+
+
+@pytest.mark.parametrize("words, buffered", [(["--help"], True), (["--help", "experiment"], True), (["--help"], False), (["--cfg", "job"], True)])
+def test_a_reader_that_goes_away_is_no_error(tmp_path, words, buffered):
+    command = f"{sys.executable} {'' if buffered else '-u'} -m quantlab.cli {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

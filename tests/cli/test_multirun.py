@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from quantlab.cli.folders import hydra_context
 from quantlab.cli.jobs import job_directory_name
 from quantlab.cli.multirun import summary
 from quantlab.cli.outcome import Outcome
+from quantlab.cli.overrides import parse
 from quantlab.cli.request import Request
 from quantlab.errors import Interrupted, RunError
 
@@ -94,3 +96,49 @@ def test_directory_names_are_one_short_component_each():
     for one, other in (long, slashed):
         assert one != other
         assert all(len(name) <= 150 and "/" not in name for name in (one, other))
+
+
+@pytest.mark.parametrize("word, values", [
+    ("model=glob(resnet*)", ["resnet18", "resnet20", "resnet32", "resnet34", "resnet50", "resnet56"]),
+    ("model=glob(resnet*,exclude=[resnet3*,resnet5*])", ["resnet18", "resnet20"]),
+    ("model=glob([resnet2*,edsr])", ["edsr", "resnet20"]),
+    ("model=glob(resnet2*)", ["resnet20"]),
+    ("task=glob(*classification)", []),     # a part of tasks, not a task
+    ("experiment=glob(qat/small/w2a2_adam*)", ["qat/small/w2a2_adam", "qat/small/w2a2_adamt"]),
+    ("experiment=glob(*)", []),
+    ("seed=range(1,4)", [1, 2, 3]),
+    ("seed=choice(4,2)", [4, 2]),
+    ("seed=sort(3,1,2,reverse=true)", [3, 2, 1]),
+    ("seed=range(3,1)", []),
+])
+def test_functions_of_hydra_are_swept_over(command, word, values):
+    key = word.split("=")[0]
+    parsed, problems = _parsed(word)
+    if values:
+        assert problems == [] and list(parsed.sweep_iterator()) == values
+    else:
+        assert parsed is None and problems[0].startswith(f"{word}: ") and ("matches no " + key in problems[0] or "holds no" in problems[0])
+
+
+def _parsed(word):
+    with hydra_context(None):
+        parsed, problems = parse([word], multirun=True)
+    return (parsed[0] if parsed else None), problems
+
+
+def test_shuffled_values_are_labelled_as_they_run(command, runner):
+    code, out, err = command("-m", "seed=shuffle(range(0,4))", "output_dir=sweep")
+    said = [int(line.rpartition("=")[2]) for line in err.splitlines() if "job" in line]
+    assert code == 0 and said == [config.seed for config in runner.configs] and sorted(said) == list(range(4))
+
+
+def test_options_and_overrides_in_any_order(command, runner):
+    assert command("method=ptq", "-m", "seed=1,2", "output_dir=sweep", "method.group_size=4")[0] == 0
+    assert [(config.method.name, config.seed, config.method.group_size) for config in runner.configs] == [("ptq", 1, 4), ("ptq", 2, 4)]
+
+
+def test_what_only_the_runner_can_tell_is_asked_for_all_jobs_before_the_first(command, runner, tmp_path):
+    runner.wrong[1] = ["model.architecture: timm has no 'resnt18'"]
+    code, out, err = command("-m", "seed=0,1,2")
+    assert (code, out, runner.configs, list(tmp_path.iterdir())) == (2, "", [], [])
+    assert err == "quantlab: error: model.architecture: timm has no 'resnt18' (job seed=1; 1 of 3 jobs)\n"

@@ -115,3 +115,10 @@ def test_help_is_answered_without_numpy_and_matplotlib():
     code = "import sys, quantlab.cli.report; print({'numpy', 'matplotlib', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_reader_that_goes_away_costs_no_file(finished, tmp_path):
+    directory = finished("only", "accuquant", 0, 1.0)
+    command = f"{sys.executable} -u -m quantlab.cli.report {directory} 2>{tmp_path / 'said'} | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
+    assert (tmp_path / "said").read_text().startswith("quantlab-report: wrote") and (directory / "report" / "comparison.md").is_file()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantlab.diffusion.rollout import Schedule, network_step, seeded_normal
-from quantlab.methods.accuquant import backpropagated_gradient, copied_gradient, exact_gradient
+from quantlab.methods.accuquant import AccuQuant, backpropagated_gradient, copied_gradient, exact_gradient
 from quantlab.methods.diffusion_ptq import QuantizedDenoiser
 from quantlab.quantizers import wrap
 
@@ -100,3 +100,9 @@ def test_one_step_groups_make_all_three_the_same(problem):
     for a, b, c in zip(*results):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(b, c)
+
+
+def test_the_time_left_knows_what_a_step_costs():
+    method = AccuQuant.__new__(AccuQuant)
+    method.section, method.schedule, method.alone = SimpleNamespace(gradient="copy", group_size=5), range(20), 800
+    assert [method.cost(step) for step in (0, 799, 800, 925)] == [3, 3, 19, 19]
