@@ -83,6 +83,15 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_state(path)
 
 
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names and values: the key under which what was made from them is kept, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Load `tensors` into `module`, every name and every shape as the module has them.
 

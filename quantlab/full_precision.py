@@ -8,7 +8,7 @@ from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate, to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
-from quantlab.methods.pretrain import CACHE, Pretrain
+from quantlab.methods.pretrain import CACHE, Pretrain, source_of
 from quantlab.run_directory import RunDirectory
 from quantlab.trainer import Trainer, seed_everything
 
@@ -39,12 +39,14 @@ def load_weights(model, path: str, key: str) -> None:
         raise RequestError(f"{key}: {file} holds a model quantized to {facts['bits']}, allowed: weights in full precision, as "
                            "method=pretrain leaves them; they are quantized to the bits of this run's quantizer")
     strict_load(Pretrain.weights_of(model), tensors, f"{key}: {file}")
-    model.has_weights = True
+    model.has_weights, model.weights_from = True, f"{key}={file}"
 
 
 def provide_full_precision(context: RunContext) -> None:
     """Give `context.model` its full-precision weights, unless it came with some: the cache's, or trained now."""
-    if not getattr(context.model, "has_weights", False):
+    if getattr(context.model, "has_weights", False):
+        logger.info("full-precision %s: %s", context.config.model.name, source_of(context.model))
+    else:
         train_or_restore(context)
     context.model.to(context.device).eval()
 
@@ -59,7 +61,6 @@ def train_or_restore(context: RunContext) -> None:
     pretrain = Pretrain(None, context)
     facts = pretrain.cache_facts(pretrain.steps)
     if pretrain.restore(pretrain.steps):
-        logger.info("full-precision %s: found in the cache", context.config.model.name)
         return
     if context.accelerator.num_processes > 1:
         raise RequestError(f"full-precision {context.config.model.name} is not in the cache yet, and several processes would wait for each "

@@ -71,7 +71,6 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     task = instantiate(config.task)
     if config.trainer.num_workers is not None:
         task.workers = config.trainer.num_workers
-    task.check()
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
         build_model(config.task.feature_network, task)     # refuses a task without labels
     elif task.kind == "generation" and not config.method.trains_network:
@@ -79,6 +78,7 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     model = build_model(config.model, task)
     if config.model.weights is not None and saved_model is None:
         load_weights(model, config.model.weights, "model.weights")
+    task.check()        # last: it may decode every image
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
@@ -161,9 +161,7 @@ def execute(context: RunContext, method: Method, directory: RunDirectory) -> tup
     if method.needs_full_precision:
         provide_full_precision(context)
     trainer = Trainer(config.trainer, directory, context.accelerator, config.seed)
-    if isinstance(method, Pretrain) and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch)):
-        logger.info("full-precision %s: found in the cache, nothing to train", config.model.name)
-    else:
+    if not (isinstance(method, Pretrain) and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch))):
         steps = trainer.fit(method, config.method.name)
     return method.finish(), steps
 

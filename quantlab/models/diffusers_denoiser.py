@@ -1,12 +1,16 @@
 """Denoisers built from diffusers' classes: a UNet2DModel, the noise it was trained with, and the walk it is sampled with."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.diffusion.rollout import Schedule, seeded_normal
 from quantlab.errors import RequestError
+from quantlab.models.diffusers_directory import NETWORK, ONLY, differences, read_directory, with_present_names
+from quantlab.models.diffusers_scheduler import alphas_cumprod
+from quantlab.models.timm_classifier import first_line
 
 
 class Denoiser(nn.Module):
@@ -16,6 +20,9 @@ class Denoiser(nn.Module):
     """
 
     kind = "denoiser"
+    has_weights = False         # whether they are the full precision, or still to be trained
+    weights_from: str | None = None     # where they were loaded from, in words
+    notes: Sequence[str] = ()   # what a user should know of how the model was read
 
     def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, schedule: Schedule):
         super().__init__()
@@ -46,6 +53,10 @@ class Denoiser(nn.Module):
     def weights(self) -> nn.Module:
         """The part of this model that a checkpoint holds."""
         return self.unet
+
+    def architecture(self) -> dict[str, Any]:
+        """All that shapes eps(x, t) beside the weights, as plain data: the same weights are another function under another config."""
+        return {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
 
 
 def network_of(unet: nn.Module):
@@ -87,33 +98,100 @@ def build_ddim(section, task) -> Denoiser:
 def load_pretrained(section, task) -> Denoiser:
     """A UNet2DModel in diffusers' format, from a local directory or the hub, with the noise schedule stored beside it.
 
-    Only safetensors weights are read. Raises RequestError if nothing can be found or the images do not fit the task.
+    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a network that puts out
+    its variance too, the second half of its output (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept. Raises
+    RequestError if nothing can be found, for a model of another kind, and where the images do not fit the task.
     """
-    from diffusers.models.unets.unet_2d import UNet2DModel
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    model = read_directory(section.path)
+    config, where = model.network, f"model.path: {model.folder / 'config.json'}"
+    channels, learned_variance = _require_fitting(config, section, task, where)
+    alphas = alphas_cumprod(model.scheduler, f"model.path: {model.scheduler_file}")
+    schedule = _schedule(alphas, section.sampler, f"model.path: {model.scheduler_file}")
+    unet = _build(config | {"out_channels": channels, "sample_size": task.image_size}, where)
+    notes = [f"it is sampled by DDIM, as model.sampler says; the model's own is {model.scheduler['_class_name']}"]
+    denoiser = Denoiser(unet, alphas, schedule)
+    if section.weights is None:
+        tensors, denoiser.weights_from = model.weights()
+        tensors = with_present_names(tensors, unet.state_dict())
+        if learned_variance:
+            tensors |= {name: tensors[name][:channels] for name in ("conv_out.weight", "conv_out.bias") if name in tensors}
+        if differing := differences(unet.state_dict(), tensors):
+            raise RequestError(f"model.path: the weights of {model.folder} do not fit its config.json: {differing}; give a directory whose "
+                               "config and weights were saved together")
+        unet.load_state_dict(tensors)
+        denoiser.has_weights = True
+    if learned_variance:
+        notes.append("the variance that it learned is left out, as the sampler has its own")
+    if model.folder.name == "unet_ema" and model.folder != model.root:
+        notes.append("there is no folder unet, so unet_ema was read")
+    elif (model.root / "unet_ema").is_dir():
+        notes.append(f"an average lies beside it; for that type model.path={model.root / 'unet_ema'}")
+    denoiser.notes = notes
+    _try_once(unet, task, len(alphas), where)
+    return denoiser
 
-    local = Path(section.path).expanduser()
-    folder = "unet" if (local / "unet").is_dir() else None
-    source = str(local) if local.is_dir() else section.path
+
+def _schedule(alphas: Tensor, sampler, where: str) -> Schedule:
+    """The walk of `sampler`. Raises RequestError where it has more steps than the model was trained with, or starts from an image's
+    absence: with abar = 0 the state is noise alone, and epsilon says nothing of the image."""
+    if sampler.steps > len(alphas):
+        raise RequestError(f"model.sampler.steps: got {sampler.steps}, but {where.removeprefix('model.path: ')} has {len(alphas)} "
+                           f"(num_train_timesteps), allowed: up to that; type model.sampler.steps={len(alphas)}")
+    schedule = Schedule.build(alphas, sampler)
+    if 0 in schedule.alphas:
+        raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of {sampler.steps} steps "
+                           f"starts there, allowed: a walk that leaves it out; type model.sampler.steps={len(alphas) // 2}")
+    return schedule
+
+
+def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool]:
+    """Channels of the images, and whether the network puts out a variance too. Raises RequestError for a network that is not eps(x, t) of
+    the task's images."""
+    if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+        given = "num_class_embeds" if config.get("num_class_embeds") is not None else "class_embed_type"
+        raise RequestError(f"{where}: the network needs a class for each image ({given}={config[given]}); {ONLY}")
+    channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
+    if put_out not in (channels, 2 * channels):
+        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or twice as many "
+                           "(epsilon and variance); give another model")
+    size = config.get("sample_size")
+    if size is None:
+        raise RequestError(f"{where}: it does not say for which images the network was trained (no sample_size); if for {task.image_size} x "
+                           f'{task.image_size}, write "sample_size": {task.image_size} there')
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    if (channels, height, width) != (task.channels, task.image_size, task.image_size):
+        fitting = f"task.image_size={height}" if channels == task.channels and height == width else "another task"
+        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; task={task.name} has "
+                           f"{task.channels} x {task.image_size} x {task.image_size}; type {fitting}, or give another model.path")
+    return channels, put_out != channels
+
+
+def _build(config: dict, where: str) -> nn.Module:
+    """The UNet2DModel of `config`, with random weights. Raises RequestError where diffusers cannot build it."""
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    known = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
-        unet = UNet2DModel.from_pretrained(source, subfolder=folder, use_safetensors=True)
-        scheduler_folder = "scheduler" if (local / "scheduler").is_dir() else None
-        scheduler = DDIMScheduler.from_pretrained(source, subfolder=scheduler_folder)
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"model.path: no diffusers model with safetensors weights at '{section.path}', and it could not be fetched from "
-            f"the hub ({str(error).strip().splitlines()[0][:160]}); on a machine with a connection type "
-            f"'hf download {section.path} --local-dir DIR', then here model.path=DIR"
-        ) from error
-    if scheduler.config.prediction_type != "epsilon":
-        raise RequestError(f"model.path: only epsilon-prediction works; this model predicts {scheduler.config.prediction_type}")
-    expected = (unet.config.in_channels, unet.config.sample_size)
-    if expected != (task.channels, task.image_size):
-        raise RequestError(
-            f"model={section.name} makes {expected[0]} x {expected[1]} x {expected[1]} images; task={task.name} has "
-            f"{task.channels} x {task.image_size} x {task.image_size}; choose another task or task.image_size"
-        )
-    return Denoiser(unet, scheduler.alphas_cumprod, Schedule.build(scheduler.alphas_cumprod, section.sampler))
+        return UNet2DModel.from_config(known)
+    except (ArithmeticError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct it") from error
+
+
+@torch.no_grad()
+def _try_once(unet: nn.Module, task, train_timesteps: int, where: str) -> None:
+    """One image of the task's size through the network, called as every walk calls it: what does not work fails here, before any work."""
+    shape, training = (1, task.channels, task.image_size, task.image_size), unet.training
+    try:
+        out = unet.eval()(seeded_normal(shape, 0), train_timesteps - 1).sample
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"{where}: the network does not take {task.channels} x {task.image_size} x {task.image_size} images and a timestep "
+                           f"({first_line(error)}); choose another task.image_size or another model") from error
+    if out.shape != shape:
+        raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; choose another task.image_size or another model")
+    if not out.isfinite().all():
+        raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise; give an earlier checkpoint, or another "
+                           "model")
+    unet.train(training)
 
 
 def shortcut_splits(unet: nn.Module) -> dict[str, int]:

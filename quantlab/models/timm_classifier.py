@@ -34,8 +34,9 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     options = {"num_classes": task.classes, "in_chans": task.channels}
     if facts is not None and facts.fixed_input_size and task.image_size != facts.input_size[-1]:
         options["img_size"] = task.image_size
-    if section.pretrained:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": _fetch(section, facts)}}
+    file = _fetch(section, facts) if section.pretrained else None
+    if file is not None:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     try:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -44,6 +45,7 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     _check_images(network, section, task)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
+    network.weights_from = file
     # A classifier of other classes is new: then the recipe trains on from timm's weights, once
     network.has_weights = section.pretrained and task.classes == facts.num_classes
     return network
