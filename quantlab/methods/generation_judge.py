@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from quantlab.checkpoint import tensors_digest
 from quantlab.diffusion.evaluation import WalkComparison, compare_walks
 from quantlab.diffusion.rollout import Network, Schedule
 from quantlab.diffusion.trajectories import Trajectories, compute_states, step_noise
@@ -23,14 +22,13 @@ FID_POINTS = 8      # points along denoising at which fid_to_fp32 is measured fo
 def fetch_trajectories(context: RunContext, count: int, seed: int, what: str) -> Trajectories:
     """`count` full-precision walks from noise of `seed`, from the cache or computed now.
 
-    Keyed by the model's weights and architecture, its schedule, the seed and the count.
+    Keyed by the model, its schedule, the seed and the count.
     """
     model, task = context.model, context.task
     schedule = model.schedule
     shape = (count, task.channels, task.image_size, task.image_size)
     facts = {
-        "format": 2, "weights": tensors_digest(model.weights().state_dict()), "architecture": model.architecture(),
-        "shape": shape, "seed": seed,
+        "format": 2, "model": model.fingerprint(), "shape": shape, "seed": seed,
         "timesteps": schedule.timesteps, "alphas": schedule.alphas, "eta": schedule.eta, "clip": schedule.clip_sample,
     }
 

@@ -89,10 +89,9 @@ class Pretrain(Method):
         model = self.context.model
         if getattr(model, "weights_from", None) is None:
             return {}
-        facts = {"weights_sha256": tensors_digest(self.weights_of(model).state_dict())}
-        if hasattr(model, "alphas_cumprod"):    # a denoiser whose config lies beside its weights
-            facts |= {"architecture": model.architecture(), "noise_sha256": tensors_digest({"alphas_cumprod": model.alphas_cumprod})}
-        return facts
+        if hasattr(model, "fingerprint"):
+            return {"model": model.fingerprint()}
+        return {"weights": tensors_digest(self.weights_of(model).state_dict())}
 
     def cache_facts(self, total_steps: int) -> dict:
         """Everything that shapes the weights, as plain data."""

@@ -1,11 +1,13 @@
 """Denoisers built from diffusers' classes: a UNet2DModel, the noise it was trained with, and the walk it is sampled with."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from quantlab.checkpoint import tensors_digest
 from quantlab.diffusion.rollout import Schedule, seeded_normal
 from quantlab.errors import RequestError
 from quantlab.models.diffusers_directory import NETWORK, ONLY, differences, read_directory, with_present_names
@@ -54,9 +56,11 @@ class Denoiser(nn.Module):
         """The part of this model that a checkpoint holds."""
         return self.unet
 
-    def architecture(self) -> dict[str, Any]:
-        """All that shapes eps(x, t) beside the weights, as plain data: the same weights are another function under another config."""
-        return {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+    def fingerprint(self) -> str:
+        """sha256 (hex) of all that shapes eps and its noise: the weights, and what they are under another config, another function."""
+        config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+        facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def network_of(unet: nn.Module):
@@ -201,10 +205,11 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
     layer before it put out (Q-Diffusion, Sec. 4.2: the two halves have different ranges).
     """
     splits = {}
-    hidden = unet.mid_block.resnets[-1].out_channels if getattr(unet, "mid_block", None) is not None else None
-    for i, block in enumerate(getattr(unet, "up_blocks", [])):
+    deepest = unet.mid_block if unet.mid_block is not None else unet.down_blocks[-1]
+    hidden = deepest.resnets[-1].out_channels
+    for i, block in enumerate(unet.up_blocks):
         for j, resnet in enumerate(block.resnets):
-            if hidden is not None and resnet.conv_shortcut is not None and resnet.in_channels > hidden:
+            if resnet.conv_shortcut is not None and resnet.in_channels > hidden:
                 splits[f"up_blocks.{i}.resnets.{j}.conv_shortcut"] = hidden
             hidden = resnet.out_channels
     return splits
