@@ -5,9 +5,7 @@ is kept, in the cache, under the hash of everything that shapes them: the task's
 precision. Every other method starts from there, and a second run finds them at once.
 """
 
-import hashlib
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+from quantlab.models.weights import digest
 from quantlab.tasks.base import to_device
 
 HELD_OUT = 512          # images (at most a tenth of the set) for the validation loss of a task without a validation part; never trained on
@@ -83,7 +82,7 @@ class Pretrain(Method):
         model.pop("sampler", None)
         model["pretrain"]["steps"] = total_steps
         if weights is not None:     # trained on from a file
-            model["weights_sha256"] = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
+            model["weights_sha256"] = digest(weights, "model.weights")
         return {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
