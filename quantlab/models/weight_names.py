@@ -187,7 +187,7 @@ def _difference(what: str, missing: list[str], unexpected: list[str], reshaped: 
     first = next((name for name in own if own[name].ndim == 4), None)
     if options:
         fix = "type " + " ".join(f"{option}={str(value).lower()}" for option, value in options.items())
-    elif first in reshaped and reshaped[first].ndim == 4 and reshaped[first].shape[1] != own[first].shape[1]:
+    elif not missing and not unexpected and next(iter(reshaped)) == first and reshaped[first].shape[::2] == own[first].shape[::2]:
         fix = f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another task, or its task.channels"
     return f"{what} is of another architecture than the model: it {'; it '.join(parts)}; {fix}"
 
