@@ -23,6 +23,7 @@ from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run_directory import atomic_write
 
 FORMAT = "quantlab state 1"
+DOCUMENT_START = b'{"sha256":"'
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 logger = logging.getLogger("quantlab")
@@ -66,6 +67,15 @@ def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if hashlib.sha256(data).hexdigest() != content["tensors_sha256"]:
         raise _damaged(tensors_path)
     return _decode(content["structure"], safetensors.torch.load(data)), content["facts"]
+
+
+def is_saved_state(path: str | Path) -> bool:
+    """Whether `<path>.json` is one of ours, sound or not, and not what another tool left beside its own .safetensors file."""
+    try:
+        with _json_path(path).open("rb") as file:
+            return file.read(len(DOCUMENT_START)) == DOCUMENT_START
+    except OSError:
+        return False
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from tqdm import tqdm
 import quantlab
 from quantlab.cache import Cache
 from quantlab.checkpoint import load_model, save_model, strict_load
-from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
+from quantlab.config import RunConfig, config_hash, implementation, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, load_weights, provide_full_precision
+from quantlab.full_precision import build_model, given_model, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.metrics.fid import FrechetDistance
+from quantlab.models.weights import require_finite
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
@@ -71,14 +72,14 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     task = instantiate(config.task)
     if config.trainer.num_workers is not None:
         task.workers = config.trainer.num_workers
+    # Files of weights are read in moments, images are decoded in up to a minute: these come last
+    getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)    # ptq's is a function
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
-        build_model(config.task.feature_network, task)     # refuses a task without labels
-    elif task.kind == "generation" and not config.method.trains_network:
+        given_model(config.task.feature_network, task, "task.feature_network")     # refuses a task without labels
+    model = given_model(config.model, task, "model") if saved_model is None else build_model(config.model, task)
+    task.check()
+    if task.kind == "generation" and task.evaluation.features == "inception" and not config.method.trains_network:
         FrechetDistance("inception")    # fetches its weights, or says what is missing
-    model = build_model(config.model, task)
-    if config.model.weights is not None and saved_model is None:
-        load_weights(model, config.model.weights, "model.weights")
-    task.check()        # last: it may decode every image
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
@@ -100,6 +101,7 @@ def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
     if not path.with_suffix(".safetensors").is_file() or other.quantizer.name == "none":
         raise RequestError(f"method.run: {config.method.run} left no quantized model; give a completed accuquant or ptq run")
     tensors, facts = load_model(path)
+    require_finite(tensors, f"method.run: {path.with_suffix('.safetensors')}")
 
     def load_into(module: torch.nn.Module) -> None:
         strict_load(module, tensors, str(path.with_suffix(".safetensors")))
@@ -221,10 +223,8 @@ def feature_network(context: RunContext):
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
     """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in evaluation
     mode, on the device."""
-    own = replace(context, model=build_model(section, context.task).to(context.device),
+    own = replace(context, model=given_model(section, context.task, key).to(context.device),
                   config=context.config.model_copy(update={"model": section}))
-    if section.weights is not None:
-        load_weights(own.model, section.weights, f"{key}.weights")
     provide_full_precision(own)
     return own.model
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from quantlab.checkpoint import tensors_digest
 from quantlab.diffusion.rollout import Schedule, seeded_normal
 from quantlab.errors import RequestError
-from quantlab.models.diffusers_directory import NETWORK, ONLY, differences, read_directory, with_present_names
+from quantlab.models.diffusers_directory import NETWORK, ONLY, read_directory
 from quantlab.models.diffusers_scheduler import alphas_cumprod
 from quantlab.models.timm_classifier import first_line
+from quantlab.models.weight_names import match
+
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class Denoiser(nn.Module):
@@ -29,6 +32,7 @@ class Denoiser(nn.Module):
     def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, schedule: Schedule):
         super().__init__()
         self.unet = unet
+        unet.present_form = present_form
         self.schedule = schedule
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
 
@@ -102,71 +106,88 @@ def build_ddim(section, task) -> Denoiser:
 def load_pretrained(section, task) -> Denoiser:
     """A UNet2DModel in diffusers' format, from a local directory or the hub, with the noise schedule stored beside it.
 
-    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a network that puts out
-    its variance too, the second half of its output (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept. Raises
-    RequestError if nothing can be found, for a model of another kind, and where the images do not fit the task.
+    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a network
+    that puts out its variance too (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept. Raises
+    RequestError in one line where nothing can be found, for a model of another kind or of other images than the task's, and
+    for whatever is wrong with its files.
     """
-    model = read_directory(section.path)
-    config, where = model.network, f"model.path: {model.folder / 'config.json'}"
-    channels, learned_variance = _require_fitting(config, section, task, where)
-    alphas = alphas_cumprod(model.scheduler, f"model.path: {model.scheduler_file}")
-    schedule = _schedule(alphas, section.sampler, f"model.path: {model.scheduler_file}")
-    unet = _build(config | {"out_channels": channels, "sample_size": task.image_size}, where)
-    notes = [f"it is sampled by DDIM, as model.sampler says; the model's own is {model.scheduler['_class_name']}"]
+    found = read_directory(section.path)
+    where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
+    channels, learned_variance = _require_fitting(found.network, section, task, where)
+    alphas = alphas_cumprod(found.scheduler, schedule_at)
+    schedule = _schedule(alphas, section.sampler, schedule_at)
+    unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     denoiser = Denoiser(unet, alphas, schedule)
-    if section.weights is None:
-        tensors, denoiser.weights_from = model.weights()
-        tensors = with_present_names(tensors, unet.state_dict())
-        if learned_variance:
-            tensors |= {name: tensors[name][:channels] for name in ("conv_out.weight", "conv_out.bias") if name in tensors}
-        if differing := differences(unet.state_dict(), tensors):
-            raise RequestError(f"model.path: the weights of {model.folder} do not fit its config.json: {differing}; give a directory whose "
-                               "config and weights were saved together")
-        unet.load_state_dict(tensors)
-        denoiser.has_weights = True
+    denoiser.notes = [f"walks are DDIM's, as model.sampler says; the model's own scheduler is {found.scheduler['_class_name']}"]
     if learned_variance:
-        notes.append("the variance that it learned is left out, as the sampler has its own")
-    if model.folder.name == "unet_ema" and model.folder != model.root:
-        notes.append("there is no folder unet, so unet_ema was read")
-    elif (model.root / "unet_ema").is_dir():
-        notes.append(f"an average lies beside it; for that type model.path={model.root / 'unet_ema'}")
-    denoiser.notes = notes
+        denoiser.notes.append("the variance that it learned is left out, as the sampler has its own")
+    if found.folder == found.root / "unet_ema":
+        denoiser.notes.append("there is no folder unet, so unet_ema was read")
+    elif (found.root / "unet_ema").is_dir():
+        denoiser.notes.append(f"an average lies beside it; for that type model.path={found.root / 'unet_ema'}")
+    if section.weights is None:
+        tensors, file = found.weights()
+        matched = match(tensors, unet, f"model.path: {file}")
+        unet.load_state_dict(matched.tensors)
+        denoiser.notes += matched.notes
+        denoiser.weights_from = f"{file}, revision {found.root.name} of {found.hub}" if found.hub else str(file)
+        denoiser.has_weights = True
     _try_once(unet, task, len(alphas), where)
     return denoiser
 
 
+def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors as the network has them today, whose state dict is `own`.
+
+    Attention layers had other names before diffusers 0.15; of an output with a variance the half that is epsilon is kept.
+    """
+    present = {}
+    for name, tensor in tensors.items():
+        *outer, layer, kind = ("", *name.split("."))
+        if "attentions" in outer and layer in RENAMED:
+            name = ".".join([*outer, RENAMED[layer], kind]).removeprefix(".")
+        epsilon = own.get(f"conv_out.{kind}")
+        if layer == "conv_out" and epsilon is not None and len(tensor) == 2 * len(epsilon):
+            tensor = tensor[: len(epsilon)]
+        present[name] = tensor
+    return present
+
+
 def _schedule(alphas: Tensor, sampler, where: str) -> Schedule:
-    """The walk of `sampler`. Raises RequestError where it has more steps than the model was trained with, or starts from an image's
-    absence: with abar = 0 the state is noise alone, and epsilon says nothing of the image."""
+    """The walk of `sampler`. Raises RequestError for more steps than the model was trained with, and where the walk starts
+    at abar = 0: that state is noise alone, and epsilon says nothing of the image."""
     if sampler.steps > len(alphas):
-        raise RequestError(f"model.sampler.steps: got {sampler.steps}, but {where.removeprefix('model.path: ')} has {len(alphas)} "
-                           f"(num_train_timesteps), allowed: up to that; type model.sampler.steps={len(alphas)}")
+        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} (num_train_timesteps) of "
+                           f"{where.removeprefix('model.path: ')}; type model.sampler.steps={len(alphas)}")
     schedule = Schedule.build(alphas, sampler)
     if 0 in schedule.alphas:
-        raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of {sampler.steps} steps "
-                           f"starts there, allowed: a walk that leaves it out; type model.sampler.steps={len(alphas) // 2}")
+        raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
+                           f"{sampler.steps} steps starts there, allowed: one that leaves it out; type "
+                           f"model.sampler.steps={len(alphas) // 2}")
     return schedule
 
 
 def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool]:
-    """Channels of the images, and whether the network puts out a variance too. Raises RequestError for a network that is not eps(x, t) of
-    the task's images."""
-    if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
-        given = "num_class_embeds" if config.get("num_class_embeds") is not None else "class_embed_type"
-        raise RequestError(f"{where}: the network needs a class for each image ({given}={config[given]}); {ONLY}")
+    """Channels of the images, and whether the network puts out a variance too.
+
+    Raises RequestError for a network that is not eps(x, t) of the task's images.
+    """
+    for condition in ("num_class_embeds", "class_embed_type"):
+        if config.get(condition) is not None:
+            raise RequestError(f"{where}: the network needs a class for each image ({condition}={config[condition]}); {ONLY}")
     channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if put_out not in (channels, 2 * channels):
-        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or twice as many "
-                           "(epsilon and variance); give another model")
+        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or twice "
+                           "as many (epsilon and variance); give another model.path")
     size = config.get("sample_size")
     if size is None:
-        raise RequestError(f"{where}: it does not say for which images the network was trained (no sample_size); if for {task.image_size} x "
-                           f'{task.image_size}, write "sample_size": {task.image_size} there')
+        raise RequestError(f"{where}: it does not say for which images the network was trained (sample_size); if for "
+                           f'{task.image_size} x {task.image_size}, write "sample_size": {task.image_size} there')
     height, width = size if isinstance(size, list | tuple) else (size, size)
     if (channels, height, width) != (task.channels, task.image_size, task.image_size):
-        fitting = f"task.image_size={height}" if channels == task.channels and height == width else "another task"
+        fitting = f"type task.image_size={height}" if channels == task.channels and height == width else "choose another task"
         raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; task={task.name} has "
-                           f"{task.channels} x {task.image_size} x {task.image_size}; type {fitting}, or give another model.path")
+                           f"{task.channels} x {task.image_size} x {task.image_size}; {fitting}, or give another model.path")
     return channels, put_out != channels
 
 
@@ -177,24 +198,24 @@ def _build(config: dict, where: str) -> nn.Module:
     known = {name: value for name, value in config.items() if not name.startswith("_")}
     try:
         return UNet2DModel.from_config(known)
-    except (ArithmeticError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct it") from error
 
 
 @torch.no_grad()
 def _try_once(unet: nn.Module, task, train_timesteps: int, where: str) -> None:
-    """One image of the task's size through the network, called as every walk calls it: what does not work fails here, before any work."""
+    """One image of the task's size through the network, called as every walk calls it: what does not work fails here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), unet.training
+    another = "choose another task.image_size or another model.path"
     try:
         out = unet.eval()(seeded_normal(shape, 0), train_timesteps - 1).sample
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{where}: the network does not take {task.channels} x {task.image_size} x {task.image_size} images and a timestep "
-                           f"({first_line(error)}); choose another task.image_size or another model") from error
+    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"{where}: the network does not take {task.channels} x {task.image_size} x {task.image_size} images "
+                           f"and a timestep ({first_line(error)}); {another}") from error
     if out.shape != shape:
-        raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; choose another task.image_size or another model")
+        raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
     if not out.isfinite().all():
-        raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise; give an earlier checkpoint, or another "
-                           "model")
+        raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise; give an earlier checkpoint")
     unet.train(training)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from quantlab.cache import Cache
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError
+from quantlab.full_precision import load_weights
 from quantlab.methods.generation_judge import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain, source_of
 from quantlab.models.diffusers_denoiser import load_pretrained
@@ -132,6 +133,12 @@ def old_attention_names(model):
     return model
 
 
+def wrapped_names(model):
+    file = model / "unet" / WEIGHTS
+    save_file({f"_orig_mod.module.{name}": tensor for name, tensor in load_file(file).items()}, file)
+    return model
+
+
 def network_s_folder(model):
     return f"{model / 'unet'}/"
 
@@ -143,7 +150,7 @@ def without_index(model):
 
 @pytest.mark.parametrize("change, says", [
     (flat, WEIGHTS), (list_size, WEIGHTS), (only_average, "no folder unet, so unet_ema was read"), (shards, "index.json"),
-    (old_attention_names, WEIGHTS), (network_s_folder, WEIGHTS), (without_index, WEIGHTS),
+    (old_attention_names, WEIGHTS), (wrapped_names, WEIGHTS), (network_s_folder, WEIGHTS), (without_index, WEIGHTS),
 ])
 def test_directories_that_mean_the_same(change, says, model, expected):
     denoiser = load(change(model))
@@ -151,9 +158,10 @@ def test_directories_that_mean_the_same(change, says, model, expected):
     assert says in source_of(denoiser)
 
 
-def test_an_fp16_variant_alone_is_read_as_float32(model, expected):
-    denoiser = load(fp16_variant(model))
-    assert "fp16.safetensors (float16, read as float32)" in source_of(denoiser)
+def test_an_fp16_variant_alone_is_read_as_float32(model, expected, caplog):
+    with caplog.at_level(logging.INFO, "quantlab"):
+        denoiser = load(fp16_variant(model))
+    assert "fp16.safetensors" in source_of(denoiser) and "float16 read as float32" in caplog.text
     assert all(tensor.dtype == torch.float32 for tensor in denoiser.unet.state_dict().values())
     torch.testing.assert_close(eps(denoiser), expected, atol=1e-2, rtol=0)
 
@@ -174,6 +182,20 @@ def test_of_a_learned_variance_epsilon_is_kept(model):
     torch.testing.assert_close(eps(denoiser), both[:, :1])
     batch = {"image": torch.zeros(3, 1, 8, 8)}
     assert denoiser.validation_loss(batch).shape == () and "variance" in source_of(denoiser)
+
+
+def test_a_file_of_weights_may_hold_a_variance_and_old_names_too(model, tmp_path):
+    whole = tiny_unet(out_channels=2)
+    whole.save_pretrained(model / "unet")
+    file = old_attention_names(model) / "unet" / WEIGHTS
+    shutil.copy(file, tmp_path / "other.safetensors")
+    file.unlink()
+    denoiser = load(model, weights="other.safetensors")
+    load_weights(denoiser, tmp_path / "other.safetensors", "model.weights")
+    with torch.no_grad():
+        both = whole(seeded_normal((2, 1, 8, 8), 1), 500).sample
+    torch.testing.assert_close(eps(denoiser), both[:, :1])
+    assert denoiser.has_weights and "other.safetensors" in source_of(denoiser)
 
 
 def test_weights_of_a_file_replace_those_of_the_directory(model):
@@ -326,25 +348,25 @@ def a_run(model):
     (lambda model: shutil.rmtree(model / "unet"), "holds no model in diffusers' format"),
     (lambda model: shutil.rmtree(model / "scheduler"), "has no scheduler/scheduler_config.json"),
     (remove(f"unet/{WEIGHTS}"), "has no weights, allowed"),
-    (cut_short, f"{WEIGHTS} is damaged or cut short"),
-    (pointer, "pointer of Git LFS, not the weights; type git lfs pull"),
+    (cut_short, f"{WEIGHTS} is not a sound safetensors file"),
+    (pointer, "only points to a file that git-lfs has not fetched; type git lfs pull"),
     (pickled, "type python scripts/convert_weights.py"),
-    (changed_tensors(lambda tensors: tensors.pop("conv_in.weight")), "1 missing (conv_in.weight)"),
-    (changed_tensors(lambda tensors: tensors.update({"extra": torch.zeros(1)})), "1 unknown to it (extra)"),
-    (configured("unet/config.json", block_out_channels=[8, 8]), "of another shape (down_blocks.1"),
-    (changed_tensors(not_finite), f"{WEIGHTS}: conv_out.bias has 1 of 1 values that are NaN or infinite"),
-    (changed_tensors(integers), "conv_in.weight is int8"),
+    (changed_tensors(lambda tensors: tensors.pop("conv_in.weight")), "it lacks conv_in.weight"),
+    (changed_tensors(lambda tensors: tensors.update({"extra": torch.zeros(1)})), "it also has extra"),
+    (configured("unet/config.json", block_out_channels=[8, 8]), "down_blocks.1.attentions.0.to_q.weight [16, 16] instead of [8, 8]"),
+    (changed_tensors(not_finite), f"{WEIGHTS} holds NaN or infinity in conv_out.bias"),
+    (changed_tensors(integers), "holds torch.int8 in conv_in.weight"),
     (changed_tensors(too_large), "puts out NaN or infinity"),
     (two_variants, "rename the one you mean"),
-    (lost_shard, "00002-of-00002.safetensors is missing"),
+    (lost_shard, "needs diffusion_pytorch_model-00002-of-00002.safetensors beside it"),
     (lost_index, f"but not {WEIGHTS}.index.json"),
-    (conditional, "config.json is of class UNet2DConditionModel; only unconditional models of pixels work so far"),
-    (a_transformer, "is of class DiTTransformer2DModel; only unconditional"),
+    (conditional, "config.json is UNet2DConditionModel; only unconditional models of pixels work so far"),
+    (a_transformer, "is DiTTransformer2DModel; only unconditional"),
     (a_run, "is a run of quantlab"),
     (other_pipeline("StableDiffusionPipeline", unet="UNet2DConditionModel", vae="AutoencoderKL", scheduler="PNDMScheduler"),
-     "is of class StableDiffusionPipeline (unet: UNet2DConditionModel, vae: AutoencoderKL"),
+     "holds StableDiffusionPipeline (unet: UNet2DConditionModel, vae: AutoencoderKL"),
     (other_pipeline("StableDiffusion3Pipeline", transformer="SD3Transformer2DModel", scheduler="FlowMatchEulerDiscreteScheduler"), "only"),
-    (other_pipeline("LDMPipeline", unet="UNet2DModel", vqvae="VQModel", scheduler="DDIMScheduler"), "is of class LDMPipeline"),
+    (other_pipeline("LDMPipeline", unet="UNet2DModel", vqvae="VQModel", scheduler="DDIMScheduler"), "holds LDMPipeline (unet"),
     (other_pipeline("ConsistencyModelPipeline", unet="UNet2DModel", scheduler="CMStochasticIterativeScheduler"), "(consistency)"),
     (configured("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"), "(variance exploding) does not work"),
     (configured("unet/config.json", num_class_embeds=10), "needs a class for each image (num_class_embeds=10)"),
@@ -399,7 +421,7 @@ def test_a_hub_id_is_a_snapshot_of_the_local_cache(saved, tmp_path, monkeypatch,
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     denoiser = load("owner/name")
     torch.testing.assert_close(eps(denoiser), expected)
-    assert f"of owner/name, revision {revision}" in source_of(denoiser)
+    assert f"revision {revision} of owner/name" in source_of(denoiser)
     with pytest.raises(RequestError, match="type model.path=owner/name"):
         load(folder)
     with pytest.raises(RequestError, match="hf download owner/other --local-dir DIR") as caught:
