@@ -1,4 +1,4 @@
-"""Denoisers built from diffusers' classes: a UNet2DModel, the noise it was trained with, and the walk it is sampled with."""
+"""Denoisers of diffusers' classes: a UNet2DModel, the noise it was trained with, and the walk it is sampled with."""
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from quantlab.models.diffusers_scheduler import alphas_cumprod
 from quantlab.models.timm_classifier import first_line
 from quantlab.models.weight_names import match
 
+# The attention layers of a UNet2DModel, by their names before diffusers 0.15.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -61,7 +62,8 @@ class Denoiser(nn.Module):
         return self.unet
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that shapes eps and its noise: the weights, and what they are under another config, another function."""
+        """sha256 (hex) of all that shapes eps and its noise: weights, config (under another one the same weights are another
+        function) and alphas."""
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
@@ -118,7 +120,8 @@ def load_pretrained(section, task) -> Denoiser:
     schedule = _schedule(alphas, section.sampler, schedule_at)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     denoiser = Denoiser(unet, alphas, schedule)
-    denoiser.notes = [f"walks are DDIM's, as model.sampler says; the model's own scheduler is {found.scheduler['_class_name']}"]
+    own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
+    denoiser.notes = [f"walks are DDIM's, as model.sampler says; its own scheduler is {own}"]
     if learned_variance:
         denoiser.notes.append("the variance that it learned is left out, as the sampler has its own")
     if found.folder == found.root / "unet_ema":
@@ -132,7 +135,7 @@ def load_pretrained(section, task) -> Denoiser:
         denoiser.notes += matched.notes
         denoiser.weights_from = f"{file}, revision {found.root.name} of {found.hub}" if found.hub else str(file)
         denoiser.has_weights = True
-    _try_once(unet, task, len(alphas), where)
+    _try_once(unet, task, schedule, where)
     return denoiser
 
 
@@ -157,8 +160,8 @@ def _schedule(alphas: Tensor, sampler, where: str) -> Schedule:
     """The walk of `sampler`. Raises RequestError for more steps than the model was trained with, and where the walk starts
     at abar = 0: that state is noise alone, and epsilon says nothing of the image."""
     if sampler.steps > len(alphas):
-        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} (num_train_timesteps) of "
-                           f"{where.removeprefix('model.path: ')}; type model.sampler.steps={len(alphas)}")
+        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} (num_train_timesteps) "
+                           f"of {where.removeprefix('model.path: ')}; type model.sampler.steps={len(alphas)}")
     schedule = Schedule.build(alphas, sampler)
     if 0 in schedule.alphas:
         raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
@@ -174,20 +177,23 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
     """
     for condition in ("num_class_embeds", "class_embed_type"):
         if config.get(condition) is not None:
-            raise RequestError(f"{where}: the network needs a class for each image ({condition}={config[condition]}); {ONLY}")
+            given = f"{condition}={config[condition]}"
+            raise RequestError(f"{where}: the network needs a class for each image ({given}); {ONLY}")
     channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if put_out not in (channels, 2 * channels):
-        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or twice "
-                           "as many (epsilon and variance); give another model.path")
+        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or "
+                           "twice as many (epsilon and variance); give another model.path")
     size = config.get("sample_size")
     if size is None:
         raise RequestError(f"{where}: it does not say for which images the network was trained (sample_size); if for "
                            f'{task.image_size} x {task.image_size}, write "sample_size": {task.image_size} there')
     height, width = size if isinstance(size, list | tuple) else (size, size)
     if (channels, height, width) != (task.channels, task.image_size, task.image_size):
-        fitting = f"type task.image_size={height}" if channels == task.channels and height == width else "choose another task"
-        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; task={task.name} has "
-                           f"{task.channels} x {task.image_size} x {task.image_size}; {fitting}, or give another model.path")
+        resized = channels == task.channels and height == width
+        fitting = f"type task.image_size={height}" if resized else "choose another task"
+        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; task={task.name} "
+                           f"has {task.channels} x {task.image_size} x {task.image_size}; {fitting}, or give another "
+                           "model.path")
     return channels, put_out != channels
 
 
@@ -203,19 +209,22 @@ def _build(config: dict, where: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _try_once(unet: nn.Module, task, train_timesteps: int, where: str) -> None:
-    """One image of the task's size through the network, called as every walk calls it: what does not work fails here."""
+def _try_once(unet: nn.Module, task, schedule: Schedule, where: str) -> None:
+    """One image through the network at the walk's first and last timestep: what does not work fails here, before any work."""
     shape, training = (1, task.channels, task.image_size, task.image_size), unet.training
     another = "choose another task.image_size or another model.path"
-    try:
-        out = unet.eval()(seeded_normal(shape, 0), train_timesteps - 1).sample
-    except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{where}: the network does not take {task.channels} x {task.image_size} x {task.image_size} images "
-                           f"and a timestep ({first_line(error)}); {another}") from error
-    if out.shape != shape:
-        raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
-    if not out.isfinite().all():
-        raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise; give an earlier checkpoint")
+    for t in (schedule.timesteps[0], schedule.timesteps[-1]):
+        try:
+            out = unet.eval()(seeded_normal(shape, 0), t).sample
+        except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            images = f"{task.channels} x {task.image_size} x {task.image_size} images"
+            raise RequestError(f"{where}: the network does not take {images} and a timestep ({first_line(error)}); "
+                               f"{another}") from error
+        if out.shape != shape:
+            raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
+        if not out.isfinite().all():
+            raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise at timestep {t}; give "
+                               "another checkpoint")
     unet.train(training)
 
 
