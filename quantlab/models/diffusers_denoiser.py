@@ -62,8 +62,8 @@ class Denoiser(nn.Module):
         return self.unet
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that shapes eps and its noise: weights, config (under another one the same weights are another
-        function) and alphas."""
+        """sha256 (hex) of all that shapes eps and its noise: weights, config and alphas. Under another config the
+        same weights are another function."""
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
@@ -108,10 +108,10 @@ def build_ddim(section, task) -> Denoiser:
 def load_pretrained(section, task) -> Denoiser:
     """A UNet2DModel in diffusers' format, from a local directory or the hub, with the noise schedule stored beside it.
 
-    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a network
-    that puts out its variance too (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept. Raises
-    RequestError in one line where nothing can be found, for a model of another kind or of other images than the task's, and
-    for whatever is wrong with its files.
+    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a
+    network that puts out its variance too (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept.
+    Raises RequestError in one line where nothing can be found, for a model of another kind or of other images than the
+    task's, and for whatever is wrong with its files.
     """
     found = read_directory(section.path)
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
@@ -142,7 +142,8 @@ def load_pretrained(section, task) -> Denoiser:
 def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors as the network has them today, whose state dict is `own`.
 
-    Attention layers had other names before diffusers 0.15; of an output with a variance the half that is epsilon is kept.
+    Attention layers had other names before diffusers 0.15; of an output with a variance the half that is epsilon is
+    kept.
     """
     present = {}
     for name, tensor in tensors.items():
@@ -157,11 +158,15 @@ def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
 
 
 def _schedule(alphas: Tensor, sampler, where: str) -> Schedule:
-    """The walk of `sampler`. Raises RequestError for more steps than the model was trained with, and where the walk starts
-    at abar = 0: that state is noise alone, and epsilon says nothing of the image."""
+    """The walk of `sampler`.
+
+    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0: that
+    state is noise alone, and epsilon says nothing of the image.
+    """
     if sampler.steps > len(alphas):
-        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} (num_train_timesteps) "
-                           f"of {where.removeprefix('model.path: ')}; type model.sampler.steps={len(alphas)}")
+        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} "
+                           f"(num_train_timesteps) of {where.removeprefix('model.path: ')}; type "
+                           f"model.sampler.steps={len(alphas)}")
     schedule = Schedule.build(alphas, sampler)
     if 0 in schedule.alphas:
         raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
@@ -181,8 +186,8 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
             raise RequestError(f"{where}: the network needs a class for each image ({given}); {ONLY}")
     channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if put_out not in (channels, 2 * channels):
-        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), or "
-                           "twice as many (epsilon and variance); give another model.path")
+        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), "
+                           "or twice as many (epsilon and variance); give another model.path")
     size = config.get("sample_size")
     if size is None:
         raise RequestError(f"{where}: it does not say for which images the network was trained (sample_size); if for "
@@ -191,9 +196,9 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
     if (channels, height, width) != (task.channels, task.image_size, task.image_size):
         resized = channels == task.channels and height == width
         fitting = f"type task.image_size={height}" if resized else "choose another task"
-        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; task={task.name} "
-                           f"has {task.channels} x {task.image_size} x {task.image_size}; {fitting}, or give another "
-                           "model.path")
+        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; "
+                           f"task={task.name} has {task.channels} x {task.image_size} x {task.image_size}; "
+                           f"{fitting}, or give another model.path")
     return channels, put_out != channels
 
 
@@ -205,12 +210,13 @@ def _build(config: dict, where: str) -> nn.Module:
     try:
         return UNet2DModel.from_config(known)
     except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct it") from error
+        raise RequestError(f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct "
+                           "it") from error
 
 
 @torch.no_grad()
 def _try_once(unet: nn.Module, task, schedule: Schedule, where: str) -> None:
-    """One image through the network at the walk's first and last timestep: what does not work fails here, before any work."""
+    """One image through the network at the walk's first and last timestep: what does not work fails here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), unet.training
     another = "choose another task.image_size or another model.path"
     for t in (schedule.timesteps[0], schedule.timesteps[-1]):
@@ -223,8 +229,8 @@ def _try_once(unet: nn.Module, task, schedule: Schedule, where: str) -> None:
         if out.shape != shape:
             raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
         if not out.isfinite().all():
-            raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise at timestep {t}; give "
-                               "another checkpoint")
+            raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise at timestep "
+                               f"{t}; give another checkpoint")
     unet.train(training)
 
 

@@ -112,8 +112,8 @@ def locate(path: str) -> tuple[Path, str | None]:
 def _refuse_other_directories(local: Path) -> None:
     if local.name.startswith("models--") and (local / "snapshots").is_dir():
         hub = local.name.removeprefix("models--").replace("--", "/")
-        raise RequestError(f"{KEY}: {local} is a folder of the hub's cache, allowed: a directory in diffusers' format, or "
-                           f"a hub id; type {KEY}={hub}")
+        raise RequestError(f"{KEY}: {local} is a folder of the hub's cache, allowed: a directory in diffusers' "
+                           f"format, or a hub id; type {KEY}={hub}")
     if (local / "config.yaml").is_file() and (local / "status.json").is_file():
         raise RequestError(f"{KEY}: {local} is a run of quantlab, allowed: a directory in diffusers' format; for the "
                            f"weights that method=pretrain left type model.weights={local} with that run's model")
@@ -128,8 +128,8 @@ def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> P
     try:
         return Path(snapshot_download(hub, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        raise RequestError(f"{KEY}: there is no directory {Path(hub).absolute()}, nor {hub} in the local hub cache, and "
-                           f"it could not be fetched ({first_line(error)}); on a machine with a connection type "
+        raise RequestError(f"{KEY}: there is no directory {Path(hub).absolute()}, nor {hub} in the local hub cache, "
+                           f"and it could not be fetched ({first_line(error)}); on a machine with a connection type "
                            f"'hf download {hub} --local-dir DIR', then here {KEY}=DIR") from error
 
 
@@ -159,8 +159,8 @@ def find_weights(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise RequestError(f"{KEY}: {folder} has {', '.join(one.name for one in found)}, allowed: {WEIGHTS}.safetensors, "
-                           "or a single other file; rename the one you mean")
+        raise RequestError(f"{KEY}: {folder} has {', '.join(one.name for one in found)}, allowed: "
+                           f"{WEIGHTS}.safetensors, or a single other file; rename the one you mean")
     pickled = sorted(one for one in folder.iterdir() if one.suffix in weights.PICKLED)
     if pickled:
         raise RequestError(f"{KEY}: of weights {folder} has only {pickled[0].name}, which is pickled and never loaded "
@@ -201,8 +201,8 @@ def _network_folder(root: Path) -> Path:
         name = read_json(root / "transformer" / "config.json").get("_class_name", "a transformer")
         raise RequestError(f"{KEY}: the network of {root} is {name}; {ONLY}")
     held = sorted(one.name for one in root.iterdir())
-    raise RequestError(f"{KEY}: {root} holds no model in diffusers' format: neither unet/config.json nor config.json; it "
-                       f"holds {', '.join(held[:6]) or 'nothing'}{', ...' if len(held) > 6 else ''}")
+    raise RequestError(f"{KEY}: {root} holds no model in diffusers' format: neither unet/config.json nor config.json; "
+                       f"it holds {', '.join(held[:6]) or 'nothing'}{', ...' if len(held) > 6 else ''}")
 
 
 def _scheduler_file(root: Path, folder: Path) -> Path:
@@ -212,7 +212,7 @@ def _scheduler_file(root: Path, folder: Path) -> Path:
     for file in candidates:
         if file.is_file():
             return file
-    ddpm = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 0.0001,
-            "beta_end": 0.02}
-    raise RequestError(f"{KEY}: {root} has no scheduler/{SCHEDULER}, which says with what noise the model was trained; put "
-                       f"its own there (DDPM's is {json.dumps(ddpm)})")
+    ddpm = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear",
+            "beta_start": 0.0001, "beta_end": 0.02}
+    raise RequestError(f"{KEY}: {root} has no scheduler/{SCHEDULER}, which says with what noise the model was "
+                       f"trained; put its own there (DDPM's is {json.dumps(ddpm)})")

@@ -2,8 +2,8 @@
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,     abar_t = prod (1 - beta_s)
 
-Many schedulers share it and differ only in how they walk back. The walk is `model.sampler`'s here, so that of those only
-abar is taken.
+Many schedulers share it and differ only in how they walk back. The walk is `model.sampler`'s here, so only
+abar of those is taken.
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ OTHERS = {
 
 
 def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
-    """abar of every training timestep, float32 [train_timesteps], of a `scheduler_config.json`; `where` names it in errors.
+    """abar of every training timestep, float32 [train_timesteps], of a `scheduler_config.json`, in errors `where`.
 
-    Raises RequestError for schedulers of another forward process, for networks that predict something else than epsilon,
-    and for betas that are none.
+    Raises RequestError for schedulers of another forward process, for networks that predict something else than
+    epsilon, and for betas that are none.
     """
     from diffusers import schedulers
 
@@ -46,15 +46,15 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
         raise RequestError(f"{where}: this model predicts {predicted} (prediction_type), allowed: epsilon, the only "
                            "prediction that works so far; give another model.path")
     if config.get("use_flow_sigmas"):
-        raise RequestError(f"{where}: {name} has use_flow_sigmas, which is flow matching, allowed: DDPM's forward process; "
-                           "give another model.path")
+        raise RequestError(f"{where}: {name} has use_flow_sigmas, which is flow matching, allowed: DDPM's forward "
+                           "process; give another model.path")
     restore = "restore it from where the model came from"
     try:
         alphas = getattr(schedulers, name).from_config(dict(config)).alphas_cumprod
         alphas = torch.as_tensor(alphas, dtype=torch.float32)
     except ImportError as error:
-        raise RequestError(f"{where}: {first_line(error)}; install it, or write DDPMScheduler there, which has the same "
-                           "noise") from error
+        raise RequestError(f"{where}: {first_line(error)}; install it, or write DDPMScheduler there, which has the "
+                           "same noise") from error
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(f"{where}: diffusers cannot make {name} of it ({first_line(error)}); {restore}") from error
     if len(alphas) < 2 or not ((alphas >= 0) & (alphas <= 1)).all() or (alphas.diff() > 0).any():
