@@ -101,16 +101,12 @@ def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 
 def _best_view(given: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, what: str) -> View:
     """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body alone."""
-    best, most = View({name: name for name in own}), 0
-    for names, body_only in _vocabularies(own, module):
-        prefixes = _prefixes(given, set(names.values()))
-        count = max(prefixes.values(), default=0)
-        if count > most:
-            prefix, note = _chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == count], what)
-            best, most = View(names, prefix, note, body_only), count
-        if most == len(names):
-            break
-    return best
+    ways = [(names, body_only, _prefixes(given, set(names.values()))) for names, body_only in _vocabularies(own, module)]
+    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))     # the first of equals
+    most = max(prefixes.values(), default=0)
+    if most < len(names) / 2:       # another network, which has some names in common
+        return View(names, body_only=body_only)
+    return View(names, *_chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == most], what), body_only)
 
 
 def _vocabularies(own: Mapping[str, Tensor], module: nn.Module) -> Iterator[tuple[dict[str, str], bool]]:

@@ -112,8 +112,9 @@ def test_a_network_without_its_last_layer_and_another_name_of_other_classes():
     (TaskClassifier(1, 10, 8, 16), TaskClassifier(1, 10, 8, 32), "type model.features=32"),
     (EDSR(2, 2, 8, 1.0), EDSR(3, 2, 8, 1.0), "type task.scale=3"),
     (EDSR(2, 2, 8, 1.0), EDSR(2, 3, 16, 1.0), "type model.blocks=3 model.channels=16"),
+    (TaskClassifier(1, 10, 8, 16), resnet(), "also has"),
     (resnet(), resnet18(num_classes=10), "choose the model and the options that it was made with"),
-], ids=["batch norm", "depth", "two", "channels", "features", "scale", "blocks", "another"])
+], ids=["batch norm", "depth", "two", "channels", "features", "scale", "blocks", "nothing in common", "another"])
 def test_a_mismatch_names_few_keys_and_the_option(network, theirs, says):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     said = refusal(match, prefixed(theirs.state_dict(), "module."), network, "model.weights: w")
