@@ -33,21 +33,28 @@ def load_weights(model, path: str, key: str) -> None:
     """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in one line for anything
     that is wrong with it; the model is then unchanged.
 
-    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file.
+    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file. What is to
+    be said of it, lines for the run's log, becomes `model.said_of_weights`.
     """
     tensors, facts = read(path, key)
     what = f"{key}: {path}"
-    if "bits" in facts:
-        raise RequestError(f"{what} holds a model quantized to {facts['bits']}, allowed: weights in full precision, as "
+    if "bits" in facts or any(name.endswith(".codes") for name in tensors):
+        raise RequestError(f"{what} holds a model quantized to {facts.get('bits', 'integers')}, allowed: weights in full precision, as "
                            "method=pretrain leaves them; they are quantized to the bits of this run's quantizer")
     network = Pretrain.weights_of(model)
     found = match(tensors, network, what)
     network.load_state_dict(found.tensors)
-    logger.info("%s", "; ".join([f"{what} loaded", *found.notes]))
-    if found.new:
-        logger.warning("%s: new, and not from the file: %s; where a method starts from full precision, model.pretrain's recipe trains it "
-                       "first", key, ", ".join(found.new))
     model.has_weights, model.weights_from = not found.new, f"{key}={path}"
+    model.said_of_weights = ["; ".join([f"{what}: loaded", *found.notes])]
+    if found.new:
+        model.said_of_weights.append(f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts from full "
+                                     "precision, the recipe of model.pretrain trains on first")
+
+
+def say_of_weights(model) -> None:
+    """Log what `load_weights` had to say: it is asked before there is a run to log to."""
+    for line in getattr(model, "said_of_weights", ()):
+        logger.info(line)
 
 
 def provide_full_precision(context: RunContext) -> None:

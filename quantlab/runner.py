@@ -23,7 +23,7 @@ from quantlab.cache import Cache
 from quantlab.checkpoint import load_model, save_model, strict_load
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, given_model, provide_full_precision
+from quantlab.full_precision import build_model, given_model, provide_full_precision, say_of_weights
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.metrics.fid import FrechetDistance
@@ -52,6 +52,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
             try:
+                say_of_weights(context.model)
                 outcome, steps = execute(context, method, directory)
                 if main:
                     conclude(context, directory, outcome, steps, time.perf_counter() - started)
@@ -225,6 +226,7 @@ def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.
     mode, on the device."""
     own = replace(context, model=given_model(section, context.task, key).to(context.device),
                   config=context.config.model_copy(update={"model": section}))
+    say_of_weights(own.model)
     provide_full_precision(own)
     return own.model
 

@@ -49,7 +49,7 @@ class DiffusersModel:
     hub: str | None
 
     def weights(self) -> tuple[dict[str, Tensor], Path]:
-        """The tensors as they are named in the file, floating ones float32, and the file.
+        """The tensors, of the file's names and types, and the file.
 
         Raises RequestError where there is none, or no way to choose, and as `weights.read`.
         """

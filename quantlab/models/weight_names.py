@@ -55,7 +55,8 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     if hasattr(module, "present_form"):
         given = module.present_form(given, own)
     view = _best_view(given, own, module, what)
-    notes = list(view.notes)
+    narrow = {str(tensor.dtype).removeprefix("torch.") for tensor in given.values() if tensor.is_floating_point()} - {"float32"}
+    notes = [*view.notes, *(f"{dtype} becomes float32" for dtype in sorted(narrow))]
     found = {name: given[view.prefix + theirs] for name, theirs in view.names.items() if view.prefix + theirs in given}
     read = {view.prefix + theirs for theirs in view.names.values()}
     constants = {*CONSTANTS, *(_last(name) for name, _ in module.named_buffers() if name not in own)}
@@ -66,7 +67,8 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     if last_layer := _last_layer_renamed(missing, [name for name in left if name.startswith(view.prefix)], own, given, class_layers):
         found |= {name: given[theirs] for name, theirs in last_layer.items()}
         notes += [f"'{_layer(theirs)}' is the network's '{_layer(name)}'" for name, theirs in list(last_layer.items())[:1]]
-        missing, left = [], [name for name in left if name not in last_layer.values()]
+        missing = [name for name in missing if name not in last_layer]
+        left = [name for name in left if name not in last_layer.values()]
     if coded := [name for name in found if own[name].is_floating_point() and not found[name].is_floating_point()]:
         raise RequestError(f"{what} holds {found[coded[0]].dtype} in {coded[0]}, allowed: weights in full precision, as floating-point "
                            "numbers; give the file that it was quantized from")
@@ -77,6 +79,7 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     explained = {name for name in own if _layer(name) in new}
     if unexpected or not explained.issuperset([*missing, *reshaped]):
         stripped = {name.removeprefix(view.prefix): tensor for name, tensor in given.items()}
+        missing, reshaped = ([name for name in names if name not in explained] for names in (missing, reshaped))
         raise RequestError(_difference(what, missing, unexpected, {name: found[name] for name in reshaped}, own, _options(module, own, stripped)))
     if outside := [name for name in left if name not in unexpected]:
         notes.append(f"not read: {few(outside)}")
@@ -100,16 +103,12 @@ def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 
 def _best_view(given: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, what: str) -> View:
     """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body alone."""
-    best, most = View({name: name for name in own}), 0
-    for names, body_only in _vocabularies(own, module):
-        prefixes = _prefixes(given, set(names.values()))
-        count = max(prefixes.values(), default=0)
-        if count > most:
-            prefix, note = _chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == count], what)
-            best, most = View(names, prefix, note, body_only), count
-        if most == len(names):
-            break
-    return best
+    ways = [(names, body_only, _prefixes(given, set(names.values()))) for names, body_only in _vocabularies(own, module)]
+    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))     # the first of equals
+    most = max(prefixes.values(), default=0)
+    if most < len(names) / 2:       # another network, which has some names in common
+        return View(names, body_only=body_only)
+    return View(names, *_chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == most], what), body_only)
 
 
 def _vocabularies(own: Mapping[str, Tensor], module: nn.Module) -> Iterator[tuple[dict[str, str], bool]]:
@@ -145,13 +144,13 @@ def _chosen_copy(prefixes: list[str], what: str) -> tuple[str, tuple[str, ...]]:
 
 def _last_layer_renamed(missing: list[str], unexpected: list[str], own: Mapping[str, Tensor], given: Mapping[str, Tensor],
                         class_layers: list[str]) -> dict[str, str]:
-    """Where the last layer is all that is missing, and one layer of as many inputs is left over: that one's names, by the network's."""
-    ours, theirs = {_layer(name) for name in missing}, {_layer(name) for name in unexpected}
-    if len(class_layers) != 1 or ours != set(class_layers) or len(theirs) != 1 or len(missing) != len(unexpected):
+    """Where the last layer is missing, and one layer of as many inputs is all that is left over: that one's names, by the network's."""
+    theirs = {_layer(name) for name in unexpected}
+    if len(class_layers) != 1 or len(theirs) != 1:
         return {}
-    pairs = {name: f"{next(iter(theirs))}.{_last(name)}" for name in missing}
-    same = all(other in given and given[other].shape[1:] == own[name].shape[1:] for name, other in pairs.items())
-    return pairs if same else {}
+    pairs = {name: f"{next(iter(theirs))}.{_last(name)}" for name in own if _layer(name) == class_layers[0]}
+    same = set(pairs.values()) == set(unexpected) and all(given[other].shape[1:] == own[name].shape[1:] for name, other in pairs.items())
+    return pairs if same and set(pairs) <= set(missing) else {}
 
 
 def _new_layers(missing: list[str], reshaped: list[str], found: Mapping[str, Tensor], own: Mapping[str, Tensor],

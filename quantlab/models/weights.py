@@ -5,12 +5,10 @@ What the tensors are called, and which network they fit, is `weight_names`' busi
 """
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,13 +22,11 @@ IN_A_FOLDER = ("checkpoints/model.safetensors", "model.safetensors", "diffusion_
                f"diffusion_pytorch_model{INDEX}")
 LORA = ("lora_A", "lora_B", "lora_down", "lora_up")
 
-logger = logging.getLogger("quantlab")
-
 
 def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by name, facts) of a .safetensors file, of the index of a divided one, or of a folder with one of them: a run's, say.
 
-    Facts are what quantlab saved beside the tensors, empty for a file of others. Tensors are on the CPU; floating ones are float32.
+    Facts are what quantlab saved beside the tensors, empty for a file of others. Tensors are on the CPU, of the file's types.
 
     Raises RequestError in one line, in which `key` names where the path was given: no such file, a pickle, a damaged file, one without
     tensors, with integer codes instead of weights, with a LoRA, or with NaN or infinity.
@@ -53,16 +49,14 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     if lora := [name for name in tensors if any(part in LORA for part in name.split("."))]:
         raise RequestError(f"{what} is a LoRA ({lora[0]}), which is added to a network's weights, allowed: the weights themselves; merge "
                            "it into its network with the tool that made it, and save that")
-    if narrow := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} - {torch.float32}:
-        logger.info("%s: %s read as float32", what, ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in narrow)))
-    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     require_finite(tensors, what)
     return tensors, facts
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity in floating tensors."""
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity, as float32, in
+    floating tensors."""
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()]
     if bad:
         others = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""
         raise RequestError(f"{what} holds NaN or infinity in {bad[0]}{others}, allowed: finite numbers; its training diverged or the file "
