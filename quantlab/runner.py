@@ -21,13 +21,14 @@ from accelerate.utils import broadcast_object_list
 import quantlab
 from quantlab.cache import Cache
 from quantlab.checkpoint import load_model, save_model, strict_load
-from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
+from quantlab.config import RunConfig, config_hash, implementation, instantiate, load_config, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, load_weights, provide_full_precision
+from quantlab.full_precision import build_model, given_model, provide_full_precision, say_of_weights
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.metrics.fid import FrechetDistance
+from quantlab.models.weights import require_finite
 from quantlab.progress import Bar
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
@@ -56,6 +57,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
             try:
+                say_of_weights(context.model)
                 outcome, trainer, steps = execute(context, method, directory, started)
                 if main:
                     conclude(context, directory, outcome, steps, trainer)
@@ -101,14 +103,20 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
     if config.method.name == "sample":
         config, saved_model = open_finished_run(config)
     accelerator = make_accelerator(config)
-    task = checked_task(config, {} if tasks is None else tasks)
+    key, checked = config_hash(config.task), {} if tasks is None else tasks
+    task = checked[key] if key in checked else instantiate(config.task)
+    if config.trainer.num_workers is not None:
+        task.workers = config.trainer.num_workers
+    # Files of weights are read in moments, images are decoded in up to a minute: these come last
+    getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)    # ptq's is a function
     if task.kind == "generation" and task.evaluation.features == "task_classifier":
-        build_model(config.task.feature_network, task)     # refuses a task without labels
-    elif task.kind == "generation" and not config.method.trains_network:
+        given_model(config.task.feature_network, task, "task.feature_network")     # refuses a task without labels
+    model = given_model(config.model, task, "model") if saved_model is None else build_model(config.model, task)
+    if key not in checked:
+        task.check()
+        checked[key] = task
+    if task.kind == "generation" and task.evaluation.features == "inception" and not config.method.trains_network:
         FrechetDistance("inception")    # fetches its weights, or says what is missing
-    model = build_model(config.model, task)
-    if config.model.weights is not None and saved_model is None:
-        load_weights(model, config.model.weights, "model.weights")
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
@@ -119,18 +127,6 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
     method = instantiate(config.method, context=context)
     refuse_single_images(context, method)
     return context, method
-
-
-def checked_task(config: RunConfig, tasks: dict[str, Any]) -> Any:
-    """The task of `config`, its data read and checked unless it is one of `tasks`."""
-    key = config_hash(config.task)
-    if key not in tasks:
-        task = instantiate(config.task)
-        if config.trainer.num_workers is not None:
-            task.workers = config.trainer.num_workers
-        task.check()
-        tasks[key] = task
-    return tasks[key]
 
 
 def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
@@ -144,6 +140,7 @@ def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
     if not path.with_suffix(".safetensors").is_file() or other.quantizer.name == "none":
         raise RequestError(f"method.run: {config.method.run} left no quantized model; give a completed accuquant or ptq run")
     tensors, facts = load_model(path)
+    require_finite(tensors, f"method.run: {path.with_suffix('.safetensors')}")
 
     def load_into(module: torch.nn.Module) -> None:
         strict_load(module, tensors, str(path.with_suffix(".safetensors")))
@@ -209,10 +206,8 @@ def execute(context: RunContext, method: Method, directory: RunDirectory, starte
         provide_full_precision(context)
     trainer = Trainer(config.trainer, directory, context.accelerator, config.seed, started)
     # A run that has begun to train goes on with its own checkpoints: what it has put into the cache is its own work.
-    if isinstance(method, Pretrain) and not trainer.has_begun and method.restore(
-            run_length(config.trainer, method.steps, method.steps_per_epoch)):
-        logger.info("full-precision %s: found in the cache, nothing to train", config.model.name)
-    else:
+    if not (isinstance(method, Pretrain) and not trainer.has_begun and method.restore(
+            run_length(config.trainer, method.steps, method.steps_per_epoch))):
         steps = trainer.fit(method, config.method.name)
     return method.finish(), trainer, steps
 
@@ -280,10 +275,9 @@ def feature_network(context: RunContext):
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
     """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in evaluation
     mode, on the device."""
-    own = replace(context, model=build_model(section, context.task).to(context.device),
+    own = replace(context, model=given_model(section, context.task, key).to(context.device),
                   config=context.config.model_copy(update={"model": section}))
-    if section.weights is not None:
-        load_weights(own.model, section.weights, f"{key}.weights")
+    say_of_weights(own.model)
     provide_full_precision(own)
     return own.model
 

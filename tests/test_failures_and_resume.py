@@ -153,6 +153,22 @@ def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tm
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize("words", [
+    ("method=qat", "task=digits", "model=resnet20", "model.weights={}"),
+    ("method=qat", "task=digits", "model=resnet20", "method.start={}"),
+    ("method=supernet", "method.ranking.truth={}"),
+    ("method=accuquant", "task.feature_network.weights={}"),
+    ("method=accuquant", "model=ddpm_cifar10", "model.path={}"),
+], ids=["weights", "start", "truth", "features", "path"])
+def test_a_missing_file_is_found_before_data_is_read(words, quantlab, tmp_path, monkeypatch):
+    from quantlab.tasks import datasets
+    monkeypatch.setattr(datasets, "load_digits", lambda: pytest.fail("data was read"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, err = quantlab(*(word.format(tmp_path / "missing") for word in words), f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and str(tmp_path / "missing") in err, err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
 def test_two_processes_train_together(process, tmp_path):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
                 "-m", "quantlab.cli")

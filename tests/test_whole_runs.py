@@ -1,6 +1,7 @@
 """Whole runs from the command line, on real digits: what a run leaves, and that it leaves the same bits again."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from left import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
-from quantlab.checkpoint import load_model
+from quantlab.checkpoint import load_model, save_model
 
 CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "metrics.jsonl", "report.md", "run.log")
 
@@ -96,6 +97,20 @@ def test_sampling_repeats_the_runs_images_without_calibration(accuquant_run, qua
     assert pixels.shape == (24, 8, 8, 1) and pixels.dtype == np.uint8 and pixels.std() > 10
 
 
+def test_a_model_that_is_not_finite_is_not_sampled_from_nor_trained_on(accuquant_run, quantlab, tmp_path):
+    shutil.copytree(accuquant_run[0], tmp_path / "broken")
+    path = tmp_path / "broken/checkpoints/model"
+    code, _, err = quantlab(*TINY_ACCUQUANT, f"model.weights={tmp_path / 'broken'}", f"output_dir={tmp_path / 'out'}")
+    assert code == 2 and "holds a model quantized to integers, allowed: weights in full precision" in err, err
+    tensors, facts = load_model(path)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name].view(-1)[0] = float("nan")
+    save_model(path, tensors, facts)
+    code, _, err = quantlab("method=sample", f"method.run={tmp_path / 'broken'}", f"output_dir={tmp_path / 'out'}")
+    assert code == 2 and f"method.run: {path}.safetensors holds NaN or infinity in {name}" in err, err
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
 def test_saved_model_holds_integers(accuquant_run):
     tensors, facts = load_model(accuquant_run[0] / "checkpoints/model")
     codes = {name: tensor for name, tensor in tensors.items() if name.endswith(".codes")}
@@ -108,7 +123,6 @@ def test_saved_model_holds_integers(accuquant_run):
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_damaged_model_is_refused_in_one_line(accuquant_run, quantlab, tmp_path, flipped):
-    import shutil
     broken = tmp_path / "broken"
     shutil.copytree(accuquant_run[0], broken)
     file = broken / "checkpoints/model.safetensors"

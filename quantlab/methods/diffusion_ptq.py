@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantlab.diffusion.rollout import network_step
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
+from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
@@ -103,6 +104,7 @@ class DiffusionPTQ(Method):
     def build(self, total_steps: int) -> None:
         section, context = self.section, self.context
         self.total_steps = total_steps
+        self.full_precision = context.model.fingerprint()
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
         self.dataset = GroupDataset(trajectories)
@@ -224,10 +226,13 @@ class DiffusionPTQ(Method):
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
-        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent}
+        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent, "full_precision": self.full_precision}
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
+        if state.get("full_precision", self.full_precision) != self.full_precision:
+            raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
+                           "model.weights), or start anew")
         self.quantized.unet.load_state_dict(state["network"])
         self.spent = state["spent"]
         if self.optimizer:

@@ -14,7 +14,7 @@ quantized layer takes care of the size; without one, an output scale is learned 
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, for_compiler, half_normal_deviation, straight_through
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, for_compiler, half_normal_deviation, straight_through
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-6      # added to |s|, as the released code does
@@ -98,7 +98,7 @@ class FixedPointWeight(LatentWeightQuantizer):
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         """s = 3 std(w), as the released code."""
-        self.scale.copy_(3 * weight.std(correction=0))
+        self.scale.copy_(3 * deviation(weight))
 
     def in_levels(self, weight: Tensor) -> Tensor:
         return weight * (clip_range(self.bits, signed=True)[2] / (self.scale.detach().abs() + EPS))

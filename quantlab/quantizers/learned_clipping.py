@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.lsq import EPS, lsq
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, half_normal_deviation
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, half_normal_deviation
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 
@@ -37,7 +37,7 @@ class ClippedWeight(LatentWeightQuantizer):
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
-        self.clipping_value.copy_(3 * weight.std(correction=0))
+        self.clipping_value.copy_(3 * deviation(weight))
 
     def in_levels(self, weight: Tensor) -> Tensor:
         return weight * (1 / self.integer_step)

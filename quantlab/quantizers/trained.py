@@ -7,7 +7,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
+LEAST_SPREAD = 1e-3         # of values, relative to their size, from which their deviation tells a scale
 LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
+
+
+def deviation(x: Tensor) -> Tensor:
+    """Standard deviation of x (any shape); of values that hardly differ, their root mean square: our choice, an interval of some
+    deviations around zero would clip all of a constant, and no gradient would reach it."""
+    spread, size = x.std(correction=0), x.square().mean().sqrt()
+    return torch.where(spread > LEAST_SPREAD * size, spread, size)
 
 
 def straight_through(levels: Tensor, x: Tensor) -> Tensor:
@@ -96,9 +104,8 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
-        deviation = weight.std(correction=0)
-        self.lower.copy_(-3 * deviation)
-        self.upper.copy_(3 * deviation)
+        self.upper.copy_(3 * deviation(weight))
+        self.lower.copy_(-self.upper)
 
     @property
     def step(self) -> Tensor:
@@ -142,7 +149,6 @@ class ActivationQuantizer(nn.Module):
 
 
 def half_normal_deviation(x: Tensor, is_signed: bool) -> Tensor:
-    """Standard deviation of x (any shape); of a non-negative x, std(x) / sqrt(1 - 2/pi): of the normal whose positive half x
+    """`deviation` of x (any shape); of a non-negative x, std(x) / sqrt(1 - 2/pi): of the normal whose positive half x
     would be."""
-    deviation = x.std(correction=0)
-    return deviation if is_signed else deviation / (1 - 2 / torch.pi) ** 0.5
+    return deviation(x) if is_signed else deviation(x) / (1 - 2 / torch.pi) ** 0.5

@@ -1,11 +1,12 @@
 """method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
 
+import shutil
 import sys
 
 import pytest
 
 from left import results, rows
-from quantlab.checkpoint import load_model
+from quantlab.checkpoint import load_model, save_model
 from quantlab.config.catalog import options
 from quantlab.methods.quantized_training import decay_factor
 
@@ -64,6 +65,17 @@ def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
         code, _, err = quantlab(*TINY_QAT, *words, f"output_dir={tmp_path / 'run'}")
         assert code == 2 and says in err, err
         assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_start_that_is_not_finite_is_refused(whole, quantlab, tmp_path):
+    shutil.copytree(whole, tmp_path / "first")
+    path = tmp_path / "first" / "checkpoints" / "model"
+    tensors, facts = load_model(path)
+    tensors["layer2.0.conv1.weight"].view(-1)[3] = float("inf")
+    save_model(path, tensors, facts)
+    code, _, err = quantlab(*TINY_QAT, f"method.start={tmp_path / 'first'}", f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and f"method.start: {path}.safetensors holds NaN or infinity in layer2.0.conv1.weight" in err, err
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(whole, quantlab, tmp_path):

@@ -1,6 +1,7 @@
 """Detectors: torchvision's names, losses in evaluation mode, labels, what is left out, the pyramid's levels."""
 
 import pytest
+import timm
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from quantlab.config import validate
 from quantlab.errors import RequestError
 from quantlab.models.detectors import FasterRCNN, build_faster_rcnn, build_retinanet
 from quantlab.models.pyramid import build_pyramid
+from quantlab.models.weight_names import match
 
 
 class Task:
@@ -150,3 +152,19 @@ def test_backbones_that_do_not_do(backbone, levels, says, sections):
 def test_retinanets_head_normalizes_groups_of_eight_channels(sections):
     norms = [module for module in small(sections, "retinanet_small").head.modules() if isinstance(module, nn.GroupNorm)]
     assert len(norms) == 8 and all(norm.num_channels // norm.num_groups == 8 for norm in norms)
+
+
+def test_a_classifier_of_the_same_body_gives_the_body_alone(detector):
+    theirs = timm.create_model("resnet10t", in_chans=1, num_classes=7).state_dict()
+    found = match({f"module.{name}": tensor for name, tensor in theirs.items()}, detector, "model.weights: w")
+    assert found.new == ["all but backbone.body"]
+    for name, tensor in found.tensors.items():
+        expected = theirs[name.removeprefix("backbone.body.")] if name.startswith("backbone.body.") else detector.state_dict()[name]
+        assert torch.equal(tensor, expected)
+
+
+def test_a_detectors_file_of_other_classes_leaves_its_last_layers_new(detector, sections):
+    torch.manual_seed(1)
+    build = build_faster_rcnn if isinstance(detector, FasterRCNN) else build_retinanet
+    found = match(build(sections[{FasterRCNN: "faster_rcnn_small"}.get(type(detector), "retinanet_small")], Task(classes=4)).state_dict(), detector, "w")
+    assert found.new == list(detector.class_layers)

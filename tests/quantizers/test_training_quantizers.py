@@ -115,3 +115,20 @@ def test_a_linear_network_takes_any_of_them(name):
     net(x).square().sum().backward()
     assert net[2].weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in quantizer_parameters(net))
+
+
+@pytest.mark.parametrize("name, bits", CASES)
+@pytest.mark.parametrize("value", [0.01, -0.01])
+def test_a_constant_weight_is_not_clipped_whole(name, bits, value):
+    weight = torch.full((4, 9), value, requires_grad=True)
+    quantizer = weight_quantizer(name, bits, weight.detach())
+    quantizer(weight).sum().backward()
+    assert weight.grad.isfinite().all() and weight.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("name, bits", CASES)
+def test_zeros_are_quantized_to_finite_numbers_with_finite_gradients(name, bits):
+    weight = torch.zeros(4, 9, requires_grad=True)
+    out = weight_quantizer(name, bits, weight.detach(), learn_scale=True)(weight)
+    out.sum().backward()
+    assert out.isfinite().all() and weight.grad.isfinite().all()
