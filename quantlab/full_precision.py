@@ -33,8 +33,8 @@ def load_weights(model, path: str, key: str) -> None:
     """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in one line for anything
     that is wrong with it; the model is then unchanged.
 
-    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file. What is to
-    be said of it, lines for the run's log, becomes `model.said_of_weights`.
+    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file.
+    What is to be said of it, lines for the run's log, becomes `model.said_of_weights`.
     """
     tensors, facts = read(path, key)
     what = f"{key}: {path}"
@@ -47,8 +47,8 @@ def load_weights(model, path: str, key: str) -> None:
     model.has_weights, model.weights_from = not found.new, f"{key}={path}"
     model.said_of_weights = ["; ".join([f"{what}: loaded", *found.notes])]
     if found.new:
-        model.said_of_weights.append(f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts from full "
-                                     "precision, the recipe of model.pretrain trains on first")
+        model.said_of_weights.append(f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts "
+                                     "from full precision, the recipe of model.pretrain trains on first")
 
 
 def say_of_weights(model) -> None:

@@ -61,7 +61,8 @@ def read_pickle(path: Path) -> Any:
                            "or ask for a .safetensors file") from None
     except Exception as error:      # a damaged pickle may fail anywhere
         reason = str(error).strip().splitlines()
-        raise RequestError(f"{path} cannot be read ({reason[0][:160] if reason else type(error).__name__}); copy or download it again") from None
+        said = reason[0][:160] if reason else type(error).__name__
+        raise RequestError(f"{path} cannot be read ({said}); copy or download it again") from None
 
 
 def state_dicts(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -84,11 +85,13 @@ def _chosen(content: Any, source: Path, key: str | None) -> tuple[str, Mapping[s
     if key is not None:
         if key in found:
             return key, found[key]
-        under = {name.removeprefix(f"{key}."): value for state in found.values() for name, value in state.items() if name.startswith(f"{key}.")}
+        under = {name.removeprefix(f"{key}."): value for state in found.values() for name, value in state.items()
+                 if name.startswith(f"{key}.")}
         if under:
             return key, under
     if key is not None or len(found) > 1:
-        listed = ", ".join(f"'{place}' ({sum(isinstance(value, Tensor) for value in state.values())} tensors)" for place, state in found.items())
+        counts = {place: sum(isinstance(value, Tensor) for value in state.values()) for place, state in found.items()}
+        listed = ", ".join(f"'{place}' ({count} tensors)" for place, count in counts.items())
         got = f"nothing under '{key}', but" if key is not None else "several state dicts:"
         raise RequestError(f"{source} holds {got} {listed}, allowed: one; type --key {next(iter(found)) or 'PREFIX'}")
     return next(iter(found.items()))

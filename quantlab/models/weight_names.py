@@ -25,8 +25,8 @@ SHOWN = 3           # names of what differs, in a line
 
 @dataclass(frozen=True)
 class Match:
-    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers `new`. `notes`: in
-    words, what was not just as the network has it."""
+    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers `new`.
+    `notes`: in words, what was not just as the network has it."""
 
     tensors: dict[str, Tensor]
     new: list[str]
@@ -61,7 +61,8 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     read = {view.prefix + theirs for theirs in view.names.values()}
     constants = {*CONSTANTS, *(_last(name) for name, _ in module.named_buffers() if name not in own)}
     left = [name for name in given if name not in read and _last(name) not in constants]
-    missing = [name for name in view.names if name not in found and not (_last(name) in constants and not own[name].is_floating_point())]
+    missing = [name for name in view.names
+               if name not in found and (_last(name) not in constants or own[name].is_floating_point())]
     class_layers = [layer for layer in getattr(module, "class_layers", ()) if f"{layer}.weight" in own]
 
     if last_layer := _last_layer_renamed(missing, [name for name in left if name.startswith(view.prefix)], own, given, class_layers):
@@ -80,7 +81,8 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     if unexpected or not explained.issuperset([*missing, *reshaped]):
         stripped = {name.removeprefix(view.prefix): tensor for name, tensor in given.items()}
         missing, reshaped = ([name for name in names if name not in explained] for names in (missing, reshaped))
-        raise RequestError(_difference(what, missing, unexpected, {name: found[name] for name in reshaped}, own, _options(module, own, stripped)))
+        differing = {name: found[name] for name in reshaped}
+        raise RequestError(_difference(what, missing, unexpected, differing, own, _options(module, own, stripped)))
     if outside := [name for name in left if name not in unexpected]:
         notes.append(f"not read: {few(outside)}")
     if view.body_only:
@@ -183,13 +185,15 @@ def _options(module: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, T
 def _difference(what: str, missing: list[str], unexpected: list[str], reshaped: Mapping[str, Tensor], own: Mapping[str, Tensor],
                 options: Mapping[str, object]) -> str:
     parts = [f"{kind} {few(names)}" for kind, names in (("lacks", missing), ("also has", unexpected)) if names]
-    parts += [f"has {few([f'{name} {list(tensor.shape)} instead of {list(own[name].shape)}' for name, tensor in reshaped.items()])}"] * bool(reshaped)
+    shapes = [f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}" for name, tensor in reshaped.items()]
+    parts += [f"has {few(shapes)}"] if shapes else []
     fix = "choose the model and the options that it was made with"
     first = next((name for name in own if own[name].ndim == 4), None)
     if options:
         fix = "type " + " ".join(f"{option}={str(value).lower()}" for option, value in options.items())
     elif not missing and not unexpected and next(iter(reshaped)) == first and reshaped[first].shape[::2] == own[first].shape[::2]:
-        fix = f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another task, or its task.channels"
+        fix = (f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another task, or its "
+               "task.channels")
     return f"{what} is of another architecture than the model: it {'; it '.join(parts)}; {fix}"
 
 

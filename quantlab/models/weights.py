@@ -76,7 +76,8 @@ def locate(path: str | Path, key: str) -> Path:
             raise RequestError(f"{key}: {file} holds {len(found)} files of weights, allowed: one; type {key}={found[0]}")
         pickled = [one for one in sorted(file.iterdir()) if one.suffix in PICKLED]
         if not pickled:
-            raise RequestError(f"{key}: {file} is a folder without weights, allowed: a .safetensors file, or the directory of a completed run")
+            raise RequestError(f"{key}: {file} is a folder without weights, allowed: a .safetensors file, or the directory of a "
+                               "completed run")
         file = pickled[0]
     if not file.is_file():
         there = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
@@ -97,7 +98,8 @@ def _require_readable(file: Path, key: str) -> None:
         return
     pickled = start.startswith(b"PK") and file.suffix not in (".npz", ".zip") or start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"
     if pickled or file.suffix in PICKLED:
-        raise RequestError(f"{key}: {file} is pickled, and loading a pickle can run code, allowed: .safetensors; {how_to_convert(file, key)}")
+        raise RequestError(f"{key}: {file} is pickled, and loading a pickle can run code, allowed: .safetensors; "
+                           + how_to_convert(file, key))
     if start.startswith(b"version https://git-lfs"):
         raise RequestError(f"{key}: {file} only points to a file that git-lfs has not fetched; type git lfs pull where it lies")
     if file.suffix != ".safetensors":
