@@ -4,7 +4,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from quantlab.cli.outcome import outcome_of
 from quantlab.errors import Interrupted, RequestError, did_you_mean
 from quantlab.signals import SIGNALS, interruptible, signal_that_came
 
@@ -19,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _answer(words)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
+            from quantlab.cli.outcome import outcome_of     # late: only from here on is a signal answered, while modules are loaded too
+
             code = outcome_of(error).tell().exit_code
         if (number := signal_that_came()) is not None:
             code = 128 + number     # whatever became of it on the way here
