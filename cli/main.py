@@ -5,8 +5,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from quantlab.cli.arguments import question, read_arguments
-from quantlab.cli.outcome import ends_with_its_reader, outcome_of
 from quantlab.errors import Interrupted
 from quantlab.signals import SIGNALS, interruptible, signal_that_came
 
@@ -16,10 +14,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     code = 0
     with interruptible():
+        # Modules are loaded from here on, where a signal is answered.
         try:
+            from quantlab.cli.outcome import ends_with_its_reader
+
             with ends_with_its_reader():
                 code = _answer(words)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
+            from quantlab.cli.outcome import outcome_of
+
             code = outcome_of(error).tell().exit_code
         if (number := signal_that_came()) is not None:
             code = 128 + number     # whatever became of it on the way here
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(words: list[str]) -> int:
+    from quantlab.cli.arguments import read_arguments
+
     arguments = read_arguments(words)
     if arguments.version:
         from quantlab import __version__
@@ -56,6 +61,7 @@ def _help(arguments: argparse.Namespace) -> int:
 
 
 def _start(arguments: argparse.Namespace) -> int:
+    from quantlab.cli.arguments import question
     from quantlab.cli.jobs import let_hydra_answer, start
     from quantlab.cli.request import check_request
 

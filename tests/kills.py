@@ -6,29 +6,31 @@ is compared with: `torch.set_num_threads(1)`.
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import torch
 
-NEVER = 10**9
+def signal_to_self(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
 
 
 class Moments:
-    """Counts what happens in a run, and sends a signal at a chosen count: `training` (batches that a step has begun with),
+    """Counts what happens in a run, and does `act` at a chosen count: `training` (batches that a step has begun with),
     `evaluation` (calls of modules after the last step), `write` (files on the disk under their temporary name).
     """
 
-    def __init__(self, kind: str | None = None, number: int = NEVER, signal_number: int = signal.SIGKILL):
-        self.kind, self.number, self.signal = kind, number, signal_number
+    def __init__(self, kind: str, number: int, act: Callable[[], None]):
+        self.kind, self.number, self.act = kind, number, act
         self.counts = {"training": 0, "evaluation": 0, "write": 0}
         self.in_fit = 0
 
     def happens(self, kind: str) -> None:
         self.counts[kind] += 1
         if kind == self.kind and self.counts[kind] == self.number:
-            os.kill(os.getpid(), self.signal)
+            self.act()
 
     def __enter__(self) -> "Moments":
         from quantlab import run_directory, trainer
@@ -76,18 +78,21 @@ def forked(work: Callable[[], int], log: Path) -> int:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for standard in (1, 2):
                 os.dup2(descriptor, standard)
+            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")     # pytest's are in memory
             torch.set_num_threads(1)
             code = work()
+            sys.stdout.flush()
+            sys.stderr.flush()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def signalled(words, kind: str, number: int, log: Path, signal_number: int = signal.SIGKILL) -> int:
-    """Exit code of `quantlab WORDS`, which is sent a signal at moment `number` of `kind`."""
+def disturbed(words, kind: str, number: int, log: Path, act: Callable[[], None] = signal_to_self(signal.SIGKILL)) -> int:
+    """Exit code of `quantlab WORDS` in a forked process, to which `act`, by default SIGKILL, happens at moment `number` of `kind`."""
     from quantlab.cli.main import main
 
     def work() -> int:
-        with Moments(kind, number, signal_number):
+        with Moments(kind, number, act):
             return main([*words])
     return forked(work, log)

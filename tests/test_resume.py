@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kills import forked, signalled
+from kills import disturbed, forked
 from left import results
 from quantlab.cli.main import main
 from tiny import TINY, TINY_PTQ
@@ -84,7 +84,7 @@ def kill_and_compare(name: str, kills: list, cache: Path, tmp_path: Path) -> Non
     steps, killed = results(whole)["cost"]["steps"], 0
     words = [*MATRIX[name], f"output_dir={directory}", f"cache_dir={caches[1]}"]
     for moment, number in kills:
-        code = signalled(words, moment, int(steps * number) + 1 if isinstance(number, float) else number, log)
+        code = disturbed(words, moment, int(steps * number) + 1 if isinstance(number, float) else number, log)
         assert code in (-signal.SIGKILL, 0), log.read_text()[-3000:]
         if code == 0:       # the moment did not come: nothing to train, or little to evaluate
             break

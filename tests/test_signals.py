@@ -53,6 +53,62 @@ def test_error_in_a_deferred_block_goes_first_and_the_signal_waits():
     assert not signals.pending()
 
 
+def test_omegaconf_makes_no_error_of_its_own_of_a_signal():
+    from omegaconf import OmegaConf
+    OmegaConf.register_new_resolver("signalled", lambda: send(signal.SIGTERM), replace=True)
+    config = OmegaConf.create({"trainer": "${signalled:}"})
+    with pytest.raises(Interrupted), signals.interruptible():
+        config.trainer
+    OmegaConf.clear_resolver("signalled")
+
+
+def swallow():
+    try:
+        send(signal.SIGTERM)
+    except BaseException:
+        pass
+
+
+def test_a_swallowed_signal_is_raised_again():
+    with pytest.raises(Interrupted) as caught, signals.interruptible():
+        swallow()
+        assert signals.pending()
+        signals.check()
+    assert caught.value.exit_code == 143
+    with pytest.raises(Interrupted), signals.interruptible():
+        swallow()
+        with signals.deferred():
+            signals.check()     # not here
+            done = True
+        pytest.fail("the signal was lost")
+    assert done
+
+
+def test_an_error_behind_which_a_signal_stands_is_the_signal():
+    with signals.interruptible():
+        try:
+            try:
+                send(signal.SIGINT)
+            except BaseException as cause:
+                raise TypeError("remade") from cause
+        except TypeError as error:
+            found = signals.as_interrupted(error)
+        assert isinstance(found, Interrupted) and found.exit_code == 130 and found.__cause__ is None
+        full = OSError("the disk is full")      # it came while the signal was answered
+        assert isinstance(signals.as_interrupted(full), Interrupted) and signals.as_interrupted(full).__cause__ is full
+    assert signals.as_interrupted(full) is full
+
+
+def test_blocks_nest_and_the_outermost_forgets():
+    with signals.interruptible():
+        with pytest.raises(Interrupted), signals.interruptible():
+            send(signal.SIGTERM)
+        assert signals.signal_that_came() == signal.SIGTERM
+        with pytest.raises(Interrupted):
+            send(signal.SIGINT)
+    assert signals.signal_that_came() is None
+
+
 def test_handlers_come_back():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted), signals.interruptible():

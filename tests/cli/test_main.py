@@ -164,6 +164,20 @@ def test_an_interrupted_run_says_how_to_resume_and_does(command, runner, tmp_pat
     assert runner.typed[0] == runner.typed[1]
 
 
+@pytest.mark.parametrize("number, code", [(2, 130), (15, 143)])
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_signal_before_the_run_begins_ends_the_command(command, runner, tmp_path, monkeypatch, number, code, remade):
+    def interrupted(*_, **__):
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as error:
+            raise TypeError("something went wrong") if remade else error
+
+    monkeypatch.setattr("quantlab.cli.request.find_problems", interrupted)
+    assert command("output_dir=run") == (code, "", f"quantlab: interrupted by signal {number}\n")
+    assert runner.configs == [] and list(tmp_path.iterdir()) == []
+
+
 def test_a_completed_run_is_not_resumed(command, runner):
     command("output_dir=run")
     code, _, err = command("resume=run")

@@ -56,27 +56,6 @@ def test_the_rate_follows_the_complexity_of_the_subnet(whole):
         assert row["learning_rate"] == pytest.approx(0.025 * decay_factor(step, 10, exponent))
 
 
-@pytest.mark.parametrize("sampler", ["spos", "fsnas"])
-def test_a_run_that_was_stopped_repeats_the_bits(sampler, quantlab, tmp_path, monkeypatch):
-    from quantlab.methods.supernet import Supernet
-    words = (*TINY, f"method.sampler={sampler}")
-    assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
-    original, calls = Supernet.after_update, []
-
-    def stop(self):
-        calls.append(1)
-        if len(calls) == 7:
-            monkeypatch.setattr(Supernet, "after_update", original)
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(Supernet, "after_update", stop)
-    assert quantlab(*words, f"output_dir={tmp_path / 'run'}")[0] == 130
-    assert quantlab(f"resume={tmp_path / 'run'}")[0] == 0
-    assert results(tmp_path / "run")["metrics"] == results(tmp_path / "whole")["metrics"]
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-
-
 def test_few_shot_keeps_a_supernet_per_operation(quantlab, tmp_path):
     assert quantlab(*TINY, "method.sampler=fsnas", f"output_dir={tmp_path / 'run'}")[0] == 0
     tensors, facts = load_model(tmp_path / "run" / "checkpoints" / "model")
