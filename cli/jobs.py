@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Request
 from quantlab.cli.resume import run_or_go_on
-from quantlab.config import RunConfig, validate
+from quantlab.config import RunConfig, validate, with_finished_run
 from quantlab.run_directory import RunDirectory
 
 MAX_NAME = 150
@@ -77,13 +77,14 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
     try:
-        run_config = _typed(config, directory)
-        run_or_go_on(run_config, list(hydra_config.overrides.task), may_stand=request.multirun)
+        typed = list(hydra_config.overrides.task)
+        run_config = _typed(config, directory, typed)
+        run_or_go_on(run_config, typed, may_stand=request.multirun)
     except (Exception, KeyboardInterrupt) as error:
         alone = not request.multirun and RunDirectory(directory).holds_a_run()
         return outcome_of(error, directory, resumable=alone).tell()
     return Outcome(directory=directory)
 
 
-def _typed(config: DictConfig, directory: Path) -> RunConfig:
-    return validate({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)})
+def _typed(config: DictConfig, directory: Path, typed: list[str]) -> RunConfig:
+    return validate(with_finished_run({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)}, typed))

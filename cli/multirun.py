@@ -10,7 +10,7 @@ from quantlab.cli.outcome import Outcome
 from quantlab.cli.request import Request
 from quantlab.cli.resume import state_of
 
-MAIN_METRICS = ("fid_to_fp32", "top1", "loss")
+MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 
 
 def finish(request: Request, outcomes: list[Outcome]) -> int:

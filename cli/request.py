@@ -18,7 +18,7 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
-from quantlab.config import find_problems
+from quantlab.config import find_problems, with_finished_run
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
 
@@ -126,7 +126,10 @@ def _examine(job: list[str], directory_key: str) -> tuple[list[str], str]:
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose("config", chosen)))))
             problems += unknown.values()
             config, directory = _compose([word for word in words if word not in unknown], directory_key)
+        config = config if wrong_groups else with_finished_run(config, job)
         problems += find_problems(config, without=wrong_groups)
+    except RequestError as error:
+        problems += error.problems
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
     return problems, directory

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator
@@ -20,13 +19,14 @@ from tqdm import tqdm
 
 import quantlab
 from quantlab.cache import Cache
-from quantlab.checkpoint import load_model, save_model, strict_load
-from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
+from quantlab.checkpoint import save_model
+from quantlab.config import RunConfig, config_hash, instantiate, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, load_weights, provide_full_precision
+from quantlab.full_precision import build_model, full_precision_at_hand, load_weights, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
+from quantlab.methods.generation_judge import require_feature_network
 from quantlab.methods.pretrain import Pretrain
-from quantlab.metrics.fid import FrechetDistance
+from quantlab.methods.saved_model import SavedModel
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
@@ -64,48 +64,26 @@ def run(config: RunConfig, typed: list[str]) -> None:
 
 def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before any work."""
-    saved_model = None
-    if config.method.name == "sample":
-        config, saved_model = open_finished_run(config)
+    saved_model = SavedModel(config.method.run) if config.method.opens_run and config.method.run is not None else None
     accelerator = make_accelerator(config)
     task = instantiate(config.task)
     if config.trainer.num_workers is not None:
         task.workers = config.trainer.num_workers
     task.check()
-    if task.kind == "generation" and task.evaluation.features == "task_classifier":
-        build_model(config.task.feature_network, task)     # refuses a task without labels
-    elif task.kind == "generation" and not config.method.trains_network:
-        FrechetDistance("inception")    # fetches its weights, or says what is missing
+    if config.method.judges_samples and config.model.kind == "denoiser":
+        require_feature_network(task)
     model = build_model(config.model, task)
     if config.model.weights is not None and saved_model is None:
         load_weights(model, config.model.weights, "model.weights")
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
-        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section), saved_model=saved_model,
+        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section),
+        full_precision_at_hand=lambda: full_precision_at_hand(context), saved_model=saved_model,
     )
     if accelerator.device.type == "cuda":   # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     return context, instantiate(config.method, context=context)
-
-
-def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
-    """method=sample: the config with the other run's task, model and quantizer, and that run's model.
-
-    Returns also `facts` of the model and `load_into(module)`. Raises RequestError where there is no such run or model,
-    CorruptFileError where its bytes are not what was written.
-    """
-    other = load_config(config.method.run)
-    path = Path(config.method.run) / "checkpoints" / MODEL
-    if not path.with_suffix(".safetensors").is_file() or other.quantizer.name == "none":
-        raise RequestError(f"method.run: {config.method.run} left no quantized model; give a completed accuquant or ptq run")
-    tensors, facts = load_model(path)
-
-    def load_into(module: torch.nn.Module) -> None:
-        strict_load(module, tensors, str(path.with_suffix(".safetensors")))
-
-    taken = {"task": other.task, "model": other.model, "quantizer": other.quantizer}
-    return config.model_copy(update=taken), SimpleNamespace(facts=facts, load_into=load_into)
 
 
 def make_accelerator(config: RunConfig, trackers: bool = True) -> Accelerator:
@@ -214,9 +192,10 @@ def record_failure(directory: RunDirectory, error: BaseException) -> None:
 
 
 def feature_network(context: RunContext):
-    """FID's feature network as the task's `evaluation.features` says: "inception", or its classifier, trained once."""
-    if context.task.evaluation.features == "inception":
-        return "inception"
+    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or None."""
+    features = context.task.evaluation.features
+    if features != "task_classifier":
+        return None if features == "none" else features
     return trained_model(context, context.config.task.feature_network, "task.feature_network")
 
 

@@ -96,6 +96,17 @@ def test_sampling_repeats_the_runs_images_without_calibration(accuquant_run, qua
     assert pixels.shape == (24, 8, 8, 1) and pixels.dtype == np.uint8 and pixels.std() > 10
 
 
+def test_evaluating_the_run_repeats_its_numbers(accuquant_run, quantlab, tmp_path):
+    directory, _ = accuquant_run
+    code, _, err = quantlab("method=evaluate", f"method.run={directory}", "device=cpu", f"output_dir={tmp_path / 'e'}")
+    assert code == 0, err
+    ran, found = results(directory), results(tmp_path / "e")
+    assert found["metrics"] == ran["metrics"] and found["protocol"] == ran["protocol"] and found["bits"] == ran["bits"]
+    assert found["baseline"] == {"full_precision": ran["baseline"]["full_precision"]}
+    code, _, err = quantlab("method=evaluate", f"method.run={directory}", "device=cpu", "model.weights=/nowhere", f"output_dir={tmp_path / 'f'}")
+    assert code == 2 and "model.weights: no such file: /nowhere" in err
+
+
 def test_saved_model_holds_integers(accuquant_run):
     tensors, facts = load_model(accuquant_run[0] / "checkpoints/model")
     codes = {name: tensor for name, tensor in tensors.items() if name.endswith(".codes")}

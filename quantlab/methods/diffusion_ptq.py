@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from quantlab.diffusion.rollout import network_step
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
-from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
+from quantlab.methods.denoiser_samples import look_at
+from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories, weights_digest
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.quantizers import adaround, wrap
 from quantlab.quantizers.activation import GroupPointer
@@ -105,6 +106,7 @@ class DiffusionPTQ(Method):
         self.total_steps = total_steps
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
+        look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
         self.dataset = GroupDataset(trajectories)
         policy = wrap.UniformAffinePolicy(context.config.quantizer)
         self.quantized = QuantizedDenoiser(context.model.unet, policy, len(self.schedule), section.group_size)
@@ -207,12 +209,13 @@ class DiffusionPTQ(Method):
         wrap.harden(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
         judge = GenerationJudge(self.context, self.schedule, self.section.group_size)
-        baseline = {"full_precision": judge.full_precision()}
+        baseline = judge.baseline()
         if self.label != "ranges only":
             baseline["ranges_only"] = judge("ranges only", self.ranges_only.network)
         metrics = judge(self.label, self.quantized.network)
         judge.draw()
-        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size}
+        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size,
+                 "full_precision_sha256": weights_digest(self.context.model)}
         return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
                        model=self.quantized.unet.state_dict(), model_facts=facts)
 
