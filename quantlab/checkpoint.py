@@ -23,6 +23,7 @@ from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run_directory import atomic_write
 
 FORMAT = "quantlab state 1"
+DOCUMENT_START = b'{"sha256":"'
 CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
 
 logger = logging.getLogger("quantlab")
@@ -68,6 +69,15 @@ def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     return _decode(content["structure"], safetensors.torch.load(data)), content["facts"]
 
 
+def is_saved_state(path: str | Path) -> bool:
+    """Whether `<path>.json` is one of ours, sound or not, and not what another tool left beside its own .safetensors file."""
+    try:
+        with _json_path(path).open("rb") as file:
+            return file.read(len(DOCUMENT_START)) == DOCUMENT_START
+    except OSError:
+        return False
+
+
 def read_facts(path: str | Path) -> dict[str, Any]:
     """The facts of a saved state, without its tensors. Raises: as `load_state`."""
     return _read_content(path)["facts"]
@@ -81,6 +91,15 @@ def save_model(path: str | Path, module_state: Mapping[str, Tensor], facts: Mapp
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by name, facts) of `save_model`. Raises: as `load_state`."""
     return load_state(path)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names and values: the key under which what was made from them is kept, wherever they were loaded from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -2,13 +2,13 @@
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
-from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate, to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
-from quantlab.methods.pretrain import CACHE, Pretrain
+from quantlab.methods.pretrain import CACHE, Pretrain, source_of
+from quantlab.models.weight_names import match
+from quantlab.models.weights import read
 from quantlab.run_directory import RunDirectory
 from quantlab.trainer import Trainer, seed_everything
 
@@ -21,30 +21,40 @@ def build_model(section, task):
     return instantiate(section, task=task)
 
 
-def load_weights(model, path: str, key: str) -> None:
-    """Load a .safetensors file into `model`, strictly. Raises RequestError in one line for anything that is wrong with it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def given_model(section, task, key: str = "model"):
+    """`build_model`, with the weights of the file that the section names, if it names one. `key`: where the config has the section."""
+    model = build_model(section, task)
+    if section.weights is not None:
+        load_weights(model, section.weights, f"{key}.weights")
+    return model
 
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise RequestError(f"{key}: no such file: {file}")
-    try:
-        # What quantlab saved has a checksum beside it; what others saved has not.
-        saved_here = file.suffix == ".safetensors" and file.with_suffix(".json").is_file()
-        tensors, facts = load_model(file.with_suffix("")) if saved_here else (load_file(file), {})
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RequestError(f"{key}: {file} is not a sound safetensors file ({error})") from error
+
+def load_weights(model, path: str, key: str) -> None:
+    """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in one line for anything
+    that is wrong with it; the model is then unchanged.
+
+    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file.
+    """
+    tensors, facts = read(path, key)
+    what = f"{key}: {path}"
     if "bits" in facts:
-        raise RequestError(f"{key}: {file} holds a model quantized to {facts['bits']}, allowed: weights in full precision, as "
+        raise RequestError(f"{what} holds a model quantized to {facts['bits']}, allowed: weights in full precision, as "
                            "method=pretrain leaves them; they are quantized to the bits of this run's quantizer")
-    strict_load(Pretrain.weights_of(model), tensors, f"{key}: {file}")
-    model.has_weights = True
+    network = Pretrain.weights_of(model)
+    found = match(tensors, network, what)
+    network.load_state_dict(found.tensors)
+    logger.info("%s", "; ".join([f"{what} loaded", *found.notes]))
+    if found.new:
+        logger.warning("%s: new, and not from the file: %s; where a method starts from full precision, model.pretrain's recipe trains it "
+                       "first", key, ", ".join(found.new))
+    model.has_weights, model.weights_from = not found.new, f"{key}={path}"
 
 
 def provide_full_precision(context: RunContext) -> None:
     """Give `context.model` its full-precision weights, unless it came with some: the cache's, or trained now."""
-    if not getattr(context.model, "has_weights", False):
+    if getattr(context.model, "has_weights", False):
+        logger.info("full-precision %s: %s", context.config.model.name, source_of(context.model))
+    else:
         train_or_restore(context)
     context.model.to(context.device).eval()
 
@@ -53,7 +63,7 @@ def full_precision_at_hand(context: RunContext) -> bool:
     """Give `context.model` full-precision weights if that takes no training: those it came with, those of `model.weights`, or the
     cache's; whether there are any. Raises RequestError for a file that cannot be used."""
     model, path = context.model, context.config.model.weights
-    if not getattr(model, "has_weights", False) and path is not None:
+    if path is not None and context.saved_model is not None:     # else they are loaded
         load_weights(model, path, "model.weights")
     pretrain = Pretrain(None, context)
     if not getattr(model, "has_weights", False) and not pretrain.restore(pretrain.steps):
@@ -72,7 +82,6 @@ def train_or_restore(context: RunContext) -> None:
     pretrain = Pretrain(None, context)
     facts = pretrain.cache_facts(pretrain.steps)
     if pretrain.restore(pretrain.steps):
-        logger.info("full-precision %s: found in the cache", context.config.model.name)
         return
     if context.accelerator.num_processes > 1:
         raise RequestError(f"full-precision {context.config.model.name} is not in the cache yet, and several processes would wait for each "

@@ -20,9 +20,9 @@ from tqdm import tqdm
 import quantlab
 from quantlab.cache import Cache
 from quantlab.checkpoint import save_model
-from quantlab.config import RunConfig, config_hash, instantiate, to_plain
+from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, full_precision_at_hand, load_weights, provide_full_precision
+from quantlab.full_precision import build_model, full_precision_at_hand, given_model, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.generation_judge import require_feature_network
 from quantlab.methods.pretrain import Pretrain
@@ -69,12 +69,14 @@ def prepare(config: RunConfig) -> tuple[RunContext, Method]:
     task = instantiate(config.task)
     if config.trainer.num_workers is not None:
         task.workers = config.trainer.num_workers
-    task.check()
+    # Files of weights are read in moments, images are decoded in up to a minute: these come last
+    getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)    # ptq's is a function
     if config.method.judges_samples and config.model.kind == "denoiser":
         require_feature_network(task)
-    model = build_model(config.model, task)
-    if config.model.weights is not None and saved_model is None:
-        load_weights(model, config.model.weights, "model.weights")
+        if task.evaluation.features == "task_classifier":
+            given_model(config.task.feature_network, task, "task.feature_network")
+    model = given_model(config.model, task, "model") if saved_model is None else build_model(config.model, task)
+    task.check()
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
@@ -139,9 +141,7 @@ def execute(context: RunContext, method: Method, directory: RunDirectory) -> tup
     if method.needs_full_precision:
         provide_full_precision(context)
     trainer = Trainer(config.trainer, directory, context.accelerator, config.seed)
-    if isinstance(method, Pretrain) and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch)):
-        logger.info("full-precision %s: found in the cache, nothing to train", config.model.name)
-    else:
+    if not (isinstance(method, Pretrain) and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch))):
         steps = trainer.fit(method, config.method.name)
     return method.finish(), steps
 
@@ -202,10 +202,8 @@ def feature_network(context: RunContext):
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
     """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in evaluation
     mode, on the device."""
-    own = replace(context, model=build_model(section, context.task).to(context.device),
+    own = replace(context, model=given_model(section, context.task, key).to(context.device),
                   config=context.config.model_copy(update={"model": section}))
-    if section.weights is not None:
-        load_weights(own.model, section.weights, f"{key}.weights")
     provide_full_precision(own)
     return own.model
 

@@ -70,6 +70,12 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+def _from_anywhere(path: str) -> str:
+    """A directory that is there is meant wherever the run is resumed from; a hub id stays one."""
+    local = os.path.expanduser(path)
+    return os.path.abspath(local) if os.path.isdir(local) else local
+
+
 Value = TypeVar("Value")
 OrNull = Annotated[Value | None, WrapValidator(_or_null)]
 
@@ -89,6 +95,7 @@ Switch = Annotated[bool, says("true, false", "true")]
 Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
 Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
+ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
 File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    ClosedFraction, Count, CountFromTwo, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction,
+    ClosedFraction, Count, CountFromTwo, CountFromZero, File, Fraction, ModelPath, Name, NotNegative, OpenFraction,
     OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne,
 )
 
@@ -75,7 +75,7 @@ class DDIM(Model):
 class PretrainedDenoiser(Model):
     kind = "denoiser"
     target: Literal["quantlab.models.diffusers_denoiser.load_pretrained"] = Field(alias="_target_")
-    path: Directory
+    path: ModelPath
     sampler: Sampler
 
 

@@ -37,8 +37,8 @@ def config_hash(value: Any, without: Iterable[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def instantiate(section: Section, **runtime: Any) -> Any:
-    """`target(section, **runtime)`: the object that `section` describes, its module imported only now.
+def implementation(section: Section) -> Any:
+    """The class or function that `section` names as its target, its module imported only now.
 
     Raises `RequestError` for a section without target, and for a target outside the allowlist.
     """
@@ -46,4 +46,9 @@ def instantiate(section: Section, **runtime: Any) -> Any:
     if target not in BY_TARGET:
         raise RequestError(f"{section.group}: {target} may not be instantiated; allowed: {', '.join(BY_TARGET)}")
     module, name = target.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)(section, **runtime)
+    return getattr(importlib.import_module(module), name)
+
+
+def instantiate(section: Section, **runtime: Any) -> Any:
+    """`target(section, **runtime)`: the object that `section` describes. Raises `RequestError` as `implementation`."""
+    return implementation(section)(section, **runtime)

@@ -62,6 +62,10 @@ class Method:
     def __init__(self, section, context: RunContext):
         self.section, self.context = section, context
 
+    @classmethod
+    def check_files(cls, section, config) -> None:
+        """Looks at the files that the method's section names, before any data is read. Raises RequestError for one that will not do."""
+
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list:
         """Items of the batch of `step`; a function of the step alone, so that a resumed run needs no memory of it."""

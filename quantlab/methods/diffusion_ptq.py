@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from quantlab.diffusion.rollout import network_step
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
+from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
-from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories, weights_digest
+from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.quantizers import adaround, wrap
 from quantlab.quantizers.activation import GroupPointer
@@ -104,6 +105,7 @@ class DiffusionPTQ(Method):
     def build(self, total_steps: int) -> None:
         section, context = self.section, self.context
         self.total_steps = total_steps
+        self.full_precision = context.model.fingerprint()
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
         look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
@@ -215,7 +217,7 @@ class DiffusionPTQ(Method):
         metrics = judge(self.label, self.quantized.network)
         judge.draw()
         facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size,
-                 "full_precision_sha256": weights_digest(self.context.model)}
+                 "full_precision_sha256": self.context.model.fingerprint()}
         return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
                        model=self.quantized.unet.state_dict(), model_facts=facts)
 
@@ -227,10 +229,13 @@ class DiffusionPTQ(Method):
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
-        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent}
+        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent, "full_precision": self.full_precision}
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
+        if state.get("full_precision", self.full_precision) != self.full_precision:
+            raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
+                           "model.weights), or start anew")
         self.quantized.unet.load_state_dict(state["network"])
         self.spent = state["spent"]
         if self.optimizer:

@@ -13,7 +13,7 @@ from quantlab.diffusion.rollout import Network
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
-from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_to_task, sampling_protocol, weights_digest
+from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import restore
 from quantlab.models.diffusers_denoiser import network_of
@@ -92,4 +92,4 @@ class Evaluate(Method):
     def _has_its_full_precision(self) -> bool:
         if not self.context.full_precision_at_hand():
             return False
-        return self.context.saved_model.facts.get("full_precision_sha256") == weights_digest(self.context.model)
+        return self.context.saved_model.facts.get("full_precision_sha256") == self.context.model.fingerprint()

@@ -4,7 +4,6 @@ Both models start from the same noise, so images compare one by one. Everything 
 With task.evaluation.features=none no FID is measured, and no feature network is asked for.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,16 @@ from quantlab.models.diffusers_denoiser import network_of
 FID_POINTS = 8      # points along denoising at which fid_to_fp32 is measured for the figure
 
 
-def weights_digest(model) -> str:
-    """sha256 (hex) of a model's weights, names and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.weights().state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def fetch_trajectories(context: RunContext, count: int, seed: int, what: str) -> Trajectories:
     """`count` full-precision walks from noise of `seed`, from the cache or computed now.
 
-    Keyed by the model's weights, its schedule, the seed and the count.
+    Keyed by the model, its schedule, the seed and the count.
     """
     model, task = context.model, context.task
     schedule = model.schedule
     shape = (count, task.channels, task.image_size, task.image_size)
     facts = {
-        "format": 1, "weights": weights_digest(model), "shape": shape, "seed": seed,
+        "format": 2, "model": model.fingerprint(), "shape": shape, "seed": seed,
         "timesteps": schedule.timesteps, "alphas": schedule.alphas, "eta": schedule.eta, "clip": schedule.clip_sample,
     }
 

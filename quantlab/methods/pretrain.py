@@ -2,12 +2,12 @@
 
 The model gives its own loss (`training_loss`), so this trains denoisers and classifiers alike. The averaged weights are what
 is kept, in the cache, under the hash of everything that shapes them: the task's data, the model's size, the recipe, the
-precision. Every other method starts from there, and a second run finds them at once.
+precision, and the weights that training went on from, if it did. Every other method starts from there, and a second run finds them
+at once.
 """
 
-import hashlib
+import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from quantlab.checkpoint import tensors_digest
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
 from quantlab.methods.denoiser_samples import measure_full_precision
 from quantlab.tasks.base import to_device
+
+logger = logging.getLogger("quantlab")
 
 HELD_OUT = 512          # images (at most a tenth of the set) for the validation loss of a task without a validation part; never trained on
 MOMENTUM = 0.9          # of SGD, as He et al. 2016
@@ -33,6 +36,11 @@ class LossOf(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.training_loss(batch)
+
+
+def source_of(model: nn.Module) -> str:
+    """Where the model's weights were loaded from, and what a user should know of how that was read, in one line."""
+    return "; ".join([model.weights_from, *getattr(model, "notes", ())])
 
 
 def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
@@ -69,6 +77,7 @@ class Pretrain(Method):
             held_out = min(HELD_OUT, len(order) // 10)
             self.held_out, self.trained_on = order[:held_out], order[held_out:]
         self.average = None         # of the weights, once training has begun
+        self.start = self.start_facts()
         self.steps = self.recipe.steps
         self.steps_per_epoch = max(len(self.trained_on) // self.recipe.batch_size, 1)
 
@@ -77,24 +86,35 @@ class Pretrain(Method):
         """Whether the task has validation and test parts; then all that `dataset` holds is trained on, as other methods do."""
         return hasattr(self.context.task, "evaluate")
 
+    def start_facts(self) -> dict:
+        """What was loaded to train on from, if anything was: what lies there, not where. Asked before training changes it."""
+        model = self.context.model
+        if getattr(model, "weights_from", None) is None:
+            return {}
+        if hasattr(model, "fingerprint"):
+            return {"model": model.fingerprint()}
+        return {"weights": tensors_digest(self.weights_of(model).state_dict())}
+
     def cache_facts(self, total_steps: int) -> dict:
         """Everything that shapes the weights, as plain data."""
         config = self.context.config
         model = config.model.model_dump(by_alias=True)
-        weights = model.pop("weights")
-        model.pop("sampler", None)
+        for name in ("weights", "path", "sampler"):
+            model.pop(name, None)
         model["pretrain"]["steps"] = total_steps
-        if weights is not None:     # trained on from a file
-            model["weights_sha256"] = hashlib.sha256(Path(weights).expanduser().read_bytes()).hexdigest()
-        return {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
+        start = {"start": self.start} if self.start else {}
+        return start | {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
     def restore(self, total_steps: int) -> bool:
         """Load the weights that an earlier run trained just so; False if there are none."""
-        found = self.context.cache.load(CACHE, self.cache_facts(total_steps))
-        if found is not None:
-            self.weights_of(self.context.model).load_state_dict(found)
-        return found is not None
+        facts = self.cache_facts(total_steps)
+        found = self.context.cache.load(CACHE, facts)
+        if found is None:
+            return False
+        self.weights_of(self.context.model).load_state_dict(found)
+        logger.info("full-precision %s: found in the cache, %s", self.context.config.model.name, self.context.cache.folder(CACHE, facts))
+        return True
 
     @staticmethod
     def weights_of(model: nn.Module) -> nn.Module:
@@ -106,6 +126,8 @@ class Pretrain(Method):
 
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
+        if self.start:
+            logger.info("training goes on from %s", source_of(self.context.model))
         model = self.context.model.train()
         self.average = AveragedModel(model, multi_avg_fn=warmed_up_average(self.recipe.ema_decay)).eval()
         options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}

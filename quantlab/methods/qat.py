@@ -39,6 +39,11 @@ class QAT(QuantizedTraining):
             raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
                                "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
 
+    @classmethod
+    def check_files(cls, section, config) -> None:
+        if section.start is not None:
+            Start(section.start, config)
+
     def measure_start(self) -> dict:
         return super().measure_start() if self.start is None else {"start": self.start.metrics}
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import load_config
 from quantlab.errors import RequestError
+from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import weight_quantized_layers
 
 
@@ -16,7 +17,7 @@ class Start:
     """The model of the finished run in `directory`, for a run with this config.
 
     Raises RequestError where there is no such run, where it is of another model or quantizer, or its bits are others: inputs must
-    have the same, weights the same or 32.
+    have the same, weights the same or 32; or where what it holds is not finite.
     """
 
     def __init__(self, directory: str, config: Any):
@@ -39,6 +40,7 @@ class Start:
                                    f"run, or type {group}={theirs}")
         self.metrics: dict[str, float] = finished["metrics"]
         self.tensors: dict[str, Tensor] = load_model(self.path.with_suffix(""))[0]
+        require_finite(self.tensors, f"method.start: {self.path}")
 
     def load_into(self, network: nn.Module) -> None:
         """Give the wrapped network all that the other run learned. Weights that it did not quantize are calibrated here.

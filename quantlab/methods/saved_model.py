@@ -11,6 +11,7 @@ from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.methods.diffusion_ptq import QuantizedDenoiser
 from quantlab.methods.pretrain import Pretrain
+from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
 
@@ -22,6 +23,7 @@ class SavedModel:
         self.path = Path(directory) / "checkpoints" / "model.safetensors"
         loaded: tuple[dict[str, Tensor], dict[str, Any]] = load_model(self.path.with_suffix(""))
         self.tensors, self.facts = loaded
+        require_finite(self.tensors, f"method.run: {self.path}")
 
     def load_into(self, module: nn.Module) -> None:
         """Raises RequestError where `module` has other tensors."""

@@ -31,7 +31,7 @@ from quantlab.search.ranking import rank_metrics
 from quantlab.search.samplers import build_sampler
 from quantlab.search.spaces import Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
-from quantlab.search.truth import TruthTable
+from quantlab.search.truth import TruthTable, table_file
 from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
@@ -72,6 +72,11 @@ class Supernet(Method):
             self.limit.check()
         if section.search.strategy == "exhaustive":
             require_exhaustible(self.space)
+
+    @classmethod
+    def check_files(cls, section, config) -> None:
+        if section.ranking.truth is not None:
+            table_file(section.ranking.truth, "method.ranking.truth")
 
     def _decision(self, key: str, decision: int) -> int:
         count = len(self.space.decisions)

@@ -30,6 +30,7 @@ class Detector:
     """What the methods and the task ask of a detector, beside one of torchvision's classes."""
 
     kind = "detector"
+    body_name = "backbone.body"
 
     def training_loss(self, batch: dict[str, list[Tensor]]) -> Tensor:
         """Sum of torchvision's losses for images `[C, H, W]`, boxes `[n, 4]` and labels `[n]`; ignored boxes are left out.
@@ -64,11 +65,11 @@ class Detector:
 
 
 class FasterRCNN(Detector, detection.FasterRCNN):
-    pass
+    class_layers = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
 
 
 class RetinaNet(Detector, detection.RetinaNet):
-    pass
+    class_layers = ("head.classification_head.cls_logits",)
 
 
 def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:

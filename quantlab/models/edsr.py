@@ -6,6 +6,8 @@ model), one skip around all of them, and sub-pixel convolutions at the end (Fig.
 values are in [0, 1] here and in 0 to 255 there.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,6 +54,16 @@ class EDSR(nn.Module):
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """L1: mean absolute difference, in [0, 1], of what is made of `batch["low"]` `[N, 3, h, w]` to `batch["high"]`."""
         return F.l1_loss(self(batch["low"]), batch["high"])
+
+    @staticmethod
+    def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+        if not {"head.weight", "upsampler.0.weight"} <= tensors.keys() or not blocks:
+            return {}
+        channels = len(tensors["head.weight"])
+        scale = 4 if "upsampler.2.weight" in tensors else math.isqrt(len(tensors["upsampler.0.weight"]) // channels)
+        return {"model.blocks": len(blocks), "model.channels": channels, "task.scale": scale}
 
 
 def build_edsr(section: Any, task: Any) -> EDSR:

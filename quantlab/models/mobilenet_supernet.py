@@ -42,6 +42,8 @@ class InvertedResidual(nn.Module):
 class MobileNet(nn.Module):
     """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one subnet share."""
 
+    class_layers = ("fc",)
+
     def __init__(self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool):
         """offered: the operations of each layer; dropout: fraction before the classifier."""
         super().__init__()

@@ -70,6 +70,8 @@ class Reduction(nn.Module):
 class CellNetwork(nn.Module):
     """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one cell share."""
 
+    class_layers = ("fc",)
+
     def __init__(self, space: NasBench201, offered: Sequence[Sequence[int]], learns: bool):
         """offered: the operations of each edge; learns: BatchNorms have weights and running statistics."""
         super().__init__()

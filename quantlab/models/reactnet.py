@@ -52,6 +52,7 @@ class ReActNet18(nn.Module):
     """float images `[N, channels, H, W]` to logits `[N, classes]`; `small_images`: the first stage sees the full resolution."""
 
     kind = "classifier"
+    class_layers = ("fc",)
 
     def __init__(self, channels: int, classes: int, small_images: bool):
         super().__init__()

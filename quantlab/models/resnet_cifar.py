@@ -5,10 +5,14 @@ resolution takes every other pixel and pads the new channels with zeros: it has 
 BatchNorm stands before the classifier, as in the code of the transition-rate paper.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+OF_THIS_KIND = re.compile(r"(layer[123]\.\d+\.(conv|bn)[12]|conv1|bn1|bn2|fc|linear)\.[a-z_]+$")      # names of tensors
 
 
 class Block(nn.Module):
@@ -35,6 +39,7 @@ class CifarResNet(nn.Module):
     """float images `[N, channels, H, W]` to logits `[N, classes]`; made for 32x32, works from 4x4 up."""
 
     kind = "classifier"
+    class_layers = ("fc",)
 
     def __init__(self, channels: int, classes: int, depth: int, width: int, final_batch_norm: bool):
         super().__init__()
@@ -61,6 +66,14 @@ class CifarResNet(nn.Module):
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy (nats) of `batch["image"]` `[N, C, H, W]` against `batch["label"]` int64 `[N]`."""
         return F.cross_entropy(self(batch["image"]), batch["label"])
+
+    @staticmethod
+    def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int | bool]:
+        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        blocks = {name.split(".")[1] for name in tensors if name.startswith("layer1.")}
+        if "conv1.weight" not in tensors or not all(map(OF_THIS_KIND.match, tensors)) or not blocks:
+            return {}
+        return {"model.depth": 6 * len(blocks) + 2, "model.width": len(tensors["conv1.weight"]), "model.final_batch_norm": "bn2.weight" in tensors}
 
 
 def build_resnet_cifar(section: Any, task: Any) -> CifarResNet:

@@ -6,6 +6,7 @@ that share it, which is why its weights are cached under a key made of its confi
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class TaskClassifier(nn.Module):
     """
 
     kind = "classifier"
+    class_layers = ("classify",)
 
     def __init__(self, channels: int, classes: int, width: int = 32, features: int = 64):
         super().__init__()
@@ -53,6 +55,13 @@ class TaskClassifier(nn.Module):
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy (nats) of `batch["image"]` `[N, C, H, W]` against `batch["label"]` int64 `[N]`."""
         return F.cross_entropy(self(batch["image"]), batch["label"])
+
+    @staticmethod
+    def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        if not {"stages.0.0.weight", "project.weight"} <= tensors.keys():
+            return {}
+        return {"model.width": len(tensors["stages.0.0.weight"]), "model.features": len(tensors["project.weight"])}
 
 
 def build_task_classifier(section: Any, task: Any) -> TaskClassifier:

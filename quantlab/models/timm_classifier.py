@@ -1,7 +1,7 @@
 """Any image classifier of timm (Wightman 2019, "PyTorch Image Models") by its name there: ResNets, MobileNets, DeiT.
 
 The network is timm's own, not wrapped: layers and state dict have timm's names, so that a .safetensors file of timm's loads through
-`model.weights`. What is added are `kind` and `training_loss`.
+`model.weights`. What is added are `kind`, `training_loss` and `class_layers`.
 """
 
 import textwrap
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RequestError, did_you_mean
+from quantlab.models.weights import require_finite
 
 WEIGHTS = "model.safetensors"       # timm would fall back to pytorch_model.bin, which is pickled
 
@@ -34,16 +35,22 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     options = {"num_classes": task.classes, "in_chans": task.channels}
     if facts is not None and facts.fixed_input_size and task.image_size != facts.input_size[-1]:
         options["img_size"] = task.image_size
-    if section.pretrained:
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": _fetch(section, facts)}}
+    file = _fetch(section, facts) if section.pretrained else None
+    if file is not None:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     try:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
                            f"({first_line(error)}); choose another task.image_size or model.architecture") from error
+    if section.pretrained:
+        require_finite(network.state_dict(), f"model.pretrained: {section.architecture}")
     _check_images(network, section, task)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
+    network.weights_from = file
+    classifier = network.pretrained_cfg["classifier"]
+    network.class_layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     # A classifier of other classes is new: then the recipe trains on from timm's weights, once
     network.has_weights = section.pretrained and task.classes == facts.num_classes
     return network

@@ -18,6 +18,14 @@ from quantlab.search.spaces import SearchSpace
 SUBSET = "_indices"
 
 
+def table_file(path: str | Path, key: str) -> Path:
+    """The file of a table. Raises RequestError, under the name `key`, where there is none."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes one of the official benchmark file")
+    return file
+
+
 @dataclass(frozen=True)
 class TruthTable:
     """`indices` int64 `[n]`: the subnets that are known; `accuracies`: float64 `[n]` in percent, by name; `subsets`: int64, by name."""
@@ -29,9 +37,7 @@ class TruthTable:
     @classmethod
     def load(cls, path: str | Path, space: SearchSpace, key: str = "method.truth") -> "TruthTable":
         """Read an .npz. Raises RequestError, under the name `key`, for a file that is none, or not a table of `space`."""
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes one of the official benchmark file")
+        file = table_file(path, key)
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 content = {name: arrays[name] for name in arrays.files}

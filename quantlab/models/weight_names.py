@@ -1,0 +1,202 @@
+"""The tensors of a file under the names of the network they are loaded into.
+
+What differs only by name is found; what differs otherwise is refused, naming it. A file may hold
+- the names behind prefixes (`model.`, `net.backbone.`) and between those of wrappers (`module.`, `_orig_mod.`); several copies of the
+  network, of which the moving average is taken; other things beside it (a loss, a counter);
+- torchvision's names of a network of timm's; another name of the last layer; of a detector only the classifier that its body was;
+- no `num_batches_tracked`, or constants that are not stored any more;
+- other classes: then the layers that depend on them stay as they were initialized, and are named as new.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from quantlab.errors import RequestError
+from quantlab.models.torchvision_names import torchvision_names
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")    # parallel, compiled, checkpointed
+AVERAGE = ("ema", "averag", "swa")
+CONSTANTS = ("num_batches_tracked", "n_averaged", "relative_position_index", "attn_mask", "total_ops", "total_params")
+SHOWN = 3           # names of what differs, in a line
+
+
+@dataclass(frozen=True)
+class Match:
+    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers `new`. `notes`: in
+    words, what was not just as the network has it."""
+
+    tensors: dict[str, Tensor]
+    new: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a file is read: the name there of each of the network's tensors is `prefix + names[name]`."""
+
+    names: dict[str, str]
+    prefix: str = ""
+    notes: tuple[str, ...] = ()
+    body_only: bool = False
+
+
+def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
+    """What of a file's tensors belongs where in `module`, whose class may say more about itself: `class_layers`, names of the layers
+    whose outputs are classes; `body_name`, the part that may be given alone; `options_of(tensors)`, by option of the config what
+    such tensors were made with; `present_form(tensors, own)`, the tensors of older versions of it as it has them, `own`, today.
+
+    Raises RequestError, which begins with `what` (the key and the file), unless all fits but what this module's docstring names.
+    """
+    own = module.state_dict()
+    given = _without_wrappers(tensors, own)
+    if hasattr(module, "present_form"):
+        given = module.present_form(given, own)
+    view = _best_view(given, own, module, what)
+    notes = list(view.notes)
+    found = {name: given[view.prefix + theirs] for name, theirs in view.names.items() if view.prefix + theirs in given}
+    read = {view.prefix + theirs for theirs in view.names.values()}
+    constants = {*CONSTANTS, *(_last(name) for name, _ in module.named_buffers() if name not in own)}
+    left = [name for name in given if name not in read and _last(name) not in constants]
+    missing = [name for name in view.names if name not in found and not (_last(name) in constants and not own[name].is_floating_point())]
+    class_layers = [layer for layer in getattr(module, "class_layers", ()) if f"{layer}.weight" in own]
+
+    if last_layer := _last_layer_renamed(missing, [name for name in left if name.startswith(view.prefix)], own, given, class_layers):
+        found |= {name: given[theirs] for name, theirs in last_layer.items()}
+        notes += [f"'{_layer(theirs)}' is the network's '{_layer(name)}'" for name, theirs in list(last_layer.items())[:1]]
+        missing, left = [], [name for name in left if name not in last_layer.values()]
+    if coded := [name for name in found if own[name].is_floating_point() and not found[name].is_floating_point()]:
+        raise RequestError(f"{what} holds {found[coded[0]].dtype} in {coded[0]}, allowed: weights in full precision, as floating-point "
+                           "numbers; give the file that it was quantized from")
+    fitting = {name: _fitted(found[name], own[name], renamed=view.names.get(name, name) != name) for name in found}
+    reshaped = [name for name, tensor in fitting.items() if tensor is None]
+    unexpected = [name for name in left if name.startswith(view.prefix)] if not view.body_only else []
+    new = _new_layers(missing, reshaped, found, own, class_layers)
+    explained = {name for name in own if _layer(name) in new}
+    if unexpected or not explained.issuperset([*missing, *reshaped]):
+        stripped = {name.removeprefix(view.prefix): tensor for name, tensor in given.items()}
+        raise RequestError(_difference(what, missing, unexpected, {name: found[name] for name in reshaped}, own, _options(module, own, stripped)))
+    if outside := [name for name in left if name not in unexpected]:
+        notes.append(f"not read: {few(outside)}")
+    if view.body_only:
+        new = [f"all but {module.body_name}"]
+    return Match(own | {name: tensor for name, tensor in fitting.items() if name not in explained}, new, notes)
+
+
+def few(names: Collection[str]) -> str:
+    """A few of `names`, and how many there are."""
+    shown = ", ".join(list(names)[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{len(names)} tensors ({shown}, ...)"
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` without the parts of names that wrappers of modules bring, unless two would then have one name."""
+    wrappers = set(WRAPPERS) - {part for name in own for part in name.split(".")}
+    renamed = {".".join(part for part in name.split(".") if part not in wrappers): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else dict(tensors)
+
+
+def _best_view(given: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, what: str) -> View:
+    """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body alone."""
+    best, most = View({name: name for name in own}), 0
+    for names, body_only in _vocabularies(own, module):
+        prefixes = _prefixes(given, set(names.values()))
+        count = max(prefixes.values(), default=0)
+        if count > most:
+            prefix, note = _chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == count], what)
+            best, most = View(names, prefix, note, body_only), count
+        if most == len(names):
+            break
+    return best
+
+
+def _vocabularies(own: Mapping[str, Tensor], module: nn.Module) -> Iterator[tuple[dict[str, str], bool]]:
+    """Names a file may have, by the network's, and whether they are the body's only."""
+    yield {name: name for name in own}, False
+    if names := torchvision_names((getattr(module, "pretrained_cfg", None) or {}).get("architecture", "")):
+        yield {name: names[name] for name in own}, False
+    if body := getattr(module, "body_name", None):
+        yield {name: name.removeprefix(f"{body}.") for name in own if name.startswith(f"{body}.")}, True
+
+
+def _prefixes(given: Iterable[str], wanted: Collection[str]) -> Counter[str]:
+    """Behind which prefixes the wanted names stand, and how many of them. A prefix ends with a dot, or is empty."""
+    found: Counter[str] = Counter()
+    for name in given:
+        parts = name.split(".")
+        found.update(name[: len(name) - len(rest)] for i in range(len(parts)) if (rest := ".".join(parts[i:])) in wanted)
+    return found
+
+
+def _chosen_copy(prefixes: list[str], what: str) -> tuple[str, tuple[str, ...]]:
+    """Of the copies of the network behind these prefixes the one to take, and what to say of it."""
+    if len(prefixes) > 1:
+        averages = [prefix for prefix in prefixes if any(word in prefix.lower() for word in AVERAGE)]
+        if len(averages) != 1:
+            named = ", ".join(f"'{prefix}'" for prefix in prefixes)
+            raise RequestError(f"{what} holds the network {len(prefixes)} times, under {named}, allowed: once, or with one moving average; "
+                               f"type python scripts/convert_weights.py FILE NEW.safetensors --key {prefixes[-1].rstrip('.')}")
+        return averages[0], (f"the moving average under '{averages[0]}' is taken",)
+    prefix = prefixes[0] if prefixes else ""
+    return prefix, ((f"names are under '{prefix}'",) if prefix else ())
+
+
+def _last_layer_renamed(missing: list[str], unexpected: list[str], own: Mapping[str, Tensor], given: Mapping[str, Tensor],
+                        class_layers: list[str]) -> dict[str, str]:
+    """Where the last layer is all that is missing, and one layer of as many inputs is left over: that one's names, by the network's."""
+    ours, theirs = {_layer(name) for name in missing}, {_layer(name) for name in unexpected}
+    if len(class_layers) != 1 or ours != set(class_layers) or len(theirs) != 1 or len(missing) != len(unexpected):
+        return {}
+    pairs = {name: f"{next(iter(theirs))}.{_last(name)}" for name in missing}
+    same = all(other in given and given[other].shape[1:] == own[name].shape[1:] for name, other in pairs.items())
+    return pairs if same else {}
+
+
+def _new_layers(missing: list[str], reshaped: list[str], found: Mapping[str, Tensor], own: Mapping[str, Tensor],
+                class_layers: list[str]) -> list[str]:
+    """The layers whose outputs are classes, if the file has none or has other numbers of outputs."""
+    new = []
+    for layer in class_layers:
+        names = [name for name in own if _layer(name) == layer]
+        other_classes = all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in names)
+        if all(name in missing for name in names) or (other_classes and any(name in reshaped for name in names)):
+            new.append(layer)
+    return new
+
+
+def _fitted(tensor: Tensor, own: Tensor, renamed: bool) -> Tensor | None:
+    """`tensor` with the shape of `own`; None if it has another. The two libraries differ in shapes of as many elements."""
+    if tensor.shape == own.shape:
+        return tensor
+    return tensor.reshape(own.shape) if renamed and tensor.numel() == own.numel() else None
+
+
+def _options(module: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, object]:
+    """Options of the config that the file's network has otherwise, with its values."""
+    if not hasattr(module, "options_of"):
+        return {}
+    ours, theirs = module.options_of(own), module.options_of(given)
+    return {option: value for option, value in theirs.items() if value != ours[option]}
+
+
+def _difference(what: str, missing: list[str], unexpected: list[str], reshaped: Mapping[str, Tensor], own: Mapping[str, Tensor],
+                options: Mapping[str, object]) -> str:
+    parts = [f"{kind} {few(names)}" for kind, names in (("lacks", missing), ("also has", unexpected)) if names]
+    parts += [f"has {few([f'{name} {list(tensor.shape)} instead of {list(own[name].shape)}' for name, tensor in reshaped.items()])}"] * bool(reshaped)
+    fix = "choose the model and the options that it was made with"
+    first = next((name for name in own if own[name].ndim == 4), None)
+    if options:
+        fix = "type " + " ".join(f"{option}={str(value).lower()}" for option, value in options.items())
+    elif not missing and not unexpected and next(iter(reshaped)) == first and reshaped[first].shape[::2] == own[first].shape[::2]:
+        fix = f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another task, or its task.channels"
+    return f"{what} is of another architecture than the model: it {'; it '.join(parts)}; {fix}"
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -1,0 +1,266 @@
+"""Files of weights as people have them: what is read, under which names it is found, and what is refused in one line."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import get_model, resnet18
+
+from quantlab.checkpoint import save_model
+from quantlab.errors import RequestError
+from quantlab.full_precision import load_weights
+from quantlab.models.edsr import EDSR
+from quantlab.models.resnet_cifar import CifarResNet
+from quantlab.models.task_classifier import TaskClassifier
+from quantlab.models.timm_classifier import build_timm_classifier
+from quantlab.models.torchvision_names import TORCHVISION, torchvision_names
+from quantlab.models.weight_names import match
+from quantlab.models.weights import read, require_finite
+
+
+def resnet(depth=8, width=4, classes=10, channels=1, final_batch_norm=True):
+    return CifarResNet(channels, classes, depth, width, final_batch_norm).eval()
+
+
+def randomized(network, seed=1):
+    """Its state dict, every floating value drawn anew: what a trained file would hold."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(tensor.shape, generator=generator) + 0.5 if tensor.is_floating_point() else tensor
+            for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(tensors) -> the path of a .safetensors file with them."""
+    def write(tensors, name="w.safetensors"):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / name)
+        return str(tmp_path / name)
+    return write
+
+
+def prefixed(tensors, *prefixes):
+    return {f"{prefix}{name}": tensor for prefix in prefixes for name, tensor in tensors.items()}
+
+
+def refusal(call, *arguments):
+    with pytest.raises(RequestError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def without_counts(tensors):
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+# names -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rename", [
+    lambda tensors: tensors,
+    lambda tensors: prefixed(tensors, "module."),
+    lambda tensors: prefixed(tensors, "_orig_mod.module."),
+    lambda tensors: prefixed(tensors, "state_dict.model.backbone."),
+    lambda tensors: {name.replace("layer1.", "layer1._orig_mod."): tensor for name, tensor in tensors.items()},
+    lambda tensors: prefixed(tensors, "module.") | {"n_averaged": torch.tensor(7)},
+    lambda tensors: prefixed(tensors, "model.") | {"criterion.weight": torch.ones(10), "epoch": torch.tensor(3)},
+    lambda tensors: prefixed(tensors, "ema_model.module.") | prefixed({name: tensor * 2 for name, tensor in tensors.items()}, "model."),
+    lambda tensors: {name.replace("fc.", "linear."): tensor for name, tensor in tensors.items()},
+    lambda tensors: prefixed(tensors, "module.") | {"module.layer1.0.total_ops": torch.tensor(1.0)},
+    without_counts,
+    lambda tensors: {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
+], ids=["plain", "parallel", "compiled", "nested", "compiled inside", "averaged", "beside others", "average of two", "linear", "counted",
+        "no batches tracked", "float64"])
+def test_the_same_network_under_other_names_is_taken(rename, file):
+    network, theirs = resnet(), randomized(resnet())
+    load_weights(network, file(rename(theirs)), "model.weights")
+    assert network.has_weights
+    for name, tensor in without_counts(network.state_dict()).items():
+        torch.testing.assert_close(tensor, theirs[name])
+
+
+def test_two_copies_of_which_none_is_an_average_are_not_guessed_between():
+    said = refusal(match, prefixed(randomized(resnet()), "student.", "teacher."), resnet(), "model.weights: w")
+    assert "holds the network 2 times, under 'student.', 'teacher.'" in said and "--key teacher" in said
+
+
+def test_other_classes_leave_the_last_layer_new_and_say_so(file, caplog):
+    network = resnet()
+    before, theirs = {name: tensor.clone() for name, tensor in network.state_dict().items()}, randomized(resnet(classes=100))
+    with caplog.at_level(logging.WARNING, "quantlab"):
+        load_weights(network, file(theirs), "model.weights")
+    assert not network.has_weights and "new, and not from the file: fc" in caplog.text
+    torch.testing.assert_close(network.fc.weight, before["fc.weight"])
+    torch.testing.assert_close(network.fc.bias, before["fc.bias"])
+    torch.testing.assert_close(network.layer3[0].conv2.weight, theirs["layer3.0.conv2.weight"])
+
+
+def test_a_network_without_its_last_layer_and_another_name_of_other_classes():
+    theirs = randomized(resnet(classes=100))
+    bare = {name: tensor for name, tensor in theirs.items() if not name.startswith("fc.")}
+    assert match(bare, resnet(), "w").new == ["fc"]
+    renamed = bare | {"head.weight": theirs["fc.weight"], "head.bias": theirs["fc.bias"]}
+    assert match(renamed, resnet(), "w").new == ["fc"]
+
+
+@pytest.mark.parametrize("network, theirs, says", [
+    (resnet(), resnet(final_batch_norm=False), "lacks 4 tensors (bn2.weight, bn2.bias, bn2.running_mean, ...); type model.final_batch_norm=false"),
+    (resnet(), resnet(14), "also has 30 tensors (layer1.1.conv1.weight, layer1.1.bn1.weight, layer1.1.bn1.bias, ...); type model.depth=14"),
+    (resnet(), resnet(width=8, final_batch_norm=False), "type model.width=8 model.final_batch_norm=false"),
+    (resnet(), resnet(channels=3), "it has conv1.weight [4, 3, 3, 3] instead of [4, 1, 3, 3]; its images have 3 channels and the task's 1"),
+    (TaskClassifier(1, 10, 8, 16), TaskClassifier(1, 10, 8, 32), "type model.features=32"),
+    (EDSR(2, 2, 8, 1.0), EDSR(3, 2, 8, 1.0), "type task.scale=3"),
+    (EDSR(2, 2, 8, 1.0), EDSR(2, 3, 16, 1.0), "type model.blocks=3 model.channels=16"),
+    (resnet(), resnet18(num_classes=10), "choose the model and the options that it was made with"),
+], ids=["batch norm", "depth", "two", "channels", "features", "scale", "blocks", "another"])
+def test_a_mismatch_names_few_keys_and_the_option(network, theirs, says):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    said = refusal(match, prefixed(theirs.state_dict(), "module."), network, "model.weights: w")
+    assert says in said and "another architecture" in said
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_an_inner_layer_of_another_width_is_not_taken_for_other_classes():
+    theirs = randomized(TaskClassifier(1, 10, 8, 16))
+    theirs["project.weight"], theirs["project.bias"] = torch.ones(20, 32), torch.ones(20)
+    assert "project.weight" in refusal(match, theirs, TaskClassifier(1, 10, 8, 16), "w")
+    only_the_bias = randomized(resnet()) | {"fc.bias": torch.ones(3)}
+    del only_the_bias["fc.weight"]
+    assert "lacks fc.weight" in refusal(match, only_the_bias, resnet(), "w")
+
+
+def test_a_constant_that_is_not_stored_any_more_is_ignored():
+    network = EDSR(2, 2, 8, 1.0)
+    assert "mean" not in network.state_dict()
+    found = match(randomized(network) | {"mean": torch.zeros(3, 1, 1)}, network, "w")
+    assert set(found.tensors) == set(network.state_dict()) and not found.new
+
+
+# torchvision's and timm's --------------------------------------------------------------------------------------------
+SMALL = ["mobilenetv2_100", "efficientnet_b0", "mnasnet_050", "vit_base_patch32_224", "convnext_tiny", "swin_tiny_patch4_window7_224"]
+
+
+@pytest.mark.parametrize("architecture", [pytest.param(name, marks=() if name in SMALL[:1] else pytest.mark.slow) for name in TORCHVISION])
+def test_torchvisions_network_gives_the_same_output_under_timms_names(architecture):
+    torch.manual_seed(0)
+    theirs = get_model(TORCHVISION[architecture], weights=None).eval()
+    theirs.load_state_dict({name: torch.rand_like(tensor) * 0.2 + 0.4 if tensor.is_floating_point() and tensor.numel() == len(tensor) else tensor
+                            for name, tensor in theirs.state_dict().items()} if theirs.state_dict() else {})
+    ours = timm.create_model(architecture).eval()
+    ours.load_state_dict(match(theirs.state_dict(), ours, "w").tensors)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+def test_the_names_are_one_to_one():
+    for architecture in ("mobilenetv2_100", "vit_base_patch32_224"):
+        names = torchvision_names(architecture)
+        with torch.device("meta"):
+            assert set(names) == set(timm.create_model(architecture).state_dict())
+        assert len(set(names.values())) == len(names)
+    assert torchvision_names("resnet18") == {}
+
+
+@pytest.mark.parametrize("theirs, architecture", [("mobilenet_v2", "mobilenetv2_100"), ("resnet18", "resnet18")])
+def test_a_file_of_torchvisions_with_other_classes(theirs, architecture, file):
+    section, task = SimpleNamespace(architecture=architecture, pretrained=False), SimpleNamespace(channels=3, classes=7, image_size=32)
+    network, tensors = build_timm_classifier(section, task), randomized(get_model(theirs, weights=None))
+    load_weights(network, file(prefixed(without_counts(tensors), "module.")), "model.weights")
+    assert not network.has_weights
+    first = next(name for name in tensors if tensors[name].ndim == 4)
+    torch.testing.assert_close(next(network.parameters()), tensors[first])
+
+
+def test_a_detector_takes_a_classifier_for_its_body():
+    class Detector(nn.Module):
+        body_name = "backbone.body"
+
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "fpn": nn.Conv2d(4, 4, 1)})
+
+    detector = Detector()
+    theirs = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)))
+    found = match(theirs, detector, "w")
+    assert found.new == ["all but backbone.body"]
+    torch.testing.assert_close(found.tensors["backbone.body.0.weight"], theirs["0.weight"])
+    torch.testing.assert_close(found.tensors["backbone.fpn.weight"], detector.backbone["fpn"].weight)
+
+
+# files ---------------------------------------------------------------------------------------------------------------
+def test_finite_is_required_of_every_floating_tensor():
+    require_finite({"a": torch.ones(2), "count": torch.tensor(3)}, "x")
+    bad = {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "c": torch.tensor(float("-inf"))}
+    assert refusal(require_finite, bad, "model.weights: w").startswith("model.weights: w holds NaN or infinity in b and 1 other tensor")
+
+
+def test_half_precision_is_read_as_float32_and_said(file, caplog):
+    with caplog.at_level(logging.INFO, "quantlab"):
+        tensors, facts = read(file({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}), "k")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32} and not facts
+    assert "bfloat16, float16 read as float32" in caplog.text
+
+
+def test_integer_codes_are_no_weights():
+    theirs = randomized(resnet()) | {"conv1.weight": torch.ones(4, 1, 3, 3, dtype=torch.int8)}
+    assert "holds torch.int8 in conv1.weight" in refusal(match, theirs, resnet(), "w")
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("w.pth", b"PK\3\4 and more", "is pickled, and loading a pickle can run code, allowed: .safetensors; type python scripts/convert_weights.py"),
+    ("w.safetensors", b"PK\3\4 and more", "is pickled"),
+    ("w.ckpt", b"\x80\2}q\0.", "then k=w.safetensors"),
+    ("w.tar", b"anything", "is pickled"),
+    ("w.safetensors", b"", "is not a sound safetensors file"),
+    ("w.safetensors", (64).to_bytes(8, "little") + b'{"a":', "copy or download it again"),
+    ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "type git lfs pull"),
+    ("w.onnx", b"\x08\x07\x12", "is no safetensors file, allowed: .safetensors"),
+])
+def test_what_cannot_be_read_is_refused_by_kind(name, content, says, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    said = refusal(read, tmp_path / name, "k")
+    assert said.startswith(f"k: {tmp_path / name} ") and says in said
+
+
+def test_no_file_no_tensors_and_a_lora(file, tmp_path):
+    path = file({"a": torch.ones(1)}, "weights.safetensors")
+    assert "no such file" in (said := refusal(read, tmp_path / "weight.safetensors", "k")) and "did you mean 'weights.safetensors'?" in said
+    assert "holds no tensors" in refusal(read, file({}), "k")
+    assert "is a LoRA" in refusal(read, file({"unet.conv.lora_A.weight": torch.ones(2, 2)}), "k")
+    assert read(path, "k")[0]["a"] == 1
+
+
+def test_a_json_of_another_tool_beside_it_is_no_checksum_and_ours_is(file, tmp_path):
+    (tmp_path / "w.json").write_text(json.dumps({"architecture": "resnet18"}))
+    assert read(file({"a": torch.ones(1)}), "k") == ({"a": torch.ones(1)}, {})
+    save_model(tmp_path / "ours", {"a": torch.ones(4)}, {"bits": "W2A2"})
+    assert read(tmp_path / "ours.safetensors", "k")[1] == {"bits": "W2A2"}
+    data = bytearray((tmp_path / "ours.safetensors").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "ours.safetensors").write_bytes(data)
+    assert "is damaged" in refusal(read, tmp_path / "ours.safetensors", "k")
+
+
+def test_folders_of_runs_and_of_the_hub(file, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    save_model(tmp_path / "run" / "checkpoints" / "model", {"a": torch.ones(1)}, {})
+    assert read(tmp_path / "run", "k")[0] == {"a": torch.ones(1)}
+    for name in ("config.yaml", "status.json"):
+        (tmp_path / name).touch()
+    assert f"type resume={tmp_path}" in refusal(read, tmp_path, "k")
+    (tmp_path / "hub").mkdir()
+    assert "is a folder without weights" in refusal(read, tmp_path / "hub", "k")
+    (tmp_path / "hub" / "pytorch_model.bin").write_bytes(b"PK")
+    assert "convert_weights.py" in refusal(read, tmp_path / "hub", "k")
+    save_file({"a": torch.ones(1)}, tmp_path / "hub" / "one.safetensors")
+    assert read(tmp_path / "hub", "k")[0] == {"a": torch.ones(1)}
+    save_file({"b": torch.ones(1)}, tmp_path / "hub" / "two.safetensors")
+    assert "holds 2 files of weights" in refusal(read, tmp_path / "hub", "k")
+    (tmp_path / "hub" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    assert set(read(tmp_path / "hub", "k")[0]) == {"a", "b"}
+    (tmp_path / "hub" / "two.safetensors").unlink()
+    assert "needs two.safetensors beside it" in refusal(read, tmp_path / "hub", "k")
