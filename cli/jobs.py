@@ -21,7 +21,7 @@ from quantlab.cli.folders import MAIN
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Request, check_request, said_once
 from quantlab.cli.resume import run_or_go_on
-from quantlab.config import RunConfig, validate
+from quantlab.config import RunConfig, validate, with_finished_run
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import check
@@ -120,8 +120,9 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
     try:
-        run_config = _typed(config, directory)
-        run_or_go_on(run_config, [*request.source, *hydra_config.overrides.task], may_stand=request.multirun)
+        typed = list(hydra_config.overrides.task)
+        run_config = _typed(config, directory, typed)
+        run_or_go_on(run_config, [*request.source, *typed], may_stand=request.multirun)
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         run = RunDirectory(directory)
         alone = not request.multirun and run.holds_a_run() and run.state() != "completed"
@@ -131,5 +132,5 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
     return Outcome(directory=directory)
 
 
-def _typed(config: DictConfig, directory: Path) -> RunConfig:
-    return validate({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)})
+def _typed(config: DictConfig, directory: Path, typed: list[str]) -> RunConfig:
+    return validate(with_finished_run({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)}, typed))

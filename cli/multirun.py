@@ -10,7 +10,7 @@ from quantlab.cli.outcome import Outcome
 from quantlab.cli.request import Request
 from quantlab.run_directory import RunDirectory
 
-MAIN_METRICS = ("fid_to_fp32", "top1", "loss")
+MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 
 
 def finish(request: Request, outcomes: list[Outcome]) -> int:

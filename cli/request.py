@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from quantlab.cli.arguments import flags
 from quantlab.cli.folders import hydra_context
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
-from quantlab.config import find_problems
+from quantlab.config import find_problems, with_finished_run
 from quantlab.config.catalog import folders, groups, hidden
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory, claim_directory
@@ -189,8 +189,11 @@ def _examine(root: str, job: list[str], directory_key: str, unread: set[str]) ->
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
             problems += unknown.values()
             composed = _compose(root, [word for word in words if word not in unknown], directory_key)
-        problems += composed.problems + find_problems(composed.config, without=wrong_groups)
-        return replace(composed, problems=problems)
+        config = composed.config if wrong_groups else with_finished_run(composed.config, job)
+        problems += composed.problems + find_problems(config, without=wrong_groups)
+        return replace(composed, config=config, problems=problems)
+    except RequestError as error:
+        problems += error.problems
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
     except yaml.YAMLError as error:

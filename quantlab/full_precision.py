@@ -66,6 +66,19 @@ def provide_full_precision(context: RunContext) -> None:
     context.model.to(context.device).eval()
 
 
+def full_precision_at_hand(context: RunContext) -> bool:
+    """Give `context.model` full-precision weights if that takes no training: those it came with, those of `model.weights`, or the
+    cache's; whether there are any. Raises RequestError for a file that cannot be used."""
+    model, path = context.model, context.config.model.weights
+    if path is not None and context.saved_model is not None:     # else they are loaded
+        load_weights(model, path, "model.weights")
+    pretrain = Pretrain(None, context)
+    if not getattr(model, "has_weights", False) and not pretrain.restore(pretrain.steps):
+        return False
+    model.to(context.device).eval()
+    return True
+
+
 def train_or_restore(context: RunContext) -> None:
     """The weights of `method=pretrain` with this model and task, made now if they are not in the cache.
 

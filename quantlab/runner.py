@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import NoneType, SimpleNamespace
+from types import NoneType
 from typing import Any
 
 import torch
@@ -20,15 +20,15 @@ from accelerate.utils import broadcast_object_list
 
 import quantlab
 from quantlab.cache import Cache
-from quantlab.checkpoint import load_model, save_model, strict_load
-from quantlab.config import RunConfig, config_hash, implementation, instantiate, load_config, to_plain
+from quantlab.checkpoint import save_model
+from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, given_model, provide_full_precision, say_of_weights
+from quantlab.full_precision import build_model, full_precision_at_hand, given_model, provide_full_precision, say_of_weights
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
+from quantlab.methods.generation_judge import require_feature_network
 from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.saved_model import SavedModel
 from quantlab.methods.single_image import refuse_single_images
-from quantlab.metrics.fid import FrechetDistance
-from quantlab.models.weights import require_finite
 from quantlab.progress import Bar
 from quantlab.report import figures, page
 from quantlab.report.runs import read_metrics
@@ -99,9 +99,7 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
 
     tasks: checked tasks by the hash of their section, for several jobs to share; the task of this one is added.
     """
-    saved_model = None
-    if config.method.name == "sample":
-        config, saved_model = open_finished_run(config)
+    saved_model = SavedModel(config.method.run) if config.method.opens_run and config.method.run is not None else None
     accelerator = make_accelerator(config)
     key, checked = config_hash(config.task), {} if tasks is None else tasks
     task = checked[key] if key in checked else instantiate(config.task)
@@ -109,44 +107,25 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
         task.workers = config.trainer.num_workers
     # Files of weights are read in moments, images are decoded in up to a minute: these come last
     getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)    # ptq's is a function
-    if task.kind == "generation" and task.evaluation.features == "task_classifier":
-        given_model(config.task.feature_network, task, "task.feature_network")     # refuses a task without labels
+    if config.method.judges_samples and config.model.kind == "denoiser":
+        require_feature_network(task)
+        if task.evaluation.features == "task_classifier":
+            given_model(config.task.feature_network, task, "task.feature_network")
     model = given_model(config.model, task, "model") if saved_model is None else build_model(config.model, task)
     if key not in checked:
         task.check()
         checked[key] = task
-    if task.kind == "generation" and task.evaluation.features == "inception" and not config.method.trains_network:
-        FrechetDistance("inception")    # fetches its weights, or says what is missing
     context = RunContext(
         config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
         cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
-        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section), saved_model=saved_model,
+        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section),
+        full_precision_at_hand=lambda: full_precision_at_hand(context), saved_model=saved_model,
     )
     if accelerator.device.type == "cuda":   # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     method = instantiate(config.method, context=context)
     refuse_single_images(context, method)
     return context, method
-
-
-def open_finished_run(config: RunConfig) -> tuple[RunConfig, SimpleNamespace]:
-    """method=sample: the config with the other run's task, model and quantizer, and that run's model.
-
-    Returns also `facts` of the model and `load_into(module)`. Raises RequestError where there is no such run or model,
-    CorruptFileError where its bytes are not what was written.
-    """
-    other = load_config(config.method.run)
-    path = Path(config.method.run) / "checkpoints" / MODEL
-    if not path.with_suffix(".safetensors").is_file() or other.quantizer.name == "none":
-        raise RequestError(f"method.run: {config.method.run} left no quantized model; give a completed accuquant or ptq run")
-    tensors, facts = load_model(path)
-    require_finite(tensors, f"method.run: {path.with_suffix('.safetensors')}")
-
-    def load_into(module: torch.nn.Module) -> None:
-        strict_load(module, tensors, str(path.with_suffix(".safetensors")))
-
-    taken = {"task": other.task, "model": other.model, "quantizer": other.quantizer}
-    return config.model_copy(update=taken), SimpleNamespace(facts=facts, load_into=load_into)
 
 
 def make_accelerator(config: RunConfig, trackers: bool = True) -> Accelerator:
@@ -266,9 +245,10 @@ def record_failure(directory: RunDirectory, error: BaseException) -> None:
 
 
 def feature_network(context: RunContext):
-    """FID's feature network as the task's `evaluation.features` says: "inception", or its classifier, trained once."""
-    if context.task.evaluation.features == "inception":
-        return "inception"
+    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or None."""
+    features = context.task.evaluation.features
+    if features != "task_classifier":
+        return None if features == "none" else features
     return trained_model(context, context.config.task.feature_network, "task.feature_network")
 
 

@@ -35,6 +35,14 @@ def test_what_a_quantized_detector_leaves(whole):
     assert [row["step"] for row in validated] == [2, 4] and all("validation_map50" in row for row in validated)
 
 
+def test_evaluating_a_quantized_detector_repeats_its_numbers(whole, quantlab, tmp_path):
+    code, _, err = quantlab("method=evaluate", f"method.run={whole}", "device=cpu", f"output_dir={tmp_path / 'again'}")
+    assert code == 0, err
+    ran, found = results(whole), results(tmp_path / "again")
+    assert found["metrics"] == ran["metrics"] and found["protocol"] == ran["protocol"]
+    assert (tmp_path / "again/samples/detections.png").is_file()
+
+
 def test_bits_of_a_quantized_detectors_layers(whole):
     tensors, facts = load_model(whole / "checkpoints" / "model")
     layers = {name.rpartition(".weight_quantizer")[0] for name in tensors if ".weight_quantizer." in name}

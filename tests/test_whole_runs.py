@@ -111,6 +111,17 @@ def test_a_model_that_is_not_finite_is_not_sampled_from_nor_trained_on(accuquant
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
+def test_evaluating_the_run_repeats_its_numbers(accuquant_run, quantlab, tmp_path):
+    directory, _ = accuquant_run
+    code, _, err = quantlab("method=evaluate", f"method.run={directory}", "device=cpu", f"output_dir={tmp_path / 'e'}")
+    assert code == 0, err
+    ran, found = results(directory), results(tmp_path / "e")
+    assert found["metrics"] == ran["metrics"] and found["protocol"] == ran["protocol"] and found["bits"] == ran["bits"]
+    assert found["baseline"] == {"full_precision": ran["baseline"]["full_precision"]}
+    code, _, err = quantlab("method=evaluate", f"method.run={directory}", "device=cpu", "model.weights=/nowhere", f"output_dir={tmp_path / 'f'}")
+    assert code == 2 and "model.weights: no such file: /nowhere" in err
+
+
 def test_saved_model_holds_integers(accuquant_run):
     tensors, facts = load_model(accuquant_run[0] / "checkpoints/model")
     codes = {name: tensor for name, tensor in tensors.items() if name.endswith(".codes")}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, own_choice, target_of
 from quantlab.config.fields import Section
-from quantlab.config.methods import QAT, DiffusionPTQ, LowBit, Method, Sample, Supernet
+from quantlab.config.methods import QAT, DiffusionPTQ, Evaluate, LowBit, Method, Sample, Supernet
 from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
 from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
 from quantlab.config.sections import BY_TARGET
@@ -78,7 +78,9 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                    "activation_scales quantized activations; type method.learn.rounding=true, "
                    "or method=ptq method.reconstruction=none for calibrated ranges only")
     if isinstance(method, Sample) and method.run is None:
-        yield "method.run: got null, allowed: the directory of a finished accuquant or ptq run; type method.run=DIR"
+        yield "method.run: got null, allowed: the directory of a finished run of a denoiser; type method.run=DIR"
+    if isinstance(method, Evaluate) and method.part != "test" and isinstance(task, GenerationTask):
+        yield f"method.part: got {method.part}, but task={task.name} has no parts, allowed: test; type method.part=test"
     if isinstance(model, DDIM):
         yield from _ddim(model)
     if isinstance(model, Searchable) and model.subnet is not None:
@@ -152,8 +154,11 @@ def _wrong_bits(method: Method, quantizer: Section) -> Iterator[str]:
     elif method.quantizes and weight == activation == 32:
         yield ("quantizer.weight.bits and quantizer.activation.bits: got 32 for both, nothing to quantize for "
                f"method={method.name}; type quantizer.weight.bits=4")
+    elif method.opens_run and method.run is not None:
+        return      # the quantizer is that run's
     elif not method.quantizes and not weight == activation == quantizer.gradient.bits == 32:
-        yield f"quantizer: got '{quantizer.name}', but method={method.name} takes none; type quantizer=none"
+        instead = ", or method.run=DIR for what a finished run quantized" if method.opens_run else ""
+        yield f"quantizer: got '{quantizer.name}', but method={method.name} takes none; type quantizer=none{instead}"
 
 
 def _diffusion_ptq(method: DiffusionPTQ, model: Section | None) -> Iterator[str]:

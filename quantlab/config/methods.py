@@ -12,7 +12,9 @@ from quantlab.config.fields import (
 
 class Method(Section):
     """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether it needs
-    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it."""
+    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it;
+    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network;
+    `opens_run`: whether it acts on the finished run that its key `run` names."""
 
     group = "method"
     model_kinds: ClassVar[tuple[str, ...]] = ()
@@ -20,6 +22,8 @@ class Method(Section):
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
     trains_network: ClassVar[bool] = False
+    judges_samples: ClassVar[bool] = False
+    opens_run: ClassVar[bool] = False
     name: Name
 
 
@@ -50,6 +54,7 @@ class DiffusionPTQ(Method):
     task_kinds = ("generation",)
     quantizer_kind = "post-training"
     quantizes = True
+    judges_samples = True
     group_size: Count
     batch_size: Count
     calibration: Calibration
@@ -84,8 +89,20 @@ class Pretrain(Method):
     target: Literal["quantlab.methods.pretrain.Pretrain"] = Field(alias="_target_")
 
 
+class Evaluate(Method):
+    model_kinds = ("classifier", "denoiser", "detector", "super_resolver")
+    judges_samples = True
+    opens_run = True
+    target: Literal["quantlab.methods.evaluate.Evaluate"] = Field(alias="_target_")
+    run: OrNull[Directory]
+    part: Literal["test", "validation"]
+
+
 class Sample(Method):
+    model_kinds = ("denoiser",)
     task_kinds = ("generation",)
+    judges_samples = True
+    opens_run = True
     target: Literal["quantlab.methods.sample.Sample"] = Field(alias="_target_")
     run: OrNull[Directory]
     samples: Count

@@ -46,7 +46,7 @@ BY_TARGET: dict[str, type[Section]] = {
         quantizers.UniformAffine, quantizers.FixedPoint, quantizers.LSQ, quantizers.LearnedClipping, quantizers.EWGS, quantizers.DSQ,
         quantizers.Binary,
         quantizers.ReActNet,
-        methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Sample, methods.QAT,
+        methods.AccuQuant, methods.StepByStepPTQ, methods.Pretrain, methods.Evaluate, methods.Sample, methods.QAT,
         methods.LowBit, methods.Supernet,
     )
     for target in get_args(section.model_fields["target"].annotation)

@@ -14,7 +14,7 @@ from quantlab.config.models import TaskClassifier
 class Evaluation(Strict):
     samples: CountFromTwo
     batch_size: Count
-    features: Literal["task_classifier", "inception"]
+    features: Literal["task_classifier", "inception", "none"]
     seed: Seed
     step_error_samples: Count
 

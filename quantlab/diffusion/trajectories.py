@@ -53,6 +53,22 @@ def compute_states(
     return states
 
 
+@torch.no_grad()
+def compute_images(
+    network: Network, schedule: Schedule, shape: tuple[int, ...], seed: int, batch_size: int,
+    progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
+) -> Tensor:
+    """The images that `compute_states` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on the CPU."""
+    start, noise = seeded_normal(shape, seed, 0), step_noise(schedule, shape, seed)
+    batches = []
+    for first in progress(range(0, shape[0], batch_size)):
+        rows = slice(first, first + batch_size)
+        z = None if noise is None else noise[:, rows].to(device)
+        *_, x = walk(network, schedule, start[rows].to(device), z)
+        batches.append(x.cpu())
+    return torch.cat(batches)
+
+
 class GroupDataset(Dataset):
     """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at the same steps.
 

@@ -25,10 +25,11 @@ class RunContext:
     accelerator: Any                # accelerate.Accelerator: device, precision, processes
     cache: Any                      # quantlab.cache.Cache: tensors that runs share
     directory: Path                 # the run's own directory
-    feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for
+    feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for; None: no FID
     trained: Callable[[Any], torch.nn.Module]   # trained(model section): that model in full precision, by its own recipe, cached
+    full_precision_at_hand: Callable[[], bool]  # gives `model` weights if that takes no training; whether there are any
     progress: Callable[..., Iterable]   # progress(iterable, "what"): a bar with an ETA
-    saved_model: Any = None         # method=sample: `facts` of a finished run's model and `load_into(module)`
+    saved_model: Any = None         # the SavedModel of the finished run in method.run
 
     @property
     def device(self) -> torch.device:

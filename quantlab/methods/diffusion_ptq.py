@@ -15,6 +15,7 @@ from quantlab.diffusion.rollout import network_step
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
+from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.quantizers import adaround, wrap
@@ -107,6 +108,7 @@ class DiffusionPTQ(Method):
         self.full_precision = context.model.fingerprint()
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
+        look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
         self.dataset = GroupDataset(trajectories)
         policy = wrap.UniformAffinePolicy(context.config.quantizer)
         self.quantized = QuantizedDenoiser(context.model.unet, policy, len(self.schedule), section.group_size)
@@ -209,12 +211,13 @@ class DiffusionPTQ(Method):
         wrap.harden(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
         judge = GenerationJudge(self.context, self.schedule, self.section.group_size)
-        baseline = {"full_precision": judge.full_precision()}
+        baseline = judge.baseline()
         if self.label != "ranges only":
             baseline["ranges_only"] = judge("ranges only", self.ranges_only.network)
         metrics = judge(self.label, self.quantized.network)
         judge.draw()
-        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size}
+        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size,
+                 "full_precision_sha256": self.context.model.fingerprint()}
         return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
                        model=self.quantized.unet.state_dict(), model_facts=facts)
 

@@ -8,6 +8,7 @@ at once.
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from quantlab.checkpoint import tensors_digest
 from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+from quantlab.methods.denoiser_samples import measure_full_precision
 from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
@@ -183,18 +185,25 @@ class Pretrain(Method):
                 self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
         return model
 
+    def measure(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Metrics of `context.model` and their protocol: the task's on its test part, or else the loss on the held-out images, and of a
+        denoiser how near its samples are to the task's images."""
+        context = self.context
+        if self.is_evaluated:
+            return context.task.evaluate(context.model, "test", context.device, context.progress), context.task.protocol()
+        metrics, protocol = self.validate(), {"held_out_images": len(self.held_out)}
+        if context.config.model.kind == "denoiser" and context.accelerator.is_main_process:
+            of_samples, how = measure_full_precision(context)
+            metrics, protocol = metrics | of_samples, protocol | how
+        return metrics, protocol
+
     def finish(self) -> Outcome:
         context, model = self.context, self.keep()
-        protocol = {"weights": "exponential moving average"}
-        if self.is_evaluated:
-            metrics = context.task.evaluate(model, "test", context.device, context.progress)
-            protocol |= context.task.protocol()
-        else:
-            metrics = self.validate()
-            protocol |= {"held_out_images": len(self.held_out)}
+        metrics, protocol = self.measure()
         if context.accelerator.is_main_process:
             context.task.draw({"full precision": model}, context.directory / "samples", context.device)
-        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device), protocol=protocol,
+        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device),
+                       protocol={"weights": "exponential moving average"} | protocol,
                        model=self.weights_of(model).state_dict())
 
     def state_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""Sample from a quantized model that a finished run left behind. Nothing is calibrated, no full precision is needed.
+"""Sample from the denoiser that a finished run left behind. Nothing is calibrated, no full precision is needed.
 
 The noise is the evaluation's, so the first samples are those of the run itself, bit for bit.
 """
@@ -6,14 +6,12 @@ The noise is the evaluation's, so the first samples are those of the run itself,
 import logging
 
 import numpy as np
-import torch
 
-from quantlab.diffusion.rollout import seeded_normal, walk
-from quantlab.diffusion.trajectories import step_noise
-from quantlab.methods.base import Method, Outcome
-from quantlab.methods.diffusion_ptq import QuantizedDenoiser
-from quantlab.metrics.fid import FrechetDistance
-from quantlab.quantizers.wrap import UniformAffinePolicy
+from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.denoiser_samples import spectrum_ratio_to_task
+from quantlab.methods.generation_judge import draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.saved_model import restore
+from quantlab.models.diffusers_denoiser import network_of
 from quantlab.report import grids
 from quantlab.tasks.base import denormalize
 
@@ -21,39 +19,27 @@ logger = logging.getLogger("quantlab")
 
 
 class Sample(Method):
-    """method=sample. The runner has put the other run's task, model and quantizer into the config."""
+    """method=sample. The config holds the other run's task, model and quantizer."""
 
     needs_full_precision = False
     steps = 0
     dataset = ()
 
-    @torch.no_grad()
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        quantized = restore(context)
+        self.network = network_of(context.model.unet) if quantized is None else quantized.network
+
     def finish(self) -> Outcome:
-        context, task = self.context, self.context.task
-        schedule = context.model.schedule
-        facts = context.saved_model.facts
-        quantized = QuantizedDenoiser(
-            context.model.unet, UniformAffinePolicy(context.config.quantizer), len(schedule), facts["group_size"])
-        context.saved_model.load_into(quantized.unet)
-
-        count, size = self.section.samples, task.evaluation.batch_size
-        shape = (count, task.channels, task.image_size, task.image_size)
-        start, noise = seeded_normal(shape, task.evaluation.seed, 0), step_noise(schedule, shape, task.evaluation.seed)
-        batches = []
-        for first in context.progress(range(0, count, size), "sampling"):
-            rows = slice(first, first + size)
-            z = None if noise is None else noise[:, rows].to(context.device)
-            *_, x = walk(quantized.network, schedule, start[rows].to(context.device), z)
-            batches.append(x.cpu())
-        images = torch.cat(batches)
-
+        context, task, count = self.context, self.context.task, self.section.samples
+        images = draw_images(context, self.network, count, "sampling")
         folder = context.directory / "samples"
         folder.mkdir(exist_ok=True)
         grids.sample_grid(images[:256].numpy(), folder / "samples.png", columns=16)
         pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1).numpy()
         np.save(folder / "samples.npy", pixels)
         logger.info("%d samples: %s (uint8 [N, H, W, C]) and samples.png beside it", count, folder / "samples.npy")
-        distance = FrechetDistance(context.feature_network(), size, context.device).reference(task.reference())
-        protocol = {"samples": count, "fid_features": task.evaluation.features, "noise_seed": task.evaluation.seed,
-                    "reference_images": len(task.images()), "denoising_steps": len(schedule), "eta": schedule.eta}
-        return Outcome({"fid": distance.to(images)}, protocol=protocol)
+        distance = fid_to_task(context, context.feature_network())
+        metrics = {} if distance is None else {"fid": distance.to(images)}
+        metrics["spectrum_ratio"] = spectrum_ratio_to_task(context, images)
+        return Outcome(metrics, protocol=sampling_protocol(task, context.model.schedule, count))

@@ -38,10 +38,15 @@ def comparison_grid(
     return _write(_labelled(picture, labels), path)
 
 
-def labelled_rows(rows: Mapping[str, np.ndarray], path: Path, tile: int = TILE) -> Path:
-    """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one shape, enlarged to about `tile` pixels."""
-    images = np.concatenate([_shown(row) for row in rows.values()])
-    picture = _tiled(_pixels(images, tile), len(rows), len(images) // len(rows))
+def labelled_rows(rows: Mapping[str, np.ndarray], path: Path, tile: int = TILE, columns: int | None = None) -> Path:
+    """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one size, enlarged to about `tile` pixels.
+
+    With `columns`, each label has as many rows of so many images as the shortest of `rows` fills (one that is shorter stays whole).
+    """
+    count = min(map(len, rows.values()))
+    columns = min(columns or count, count)
+    images = np.concatenate([_shown(row[: count // columns * columns]) for row in rows.values()])
+    picture = _tiled(_pixels(images, tile), len(images) // columns, columns)
     return _write(_labelled(picture, tuple(rows)), path)
 
 

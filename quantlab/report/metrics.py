@@ -22,6 +22,8 @@ METRICS = {
     "top5": Metric("↑", "%", "right class among the first five guesses"),
     "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples"),
     "fid": Metric("↓", "", "Fréchet distance between the samples and the task's reference set"),
+    "spectrum_ratio": Metric("↓", "", "factor by which the energies of the samples' spatial frequencies differ from the task's images', "
+                             "mean over frequencies; 1: the same"),
     "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
     "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}"),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),

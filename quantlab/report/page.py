@@ -36,7 +36,7 @@ CAPTIONS = {
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",
-    "samples": "Samples of the model.",
+    "samples": "Samples of the model; where the task's images are drawn too, they are above.",
     "detections": "Test images with the true boxes (dashed) and those found, with class and score.",
 }
 

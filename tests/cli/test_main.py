@@ -75,7 +75,7 @@ def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runne
 
 @pytest.mark.parametrize("words, said", [
     (["method=acuquant"], ["method: got 'acuquant'", "did you mean 'accuquant'? Type method=accuquant"]),
-    (["method=_diffusion_ptq"], ["method: got '_diffusion_ptq', allowed: accuquant, low_bit, pretrain, ptq, qat, sample"]),
+    (["method=_diffusion_ptq"], ["method: got '_diffusion_ptq', allowed: accuquant, evaluate, low_bit, pretrain, ptq, qat, sample"]),
     (["quantiser.weight.bits=4"], ["quantiser.weight.bits: no such key", "Type quantizer.weight.bits=4"]),
     (["method.itrations=4"], ["did you mean 'method.iterations'? Type method.iterations=4"]),
     (["group_size=4"], ["did you mean 'method.group_size'?"]),

@@ -64,5 +64,5 @@ def test_its_features_measure_distances_that_grow_with_the_damage():
 
 def test_a_task_without_labels_is_refused_with_the_alternative():
     task = SimpleNamespace(name="image_folder_generation", channels=3, classes=None)
-    with pytest.raises(RequestError, match="task.evaluation.features=inception"):
+    with pytest.raises(RequestError, match="one sub-folder per class"):
         build_task_classifier(SECTION, task)

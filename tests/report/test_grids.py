@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantlab.report.grids import GAP, comparison_grid, readable_amplification, sample_grid
+from quantlab.report.grids import GAP, TILE, comparison_grid, labelled_rows, readable_amplification, sample_grid
 
 
 def pixels(path):
@@ -57,3 +57,12 @@ def test_equal_images_are_a_black_difference(tmp_path):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 1, 8, 8))
     picture = pixels(comparison_grid(images, images, tmp_path / "grid.png"))
     assert (picture[-96:, -96:] == 0).all()
+
+
+def test_labelled_rows_wrap_at_the_columns_that_were_asked_for(tmp_path):
+    images = np.linspace(-1, 1, 5)[:, None, None, None] * np.ones((5, 1, 8, 8))
+    picture = np.asarray(Image.open(labelled_rows({"a": images, "b": images[:4]}, tmp_path / "grid.png", columns=2)).convert("L"))
+    tile = TILE + GAP
+    assert picture.shape[0] == 4 * tile - GAP       # two rows of two each: the shortest set says how many
+    shown = picture[TILE // 2 :: tile, [picture.shape[1] - TILE - tile // 2, picture.shape[1] - TILE // 2]]
+    assert shown.tolist() == [[0, 64], [128, 191]] * 2

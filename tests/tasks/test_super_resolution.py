@@ -155,7 +155,10 @@ def test_whole_runs_leave_numbers_beside_bicubic_and_a_picture(quantlab, tmp_pat
     assert code == 0 and "found in the cache" in err, err
     found = json.loads((tmp_path / "qat" / "results.json").read_text())
     assert found["baseline"] == full["baseline"] | {"full_precision": full["metrics"]} and found["metrics"] != full["metrics"]
-    rows = {"full": 3, "qat": 4}        # bicubic, full precision, (W2A2,) original
+    code, _, err = quantlab("method=evaluate", f"method.run={tmp_path / 'qat'}", "device=cpu", f"output_dir={tmp_path / 'again'}")
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert code == 0 and again["metrics"] == found["metrics"] and again["baseline"] == full["baseline"], err
+    rows = {"full": 3, "qat": 4, "again": 3}        # bicubic, full precision or W2A2 or both, original
     for name, count in rows.items():
         assert "samples/super_resolution.png" in (tmp_path / name / "report.md").read_text()
         picture = np.asarray(Image.open(tmp_path / name / "samples" / "super_resolution.png"))

@@ -1,0 +1,95 @@
+"""method=evaluate: the metrics of a model as it is, or of what a finished run left behind. Nothing is trained or calibrated.
+
+A finished run gets the numbers that it reported, bit for bit, where device, batch size and data are the same. A quantized denoiser
+is compared with the full-precision weights that it was made of where they are at hand, in the cache or in model.weights; else it
+has only its fid.
+"""
+
+import logging
+
+from torch import Tensor
+
+from quantlab.diffusion.rollout import Network
+from quantlab.errors import RequestError
+from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
+from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.saved_model import restore
+from quantlab.models.diffusers_denoiser import network_of
+from quantlab.report.metrics import format_bits
+
+logger = logging.getLogger("quantlab")
+
+
+class Evaluate(Method):
+    """method=evaluate. With method.run, the config holds that run's task, model and quantizer."""
+
+    needs_full_precision = False
+    steps = 0
+    dataset = ()
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        self.quantized = None           # the QuantizedDenoiser of a run that quantized one
+        if context.saved_model is not None:
+            self.quantized = restore(context)
+            self.is_comparable = self.quantized is not None and self._has_its_full_precision()
+        elif not context.full_precision_at_hand():
+            task, model = context.config.task.name, context.config.model.name
+            raise RequestError(
+                f"model={model}: an untrained model, for which task={task} has no weights in cache_dir either; type quantlab "
+                f"method=pretrain task={task} model={model} first (with the same settings), or model.weights=FILE, or method.run=DIR")
+
+    def finish(self) -> Outcome:
+        context, part = self.context, self.section.part
+        if context.config.model.kind == "denoiser":
+            return self._full_precision_denoiser() if self.quantized is None else self._quantized_denoiser()
+        task, model = context.task, context.model
+        if not hasattr(task, "evaluate"):       # a classifier of a generation task's labels
+            metrics, protocol = Pretrain(None, context).measure()
+            return Outcome(metrics, protocol=protocol)
+        metrics = task.evaluate(model, part, context.device, context.progress)
+        bits = {name: getattr(context.config.quantizer, name).bits for name in ("weight", "activation", "gradient")}
+        label = "full precision" if set(bits.values()) == {32} else format_bits(bits)
+        if part != "test":
+            return Outcome(metrics, protocol=task.protocol() | {"part": part})
+        task.draw({label: model}, context.directory / "samples", context.device)
+        return Outcome(metrics, baseline=task.baseline(context.device), protocol=task.protocol())
+
+    def _full_precision_denoiser(self) -> Outcome:
+        """fid of its samples, the loss on the images that method=pretrain holds out, and what else that method measures."""
+        context = self.context
+        metrics, protocol = Pretrain(None, context).measure()
+        features = context.feature_network()
+        if features is not None:
+            metrics["fid"] = fid_to_task(context, features).to(self._samples(network_of(context.model.unet)))
+            protocol |= self._protocol()
+        return Outcome(metrics, protocol=protocol)
+
+    def _quantized_denoiser(self) -> Outcome:
+        context = self.context
+        if self.is_comparable:
+            judge = GenerationJudge(context, context.model.schedule, self.quantized.group_size)
+            metrics = judge("quantized", self.quantized.network)
+            judge.draw()
+            return Outcome(metrics, judge.baseline(), judge.protocol)
+        logger.warning("the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
+                       "model.weights=FILE): numbers that compare with them are left out")
+        images = self._samples(self.quantized.network)
+        draw_beside_task(context, images, context.directory / "samples" / "samples.png")
+        distance = fid_to_task(context, context.feature_network())
+        metrics = {"spectrum_ratio": spectrum_ratio_to_task(context, images)}
+        return Outcome(metrics | ({"fid": distance.to(images)} if distance else {}), protocol=self._protocol())
+
+    def _samples(self, network: Network) -> Tensor:
+        return draw_images(self.context, network, self.context.task.evaluation.samples, "samples")
+
+    def _protocol(self) -> dict:
+        context = self.context
+        return sampling_protocol(context.task, context.model.schedule, context.task.evaluation.samples)
+
+    def _has_its_full_precision(self) -> bool:
+        if not self.context.full_precision_at_hand():
+            return False
+        return self.context.saved_model.facts.get("full_precision_sha256") == self.context.model.fingerprint()
