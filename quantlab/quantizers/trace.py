@@ -43,15 +43,18 @@ def trace_layers(network: nn.Module, forward: Callable[[], Any]) -> dict[str, La
     """One pass of `network`, which `forward()` makes: in evaluation mode, without gradients; modes, buffers and torch's random
     generators are left as they were.
 
-    Returns by name every layer (`is_layer`), in the order of `named_modules`, whether or not it was called; after them the other
-    modules in which something was multiplied that is no layer's, such as the two products of attention ("" is the network itself).
-    Multiplications are those of torch's FlopCounterMode: convolutions and matrix products, for the whole batch. A weight that two
-    layers share counts for the first. A direct use is seen where the product takes the weight or a view of it, not a computed copy.
+    Returns by name every layer (`is_layer`), in the order of `named_modules`, whether or not it was called; after them what else
+    multiplies: other parameters with several dimensions, such as MultiheadAttention's `in_proj_weight`, and modules in which two
+    activations meet, such as attention ("" is the network itself). Multiplications are those of torch's FlopCounterMode: convolutions
+    and matrix products, for the whole batch. A weight that two layers share counts for the first. A direct use is seen where the
+    product takes the weight or a view of it, not a computed copy.
     """
     modules = dict(network.named_modules())
     traced = {name: LayerCalls() for name, module in modules.items() if is_layer(module)}
     others = {name: LayerCalls() for name in modules if name not in traced}
-    owners = {}
+    loose = {name: LayerCalls() for name, parameter in network.named_parameters()
+             if parameter.ndim > 1 and name.rpartition(".")[0] not in traced}
+    owners = {_storage(network.get_parameter(name)): calls for name, calls in loose.items()}
     for name in traced:
         if isinstance(weight := getattr(modules[name], "weight", None), Tensor):
             owners.setdefault(_storage(weight), traced[name])
@@ -81,7 +84,7 @@ def trace_layers(network: nn.Module, forward: Callable[[], Any]) -> dict[str, La
         counter = stack.enter_context(FlopCounterMode(display=False))
         stack.enter_context(_Products(counter, count))
         forward()
-    return traced | {name: calls for name, calls in others.items() if calls.multiplications}
+    return traced | {name: calls for name, calls in (loose | others).items() if calls.multiplications}
 
 
 class _Products(TorchDispatchMode):
