@@ -104,8 +104,7 @@ def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
     for name, module in modules.items():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             split = (splits or {}).get(name) if policy.section.split_shortcuts else None
-            parent, _, child = name.rpartition(".")
-            setattr_child(modules[parent], child, QuantizedLayer(module, policy, policy.bits(name), pointer, split))
+            network.set_submodule(name, QuantizedLayer(module, policy, policy.bits(name), pointer, split))
             originals[name] = module
         elif is_attention(module) and policy.section.attention:
             operands = {}
@@ -117,14 +116,6 @@ def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
             module.set_processor(QuantizedAttention(**operands))
     network.to(device)      # the quantizers were made on the CPU
     return originals
-
-
-def setattr_child(parent: nn.Module, child: str, module: nn.Module) -> None:
-    """Put `module` in the place called `child`; containers are indexed by number."""
-    if isinstance(parent, (nn.ModuleList, nn.Sequential)):
-        parent[int(child)] = module
-    else:
-        setattr(parent, child, module)
 
 
 def _of_kind(network: nn.Module, kind: type) -> Iterator:
