@@ -5,7 +5,7 @@ The layer keeps `weight` and `bias` under their names, so full-precision weights
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from quantlab.quantizers.gradient_interval import build_interval
 from quantlab.quantizers.layer_kinds import layer_kind
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer
-from quantlab.quantizers.wrap import LayerBits
+from quantlab.quantizers.wrap import LayerBits, quantizable_layers, require_matches
 
 
 class TrainedQuantizedLayer(nn.Module):
@@ -130,34 +130,39 @@ def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerB
 
     Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what to type.
     """
-    modules = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
-    names = list(modules)
-    if idle := [pattern.pattern for pattern, _ in policy.rules if not any(map(pattern.search, names))]:
-        raise RequestError(f"quantizer.policy: {', '.join(map(repr, idle))} is found in no layer's name, allowed: a part of one of "
-                           f"{', '.join(names[:3])}, ..., {names[-1]}")
+    layers = quantizable_layers(network)
+    names = list(layers)
+    require_matches(policy.rules, names)
     bits = {name: policy.bits(name, name == names[0], name == names[-1]) for name in names}
     planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
-    refused = {}
-    for name in planned:
-        try:
-            layer_kind(modules[name])
-        except ValueError as reason:
-            refused.setdefault(str(reason), []).append(name)
-    if refused:
+    if refused := unknown_kinds({name: layers[name] for name in planned}):
         raise RequestError(_refusal(refused, planned, policy))
     return planned
 
 
-def _refusal(refused: dict[str, list[str]], planned: dict[str, LayerBits], policy: TrainingPolicy) -> str:
+def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]:
+    """Which of `layers` are none of `layer_kinds`: their names, and why."""
+    reasons = {}
+    for name, layer in layers.items():
+        try:
+            layer_kind(layer)
+        except ValueError as reason:
+            reasons[name] = str(reason)
+    return reasons
+
+
+def _refusal(refused: dict[str, str], planned: dict[str, LayerBits], policy: TrainingPolicy) -> str:
     """One line: the layers by reason, and the policy that leaves them in full precision; it is to be pasted into a shell, so it is quoted
     for both the shell and Hydra, and it keeps the rules that there are."""
-    names = [name for group in refused.values() for name in group]
-    reasons = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in refused.items())
-    found = f"quantizer: {len(names)} of {len(planned)} layers cannot be quantized: {reasons}"
-    left = [bits for name, bits in planned.items() if name not in names]
+    groups: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        groups.setdefault(reason, []).append(name)
+    reasons = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in groups.items())
+    found = f"quantizer: {len(refused)} of {len(planned)} layers cannot be quantized: {reasons}"
+    left = [bits for name, bits in planned.items() if name not in refused]
     if not left or all(bits.weight == 32 for bits in left) and any(bits.weight != 32 for bits in planned.values()):
         return f"{found}; without them nothing is left to quantize: choose another model"
-    rules = [(exactly(names), 32, 32)] + [(rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in policy.rules]
+    rules = [(exactly(list(refused)), 32, 32)] + [(rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in policy.rules]
     typed = ", ".join(f"{{modules: '{pattern}', weight_bits: {weight}, activation_bits: {activation}}}" for pattern, weight, activation in rules)
     return f'{found}; to leave them in full precision type "quantizer.policy=[{typed}]", or choose another model'
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.errors import RequestError, did_you_mean
 from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
 from quantlab.quantizers.attention import QuantizedAttention, is_attention
 from quantlab.quantizers.weight import FloatWeight, QuantizedWeight
@@ -24,23 +25,31 @@ class LayerBits:
     activation: int
 
 
+OPERANDS = ("query", "key", "value", "softmax")     # of the two products of attention
+
+
 class UniformAffinePolicy:
-    """The `quantizer` section of a config as decisions: what bits a module of a given name gets, and its quantizers."""
+    """The `quantizer` section of a config as decisions: what bits a module of a given name gets, and its quantizers.
+
+    Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the network's
+    first Conv2d or Linear and `last_layer` for its last; else the section's.
+    """
 
     def __init__(self, section):
         self.section = section
-        self.exceptions = [(re.compile(rule.modules), rule) for rule in section.policy]
+        self.rules = [(re.compile(rule.modules), rule) for rule in section.policy]
 
-    def bits(self, name: str) -> LayerBits:
-        """Bits of the module called `name`: those of the first exception that matches, else the section's."""
-        weight, activation = self.section.weight.bits, self.section.activation.bits
-        for pattern, rule in self.exceptions:
-            if pattern.search(name):
-                # An exception relaxes: it never brings a layer into a run that leaves all of its kind in full precision.
-                weight = weight if rule.weight_bits is None or weight == 32 else rule.weight_bits
-                activation = activation if rule.activation_bits is None or activation == 32 else rule.activation_bits
-                break
-        return LayerBits(weight, activation)
+    def bits(self, name: str, is_first: bool = False, is_last: bool = False) -> LayerBits:
+        """Bits of the module called `name`."""
+        section = self.section
+        own = next((rule for pattern, rule in self.rules if pattern.search(name)), None)
+        if own is None and (is_first or is_last):
+            own = section.first_layer if is_first else section.last_layer
+        weight, activation = section.weight.bits, section.activation.bits
+        if own is None:
+            return LayerBits(weight, activation)
+        # An exception relaxes: it never brings a layer into a run that leaves all of its kind in full precision.
+        return LayerBits(weight if weight == 32 else own.weight_bits, activation if activation == 32 else own.activation_bits)
 
     def weight(self, weight: Tensor, bits: int) -> nn.Module:
         if bits == 32:
@@ -72,9 +81,10 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.is_conv = isinstance(layer, nn.Conv2d)
         if self.is_conv:
-            if layer.padding_mode != "zeros":
-                raise ValueError(f"only zero padding can be quantized; got padding_mode={layer.padding_mode}")
             self.conv = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
+            self.pad = None if layer.padding_mode == "zeros" else (layer._reversed_padding_repeated_twice, layer.padding_mode)
+            if self.pad is not None:
+                self.conv["padding"] = 0
 
     def split_weight(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The weight's pieces along its input channels, one per quantizer."""
@@ -88,34 +98,87 @@ class QuantizedLayer(nn.Module):
             pieces = x.split(self.parts, dim=dim)
             x = torch.cat([quantizer(piece) for quantizer, piece in zip(self.activations, pieces)], dim=dim)
             weight = torch.cat([quantized() for quantized in self.weights], dim=1)
-        return F.conv2d(x, weight, self.bias, **self.conv) if self.is_conv else F.linear(x, weight, self.bias)
+        if not self.is_conv:
+            return F.linear(x, weight, self.bias)
+        if self.pad is not None:
+            x = F.pad(x, self.pad[0], mode=self.pad[1])
+        return F.conv2d(x, weight, self.bias, **self.conv)
+
+
+def quantizable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers of `network` that a policy speaks about, by name; the first and the last of them are what it calls so."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+
+
+def planned_bits(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, LayerBits]:
+    """The layers of `network` that `policy` quantizes, by name.
+
+    Raises RequestError for a rule that concerns no layer, and for layers that cannot be quantized, all at once.
+    """
+    layers = quantizable_layers(network)
+    require_matches(policy.rules, [*layers, *(f"{name}.processor.{operand}" for name in _attentions(network, policy) for operand in OPERANDS)])
+    first, last = next(iter(layers), None), next(reversed(layers), None)
+    bits = {name: policy.bits(name, name == first, name == last) for name in layers}
+    planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
+    wrong = {name: type(layers[name]).__name__ for name in planned if not _computes_its_product(layers[name])}
+    if wrong:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in wrong.items())
+        pattern = "|".join(f"^{re.escape(name)}$" for name in wrong)
+        raise RequestError(f"quantizer: got layers whose forward pass is more than a product, {listed}; allowed: Conv2d and Linear; leave them in "
+                           f"full precision with quantizer.policy=[{{modules: '{pattern}', weight_bits: 32, activation_bits: 32}}]")
+    return planned
+
+
+def require_matches(rules: Iterable[tuple[re.Pattern, object]], names: list[str]) -> None:
+    """Raises RequestError for the rules of a policy whose pattern is found in no name."""
+    problems = []
+    for pattern, _ in rules:
+        if not any(map(pattern.search, names)):
+            near = did_you_mean(pattern.pattern.strip("^$").replace("\\", ""), names)
+            problems.append(f"quantizer.policy: '{pattern.pattern}' is found in no layer's name{near or ','} allowed: a part of one of "
+                            f"{', '.join(names[:3])}, ..., {names[-1]}")
+    if problems:
+        raise RequestError(*problems)
+
+
+def _computes_its_product(layer: nn.Module) -> bool:
+    """Whether calling `layer` is the convolution or matrix product of its weight, with whatever padding, and nothing else."""
+    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    methods = ("forward", "_conv_forward") if kind is nn.Conv2d else ("forward",)
+    return all(getattr(type(layer), method) is getattr(kind, method) for method in methods)
+
+
+def _attentions(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, nn.Module]:
+    """The attentions of `network` whose products `policy` speaks about, by name."""
+    return {name: module for name, module in network.named_modules() if is_attention(module)} if policy.section.attention else {}
 
 
 def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
          splits: Mapping[str, int] | None = None) -> dict[str, nn.Module]:
-    """Replace every Conv2d, Linear and attention product of `network`, in place; codes and scales are still blank.
+    """Replace every Conv2d, Linear and attention product of `network` that `policy` quantizes, in place; codes and scales are still blank.
 
     splits: input channels at which a layer's input is the concatenation of two tensors, by module name.
-    Returns the original layers by name: `calibrate_weights` needs their float weights.
+    Returns the original layers by name: `calibrate_weights` needs their float weights. Raises RequestError as `planned_bits`.
     """
     originals = {}
     device = next(network.parameters()).device
     modules = dict(network.named_modules())
-    for name, module in modules.items():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            split = (splits or {}).get(name) if policy.section.split_shortcuts else None
-            network.set_submodule(name, QuantizedLayer(module, policy, policy.bits(name), pointer, split))
-            originals[name] = module
-        elif is_attention(module) and policy.section.attention:
-            operands = {}
-            for operand in ("query", "key", "value", "softmax"):
-                bits = policy.bits(f"{name}.processor.{operand}").activation
-                if operand == "softmax" and bits != 32:
-                    bits = policy.section.softmax_bits
-                operands[operand] = policy.activation(bits, pointer, unsigned=operand == "softmax")
-            module.set_processor(QuantizedAttention(**operands))
+    attentions = _attentions(network, policy)
+    for name, bits in planned_bits(network, policy).items():
+        split = (splits or {}).get(name) if policy.section.split_shortcuts else None
+        network.set_submodule(name, QuantizedLayer(modules[name], policy, bits, pointer, split))
+        originals[name] = modules[name]
+    for name, attention in attentions.items():
+        attention.set_processor(QuantizedAttention(**{
+            operand: policy.activation(operand_bits(policy, name, operand), pointer, unsigned=operand == "softmax") for operand in OPERANDS}))
     network.to(device)      # the quantizers were made on the CPU
     return originals
+
+
+def operand_bits(policy: UniformAffinePolicy, attention: str, operand: str) -> int:
+    """Bits of one operand of the products of the attention of that name."""
+    bits = policy.bits(f"{attention}.processor.{operand}").activation
+    return policy.section.softmax_bits if operand == "softmax" and bits != 32 else bits
 
 
 def _of_kind(network: nn.Module, kind: type) -> Iterator:
