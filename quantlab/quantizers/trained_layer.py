@@ -5,6 +5,7 @@ The layer keeps `weight` and `bias` under their names, so full-precision weights
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -151,9 +152,14 @@ def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]
     return reasons
 
 
+def standardized_layers(network: nn.Module, planned: Mapping[str, LayerBits]) -> list[str]:
+    """Those of the `planned` layers whose weight is quantized in its standardized form (`weight_standardization`)."""
+    return [name for name, bits in planned.items() if bits.weight != 32 and layer_kind(network.get_submodule(name)).standardize is not None]
+
+
 def _refusal(refused: dict[str, str], planned: dict[str, LayerBits], policy: TrainingPolicy) -> str:
-    """One line: the layers by reason, and the policy that leaves them in full precision; it is to be pasted into a shell, so it is quoted
-    for both the shell and Hydra, and it keeps the rules that there are."""
+    """One line: the layers by reason, and the policy that leaves them in full precision. It can be pasted into a shell: quoted once for
+    it and once for Hydra, and with the rules that there are."""
     groups: dict[str, list[str]] = {}
     for name, reason in refused.items():
         groups.setdefault(reason, []).append(name)
@@ -163,8 +169,13 @@ def _refusal(refused: dict[str, str], planned: dict[str, LayerBits], policy: Tra
     if not left or all(bits.weight == 32 for bits in left) and any(bits.weight != 32 for bits in planned.values()):
         return f"{found}; without them nothing is left to quantize: choose another model"
     rules = [(exactly(list(refused)), 32, 32)] + [(rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in policy.rules]
-    typed = ", ".join(f"{{modules: '{pattern}', weight_bits: {weight}, activation_bits: {activation}}}" for pattern, weight, activation in rules)
-    return f'{found}; to leave them in full precision type "quantizer.policy=[{typed}]", or choose another model'
+    typed = ", ".join(f'{{modules: {_for_hydra(pattern)}, weight_bits: {weight}, activation_bits: {activation}}}' for pattern, weight, activation in rules)
+    return f"{found}; to leave them in full precision type {shlex.quote(f'quantizer.policy=[{typed}]')}, or choose another model"
+
+
+def _for_hydra(text: str) -> str:
+    doubled = re.sub(r'(\\+)(?="|$)', r"\1\1", text)     # backslashes count only where a quote follows
+    return '"' + doubled.replace('"', '\\"') + '"'
 
 
 def exactly(names: list[str]) -> str:

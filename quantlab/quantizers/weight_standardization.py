@@ -4,7 +4,7 @@ ScaledStdConv2d of NF-ResNets, Brock et al. 2021, arXiv 2101.08692), and their q
 The latent weight is the parameter; what is quantized is its standardized form, as the product takes it. No paper here does so; we
 chose it because it is the function that the network computes. Transitions are those of the quantized weight, so scheduling counts what
 it is meant to count; but mean and variance are those of a whole output channel, so a weight may transit because its neighbours moved.
-There is no way back from a level to one latent weight, so iterative freezing is refused.
+There is no way back from a level to one latent weight, so the cures for oscillation, which move latent weights, are refused.
 """
 
 from dataclasses import dataclass
