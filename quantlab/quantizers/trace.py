@@ -109,9 +109,12 @@ def _left_as_it_was(network: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     devices = {parameter.device for parameter in network.parameters() if parameter.is_cuda}
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     network.eval()
+    for parameter in learned:       # where a module is called with one, the counter would ask for its gradient function
+        parameter.requires_grad_(False)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
             yield
@@ -119,6 +122,8 @@ def _left_as_it_was(network: nn.Module) -> Iterator[None]:
                 buffer.copy_(kept)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        for parameter in learned:
+            parameter.requires_grad_(True)
         for module, mode in modes:
             module.training = mode
 

@@ -97,3 +97,20 @@ def test_the_products_of_attention_have_entries(attention):
     # 16 channels, 4 x 4 positions: the two products of the attention, and the four projections of 16 x 16
     share = sum(entry["multiplications"] for key, entry in found.items() if key.startswith(name) and entry["kind"] == "attention product")
     assert share / found[f"{name}.to_q"]["multiplications"] == pytest.approx(2 * 16 * 16 * 16 / (16 * 16 * 16))
+
+
+class PastTheLayer(nn.Module):
+    """As BEiT's attention: the layer's own weight, not its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.skipped, self.out = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        return self.out(F.linear(F.linear(x, self.qkv.weight), self.skipped.weight))
+
+
+def test_a_weight_that_is_quantized_where_it_is_used_counts_and_one_left_out_is_the_policys():
+    found = described(PastTheLayer(), fixed_point(first=(4, 3), rules=[("skipped", 32, 32)]), torch.randn(1, 4))
+    assert {name: (entry["weight"], entry["input"], entry.get("reason"), entry["multiplications"]) for name, entry in found.items()} == {
+        "qkv": (4, 3, None, 1 / 3), "skipped": (32, 32, "policy", 1 / 3), "out": (8, 32, "last", 1 / 3)}

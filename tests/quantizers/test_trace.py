@@ -74,3 +74,17 @@ def test_nothing_is_left_behind(training):
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_module_that_is_called_with_a_parameter_is_counted_and_the_parameter_still_learns():
+    class Token(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.ones(1, 1, 3)), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(self.token.expand(len(x), -1, -1))
+
+    network = Token()
+    assert trace_layers(network, lambda: network(torch.zeros(4)))["layer"].multiplications == 4 * 3 * 2
+    assert all(parameter.requires_grad for parameter in network.parameters())
