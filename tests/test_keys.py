@@ -24,6 +24,7 @@ from quantlab.quantizers.trained_layer import wrap_for_training
 READ_ELSEWHERE = {
     "target": "names the class of the section; instantiate reads it",
     "name": "of sections that are not chosen here; in tables, and in what is checked",
+    "subset": "needs the benchmark's table; test_truth",
     "validation": "of scenes; read by the name of the part",
     "compile": "the accelerator's; test_a_compiled_network_trains_as_the_plain_one (slow)",
 }
@@ -71,13 +72,14 @@ PTQ = (*TINY_PTQ, "model.pretrain.steps=1", "model.sampler.steps=3", "task.evalu
 RUNS = {
     "accuquant": ("method=accuquant", *PTQ, "quantizer.weight.rounding=adaround", "method.rounding_regularizer.warmup=0.0"),
     "sample": ("method=sample", "method.run={accuquant}", "method.samples=8"),
-    "ptq": ("method=ptq", *PTQ, "method.reconstruction=step", "trainer.num_workers=0"),
+    "ptq": ("method=ptq", *PTQ, "quantizer.weight.rounding=adaround", "method.reconstruction=step", "trainer.num_workers=0"),
     "dampening": ("method=qat", *TRAINING, "method.decay=step", "method.oscillation=dampening", "method.dampening.start=0.0"),
     "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
                  "method.freezing.start=0.0"),
     "adamw": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adamw"),
     "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true"),
-    "supernet": ("method=supernet", "model.width=2", "trainer.max_steps=2", "method.ranking.stand_alone={subnets: 2, steps: 1}",
+    "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
+                 "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
                  "method.ranking.images=64", "method.search.population=2",
                  "method.search.generations=2"),
@@ -90,12 +92,14 @@ def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path,
     for name, words in RUNS.items():
         words = [word.replace("{accuquant}", str(tmp_path / "accuquant")) for word in words]
         run(resolved(*words, "device=cpu", f"output_dir={tmp_path / name}", f"cache_dir={cache}"), words)
-    for quantizer in set(options("quantizer")) - {"none", "uniform_affine"}:
-        for interval in ("large_gradient", "fixed", "dsgc", "piecewise"):
-            rule = f"{{modules: layer1, weight_bits: 32, activation_bits: {1 if quantizer in ('binary', 'reactnet') else 4}}}"
-            config = resolved("method=qat", f"quantizer={quantizer}", "quantizer.gradient.bits=4", f"quantizer.gradient.interval={interval}",
-                              f"quantizer.policy=[{rule}]")
-            wrap_for_training(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer), learn_weight_scale=True)
+    # Of quantizers the layers read them all; each interval of gradients reads its own keys of a section that all share.
+    quantizers = sorted(set(options("quantizer")) - {"none", "uniform_affine"})
+    intervals = ("large_gradient", "fixed", "dsgc", "piecewise", *["min_max"] * len(quantizers))
+    for quantizer, interval in zip(quantizers, intervals):
+        rule = f"{{modules: layer1, weight_bits: 32, activation_bits: {1 if quantizer in ('binary', 'reactnet') else 4}}}"
+        config = resolved("method=qat", f"quantizer={quantizer}", "quantizer.gradient.bits=4", f"quantizer.gradient.interval={interval}",
+                          f"quantizer.policy=[{rule}]")
+        wrap_for_training(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer), learn_weight_scale=True)
     wanted = {key for section in SECTIONS if section.group in ("method", "quantizer", "trainer") for key in keys_of(section)}
     assert {f"{kind.__name__}.{name}" for kind, name in wanted - read if name not in READ_ELSEWHERE} == set()
 
