@@ -107,7 +107,7 @@ class QuantizedTraining(Method):
         self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def _say_what_is_unused(self, unused: list[str]) -> None:
-        if len(unused) == len(self.planned):
+        if unused and len(unused) == len(self.planned):
             raise RunError(f"quantizer: the network calls none of the {len(unused)} layers that are to be quantized, {unused[0]} among them: "
                            "nothing would be quantized; choose another quantizer.policy or model")
         if unused:
