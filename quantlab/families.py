@@ -20,9 +20,10 @@ from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.integer_check import check_integers
 from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
+from quantlab.quantizers.refusal import exactly, unknown_kinds
 from quantlab.quantizers.trace import trace_layers
 from quantlab.quantizers.trained_layer import (
-    TrainingPolicy, calibrate_activations, exactly, planned_bits, quantized_layers, unknown_kinds, weight_quantized_layers, wrap_for_training,
+    TrainingPolicy, calibrate_activations, planned_bits, quantized_layers, weight_quantized_layers, wrap_for_training,
 )
 
 CLASSES = 5

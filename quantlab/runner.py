@@ -22,12 +22,14 @@ import quantlab
 from quantlab.cache import Cache
 from quantlab.checkpoint import load_model, save_model, strict_load
 from quantlab.config import RunConfig, config_hash, instantiate, load_config, to_plain
+from quantlab.config.effects import overruled, without_effect
 from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, load_weights, provide_full_precision
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.pretrain import Pretrain
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.report import figures, page
+from quantlab.report.layers import quantized_share, read_layers
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import interruptible
@@ -45,11 +47,15 @@ def run(config: RunConfig, typed: list[str]) -> None:
     """
     with interruptible():
         started = time.perf_counter()
+        if config.resume is None and (problems := overruled(config.method, typed)):
+            raise RequestError(*problems)
         context, method = prepare(config)
         directory = open_directory(context, config, typed)
         context.directory = directory.path
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
+            for line in without_effect(to_plain(config), typed) if main else ():
+                logger.warning(line)
             try:
                 outcome, steps = execute(context, method, directory)
                 if main:
@@ -196,6 +202,9 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
+    layers = read_layers(context.directory)
+    if layers is not None:
+        results["quantized"] = quantized_share(layers, bits)
     return results | ({"diagnostics": outcome.diagnostics} if outcome.diagnostics else {})
 
 

@@ -12,7 +12,9 @@ from quantlab.config.fields import (
 
 class Method(Section):
     """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether it needs
-    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it."""
+    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it, trainer.compile compile it, and an epoch is
+    a walk through the task's images; `makes_steps`: whether it has a loop at all; `loads_data`: whether other processes can load for it;
+    `taken_from_run`: groups whose sections another run gives, whatever was typed."""
 
     group = "method"
     model_kinds: ClassVar[tuple[str, ...]] = ()
@@ -20,6 +22,9 @@ class Method(Section):
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
     trains_network: ClassVar[bool] = False
+    makes_steps: ClassVar[bool] = True
+    loads_data: ClassVar[bool] = True
+    taken_from_run: ClassVar[tuple[str, ...]] = ()
     name: Name
 
 
@@ -86,6 +91,8 @@ class Pretrain(Method):
 
 class Sample(Method):
     task_kinds = ("generation",)
+    makes_steps = loads_data = False
+    taken_from_run = ("task", "model", "quantizer")
     target: Literal["quantlab.methods.sample.Sample"] = Field(alias="_target_")
     run: OrNull[Directory]
     samples: Count

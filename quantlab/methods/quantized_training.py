@@ -18,6 +18,7 @@ from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
+from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.trained_layer import (
     calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
 )
@@ -90,11 +91,13 @@ class QuantizedTraining(Method):
         self.total_steps = total_steps
         context, model = self.context, self.context.model
         self.baseline = self.measure_start() | context.task.baseline(context.device)
-        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
+        surveyed = survey(model, lambda: model.training_loss(first))
+        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
         unused = calibrate_activations(model, lambda: model.training_loss(first))
         self._say_what_is_unused(unused)
+        self.described = describe_layers(surveyed, model, self.policy, lambda: model.training_loss(first))
         self.load_start()
         self.layers = {name: layer for name, layer in weight_quantized_layers(model).items() if name not in unused}
         self.gradients_of = gradient_quantizers(model)

@@ -27,15 +27,17 @@ class Sample(Method):
     steps = 0
     dataset = ()
 
+    def build(self, total_steps: int) -> None:
+        context, task = self.context, self.context.task
+        unet, facts = context.model.unet.eval(), context.saved_model.facts
+        self.quantized = QuantizedDenoiser(unet, UniformAffinePolicy(context.config.quantizer), len(context.model.schedule), facts["group_size"])
+        context.saved_model.load_into(self.quantized.unet)
+        self.described = self.quantized.describe(unet, torch.zeros(1, task.channels, task.image_size, task.image_size, device=context.device))
+
     @torch.no_grad()
     def finish(self) -> Outcome:
-        context, task = self.context, self.context.task
+        context, task, quantized = self.context, self.context.task, self.quantized
         schedule = context.model.schedule
-        facts = context.saved_model.facts
-        quantized = QuantizedDenoiser(
-            context.model.unet, UniformAffinePolicy(context.config.quantizer), len(schedule), facts["group_size"])
-        context.saved_model.load_into(quantized.unet)
-
         count, size = self.section.samples, task.evaluation.batch_size
         shape = (count, task.channels, task.image_size, task.image_size)
         start, noise = seeded_normal(shape, task.evaluation.seed, 0), step_noise(schedule, shape, task.evaluation.seed)

@@ -5,7 +5,6 @@ The layer keeps `weight` and `bias` under their names, so full-precision weights
 """
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,9 +17,10 @@ from quantlab.quantizers.direct_use import follow_direct_uses
 from quantlab.quantizers.gradient import GradientQuantizer
 from quantlab.quantizers.gradient_interval import build_interval
 from quantlab.quantizers.layer_kinds import layer_kind
+from quantlab.quantizers.refusal import refusal, require_matches, unknown_kinds
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer
-from quantlab.quantizers.wrap import LayerBits, quantizable_layers, require_matches
+from quantlab.quantizers.wrap import LayerBits, quantizable_layers
 
 
 class TrainedQuantizedLayer(nn.Module):
@@ -137,51 +137,13 @@ def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerB
     bits = {name: policy.bits(name, name == names[0], name == names[-1]) for name in names}
     planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
     if refused := unknown_kinds({name: layers[name] for name in planned}):
-        raise RequestError(_refusal(refused, planned, policy))
+        raise RequestError(refusal(refused, planned, policy.rules))
     return planned
-
-
-def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]:
-    """Which of `layers` are none of `layer_kinds`: their names, and why."""
-    reasons = {}
-    for name, layer in layers.items():
-        try:
-            layer_kind(layer)
-        except ValueError as reason:
-            reasons[name] = str(reason)
-    return reasons
 
 
 def standardized_layers(network: nn.Module, planned: Mapping[str, LayerBits]) -> list[str]:
     """Those of the `planned` layers whose weight is quantized in its standardized form (`weight_standardization`)."""
     return [name for name, bits in planned.items() if bits.weight != 32 and layer_kind(network.get_submodule(name)).standardize is not None]
-
-
-def _refusal(refused: dict[str, str], planned: dict[str, LayerBits], policy: TrainingPolicy) -> str:
-    """One line: the layers by reason, and the policy that leaves them in full precision. It can be pasted into a shell: quoted once for
-    it and once for Hydra, and with the rules that there are."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in refused.items():
-        groups.setdefault(reason, []).append(name)
-    reasons = "; ".join(f"{', '.join(group)} ({reason})" for reason, group in groups.items())
-    found = f"quantizer: {len(refused)} of {len(planned)} layers cannot be quantized: {reasons}"
-    left = [bits for name, bits in planned.items() if name not in refused]
-    if not left or all(bits.weight == 32 for bits in left) and any(bits.weight != 32 for bits in planned.values()):
-        return f"{found}; without them nothing is left to quantize: choose another model"
-    rules = [(exactly(list(refused)), 32, 32)] + [(rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in policy.rules]
-    typed = ", ".join(f'{{modules: {_for_hydra(pattern)}, weight_bits: {weight}, activation_bits: {activation}}}' for pattern, weight, activation in rules)
-    return f"{found}; to leave them in full precision type {shlex.quote(f'quantizer.policy=[{typed}]')}, or choose another model"
-
-
-def _for_hydra(text: str) -> str:
-    doubled = re.sub(r'(\\+)(?="|$)', r"\1\1", text)     # backslashes count only where a quote follows
-    return '"' + doubled.replace('"', '\\"') + '"'
-
-
-def exactly(names: list[str]) -> str:
-    """A regular expression that finds these names and no others."""
-    escaped = [re.escape(name) for name in names]
-    return f"^({'|'.join(escaped)})$" if len(names) > 1 else f"^{escaped[0]}$"
 
 
 def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:

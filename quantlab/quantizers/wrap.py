@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantlab.errors import RequestError, did_you_mean
+from quantlab.errors import RequestError
 from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
 from quantlab.quantizers.attention import QuantizedAttention, is_attention
+from quantlab.quantizers.layer_kinds import layer_kind
+from quantlab.quantizers.refusal import refusal, require_matches, unknown_kinds
 from quantlab.quantizers.weight import FloatWeight, QuantizedWeight
 
 
@@ -76,15 +78,11 @@ class QuantizedLayer(nn.Module):
         self.split = split
         channels = layer.weight.shape[1]
         self.parts = [channels] if split is None else [split, channels - split]
-        self.weights = nn.ModuleList(policy.weight(part, bits.weight) for part in self.split_weight(layer.weight))
+        self.weights = nn.ModuleList(policy.weight(part, bits.weight) for part in self.split_weight(float_weight(layer)))
         self.activations = nn.ModuleList(policy.activation(bits.activation, pointer) for _ in self.parts)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
-        self.is_conv = isinstance(layer, nn.Conv2d)
-        if self.is_conv:
-            self.conv = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
-            self.pad = None if layer.padding_mode == "zeros" else (layer._reversed_padding_repeated_twice, layer.padding_mode)
-            if self.pad is not None:
-                self.conv["padding"] = 0
+        kind = layer_kind(layer)
+        self.is_conv, self.conv, self.pad = isinstance(layer, nn.Conv2d), kind.geometry, kind.pad
 
     def split_weight(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The weight's pieces along its input channels, one per quantizer."""
@@ -98,11 +96,14 @@ class QuantizedLayer(nn.Module):
             pieces = x.split(self.parts, dim=dim)
             x = torch.cat([quantizer(piece) for quantizer, piece in zip(self.activations, pieces)], dim=dim)
             weight = torch.cat([quantized() for quantized in self.weights], dim=1)
-        if not self.is_conv:
-            return F.linear(x, weight, self.bias)
-        if self.pad is not None:
-            x = F.pad(x, self.pad[0], mode=self.pad[1])
-        return F.conv2d(x, weight, self.bias, **self.conv)
+        x = x if self.pad is None else self.pad(x)
+        return F.conv2d(x, weight, self.bias, **self.conv) if self.is_conv else F.linear(x, weight, self.bias)
+
+
+def float_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """What the layer's product takes: its weight, or what that is standardized to. Without a graph."""
+    standardize = layer_kind(layer).standardize
+    return (layer.weight if standardize is None else standardize(layer.weight)).detach()
 
 
 def quantizable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -120,32 +121,9 @@ def planned_bits(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, L
     first, last = next(iter(layers), None), next(reversed(layers), None)
     bits = {name: policy.bits(name, name == first, name == last) for name in layers}
     planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
-    wrong = {name: type(layers[name]).__name__ for name in planned if not _computes_its_product(layers[name])}
-    if wrong:
-        listed = ", ".join(f"{name} ({kind})" for name, kind in wrong.items())
-        pattern = "|".join(f"^{re.escape(name)}$" for name in wrong)
-        raise RequestError(f"quantizer: got layers whose forward pass is more than a product, {listed}; allowed: Conv2d and Linear; leave them in "
-                           f"full precision with quantizer.policy=[{{modules: '{pattern}', weight_bits: 32, activation_bits: 32}}]")
+    if refused := unknown_kinds({name: layers[name] for name in planned}):
+        raise RequestError(refusal(refused, planned, policy.rules))
     return planned
-
-
-def require_matches(rules: Iterable[tuple[re.Pattern, object]], names: list[str]) -> None:
-    """Raises RequestError for the rules of a policy whose pattern is found in no name."""
-    problems = []
-    for pattern, _ in rules:
-        if not any(map(pattern.search, names)):
-            near = did_you_mean(pattern.pattern.strip("^$").replace("\\", ""), names)
-            problems.append(f"quantizer.policy: '{pattern.pattern}' is found in no layer's name{near or ','} allowed: a part of one of "
-                            f"{', '.join(names[:3])}, ..., {names[-1]}")
-    if problems:
-        raise RequestError(*problems)
-
-
-def _computes_its_product(layer: nn.Module) -> bool:
-    """Whether calling `layer` is the convolution or matrix product of its weight, with whatever padding, and nothing else."""
-    kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    methods = ("forward", "_conv_forward") if kind is nn.Conv2d else ("forward",)
-    return all(getattr(type(layer), method) is getattr(kind, method) for method in methods)
 
 
 def _attentions(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, nn.Module]:
@@ -196,7 +174,7 @@ def activation_quantizers(network: nn.Module) -> list[ActivationQuantizer]:
 def _weight_pieces(network: nn.Module, originals: Mapping[str, nn.Module]) -> Iterator[tuple[QuantizedWeight, Tensor]]:
     for name, original in originals.items():
         layer = network.get_submodule(name)
-        for quantized, piece in zip(layer.weights, layer.split_weight(original.weight.detach())):
+        for quantized, piece in zip(layer.weights, layer.split_weight(float_weight(original))):
             if isinstance(quantized, QuantizedWeight):
                 yield quantized, piece
 
