@@ -27,7 +27,7 @@ from quantlab.quantizers.trained_layer import (
 )
 
 CLASSES = 5
-SIZES = (32, 64, 96, 112, 128, 160, 192, 224, 256, 299, 384)    # of images, tried in this order
+SIZES = (32, 42, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384)    # of images, tried in this order
 # Families without a small network: what makes one of it
 SMALLER: dict[tuple[str, str], dict[str, Any]] = {
     ("timm", "beit"): {"depth": 2, "embed_dim": 48, "num_heads": 3}, ("timm", "deepseek_vit"): {"depth": 2},
@@ -43,7 +43,7 @@ def families(library: str) -> dict[str, list[str]]:
     if library == "timm":
         import timm
 
-        for name in timm.list_models():
+        for name in timm.list_models(exclude_filters="*_enc"):     # Gemma's encoders are no classifiers
             found[timm.models.model_entrypoint(name).__module__.rpartition(".")[2]].append(name)
     else:
         import torchvision
@@ -143,7 +143,6 @@ def examine(network: nn.Module, image_size: int) -> Facts:
         net, loss = quantized(LearnedClippingPolicy, 4)
         calibrate_gradients(net, loss)
         _step(net, loss, facts.unused)
-        update_intervals(gradient_quantizers(net).values())
         facts.low_bit = "ok"
         found = check_integers(net, loss)
         wrong = {name: why for name, why in found["not_checked"].items() if name not in facts.unused}
@@ -176,16 +175,19 @@ def logits(output: Any) -> list[Tensor]:
 
 
 def _step(network: nn.Module, loss: Callable[[], Tensor], unused: list[str]) -> None:
-    """One step of plain SGD. Raises ValueError where the loss is not finite, or a quantized weight has no gradient."""
+    """One step of plain SGD, and of the gradients' intervals. Raises ValueError where the loss is not finite, or a quantized weight has no gradient."""
     value = loss()
     value.backward()
     without = [name for name, layer in weight_quantized_layers(network).items() if layer.weight.grad is None and name not in unused]
     if not torch.isfinite(value) or without:
         raise ValueError(f"loss {value.item()}, no gradient: {', '.join(without) or 'none'}")
+    intervals = gradient_quantizers(network).values()
+    of_intervals = {id(parameter) for interval in intervals for parameter in interval.parameters()}
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and id(parameter) not in of_intervals:
                 parameter.sub_(1e-3 * parameter.grad)
+    update_intervals(intervals)
     network.zero_grad(set_to_none=True)
 
 

@@ -39,8 +39,8 @@ class _Call:
 def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Any]:
     """One training step of `network` on the batch that `loss()` computes the loss of; nothing of the network changes.
 
-    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value, "largest_accumulator":
-    int, "not_checked": by the name of every other layer that has a quantizer why it has no product to check}. Raises RunError, naming
+    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the bias is taken off,
+    and not below the size of one integer), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer why it has no product to check}. Raises RunError, naming
     the layer, where a tensor is not on its grid, a product differs by more than TOLERANCE, or a sum does not fit into 32 bits.
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
@@ -49,9 +49,8 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     for call in calls:
         if {"dx", "dw"} <= call.tensors.keys():     # else its output took no part in the loss
             names.add(call.name)
-            for product, simulated, integers, scale in _products(call):
-                largest = simulated.abs().max().clamp_min(1e-30)
-                difference = max(difference, float((integers * scale - simulated).abs().max() / largest))
+            for product, simulated, integers, scale, largest in _products(call):
+                difference = max(difference, float((integers * scale - simulated).abs().max()) / largest)
                 accumulator = max(accumulator, int(integers.abs().max()))
                 if difference > TOLERANCE or accumulator > ACCUMULATOR:
                     raise RunError(f"integer check: layer {call.name}, {product}: integers differ from the simulation by {difference:.2e} of "
@@ -120,8 +119,9 @@ def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
     return codes.to(torch.uint8 if codes.min() >= 0 else torch.int8)
 
 
-def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-    """Name, simulated tensor, integer tensor (int64) and scale of the three products of one call."""
+def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
+    """Name, simulated tensor, integer tensor (int64), scale, and the value that errors are compared with, of the three products of one
+    call."""
     layer, tensors = call.layer, call.tensors
     gradient = layer.gradient_quantizer
     q = largest_code(gradient.bits)
@@ -132,8 +132,11 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor]]:
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
     y, dx, dw = _convolved(x, w, g, layer) if layer.is_conv else _multiplied(x, w, g)
-    return [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
-            ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+    found = [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
+             ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+    # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are made of.
+    held = float(tensors["y"].abs().max()), 0.0, 0.0
+    return [(*product, max(float(product[1].abs().max()), float(product[3]), size)) for product, size in zip(found, held)]
 
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -143,6 +143,7 @@ class ActivationQuantizer(nn.Module):
 
 def half_normal_deviation(x: Tensor, is_signed: bool) -> Tensor:
     """Standard deviation of x (any shape); of a non-negative x, std(x) / sqrt(1 - 2/pi): of the normal whose positive half x
-    would be."""
-    deviation = x.std(correction=0)
+    would be. A constant x has none, and a scale of zero would erase it: its size takes the place (our choice)."""
+    deviation, size = x.std(correction=0), x.abs().mean()
+    deviation = torch.where(deviation > 1e-5 * size, deviation, size)
     return deviation if is_signed else deviation / (1 - 2 / torch.pi) ** 0.5

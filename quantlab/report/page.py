@@ -143,9 +143,14 @@ def _numbers(run: dict[str, Any]) -> str:
     if checked:
         lines += ["", f"Integer check: {checked['products']} products of a training step, of {checked['layers']} layers, made again with "
                   f"integers, differ from the simulated ones by at most {format_number(checked['largest_difference'])} of the largest value; "
-                  f"their sums reach {checked['largest_accumulator']}."]
+                  f"their sums reach {checked['largest_accumulator']}." + _not_checked_words(checked)]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
+
+
+def _not_checked_words(checked: dict[str, Any]) -> str:
+    left = checked.get("not_checked") or {}
+    return f" Not checked: {', '.join(f'{name} ({reason})' for name, reason in left.items())}." if left else ""
 
 
 def _measured(results: dict[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:

@@ -114,10 +114,9 @@ def test_attention_of_torch_is_named():
 
 
 @pytest.mark.slow
-def test_compiled_a_network_that_takes_weights_is_the_same():
+def test_a_compiler_follows():
     net = timm.create_model("beit_base_patch16_224", depth=1, embed_dim=24, num_heads=2, img_size=32, num_classes=3)
     x = torch.randn(2, 3, 32, 32)
     wrap_for_training(net, LearnedClippingPolicy(section(32, ())), learn_weight_scale=True)
     assert calibrate_activations(net, lambda: net(x)) == [] and net.uses_weights_directly
-    wanted = net(x)
-    torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x))

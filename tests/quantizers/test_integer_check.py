@@ -98,6 +98,27 @@ def _with_pad(layer, pad, product, arguments):
         layer.pad = other
 
 
+def test_products_that_float32_cannot_resolve_are_no_faults():
+    """Sums that cancel to exactly zero, and a product far smaller than the bias beside it."""
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer, self.last = nn.Linear(5, 5), nn.Linear(5, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            out = self.layer(x * self.size)
+            return (out[:4] * self.sizes - out[4:] * self.sizes).sum()      # of the same rows: no gradient for the weight
+
+    torch.manual_seed(0)
+    net, rows = Net(), torch.randn(4, 5)
+    net.size, net.sizes, x = 1e-5, torch.rand(4) * 1e3, torch.cat([rows, rows])
+    wrap_for_training(net, LearnedClippingPolicy(family_section(4, ())), learn_weight_scale=True)
+    calibrate_activations(net, lambda: net(x))
+    net.size = 1e-5 * 3.1
+    found = check_integers(net, lambda: net(x))
+    assert found["layers"] == 1 and found["largest_difference"] < 1e-5
+
+
 def test_nothing_to_check_is_said():
     with pytest.raises(RunError, match="no layer"):
         check_integers(nn.Linear(3, 2), lambda: torch.zeros((), requires_grad=True) * 1)

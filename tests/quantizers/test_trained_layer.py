@@ -119,6 +119,9 @@ def test_an_output_scale_gives_the_size_back_before_the_bias():
     assert net[1].output_scale.grad != 0 and net[1].bias.grad is not None
 
 
+X = torch.linspace(-1, 1, 200).view(2, 1, 10, 10)
+
+
 class Halved(nn.Conv2d):
     def forward(self, x):
         return super().forward(x) / 2
@@ -176,10 +179,11 @@ def test_a_subclass_that_adds_nothing_and_layers_in_full_precision_are_not_refus
 
 def test_containers_with_names_and_layers_with_several_names():
     shared = nn.Conv2d(2, 2, 1)
-    net = stack(nn.Sequential(OrderedDict(conv=shared, again=nn.ModuleDict({"x": nn.Conv2d(2, 2, 1)})["x"])), nn.ModuleList([shared])[0])
+    mixed = timm.layers.MixedConv2d(2, 2, [3, 5], padding="same", stride=2)      # a ModuleDict
+    net = stack(nn.Sequential(OrderedDict(conv=shared, mixed=mixed)), shared)
     wrap_for_training(net, policy(), learn_weight_scale=False)
     assert net[1].conv is net[2] and net[2].weight is shared.weight and net[2].in_channels == 2
-    assert [name for name, _ in quantized_layers(net)] == ["1.conv", "1.again"]
+    assert [name for name, _ in quantized_layers(net)] == ["1.conv", "1.mixed.0", "1.mixed.1"] and calibrate_activations(net, lambda: net(X)) == []
 
 
 KINDS = {
