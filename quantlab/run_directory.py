@@ -113,6 +113,7 @@ class RunDirectory:
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.results_path = self.path / "results.json"
+        self.layers_path = self.path / "layers.json"
         self.report_path = self.path / "report.md"
         self.log_path = self.path / "run.log"
         self._logged: set[tuple[int, frozenset[str]]] = set()
@@ -264,6 +265,10 @@ class RunDirectory:
         if missing:
             raise ValueError(f"results lack {', '.join(missing)}")
         atomic_write(self.results_path, _json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
+
+    def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `layers.json`: by name of every part of the network its bits, why it stays in full precision, and its shares."""
+        atomic_write(self.layers_path, _json(layers, indent=1) + "\n")
 
     @contextmanager
     def attach_log(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ import quantlab
 from quantlab.cache import Cache
 from quantlab.checkpoint import save_model
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
+from quantlab.config.effects import without_effect
 from quantlab.errors import Interrupted, QuantlabError, RequestError
 from quantlab.full_precision import build_model, full_precision_at_hand, given_model, provide_full_precision, say_of_weights
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
@@ -31,6 +32,7 @@ from quantlab.methods.saved_model import SavedModel
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.progress import Bar
 from quantlab.report import figures, page
+from quantlab.report.layers import quantized_share, read_layers
 from quantlab.report.runs import read_metrics
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import as_interrupted, check, deferred, interruptible
@@ -56,6 +58,8 @@ def run(config: RunConfig, typed: list[str]) -> None:
         context.directory = directory.path
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
+            for line in without_effect(to_plain(config), typed) if main else ():
+                logger.warning(line)
             try:
                 say_of_weights(context.model)
                 outcome, trainer, steps = execute(context, method, directory, started)
@@ -223,7 +227,9 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
-    more = {"best": outcome.best, "diagnostics": outcome.diagnostics}
+    layers = read_layers(context.directory)
+    more = {"quantized": None if layers is None else quantized_share(layers, bits), "best": outcome.best,
+            "diagnostics": outcome.diagnostics}
     return results | {key: value for key, value in more.items() if value}
 
 

@@ -78,6 +78,8 @@ class Trainer:
         """Train; returns the number of steps the run has made in all. Raises RunError on a non-finite loss."""
         total = run_length(self.section, method.steps, method.steps_per_epoch)
         method.build(total)
+        if method.described is not None and self.accelerator.is_main_process:
+            self.directory.write_layers(method.described)
         self.done = self.saved = start = self._resume(method)
         loader = DataLoader(
             method.dataset,

@@ -39,10 +39,12 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
                        up_block_types=("UpBlock2D", "UpBlock2D")).to(device).eval().requires_grad_(False)
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
     schedule = Schedule.build(alphas, SimpleNamespace(steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    ends = SimpleNamespace(weight_bits=4, activation_bits=8)
     section = SimpleNamespace(
         weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
         activation=SimpleNamespace(bits=8, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True, policy=[])
+        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
+        first_layer=ends, last_layer=ends, policy=[])
     quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(schedule), group_size)
     x = torch.randn(options["batch"], 3, size, size, device=device)
     states = torch.randn(21, 1, 3, size, size)

@@ -11,7 +11,7 @@ from left import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 from quantlab.checkpoint import load_model, save_model
 
-CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "metrics.jsonl", "report.md", "run.log")
+CONTRACT = ("config.yaml", ".hydra/overrides.yaml", "status.json", "results.json", "layers.json", "metrics.jsonl", "report.md", "run.log")
 
 
 def status(directory):
@@ -48,6 +48,21 @@ def test_accuquant_leaves_what_the_contract_says(accuquant_run):
     assert [row["step"] for row in rows] == list(range(1, 19)) and list(rows[0])[0] == "step"
     assert [row["learning_rate"] for row in rows[:7:6]] == [0.02, 0.002]    # both parts begin with their own rate
     assert "ranges only" in stdout and "accuquant" in stdout and "fid_to_fp32" in stdout
+
+
+def test_a_run_says_how_much_it_quantized(accuquant_run):
+    directory, stdout = accuquant_run
+    layers = json.loads((directory / "layers.json").read_text())
+    for key in ("parameters", "multiplications"):
+        assert sum(entry[key] for entry in layers.values()) == pytest.approx(1)
+    kept = {name for name, entry in layers.items() if "reason" in entry}
+    assert {layers[name]["reason"] for name in kept} == {"kind"} and {layers[name]["kind"] for name in kept} == {"GroupNorm", "biases"}
+    assert (layers["conv_in"]["weight"], layers["mid_block.attentions.0.to_q"]["weight"]) == (8, 4)
+    assert layers["mid_block.attentions.0.processor (softmax value)"]["input"] == 8
+    share = results(directory)["quantized"]
+    assert share["weights"] == pytest.approx(1 - sum(layers[name]["parameters"] for name in kept)) and share["multiplications"] == pytest.approx(1)
+    said = f"W4A8: {100 * share['weights']:.1f} % of weights, 100 % of multiplications (conv_in, conv_out in W8A8)"
+    assert stdout.startswith(f"{said}, ddim on digits_generation") and f"| {said} |" in (directory / "report.md").read_text()
 
 
 def test_pictures_and_report(accuquant_run):
@@ -93,6 +108,7 @@ def test_sampling_repeats_the_runs_images_without_calibration(accuquant_run, qua
     code, _, err = quantlab("method=sample", f"method.run={directory}", "method.samples=24", f"output_dir={tmp_path / 's'}")
     assert code == 0, err
     assert results(tmp_path / "s")["metrics"]["fid"] == pytest.approx(results(directory)["metrics"]["fid"], rel=1e-6)
+    assert (tmp_path / "s/layers.json").read_bytes() == (directory / "layers.json").read_bytes()
     pixels = np.load(tmp_path / "s/samples/samples.npy")
     assert pixels.shape == (24, 8, 8, 1) and pixels.dtype == np.uint8 and pixels.std() > 10
 
@@ -170,7 +186,8 @@ def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
     # 3-bit activations on min-max ranges leave much to gain; a loss of 1 is what those ranges give
     code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=block", "method.network_evaluations=174",
                           "method.learn.rounding=false", "method.learning_rate.activation_scales=0.1",
-                          "quantizer.activation.bits=3", "quantizer.activation.scale_search=min_max", "quantizer.policy=[]",
+                          "quantizer.activation.bits=3", "quantizer.activation.scale_search=min_max",
+                          *(f"quantizer.{end}={{weight_bits: 4, activation_bits: 3}}" for end in ("first_layer", "last_layer")),
                           f"output_dir={tmp_path / 'b'}")
     assert code == 0
     rows = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]

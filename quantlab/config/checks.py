@@ -6,6 +6,7 @@ A section that is itself wrong arrives as None, and what depends on it is not ju
 from collections.abc import Iterator, Mapping
 
 from quantlab.config.catalog import options, own_choice, target_of
+from quantlab.config.effects import trainer_problems
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Evaluate, LowBit, Method, Sample, Supernet
 from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
@@ -36,12 +37,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
         yield from _wrong_kind(method, "task", method.task_kinds, task)
         if quantizer is not None:
             yield from _wrong_bits(method, quantizer)
-        if getattr(sections.get("trainer"), "compile", False) and not method.trains_network:
-            yield (f"trainer.compile: got true, but method={method.name} trains no network as a whole, allowed: false; "
-                   "type trainer.compile=false")
-        elif getattr(sections.get("trainer"), "compile", False) and isinstance(method, Supernet):
-            yield ("trainer.compile: got true, but method=supernet computes another subnet at every step, allowed: false; "
-                   "type trainer.compile=false")
+        yield from trainer_problems(method, sections.get("trainer"))
     if isinstance(model, Section) and isinstance(task, Section) and task.kind not in TASKS_OF_MODEL[model.kind]:
         fitting = _options_of_kind("task", TASKS_OF_MODEL[model.kind])
         best = next(filter(_needs_no_data, fitting), fitting[0])

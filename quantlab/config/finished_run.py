@@ -44,8 +44,6 @@ def with_finished_run(mapping: Mapping[str, Any], typed: Sequence[str]) -> dict[
     elif "data_dir" in keys and "data_dir" in task:
         task["data_dir"] = ours["data_dir"]
     merged = ours | {"task": task, "model": model, "quantizer": theirs["quantizer"], "method": own | {"run": str(run)}}
-    if "trainer.mixed_precision" not in keys:
-        merged["trainer"] = ours["trainer"] | {"mixed_precision": other.trainer.mixed_precision}
     for key in keys:
         if key.startswith(("task.", "model.")):
             _put(merged, key, _value(mapping, key))

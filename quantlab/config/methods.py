@@ -12,9 +12,10 @@ from quantlab.config.fields import (
 
 class Method(Section):
     """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether it needs
-    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it and trainer.compile compile it;
-    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network;
-    `opens_run`: whether it acts on the finished run that its key `run` names."""
+    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it, trainer.compile compile it, and an epoch is
+    a walk through the task's images; `makes_steps`: whether it has a loop at all; `loads_data`: whether other processes can load for it;
+    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network; `opens_run`: whether it
+    acts on the finished run that its key `run` names."""
 
     group = "method"
     model_kinds: ClassVar[tuple[str, ...]] = ()
@@ -22,6 +23,8 @@ class Method(Section):
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
     trains_network: ClassVar[bool] = False
+    makes_steps: ClassVar[bool] = True
+    loads_data: ClassVar[bool] = True
     judges_samples: ClassVar[bool] = False
     opens_run: ClassVar[bool] = False
     name: Name
@@ -90,6 +93,7 @@ class Pretrain(Method):
 
 
 class Evaluate(Method):
+    makes_steps = False
     model_kinds = ("classifier", "denoiser", "detector", "super_resolver")
     judges_samples = True
     opens_run = True
@@ -101,6 +105,7 @@ class Evaluate(Method):
 class Sample(Method):
     model_kinds = ("denoiser",)
     task_kinds = ("generation",)
+    makes_steps = loads_data = False
     judges_samples = True
     opens_run = True
     target: Literal["quantlab.methods.sample.Sample"] = Field(alias="_target_")

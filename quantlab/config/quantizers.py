@@ -54,10 +54,13 @@ class AffineActivation(Strict):
     scales: Literal["per_group", "shared"]
 
 
-class PolicyRule(Strict):
-    modules: Pattern
+class AffineEnd(Strict):
     weight_bits: Bits
     activation_bits: Bits
+
+
+class PolicyRule(AffineEnd):
+    modules: Pattern
 
 
 class UniformAffine(Section):
@@ -74,6 +77,8 @@ class UniformAffine(Section):
     attention: Switch
     softmax_bits: Bits
     split_shortcuts: Switch
+    first_layer: AffineEnd
+    last_layer: AffineEnd
     policy: list[PolicyRule]
 
 
@@ -116,11 +121,6 @@ class LSQPart(Strict):
     bits: Bits
 
 
-class LSQEnd(Strict):
-    weight_bits: Bits
-    activation_bits: Bits
-
-
 class LSQActivation(LSQPart):
     signed: Signed
 
@@ -129,8 +129,8 @@ class LSQ(TrainedQuantizer):
     target: Literal["quantlab.quantizers.lsq.LSQPolicy"] = Field(alias="_target_")
     weight: LSQPart
     activation: LSQActivation
-    first_layer: LSQEnd
-    last_layer: LSQEnd
+    first_layer: AffineEnd
+    last_layer: AffineEnd
     policy: list[PolicyRule]
 
 

@@ -59,6 +59,7 @@ class Method:
     steps: int                      # the method's own length; trainer.max_steps and trainer.epochs may shorten it
     steps_per_epoch: int | None = None
     dataset: Any = None             # map-style; `collate` makes a batch of its items
+    described: dict[str, dict] | None = None    # of a method that quantizes, after `build`: what layers.json holds
     workers: int = 0                # processes that load it, unless trainer.num_workers says how many
 
     def __init__(self, section, context: RunContext):

@@ -17,9 +17,10 @@ from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
-from quantlab.models.diffusers_denoiser import shortcut_splits
+from quantlab.models.diffusers_denoiser import network_of, shortcut_splits
 from quantlab.quantizers import adaround, wrap
 from quantlab.quantizers.activation import GroupPointer
+from quantlab.quantizers.layers import describe_layers, survey
 
 logger = logging.getLogger("quantlab")
 
@@ -36,6 +37,10 @@ class QuantizedDenoiser:
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
         self.policy = policy
         self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
+
+    def describe(self, unet: nn.Module, x: Tensor) -> dict[str, dict]:
+        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs."""
+        return describe_layers(survey(unet, lambda: network_of(unet)(x, 0, 0)), self.unet, self.policy, lambda: self.network(x, 0, 0))
 
     def network(self, x: Tensor, t: int, i: int) -> Tensor:
         """eps of the quantized UNet at step i of the walk: a `rollout.Network`."""
@@ -72,6 +77,8 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
+        self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
+        wrap.planned_bits(context.model.unet, self.policy)      # refuses what cannot be quantized, before any work
         self.schedule = context.model.schedule
         self.groups = self.moving_groups(section.group_size)
         self.single_steps = self.moving_groups(1)
@@ -110,9 +117,9 @@ class DiffusionPTQ(Method):
                                           "calibration trajectories")
         look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
         self.dataset = GroupDataset(trajectories)
-        policy = wrap.UniformAffinePolicy(context.config.quantizer)
-        self.quantized = QuantizedDenoiser(context.model.unet, policy, len(self.schedule), section.group_size)
+        self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.schedule), section.group_size)
         self.quantized.calibrate(trajectories, self.schedule, section.calibration.range_samples, context.device)
+        self.described = self.quantized.describe(context.model.unet, trajectories.states[0, :1].to(context.device))
         self.ranges_only = self.quantized.snapshot()
         self.units = self.end_errors([*self.groups, *self.single_steps])
         self.make_learnable()

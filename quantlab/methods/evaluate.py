@@ -6,6 +6,7 @@ has only its fid.
 """
 
 import logging
+from pathlib import Path
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import restore
 from quantlab.models.diffusers_denoiser import network_of
+from quantlab.report.layers import read_layers
 from quantlab.report.metrics import format_bits
 
 logger = logging.getLogger("quantlab")
@@ -33,6 +35,7 @@ class Evaluate(Method):
         super().__init__(section, context)
         self.quantized = None           # the QuantizedDenoiser of a run that quantized one
         if context.saved_model is not None:
+            self.described = read_layers(Path(section.run))
             self.quantized = restore(context)
             self.is_comparable = self.quantized is not None and self._has_its_full_precision()
         elif not context.full_precision_at_hand():

@@ -16,6 +16,7 @@ from quantlab.methods.qat_start import Start
 from quantlab.methods.quantized_training import QuantizedTraining, spread_evenly
 from quantlab.optim import SGDT, AdamT, AdamWT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
+from quantlab.quantizers.trained_layer import standardized_layers
 from quantlab.report import transitions
 from quantlab.report.runs import read_metrics
 
@@ -38,6 +39,9 @@ class QAT(QuantizedTraining):
         if self.is_scheduled and all(bits.weight == 32 for bits in self.planned.values()):
             raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
                                "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
+        if section.oscillation != "none" and (names := standardized_layers(context.model, self.planned)):
+            raise RequestError(f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which standardized weights "
+                               f"have not: {', '.join(names)}; type method.oscillation=none")
 
     @classmethod
     def check_files(cls, section, config) -> None:
@@ -129,7 +133,8 @@ class QAT(QuantizedTraining):
         if self.freezing:
             rows["frozen_share"] = {name: freezing.frozen.mean(dtype=torch.float32) for name, freezing in self.freezing.items()}
         if self.is_scheduled:
-            states = {name: self.optimizers[0].state[layer.weight] for name, layer in layers.items()}
+            # A layer behind which no loss lies has no gradient, and no state
+            states = {name: state for name, layer in layers.items() if (state := self.optimizers[0].state[layer.weight])}
             rows["running_transition_rate"] = {name: state["running_transition_rate"] for name, state in states.items()}
             rows["talr"] = {name: state["talr"] for name, state in states.items()}
         return rows

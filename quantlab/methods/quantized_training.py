@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
+from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
+from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.trained_layer import (
     calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
 )
@@ -94,12 +96,15 @@ class QuantizedTraining(Method):
         self.total_steps = total_steps
         context, model = self.context, self.context.model
         self.baseline = self.measure_start() | context.task.baseline(context.device)
-        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
-        calibrate_activations(model, lambda: model.training_loss(first))
+        surveyed = survey(model, lambda: model.training_loss(first))
+        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
+        unused = calibrate_activations(model, lambda: model.training_loss(first))
+        self._say_what_is_unused(unused)
+        self.described = describe_layers(surveyed, model, self.policy, lambda: model.training_loss(first))
         self.load_start()
-        self.layers = weight_quantized_layers(model)
+        self.layers = {name: layer for name, layer in weight_quantized_layers(model).items() if name not in unused}
         self.gradients_of = gradient_quantizers(model)
         model.train()
         if self.gradients_of:
@@ -108,6 +113,13 @@ class QuantizedTraining(Method):
         self.after_wrapping()
         self.model, *self.optimizers = context.accelerator.prepare(LossOf(model), *self.make_optimizers(self.parameter_groups()))
         self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def _say_what_is_unused(self, unused: list[str]) -> None:
+        if unused and len(unused) == len(self.planned):
+            raise RunError(f"quantizer: the network calls none of the {len(unused)} layers that are to be quantized, {unused[0]} among them: "
+                           "nothing would be quantized; choose another quantizer.policy or model")
+        if unused:
+            logger.info("%d of %d layers are not quantized, the network never calls them: %s", len(unused), len(self.planned), ", ".join(unused))
 
     def _say_what_stays(self) -> None:
         intervals = {name: quantizer.interval for name, quantizer in self.gradients_of.items()}

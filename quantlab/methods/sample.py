@@ -4,6 +4,7 @@ The noise is the evaluation's, so the first samples are those of the run itself,
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from quantlab.methods.generation_judge import draw_images, fid_to_task, sampling
 from quantlab.methods.saved_model import restore
 from quantlab.models.diffusers_denoiser import network_of
 from quantlab.report import grids
+from quantlab.report.layers import read_layers
 from quantlab.tasks.base import denormalize
 
 logger = logging.getLogger("quantlab")
@@ -27,6 +29,7 @@ class Sample(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
+        self.described = read_layers(Path(section.run))
         quantized = restore(context)
         self.network = network_of(context.model.unet) if quantized is None else quantized.network
 

@@ -27,19 +27,21 @@ ACCUMULATOR = 2**31 - 1     # the largest 32-bit integer
 
 @dataclass
 class _Call:
-    """One call of a layer: its name, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated tensors; `gradient`: before quantization."""
+    """One call of a layer: its name, the bias it was to add, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated tensors; `gradient`:
+    before quantization."""
 
     name: str
     layer: TrainedQuantizedLayer
+    bias: Tensor | None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Any]:
     """One training step of `network` on the batch that `loss()` computes the loss of; nothing of the network changes.
 
-    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value, "largest_accumulator":
-    int}. Raises RunError, naming the layer, where a tensor is not on its grid, a product differs by more than TOLERANCE, or a sum
-    does not fit into 32 bits.
+    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the bias is taken off,
+    and not below the size of one integer), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer why it has no product to check}. Raises RunError, naming
+    the layer, where a tensor is not on its grid, a product differs by more than TOLERANCE, or a sum does not fit into 32 bits.
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
     with untouched(network), _recorded(network) as calls:
@@ -47,17 +49,27 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     for call in calls:
         if {"dx", "dw"} <= call.tensors.keys():     # else its output took no part in the loss
             names.add(call.name)
-            for product, simulated, integers, scale in _products(call):
-                largest = simulated.abs().max().clamp_min(1e-30)
-                difference = max(difference, float((integers * scale - simulated).abs().max() / largest))
+            for product, simulated, integers, scale, largest in _products(call):
+                difference = max(difference, float((integers * scale - simulated).abs().max()) / largest)
                 accumulator = max(accumulator, int(integers.abs().max()))
                 if difference > TOLERANCE or accumulator > ACCUMULATOR:
                     raise RunError(f"integer check: layer {call.name}, {product}: integers differ from the simulation by {difference:.2e} of "
                                    f"the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and {ACCUMULATOR}")
                 products += 1
+    called = {call.name for call in calls}
+    not_checked = {name: _why_not(layer, name in called) for name, layer in quantized_layers(network) if name not in names}
     if not names:
-        raise RunError("integer check: no layer has weights, inputs and gradients quantized and an input that needs a gradient")
-    return {"layers": len(names), "products": products, "largest_difference": difference, "largest_accumulator": accumulator}
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(not_checked.items())[:3])
+        raise RunError("integer check: no layer has weights, inputs and gradients quantized and an input that needs a gradient"
+                       + (f" ({reasons})" if reasons else ""))
+    return {"layers": len(names), "products": products, "largest_difference": difference, "largest_accumulator": accumulator,
+            "not_checked": not_checked}
+
+
+def _why_not(layer: TrainedQuantizedLayer, is_called: bool) -> str:
+    if None in (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer):
+        return "not all of weight, input and gradient are quantized"
+    return "no gradient comes through it" if is_called else "never called"
 
 
 @contextlib.contextmanager
@@ -68,7 +80,7 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
 
     def on_call(name: str, layer: TrainedQuantizedLayer) -> None:
         def begin(module, args):
-            calls.append(_Call(name, layer))
+            calls.append(_Call(name, layer, args[1] if len(args) > 1 else layer.bias))
 
         def keep(key: str, gradient_key: str):
             def hook(module, args, output):
@@ -107,8 +119,9 @@ def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
     return codes.to(torch.uint8 if codes.min() >= 0 else torch.int8)
 
 
-def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor]]:
-    """Name, simulated tensor, integer tensor (int64) and scale of the three products of one call."""
+def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
+    """Name, simulated tensor, integer tensor (int64), scale, and the value that errors are compared with, of the three products of one
+    call."""
     layer, tensors = call.layer, call.tensors
     gradient = layer.gradient_quantizer
     q = largest_code(gradient.bits)
@@ -116,11 +129,14 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor]]:
     s_g = gradient.interval.clip_ratio.detach() * max_abs(tensors["gradient"]).clamp_min(1e-30) / q
     x, w, g = _codes(call, "x", s_x, 255), _codes(call, "w", s_w, 128), _codes(call, "g", s_g, q)
     simulated = tensors["y"]
-    if layer.bias is not None and layer.output_scale is None:
-        simulated = simulated - (layer.bias.detach().view(-1, 1, 1) if layer.is_conv else layer.bias.detach())
-    y, dx, dw = _convolved(x, w, g, layer.conv) if layer.is_conv else _multiplied(x, w, g)
-    return [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
-            ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+    if call.bias is not None and layer.output_scale is None:
+        simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
+    y, dx, dw = _convolved(x, w, g, layer) if layer.is_conv else _multiplied(x, w, g)
+    found = [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
+             ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+    # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are made of.
+    held = float(tensors["y"].abs().max()), 0.0, 0.0
+    return [(*product, max(float(product[1].abs().max()), float(product[3]), size)) for product, size in zip(found, held)]
 
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,16 +145,20 @@ def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor
     return x @ w.T, g @ w, g.flatten(0, -2).T @ x.flatten(0, -2)
 
 
-def _convolved(x: Tensor, w: Tensor, g: Tensor, conv: dict) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of a convolution, as matrix products over patches. Moving integers about as float64 does not change them."""
-    geometry = {name: conv[name] for name in ("stride", "padding", "dilation")}
-    groups, kernel = conv["groups"], w.shape[2:]
-    patches = F.unfold(x.double(), kernel, **geometry).long()                      # [N, C k k, L]
+def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: TrainedQuantizedLayer) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a convolution, as matrix products over patches. Moving integers about as float64, and adding the few that a padding
+    has copied, does not change them."""
+    geometry = {name: layer.conv[name] for name in ("stride", "padding", "dilation")}
+    groups, kernel = layer.conv["groups"], w.shape[2:]
+    x = x.double()
+    padded = x if layer.pad is None else layer.pad(x)
+    patches = F.unfold(padded, kernel, **geometry).long()                           # [N, C k k, L]
     patches = patches.unflatten(1, (groups, -1))                                    # [N, G, C/G k k, L]
     rows = w.long().flatten(1).unflatten(0, (groups, -1))                           # [G, O/G, C/G k k]
     columns = g.long().flatten(2).unflatten(1, (groups, -1))                        # [N, G, O/G, L]
     y = (rows @ patches).flatten(1, 2).reshape(g.shape)
     spread = (rows.transpose(1, 2) @ columns).flatten(1, 2)
-    dx = F.fold(spread.double(), x.shape[2:], kernel, **geometry).long()
+    dx = F.fold(spread.double(), padded.shape[2:], kernel, **geometry)
+    dx = (dx if layer.pad is None else torch.autograd.functional.vjp(layer.pad, x, dx)[1]).long()
     dw = (columns @ patches.transpose(2, 3)).sum(0).flatten(0, 1).reshape(w.shape)
     return y, dx, dw

@@ -5,7 +5,7 @@ The layer keeps `weight` and `bias` under their names, so full-precision weights
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RequestError
+from quantlab.quantizers.direct_use import follow_direct_uses
 from quantlab.quantizers.gradient import GradientQuantizer
 from quantlab.quantizers.gradient_interval import build_interval
+from quantlab.quantizers.layer_kinds import layer_kind
+from quantlab.quantizers.refusal import refusal, require_matches, unknown_kinds
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
-from quantlab.quantizers.wrap import LayerBits, setattr_child
+from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer
+from quantlab.quantizers.wrap import LayerBits, quantizable_layers
 
 
 class TrainedQuantizedLayer(nn.Module):
-    """A Conv2d or Linear whose input and latent weight pass quantizers, and the gradient of whose output does on its way back;
-    None: that one stays in full precision.
+    """A Conv2d or Linear of one of `layer_kinds`, whose input and latent weight pass quantizers, and the gradient of whose output does
+    on its way back; None: that one stays in full precision.
 
     With `output_scale` the product of both is multiplied by a learned number, before the bias: for quantizers whose weights and
     inputs lost their size, where no normalization follows.
@@ -31,33 +35,46 @@ class TrainedQuantizedLayer(nn.Module):
                  activation_quantizer: ActivationQuantizer | None, output_scale: bool,
                  gradient_quantizer: GradientQuantizer | None = None):
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        for name, parameter in layer._parameters.items():       # weight, bias, and a standardized weight's gain
+            self.register_parameter(name, parameter)
+        for name in layer.__constants__:                        # networks ask for in_features, kernel_size, ...
+            setattr(self, name, getattr(layer, name))
+        kind = layer_kind(layer)
+        self.is_conv, self.conv, self.pad, self.standardize = isinstance(layer, nn.Conv2d), kind.geometry, kind.pad, kind.standardize
         self.weight_quantizer, self.activation_quantizer = weight_quantizer, activation_quantizer
         self.gradient_quantizer = gradient_quantizer
         self.output_scale = nn.Parameter(torch.ones(())) if output_scale else None
         self.calibrating = False
-        self.is_conv = isinstance(layer, nn.Conv2d)
-        if self.is_conv:
-            self.conv = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *other_bias: Tensor | None) -> Tensor:
+        """other_bias: one in place of the layer's own, from a network that takes the weight past the layer (`direct_use`)."""
+        bias = other_bias[0] if other_bias else self.bias
         if self.calibrating:
             self._calibrate(x)
             self.calibrating = False
         x, weight = self._quantized(x)
         if self.output_scale is None:
-            return self._product(x, weight, self.bias)
+            return self._product(x, weight, bias)
         out = self._product(x, weight, None) * self.output_scale
-        if self.bias is None:
+        if bias is None:
             return out
-        return out + (self.bias.view(-1, 1, 1) if self.is_conv else self.bias)
+        return out + (bias.view(-1, 1, 1) if self.is_conv else bias)
+
+    def makes_product(self, geometry: dict) -> bool:
+        """Whether the layer is F.linear, or F.conv2d with these arguments, of its weight and nothing else."""
+        return geometry == self.conv and self.pad is None and self.standardize is None
 
     def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.activation_quantizer is not None:
             x = self.activation_quantizer(x)
-        return x, self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+        return x, self._float_weight() if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def _float_weight(self) -> Tensor:
+        # A view: `direct_use` would take the product of the parameter itself for one past the layer.
+        return self.weight.view_as(self.weight) if self.standardize is None else self.standardize(self.weight)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        x = x if self.pad is None else self.pad(x)
         out = F.conv2d(x, weight, bias, **self.conv) if self.is_conv else F.linear(x, weight, bias)
         return out if self.gradient_quantizer is None else self.gradient_quantizer(out)
 
@@ -67,7 +84,7 @@ class TrainedQuantizedLayer(nn.Module):
             self.activation_quantizer.calibrate(x)
         if self.output_scale is not None:
             # mean |output in full precision| / mean |output quantized| (EWGS)
-            wanted = self._product(x, self.weight, None).abs().mean()
+            wanted = self._product(x, self._float_weight(), None).abs().mean()
             self.output_scale.copy_(wanted / self._product(*self._quantized(x), None).abs().mean().clamp_min(1e-8))
 
 
@@ -112,48 +129,55 @@ class TrainingPolicy:
 def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
     """The layers of `network` that `policy` quantizes, by name.
 
-    Raises RequestError for a rule that concerns no layer, and for a layer that cannot be quantized.
+    Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what to type.
     """
-    modules = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
-    names = list(modules)
-    for pattern, _ in policy.rules:
-        if not any(map(pattern.search, names)):
-            raise RequestError(f"quantizer.policy: '{pattern.pattern}' is found in no layer's name, allowed: a part of one of "
-                               f"{', '.join(names[:3])}, ..., {names[-1]}")
+    layers = quantizable_layers(network)
+    names = list(layers)
+    require_matches(policy.rules, names)
     bits = {name: policy.bits(name, name == names[0], name == names[-1]) for name in names}
     planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
-    for name in planned:
-        _require_plain(name, modules[name])
+    if refused := unknown_kinds({name: layers[name] for name in planned}):
+        raise RequestError(refusal(refused, planned, policy.rules))
     return planned
 
 
+def standardized_layers(network: nn.Module, planned: Mapping[str, LayerBits]) -> list[str]:
+    """Those of the `planned` layers whose weight is quantized in its standardized form (`weight_standardization`)."""
+    return [name for name, bits in planned.items() if bits.weight != 32 and layer_kind(network.get_submodule(name)).standardize is not None]
+
+
 def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:
-    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place; weight scales are calibrated.
+    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place, under every name they have; weight scales are
+    calibrated. Layers whose weights the network takes past them are quantized there (`direct_use`).
 
     Raises RequestError as `planned_bits`.
     """
     modules = dict(network.named_modules())
-    for name, bits in planned_bits(network, policy).items():
+    names_of: dict[nn.Module, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        names_of.setdefault(module, []).append(name)
+    planned = planned_bits(network, policy)
+    for name, bits in planned.items():
         weight = None if bits.weight == 32 else policy.weight(modules[name], bits.weight, learn_weight_scale)
+        if weight is not None and (standardize := layer_kind(modules[name]).standardize) is not None:
+            weight = StandardizedWeightQuantizer(weight, standardize)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
         layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient())
         layer = layer.to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())
-        parent, _, child = name.rpartition(".")
-        setattr_child(modules[parent], child, layer)
+        for place in names_of[modules[name]]:
+            network.set_submodule(place, layer)
+    if planned:
+        follow_direct_uses(network, _layers)
 
 
-def _require_plain(name: str, layer: nn.Conv2d | nn.Linear) -> None:
-    """Layers whose forward pass is more than the product would lose the rest of it."""
-    found = type(layer).__name__ if type(layer) not in (nn.Conv2d, nn.Linear) else f"padding_mode={getattr(layer, 'padding_mode', 'zeros')}"
-    if found != "padding_mode=zeros":
-        raise RequestError(f"layer {name}: got {found}, allowed: torch's own Conv2d and Linear with zero padding; leave it in full precision "
-                           f"with quantizer.policy=[{{modules: '{name}', weight_bits: 32, activation_bits: 32}}], or choose another model")
+def _layers(network: nn.Module) -> list[TrainedQuantizedLayer]:
+    return [layer for _, layer in quantized_layers(network)]
 
 
 @torch.no_grad()
-def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> None:
+def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> list[str]:
     """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale, layer by layer, on
     already quantized inputs.
 
@@ -174,10 +198,12 @@ def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> Non
         network.train()
         forward()
     network.train(was_training)
+    unused = [name for name, layer in quantized_layers(network) if layer.calibrating]
     for layer in layers:
         layer.calibrating = False
     for buffer, kept in statistics:
         buffer.copy_(kept)
+    return unused
 
 
 def quantized_layers(network: nn.Module) -> Iterator[tuple[str, TrainedQuantizedLayer]]:

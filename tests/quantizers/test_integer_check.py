@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from quantlab.config.catalog import options
 from quantlab.errors import RunError
+from quantlab.families import section as family_section
 from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.integer_check import check_integers
 from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
@@ -65,6 +67,56 @@ def test_a_product_that_is_not_the_operands_is_found():
     layer._product = lambda x, weight, bias: product(x, weight * 1.001, bias)
     with pytest.raises(RunError, match="layer 8, .* differ from the simulation"):
         check_integers(net, lambda: net(x).square().mean())
+
+
+@pytest.mark.parametrize("kind", [
+    nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 4, 3, padding="same", groups=1), nn.Conv2d(3, 6, (2, 3), padding="same", groups=3),
+    nn.Conv2d(3, 4, 3, 2, 2, padding_mode="replicate"), timm.layers.Conv2dSame(3, 4, 4, 3), timm.layers.ScaledStdConv2dSame(3, 4, 3, 2),
+], ids=lambda layer: f"{type(layer).__name__}-{layer.padding_mode}-{layer.padding}")
+def test_paddings_and_standardized_weights_are_checked(kind):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(3, 3, 1), kind, nn.Conv2d(kind.out_channels, 2, 1)), torch.randn(2, 3, 7, 8)
+    wrap_for_training(net, LearnedClippingPolicy(family_section(4, ())), learn_weight_scale=True)
+    calibrate_activations(net, lambda: net(x))
+    found = check_integers(net, lambda: net(x).square().mean())
+    assert found["layers"] == 1 and found["largest_difference"] < 1e-5
+    pad = net[1].pad
+    if pad is not None:     # what the check does with a padding matters
+        net[1].pad = lambda x: pad(x).flip(-1)
+        net[1].forward, honest = lambda x: net[1]._product(*net[1]._quantized(x), net[1].bias), pad
+        product = net[1]._product
+        net[1]._product = lambda *arguments: _with_pad(net[1], honest, product, arguments)
+        with pytest.raises(RunError, match="layer 1, .* differ from the simulation"):
+            check_integers(net, lambda: net(x).square().mean())
+
+
+def _with_pad(layer, pad, product, arguments):
+    other, layer.pad = layer.pad, pad
+    try:
+        return product(*arguments)
+    finally:
+        layer.pad = other
+
+
+def test_products_that_float32_cannot_resolve_are_no_faults():
+    """Sums that cancel to exactly zero, and a product far smaller than the bias beside it."""
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer, self.last = nn.Linear(5, 5), nn.Linear(5, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            out = self.layer(x * self.size)
+            return (out[:4] * self.sizes - out[4:] * self.sizes).sum()      # of the same rows: no gradient for the weight
+
+    torch.manual_seed(0)
+    net, rows = Net(), torch.randn(4, 5)
+    net.size, net.sizes, x = 1e-5, torch.rand(4) * 1e3, torch.cat([rows, rows])
+    wrap_for_training(net, LearnedClippingPolicy(family_section(4, ())), learn_weight_scale=True)
+    calibrate_activations(net, lambda: net(x))
+    net.size = 1e-5 * 3.1
+    found = check_integers(net, lambda: net(x))
+    assert found["layers"] == 1 and found["largest_difference"] < 1e-5
 
 
 def test_nothing_to_check_is_said():

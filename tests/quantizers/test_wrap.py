@@ -7,14 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from quantlab.errors import RequestError
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.quantizers import wrap
 from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
 from quantlab.quantizers.attention import QuantizedAttention
 
 
-def section(weight=4, activation=8, policy=(), **more):
+def ends(weight, activation):
+    return SimpleNamespace(weight_bits=weight, activation_bits=activation)
+
+
+def section(weight=4, activation=8, policy=(), first=None, last=None, **more):
     values = dict(
+        first_layer=ends(*(first or (weight, activation))), last_layer=ends(*(last or (weight, activation))),
         weight=SimpleNamespace(bits=weight, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
         activation=SimpleNamespace(bits=activation, symmetric=False, scale_search="min_max", scales="per_group"),
         p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
@@ -32,12 +38,70 @@ def unet(**more):
     ).eval().requires_grad_(False)
 
 
-def test_policy_first_match_counts_and_never_lowers_full_precision():
-    policy = wrap.UniformAffinePolicy(section(4, 6, [("^conv_in$", 8, None), ("conv", 2, 32)]))
-    assert policy.bits("conv_in") == wrap.LayerBits(8, 6)
+def test_policy_first_match_counts_before_the_ends_and_nothing_lowers_full_precision():
+    policy = wrap.UniformAffinePolicy(section(4, 6, [("^conv_in$", 8, 6), ("conv", 2, 32)], first=(5, 5), last=(7, 7)))
+    assert policy.bits("conv_in", is_first=True) == wrap.LayerBits(8, 6)
     assert policy.bits("mid.conv1") == wrap.LayerBits(2, 32)
     assert policy.bits("linear") == wrap.LayerBits(4, 6)
+    assert policy.bits("linear", is_first=True) == wrap.LayerBits(5, 5)
+    assert policy.bits("linear", is_last=True) == wrap.LayerBits(7, 7)
     assert wrap.UniformAffinePolicy(section(32, 6, [("^conv_in$", 8, 8)])).bits("conv_in") == wrap.LayerBits(32, 8)
+    assert wrap.UniformAffinePolicy(section(32, 6, last=(8, 8))).bits("x", is_last=True) == wrap.LayerBits(32, 8)
+
+
+def test_first_and_last_of_a_unet_are_its_outer_convolutions():
+    planned = wrap.planned_bits(unet(), wrap.UniformAffinePolicy(section(4, 6, first=(8, 7), last=(7, 8))))
+    assert (planned.pop("conv_in"), planned.pop("conv_out")) == (wrap.LayerBits(8, 7), wrap.LayerBits(7, 8))
+    assert set(planned.values()) == {wrap.LayerBits(4, 6)}
+
+
+def test_rules_speak_of_operands_of_attention_too():
+    network = unet()
+    wrap.wrap(network, wrap.UniformAffinePolicy(section(4, 6, [("mid_block.*(key|softmax)", 8, 32)])), GroupPointer(1))
+    processor = network.mid_block.attentions[0].processor
+    assert isinstance(processor.key, nn.Identity) and isinstance(processor.softmax, nn.Identity)
+    assert processor.query.bits == 6
+
+
+@pytest.mark.parametrize("pattern, attention, said", [
+    ("^conv_inn$", True, "did you mean 'conv_in'?"), ("processor", False, "allowed: a part of one of conv_in, "),
+])
+def test_a_rule_that_concerns_nothing_is_refused(pattern, attention, said):
+    policy = wrap.UniformAffinePolicy(section(policy=[("mid_block", 8, 8), (pattern, 8, 8)], attention=attention))
+    with pytest.raises(RequestError, match=re.escape(f"quantizer.policy: '{pattern}' is found in no layer's name")) as caught:
+        wrap.planned_bits(unet(), policy)
+    assert said in str(caught.value)
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class SamePlain(nn.Conv2d):
+    """Another class, and yet the same function."""
+
+
+def test_layers_that_are_more_than_a_product_are_refused_together_and_can_be_left_out():
+    network = nn.Sequential(SamePlain(3, 4, 3), Scaled(4, 4), nn.Linear(4, 4), Scaled(4, 4))
+    with pytest.raises(RequestError, match=r"2 of 4 layers cannot be quantized: 1, 3 \(Scaled computes more than a product\)") as caught:
+        wrap.planned_bits(network, wrap.UniformAffinePolicy(section()))
+    pattern = re.search(r'modules: "(.*?)"', str(caught.value))[1]
+    wrap.wrap(network, wrap.UniformAffinePolicy(section(policy=[(pattern, 32, 32)])), GroupPointer(1))
+    assert [type(module) for module in network] == [wrap.QuantizedLayer, Scaled, wrap.QuantizedLayer, Scaled]
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize("padding", [(2, 1), "same"])
+def test_every_padding_is_computed_as_torch_does(mode, padding):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, (4, 3), padding=padding, padding_mode=mode)
+    holder, x = nn.Sequential(layer), torch.randn(2, 2, 6, 7)
+    wrap.wrap(holder, wrap.UniformAffinePolicy(section(8, 32)), GroupPointer(1))
+    (quantized,) = wrap.quantized_weights(holder)
+    quantized.calibrate(layer.weight.detach(), "min_max", 2.4)
+    layer.weight.data = quantized()
+    assert torch.equal(holder(x), layer(x))
 
 
 def test_32_bits_change_nothing():

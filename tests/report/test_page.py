@@ -68,6 +68,19 @@ def test_the_command_to_sample_is_read_back_by_hydra(make_run):
     assert (override.key_or_group, override.value()) == ("method.run", str(directory.resolve()))
 
 
+def test_the_tables_say_how_much_is_quantized(make_run):
+    directory = make_run(metrics={"fid": 3.0})
+    results = json.loads((directory / "results.json").read_text())
+    results |= {"quantized": {"weights": 0.982, "multiplications": 0.9751, "other_bits": {"W8A8": ["conv_in", "conv_out"]}}}
+    (directory / "layers.json").write_text(json.dumps({"time": {
+        "kind": "Linear", "weight": 32, "input": 32, "gradient": 32, "parameters": 1.0, "multiplications": 1.0, "reason": "policy"}}))
+    said = "W4A8: 98.2 % of weights, 97.5 % of multiplications (conv_in, conv_out in W8A8)"
+    text = write_page(directory, results).read_text()
+    assert table_lines(text)[0] == f"| {said} | fid ↓ |"
+    assert "## In full precision" in text and "Linear: `time` | 100 % | 100 % |" in text
+    assert final_table(results).splitlines()[0] == f"{said}, ddim on digits_generation, seed 0"
+
+
 def test_an_unfinished_run_says_why_and_how_to_go_on(make_run):
     directory = make_run(state="interrupted", error="interrupted by signal 2")
     text = write_page(directory).read_text()
