@@ -17,10 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from quantlab.atomic_files import claim_directory
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import find_problems
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory, claim_directory
+from quantlab.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def finished(directory: Path) -> dict:
     found = results(directory)
     cost = {name: value for name, value in found["cost"].items() if name not in ("seconds", "peak_memory_bytes")}
     return {"cost": cost} | {part: found.get(part) for part in ("metrics", "baseline", "protocol", "diagnostics")} | {
-        "lines": [path.read_text() for path in directory.glob("metrics.jsonl")], "model": (directory / "checkpoints/model.safetensors").read_bytes()}
+        "lines": [path.read_text() for path in directory.glob("metrics.jsonl")],
+        "model": (directory / "checkpoints/model.safetensors").read_bytes()}
 
 
 def kill_and_compare(name: str, kills: list, cache: Path, tmp_path: Path) -> None:
@@ -97,8 +98,8 @@ def kill_and_compare(name: str, kills: list, cache: Path, tmp_path: Path) -> Non
     assert killed >= len(kills) - 1
     assert finished(directory) == finished(whole)
     assert json.loads((directory / "status.json").read_text())["state"] == "completed"
-    left_behind = [path for place in (directory, caches[1]) for path in place.rglob("*") if "tmp" in path.suffix or "unfinished" in path.name]
-    assert not left_behind
+    files = [*directory.rglob("*"), *caches[1].rglob("*")]
+    assert not [path for path in files if path.suffix == ".tmp" or "unfinished" in path.name]
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)
