@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from quantlab.atomic_files import atomic_write
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run_directory import atomic_write
 
 FORMAT = "quantlab state 1"
 DOCUMENT_START = b'{"sha256":"'

@@ -23,7 +23,7 @@ from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
 from quantlab.quantizers.refusal import exactly, unknown_kinds
 from quantlab.quantizers.trace import trace_layers
 from quantlab.quantizers.trained_layer import (
-    TrainingPolicy, calibrate_activations, planned_bits, quantized_layers, weight_quantized_layers, wrap_for_training,
+    TrainingPolicy, calibrate_activations, quantized_layers, weight_quantized_layers, wrap_for_training,
 )
 
 CLASSES = 5

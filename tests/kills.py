@@ -33,7 +33,7 @@ class Moments:
             self.act()
 
     def __enter__(self) -> "Moments":
-        from quantlab import run_directory, trainer
+        from quantlab import atomic_files, trainer
         from quantlab.methods.base import Method
         to_device, fit, fsync = trainer.to_device, trainer.Trainer.fit, os.fsync
 
@@ -57,7 +57,7 @@ class Moments:
             self.happens("write")
 
         self.patches = [mock.patch.object(trainer, "to_device", step), mock.patch.object(trainer.Trainer, "fit", fitted),
-                        mock.patch.object(run_directory.os, "fsync", synced)]
+                        mock.patch.object(atomic_files.os, "fsync", synced)]
         for patch in self.patches:
             patch.start()
         self.hook = torch.nn.modules.module.register_module_forward_pre_hook(called)
