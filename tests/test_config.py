@@ -103,7 +103,7 @@ def test_round_trip_through_yaml(mapping, tmp_path):
 ])
 def test_one_wrong_value_is_one_line(mapping, key, value, said):
     if ".policy." in key:
-        mapping["quantizer"]["policy"][0]["modules"] = value
+        mapping["quantizer"]["policy"] = [{"modules": value, "weight_bits": 8, "activation_bits": 8}]
     else:
         put(mapping, key, value)
     problem = only_problem(mapping)

@@ -20,7 +20,7 @@ PRODUCTS = {"(query key)": ("query", "key"), "(softmax value)": ("softmax", "val
 
 @dataclass
 class Part:
-    """Something of a network that holds parameters or multiplies. kind: class of its module, `Parameter`, or `attention product`."""
+    """Something of a network that holds parameters. kind: class of its module, `Parameter`, or `biases`."""
 
     kind: str
     parameters: int
@@ -30,9 +30,11 @@ class Part:
 
 @dataclass
 class Survey:
-    """A network in full precision: its parts by name, and the names of the layers that a policy speaks about, in their order."""
+    """A network in full precision: its parts by name, multiplications of two activations by the module that makes them, and the names
+    of the layers that a policy speaks about, in their order."""
 
     parts: dict[str, Part]
+    products: dict[str, int]
     quantizable: list[str]
 
 
@@ -65,11 +67,10 @@ def survey(network: nn.Module, forward: Callable[[], Any]) -> Survey:
                 parts[key] = Part("Parameter", size(parameter), traced.get(key, LayerCalls()))
             else:
                 parts.setdefault(name, Part(type(module).__name__, 0, LayerCalls())).parameters += size(parameter)
-    for name, calls in traced.items():
-        if name not in parts:
-            parts[name] = Part("attention product", 0, calls)
     parts[BIASES] = biases
-    return Survey(parts, list(quantizable_layers(network)))
+    owned = [name for name, part in parts.items() if part.calls is traced.get(name)]
+    products = {name: calls.multiplications for name, calls in traced.items() if name not in owned}
+    return Survey(parts, products, list(quantizable_layers(network)))
 
 
 def describe_layers(surveyed: Survey, network: nn.Module, policy: TrainingPolicy | UniformAffinePolicy,
@@ -86,9 +87,7 @@ def describe_layers(surveyed: Survey, network: nn.Module, policy: TrainingPolicy
     for name, part in surveyed.parts.items():
         entry = {"kind": part.kind, "weight": 32, "input": 32, "gradient": 32,
                  "parameters": part.parameters, "multiplications": part.calls.multiplications}
-        if part.kind == "attention product":
-            entries |= _products(name, entry, network, policy)
-        elif part.is_layer:
+        if part.is_layer:
             bits = _bits(network.get_submodule(name))
             is_called = part.calls.calls + part.calls.direct_uses > 0 if bits is None else traced[name].calls > 0
             entry |= bits if bits and is_called else {}
@@ -96,20 +95,23 @@ def describe_layers(surveyed: Survey, network: nn.Module, policy: TrainingPolicy
             entries[name] = entry | ({"reason": _reason(surveyed, name, is_called, policy)} if needs_reason else {})
         elif part.parameters or part.calls.multiplications:
             entries[name] = entry | {"reason": "kind"}
+    for name, multiplications in surveyed.products.items():
+        entries |= _products(name, multiplications, network, policy)
     totals = {key: sum(entry[key] for entry in entries.values()) or 1 for key in ("parameters", "multiplications")}
     return {name: entry | {key: entry[key] / total for key, total in totals.items()} for name, entry in entries.items()}
 
 
-def _products(name: str, entry: dict[str, Any], network: nn.Module, policy) -> dict[str, dict[str, Any]]:
+def _products(name: str, multiplications: int, network: nn.Module, policy) -> dict[str, dict[str, Any]]:
     """Products of two activations inside the module of that name. Those of an attention that is quantized, of one size each, have an
     entry each."""
-    entry, module = entry | {"weight": None}, network.get_submodule(name)
+    module = network.get_submodule(name)
+    entry = {"kind": "attention product", "weight": None, "input": 32, "gradient": 32, "parameters": 0, "multiplications": multiplications}
     if not (is_attention(module) and isinstance(module.processor, QuantizedAttention)):
-        return {name: entry | {"reason": "attention product"}}
+        return {f"{name} (products)".strip(): entry | {"reason": "attention product"}}
     found = {}
     for product, operands in PRODUCTS.items():
         bits = max(operand_bits(policy, name, operand) for operand in operands)
-        found[f"{name}.processor {product}"] = entry | {"input": bits, "multiplications": entry["multiplications"] / 2} | (
+        found[f"{name}.processor {product}"] = entry | {"input": bits, "multiplications": multiplications / 2} | (
             {"reason": "policy"} if bits == 32 else {})
     return found
 

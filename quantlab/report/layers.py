@@ -67,7 +67,7 @@ def full_precision_section(layers: Layers) -> str:
     for reason in sorted(left, key=list(REASONS).index):
         for what, names in left[reason].items():
             shares = [sum(layers[name][key] for name in names) for key in ("parameters", "multiplications")]
-            listed = [f"`{name}`" for name in names if not name.startswith("(")]     # the biases are one entry
+            listed = [f"`{name}`" for name in names if name != "(biases of layers)"]
             cells = [REASONS[reason], what + (f": {_listed(listed)}" if listed else ""), *map(_percent, shares)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -28,6 +28,7 @@ def problem(request):
         weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
         activation=SimpleNamespace(bits=6, symmetric=False, scale_search="min_max", scales="per_group"),
         p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True, policy=[],
+        **{end: SimpleNamespace(weight_bits=4, activation_bits=6) for end in ("first_layer", "last_layer")},
     )
     quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), steps=8, group_size=4)
     quantized.unet.double()

@@ -34,6 +34,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(1, 4, 2, stride=2)                 # first
         self.position = nn.Parameter(torch.zeros(1, 4, 4))
+        self.size = nn.Parameter(torch.ones(4))
         self.norm = nn.LayerNorm(4)
         self.qkv = nn.Linear(4, 12, bias=False)                     # its weight is used, in part, its forward is not
         self.proj = nn.Linear(4, 4)
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(4, 2)                                 # last
 
     def forward(self, image):
-        x = self.norm(self.patches(image).flatten(2).transpose(1, 2) + self.position)
+        x = self.norm(self.patches(image).flatten(2).transpose(1, 2) * self.size + self.position)
         x = self.proj(F.scaled_dot_product_attention(*F.linear(x, self.qkv.weight[:]).chunk(3, -1)))
         return self.head(self.left_out(self.mix(x.transpose(1, 2)).transpose(1, 2)).mean(1))
 
@@ -60,10 +61,12 @@ def test_every_reason_to_stay_in_full_precision_and_all_shares():
     assert facts == {
         "patches": (32, 32, "first"), "position": (32, 32, "kind"), "norm": (32, 32, "kind"), "qkv": (32, 32, "never called"),
         "proj": (4, 3, None), "mix": (32, 32, "kind"), "left_out": (32, 5, "policy"), "unused": (32, 32, "never called"),
-        "head": (8, 32, "last"), "": (None, 32, "attention product"), BIASES: (32, 32, "kind"),
+        "head": (8, 32, "last"), "": (32, 32, "kind"), "(products)": (None, 32, "attention product"), BIASES: (32, 32, "kind"),
     }
-    parameters = {"patches": 16, "position": 16, "norm": 8, "qkv": 48, "proj": 16, "mix": 16, "left_out": 16, "unused": 16, "head": 8, BIASES: 10}
-    multiplications = {"patches": 4 * 4 * 4, "qkv": 4 * 4 * 12, "proj": 4 * 16, "mix": 4 * 16, "left_out": 4 * 16, "head": 8, "": 2 * 4 * 4 * 4}
+    parameters = {"": 4, "patches": 16, "position": 16, "norm": 8, "qkv": 48, "proj": 16, "mix": 16, "left_out": 16, "unused": 16,
+                  "head": 8, BIASES: 10}
+    multiplications = {"patches": 4 * 4 * 4, "qkv": 4 * 4 * 12, "proj": 4 * 16, "mix": 4 * 16, "left_out": 4 * 16, "head": 8,
+                       "(products)": 2 * 4 * 4 * 4}
     for key, counts in (("parameters", parameters), ("multiplications", multiplications)):
         total = sum(counts.values())
         assert {name: entry[key] for name, entry in found.items()} == pytest.approx({name: counts.get(name, 0) / total for name in found})
@@ -89,7 +92,7 @@ def test_the_products_of_attention_have_entries(attention):
         assert len(products) == 8 and products[f"{name}.processor (query key)"] == (32, "policy")
         assert products[f"{name}.processor (softmax value)"] == products["up_blocks.0.attentions.0.processor (softmax value)"] == (8, None)
     else:
-        assert len(products) == 4 and products[name] == (32, "attention product")
+        assert len(products) == 4 and products[f"{name} (products)"] == (32, "attention product")
     assert (found["conv_in"]["weight"], found["conv_in"]["input"], found["conv_in"]["gradient"]) == (8, 8, 32)
     assert (found["conv_out"]["weight"], found["conv_out"]["input"]) == (4, 6)
     for key in ("parameters", "multiplications"):
