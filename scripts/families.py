@@ -1,6 +1,6 @@
 """The table of families: one small network of each that timm and torchvision have, quantized in training, results/timm_families.{md,csv}.
 
-    OMP_NUM_THREADS=1 python scripts/families.py            # an hour on one core; families that the CSV has are not done again
+    OMP_NUM_THREADS=1 python scripts/families.py            # ten minutes on one core; families that the CSV has are not done again
     OMP_NUM_THREADS=1 python scripts/families.py --only timm:beit timm:nfnet
 
 The CSV says which network is a family's smallest; `--choose` chooses anew, which takes building all of timm once. What is done with
