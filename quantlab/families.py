@@ -28,10 +28,15 @@ from quantlab.quantizers.trained_layer import (
 
 CLASSES = 5
 SIZES = (32, 42, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384)    # of images, tried in this order
-# Families without a small network: what makes one of it
+# Families without a small network: what makes one of theirs small
+SHALLOW = {"depths": (1, 1, 1, 1)}
 SMALLER: dict[tuple[str, str], dict[str, Any]] = {
-    ("timm", "beit"): {"depth": 2, "embed_dim": 48, "num_heads": 3}, ("timm", "deepseek_vit"): {"depth": 2},
-    ("timm", "gemma4_vit"): {"depth": 2}, ("timm", "qwen3_vit"): {"depth": 2},
+    ("timm", "beit"): {"depth": 2, "embed_dim": 48, "num_heads": 3}, ("timm", "davit"): SHALLOW, ("timm", "deepseek_vit"): {"depth": 2},
+    ("timm", "gemma4_vit"): {"depth": 2}, ("timm", "naflexvit"): {"depth": 2}, ("timm", "nasnet"): {"num_features": 288, "stem_size": 12},
+    ("timm", "qwen3_vit"): {"depth": 2}, ("timm", "sequencer"): {"layers": (1, 1, 1, 1)}, ("timm", "swin_transformer"): SHALLOW,
+    ("timm", "swin_transformer_v2"): SHALLOW, ("timm", "swin_transformer_v2_cr"): SHALLOW, ("timm", "tnt"): {"depth": 2},
+    ("timm", "tresnet"): {"layers": (1, 1, 1, 1)}, ("timm", "twins"): SHALLOW, ("timm", "vision_transformer_hybrid"): {"depth": 2},
+    ("timm", "vision_transformer_sam"): {"depth": 2}, ("timm", "xcit"): {"depth": 2},
 }
 # What stops a network from being built for images of one size, or from taking them
 UNSUITABLE = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
@@ -57,11 +62,13 @@ def smallest(library: str, names: Iterable[str]) -> str:
     """The one of `names` with the fewest parameters; those that cannot be built without weights or further packages are left out."""
     sizes = {}
     for name in names:
-        try:
-            with torch.device("meta"):
-                sizes[name] = sum(parameter.numel() for parameter in create(library, name).parameters())
-        except (ImportError, *UNSUITABLE):
-            continue
+        for device in ("meta", "cpu"):      # without memory, unless widths are computed as torchvision's RegNet does
+            try:
+                with torch.device(device):
+                    sizes[name] = sum(parameter.numel() for parameter in create(library, name).parameters())
+                break
+            except (ImportError, *UNSUITABLE):
+                continue
     return min(sizes, key=lambda name: (sizes[name], name))
 
 
@@ -178,7 +185,8 @@ def _step(network: nn.Module, loss: Callable[[], Tensor], unused: list[str]) -> 
     """One step of plain SGD, and of the gradients' intervals. Raises ValueError where the loss is not finite, or a quantized weight has no gradient."""
     value = loss()
     value.backward()
-    without = [name for name, layer in weight_quantized_layers(network).items() if layer.weight.grad is None and name not in unused]
+    used = {name: layer for name, layer in weight_quantized_layers(network).items() if name not in unused}
+    without = [name for name, layer in used.items() if layer.weight.grad is None]
     if not torch.isfinite(value) or without:
         raise ValueError(f"loss {value.item()}, no gradient: {', '.join(without) or 'none'}")
     intervals = gradient_quantizers(network).values()
@@ -198,4 +206,5 @@ def _share(network: nn.Module, images: Tensor, facts: Facts) -> None:
     counted = [name for name, layer in wrapped.items() if traced[name].calls]
     facts.quantized = len(counted)
     facts.weight_share = sum(wrapped[name].weight.numel() for name in counted) / sum(sizes.values())
-    facts.multiplication_share = sum(traced[name].multiplications for name in counted) / max(sum(calls.multiplications for calls in traced.values()), 1)
+    multiplications = {name: calls.multiplications for name, calls in traced.items()}
+    facts.multiplication_share = sum(multiplications[name] for name in counted) / sum(multiplications.values())

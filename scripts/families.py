@@ -1,6 +1,6 @@
 """The table of families: one small network of each that timm and torchvision have, quantized in training, results/timm_families.{md,csv}.
 
-    OMP_NUM_THREADS=1 python scripts/families.py            # an hour on one core; families that the CSV has are not done again
+    OMP_NUM_THREADS=1 python scripts/families.py            # ten minutes on one core; families that the CSV has are not done again
     OMP_NUM_THREADS=1 python scripts/families.py --only timm:beit timm:nfnet
 
 The CSV says which network is a family's smallest; `--choose` chooses anew, which takes building all of timm once. What is done with
@@ -91,7 +91,8 @@ def write(output: Path, known: dict[tuple[str, str], dict]) -> None:
     passed = [row for row in done if row["qat"] == row["low_bit"] == row["integer_check"] == "ok"]
     text = ["# Families of timm and torchvision, quantized in training", "",
             f"`python scripts/families.py`, {datetime.date.today()}: timm {timm.__version__}, torchvision {torchvision.__version__}, torch "
-            f"{torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}. {len(passed)} of {len(done)} families pass all three.", "",
+            f"{torch.__version__}, {torch.get_num_threads()} thread(s), {platform.machine()}. "
+            f"{len(passed)} of {len(done)} families pass all three.", "",
             "Of each family the network with the fewest parameters (some made shallower, see the CSV), random weights, for the smallest images "
             "that it takes. First and last layer in full precision. One step of QAT (`fixed_point`, W4A4), one of low-bit training "
             "(`learned_clipping`, W4A4G4) and the integer check of every quantized layer. Weights: of all parameters with several dimensions. "
@@ -100,8 +101,9 @@ def write(output: Path, known: dict[tuple[str, str], dict]) -> None:
     for row in done:
         not_quantized = [f"{row['refused'].count('; ') + 1} refused"] if row["refused"] else []
         not_quantized += [f"{len(row['unused'].split())} never called"] if row["unused"] else []
-        cells = (f"{row['library']} {row['family']}", row["model"], row["image_size"], row["layers"], row["quantized"], row["weights_percent"],
-                 row["multiplications_percent"], ", ".join(not_quantized), row["qat"], row["low_bit"], row["integer_check"])
+        columns = ("model", "image_size", "layers", "quantized", "weights_percent", "multiplications_percent")
+        cells = (f"{row['library']} {row['family']}", *(row[name] for name in columns), ", ".join(not_quantized),
+                 row["qat"], row["low_bit"], row["integer_check"])
         text.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     output.with_suffix(".md").write_text("\n".join(text) + "\n")
 

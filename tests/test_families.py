@@ -24,7 +24,8 @@ ALWAYS = {
     "transformer": ("timm", "test_vit", {}, "Linear"),
     "squeeze and excitation, hard sigmoids": ("timm", "lcnet_035", {}, "Conv2d"),
     "state space": ("timm", "test_mambaout", {}, "Linear"),
-    "named Sequential, convolution and batch normalization": ("timm", "levit_128s", {"embed_dim": (16, 16, 16), "key_dim": 4, "num_heads": (2, 2, 2), "depth": (1, 1, 1)}, "Conv2d"),
+    "named Sequential of a convolution and its normalization": (
+        "timm", "levit_128s", {"embed_dim": (16, 16, 16), "key_dim": 4, "num_heads": (2, 2, 2), "depth": (1, 1, 1)}, "Conv2d"),
     "a convolution as classifier": ("torchvision", "squeezenet1_1", {}, "Conv2d"),
 }
 

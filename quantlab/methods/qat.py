@@ -40,8 +40,8 @@ class QAT(QuantizedTraining):
             raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
                                "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
         if section.oscillation != "none" and (names := standardized_layers(context.model, self.planned)):
-            raise RequestError(f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which standardized weights "
-                               f"have not: {', '.join(names)}; type method.oscillation=none")
+            raise RequestError(f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which the standardized "
+                               f"weights of {', '.join(names)} do not have; type method.oscillation=none")
 
     @classmethod
     def check_files(cls, section, config) -> None:

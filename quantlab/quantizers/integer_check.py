@@ -40,8 +40,9 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     """One training step of `network` on the batch that `loss()` computes the loss of; nothing of the network changes.
 
     Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the bias is taken off,
-    and not below the size of one integer), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer why it has no product to check}. Raises RunError, naming
-    the layer, where a tensor is not on its grid, a product differs by more than TOLERANCE, or a sum does not fit into 32 bits.
+    and not below one integer's worth), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer
+    why it has no product to check}. Raises RunError, naming the layer, where a tensor is not on its grid, a product differs by more than
+    TOLERANCE, or a sum does not fit into 32 bits.
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
     with untouched(network), _recorded(network) as calls:

@@ -93,7 +93,8 @@ class TrainingPolicy:
     `weight`, `activation` and, if it needs one, `output_scale`.
 
     Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the network's
-    first Conv2d or Linear and `last_layer` for its last; else the section's.
+    first Conv2d or Linear and `last_layer` for its last, in the order of its modules; else the section's. (In all of timm's families but
+    FastViT, whose stem has two branches, and VOLO, which has two heads, these are the first and the last that are called.)
     """
 
     output_scale = False

@@ -88,7 +88,7 @@ def test_what_cannot_be_quantized_is_refused_before_any_work_and_the_line_helps(
 def test_cures_of_oscillation_refuse_standardized_weights(command):
     code, err, directory = command("method=qat", "model.architecture=odd_network", "method.schedule=learning_rate", "method.oscillation=freezing")
     assert code == 2 and not (directory / "config.yaml").exists()
-    assert "freezing" in err and "body.conv; type method.oscillation=none" in err
+    assert "freezing" in err and "weights of body.conv do not have; type method.oscillation=none" in err
 
 
 def test_a_policy_that_leaves_only_layers_nobody_calls_is_an_error(command):

@@ -10,6 +10,7 @@ from quantlab.quantizers.binary import BinaryPolicy, ReActNetPolicy
 from quantlab.quantizers.dsq import DSQPolicy
 from quantlab.quantizers.ewgs import EWGSPolicy
 from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.learned_clipping import ClippedActivation
 from quantlab.quantizers.lsq import LSQPolicy
 from quantlab.quantizers.trained_layer import calibrate_activations, quantizer_parameters, wrap_for_training
 
@@ -48,6 +49,14 @@ def test_levels_change_at_the_transition_points_and_where_the_output_does(name, 
     crossed = (normalized[changes] + normalized[changes + 1]) / 2
     torch.testing.assert_close(crossed, torch.tensor(quantizer.transition_points), atol=0.02, rtol=0)
     assert quantizer.distance_to_transition_point(weight)[0, changes].max() < 0.02
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-3, -2.0])
+def test_a_constant_input_is_not_erased(value):
+    """As what a softmax over a single token gives: it has no deviation that a scale could come from."""
+    x, quantizer = torch.full((4, 3, 2, 2), value), ClippedActivation(4)
+    quantizer.calibrate(x)
+    torch.testing.assert_close(quantizer(x), x, rtol=0.2, atol=0)
 
 
 @pytest.mark.parametrize("name, bits", CASES)
