@@ -207,7 +207,7 @@ class Trainer:
         with self._saved_if_data_fails(method):
             validated = method.validate()
         losses, self.interval_losses = self.interval_losses, []
-        score = method.score(validated) or [float(torch.stack(losses).mean()) if losses else math.inf]
+        score = method.checkpoint_score(validated) or [float(torch.stack(losses).mean()) if losses else math.inf]
         row = {f"validation_{name}": value for name, value in validated.items()}
         if row:
             self.accelerator.log(row, step=done)

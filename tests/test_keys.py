@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tiny import TINY_PTQ
 
 import quantlab
-from quantlab.config import RunConfig, instantiate, to_plain, validate
+from quantlab.config import RunConfig, instantiate, to_plain, validate, with_finished_run
 from quantlab.config.catalog import options
 from quantlab.config.effects import EFFECTS, without_effect
 from quantlab.config.fields import Strict
@@ -48,6 +48,8 @@ def kinds_in(annotation: Any) -> list[type]:
 def resolved(*words: str) -> RunConfig:
     with initialize_config_module("quantlab.conf", version_base="1.3"):
         mapping = OmegaConf.to_container(compose("config", list(words)), resolve=True)
+    if Path(mapping["method"].get("run") or "/nowhere").is_dir():
+        mapping = with_finished_run(mapping, words)
     return validate({key: value for key, value in mapping.items() if key != "experiment"})
 
 
@@ -72,6 +74,7 @@ PTQ = (*TINY_PTQ, "model.pretrain.steps=1", "model.sampler.steps=3", "task.evalu
 RUNS = {
     "accuquant": ("method=accuquant", *PTQ, "quantizer.weight.rounding=adaround", "method.rounding_regularizer.warmup=0.0"),
     "sample": ("method=sample", "method.run={accuquant}", "method.samples=8"),
+    "evaluate": ("method=evaluate", "method.run={accuquant}"),
     "ptq": ("method=ptq", *PTQ, "quantizer.weight.rounding=adaround", "method.reconstruction=step", "trainer.num_workers=0"),
     "dampening": ("method=qat", *TRAINING, "method.decay=step", "method.oscillation=dampening", "method.dampening.start=0.0"),
     "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
@@ -154,9 +157,3 @@ def test_a_trainers_key_that_does_nothing_is_refused(words, key):
         resolved(*words)
     (problem,) = caught.value.problems
     assert problem.startswith(f"{key}: got ") and f"type {key}=" in problem
-
-
-def test_samples_refuse_settings_that_the_other_run_has(quantlab, tmp_path):
-    code, _, err = quantlab("method=sample", f"method.run={tmp_path}", "model.sampler.steps=7", f"output_dir={tmp_path / 'out'}")
-    assert code == 2 and "model.sampler.steps: method=sample takes task, model, quantizer from the run in method.run; leave" in err
-    assert not (tmp_path / "out" / "config.yaml").exists()

@@ -114,10 +114,10 @@ class Method:
         return {}
 
     def validate(self) -> dict[str, float]:
-        """Asked at every checkpoint; what it measures decides, by `score`, which checkpoint is best."""
+        """Asked at every checkpoint; what it measures decides, by `checkpoint_score`, which checkpoint is best."""
         return {}
 
-    def score(self, validated: dict[str, float]) -> list[float]:
+    def checkpoint_score(self, validated: dict[str, float]) -> list[float]:
         """Of what `validate` measured, what decides which checkpoint is best: lower is better, later entries break ties."""
         return [validated["loss"]] if "loss" in validated else []
 

@@ -112,7 +112,7 @@ class DiffusionPTQ(Method):
     def build(self, total_steps: int) -> None:
         section, context = self.section, self.context
         self.total_steps = total_steps
-        self.full_precision = context.model.fingerprint()
+        self.full_precision_sha256 = context.model.fingerprint()
         trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
                                           "calibration trajectories")
         look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
@@ -236,11 +236,11 @@ class DiffusionPTQ(Method):
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
-        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent, "full_precision": self.full_precision}
+        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent, "full_precision": self.full_precision_sha256}
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
-        if state.get("full_precision", self.full_precision) != self.full_precision:
+        if state.get("full_precision", self.full_precision_sha256) != self.full_precision:
             raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
                            "model.weights), or start anew")
         self.quantized.unet.load_state_dict(state["network"])

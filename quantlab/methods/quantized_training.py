@@ -213,7 +213,7 @@ class QuantizedTraining(Method):
     def validate(self) -> dict[str, float]:
         return self.context.task.evaluate(self.context.model, "validation", self.context.device)
 
-    def score(self, validated: dict[str, float]) -> list[float]:
+    def checkpoint_score(self, validated: dict[str, float]) -> list[float]:
         """The task's main metric; the loss breaks ties, which a small validation part has many of."""
         return [-validated[self.context.task.main_metric], validated["loss"]]
 

@@ -49,7 +49,7 @@ def build_timm_classifier(section: Any, task: Any) -> nn.Module:
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
     network.weights_from = file
-    classifier = network.pretrained_cfg["classifier"]
+    classifier = getattr(network, "pretrained_cfg", {}).get("classifier")
     network.class_layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     # A classifier of other classes is new: then the recipe trains on from timm's weights, once
     network.has_weights = section.pretrained and task.classes == facts.num_classes

@@ -129,5 +129,8 @@ def _left_as_it_was(network: nn.Module) -> Iterator[None]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What a tensor and its views have in common."""
-    return tensor.untyped_storage().data_ptr()
+    """What a tensor and its views have in common; of a tensor without memory, as those of a backend written in Python, itself."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return id(tensor)

@@ -89,7 +89,8 @@ def test_the_clip_ratios_travel_with_the_model(whole):
 
 
 def test_clipping_values_have_an_optimizer_of_their_own(quantlab, tmp_path):
-    words = (*TINY_LOW_BIT, "method.learning_rate.sgd=1e-20", "method.weight_decay=0", "trainer.max_steps=3", "trainer.checkpoint_every=1")
+    words = (*TINY_LOW_BIT, "method.learning_rate.sgd=1e-20", "method.weight_decay=0", "method.decay=constant", "trainer.max_steps=3",
+             "trainer.checkpoint_every=1")
     for name, rate in (("still", "1e-20"), ("moving", "1e-3")):
         assert quantlab(*words, f"method.scale_learning_rate={rate}", f"output_dir={tmp_path / name}")[0] == 0
     still, moving = (load_model(tmp_path / name / "checkpoints" / "model")[0] for name in ("still", "moving"))
