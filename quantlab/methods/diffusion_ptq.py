@@ -240,7 +240,7 @@ class DiffusionPTQ(Method):
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
-        if state.get("full_precision", self.full_precision_sha256) != self.full_precision:
+        if state.get("full_precision", self.full_precision_sha256) != self.full_precision_sha256:
             raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
                            "model.weights), or start anew")
         self.quantized.unet.load_state_dict(state["network"])
