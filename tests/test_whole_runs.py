@@ -196,6 +196,13 @@ def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
     assert len(units) == 18 and sum(ends) / len(ends) < 0.9
 
 
+def test_block_reconstruction_that_is_cut_short_still_reaches_every_unit(quantlab, tmp_path):
+    code, _, err = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=block", "method.network_evaluations=174", "trainer.max_steps=20",
+                            f"output_dir={tmp_path / 'b'}")
+    assert code == 0, err
+    assert results(tmp_path / "b")["cost"]["network_evaluations"] == round(114 + 20 * 3 / 18)     # all 18 units were collected for
+
+
 @pytest.mark.parametrize("words", [
     ("method.gradient=exact", "model.sampler.eta=0.5"),
     ("method.gradient=bptt", "method.group_order=sequential", "method.loss=l1"),

@@ -11,6 +11,8 @@ are learned jointly, not one after the other; learning rates and annealing run o
 passes, and collecting its inputs in both networks two passes that end at the unit.
 """
 
+import bisect
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,23 +98,32 @@ class BlockReconstruction(DiffusionPTQ):
         # Two passes that end at the unit: on average half of the network each, over all units.
         self.collecting = batches * (len(self.names) + 1) / len(self.names)
         left = section.network_evaluations - self.collecting * len(self.names)
-        self.per_unit = int(left // 3)      # forward and backward of all units together are one of the network
-        if self.per_unit < 1:
+        per_unit = int(left // 3)       # forward and backward of all units together are one of the network
+        if per_unit < 1:
             raise RequestError(
                 f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(self.names)} "
                 f"blocks takes {self.collecting * len(self.names):.0f}; allowed: more than that, or fewer "
                 "method.calibration.range_samples")
-        self.steps = self.per_unit * len(self.names)
+        self.steps = per_unit * len(self.names)
         self.unit: int | None = None        # that is being trained, and what was collected for it
         self.collected: dict | None = None
 
+    def build(self, total_steps: int) -> None:
+        # A trainer that cuts the run short shortens all units alike. The step that each begins with, and the end:
+        self.begins = [unit * total_steps // len(self.names) for unit in range(len(self.names) + 1)]
+        super().build(total_steps)
+
+    def unit_of(self, step: int) -> int:
+        return bisect.bisect_right(self.begins, step) - 1
+
     def progress(self, step: int) -> float:
-        return step % self.per_unit / self.per_unit
+        begin, end = self.begins[self.unit_of(step) :][:2]
+        return (step - begin) / (end - begin)
 
     def before_step(self, step: int) -> None:
         super().before_step(step)
-        if step // self.per_unit != self.unit:
-            self.unit = step // self.per_unit
+        if (unit := self.unit_of(step)) != self.unit:
+            self.unit = unit
             self.enter()
         elif self.collected is None:
             self.collect()      # a run that goes on inside a unit: it had entered before
