@@ -478,7 +478,7 @@ def test_walks_are_known_by_weights_and_config(model, tmp_path):
 
 def test_a_run_is_not_resumed_with_another_full_precision_model():
     with pytest.raises(RunError, match="not the one that this run began with"):
-        DiffusionPTQ.load_state_dict(SimpleNamespace(full_precision="now"), {"full_precision": "then"})
+        DiffusionPTQ.load_state_dict(SimpleNamespace(full_precision_sha256="now"), {"full_precision": "then"})
 
 
 # whole runs --------------------------------------------------------------------------------------------------------
