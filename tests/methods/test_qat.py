@@ -33,7 +33,7 @@ def test_what_a_run_leaves(whole):
     for name in ("transitions", "latent_weights", "training"):
         assert f"figures/{name}.png" in report and (whole / "figures" / f"{name}.png").is_file()
     first = rows(whole)[0]
-    assert first["target_transition_rate"] == pytest.approx(5e-3 * 2**0.5) and first["talr"] == pytest.approx(0.1)
+    assert first["target_transition_rate"] == pytest.approx(5e-3 * 2**0.5) and first["talr"] == pytest.approx(0.01)
     assert len(first["layers/talr"]) == 6 and "conv1" not in first["layers/talr"] and "fc" not in first["layers/talr"]
     assert [row["step"] for row in rows(whole) if "validation_top1" in row] == [5, 10, 15, 20]
 
