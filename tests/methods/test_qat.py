@@ -133,7 +133,7 @@ def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_pa
 def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
     directory = tmp_path / "run"
     code, _, err = quantlab(*TINY_QAT, f"quantizer={quantizer}", f"method.schedule={schedule}", f"output_dir={directory}",
-                            "trainer.max_steps=6", "trainer.checkpoint_every=3")
+                            "trainer.max_steps=6", "trainer.checkpoint_every=3", "method.learning_rate.sgd=0.1")    # signs flip at once
     assert code == 0, err
     logged = [row for row in rows(directory) if "effective_step_size" in row]
     assert logged[0]["running_transition_rate"] > 0 and logged[0]["effective_step_size"] > 0
@@ -148,7 +148,8 @@ def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
 def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
     directory = tmp_path / "run"
     code, _, err = quantlab(*TINY_QAT, f"method.optimizer={optimizer}", f"method.schedule={schedule}", f"output_dir={directory}",
-                            f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4")
+                            f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4",
+                            "method.learning_rate.sgd=0.1")
     assert code == 0, err
     assert rows(directory)[0]["effective_step_size"] > 0
 
