@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.functional import code_range, fake_quantize, search_range
+from quantlab.quantizers.reservoir import Reservoir
 
-OBSERVED_VALUES = 2048  # values kept per call for the range search, beside the two extremes
+OBSERVED_VALUES = 16384     # kept of each group for the range search
 
 
 class GroupPointer:
@@ -33,7 +34,7 @@ class ActivationQuantizer(nn.Module):
         groups = 1 if shared else pointer.groups
         self.log_scale = nn.ParameterList(torch.zeros(()) for _ in range(groups))
         self.register_buffer("zero_point", torch.zeros(groups))
-        self.observed: dict[int, list[Tensor]] | None = None
+        self.observed: dict[int, Reservoir] | None = None
 
     def observe(self) -> None:
         """From now on record inputs and pass them through unchanged, until `calibrate`."""
@@ -41,26 +42,23 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, search: str, p: float) -> None:
-        """Choose scale and zero point of each group from what was observed; a group never seen takes its neighbour's."""
+        """Choose scale and zero point of each group from what was observed; a group never seen takes its neighbour's.
+
+        The error of a range is that of a fair sample of all values; their extremes only bound the ranges that are tried.
+        """
         observed, self.observed = self.observed or {}, None
         if not observed:
             return  # a layer that no forward pass reached
         for group in range(len(self.log_scale)):
             nearest = min(observed, key=lambda seen: abs(seen - group))
-            values = torch.cat(observed[nearest])[None]
-            scale, zero_point = search_range(values, self.bits, self.symmetric, search, p)
+            seen = observed[nearest]
+            scale, zero_point = search_range(seen.values[None], self.bits, self.symmetric, search, p, seen.ends)
             self.log_scale[group].copy_(scale[0].log())
             self.zero_point[group] = zero_point[0]
-
-    def _record(self, x: Tensor, group: int) -> None:
-        values = x.detach().flatten()
-        stride = max(1, values.numel() // OBSERVED_VALUES)
-        extremes = torch.stack([values.amin(), values.amax()])
-        self.observed.setdefault(group, []).append(torch.cat([values[::stride], extremes]))
 
     def forward(self, x: Tensor) -> Tensor:
         group = 0 if self.shared else self.pointer.index
         if self.observed is not None:
-            self._record(x, group)
+            self.observed.setdefault(group, Reservoir(OBSERVED_VALUES)).add(x)
             return x
         return fake_quantize(x, self.log_scale[group].exp(), self.zero_point[group], self.q_min, self.q_max)

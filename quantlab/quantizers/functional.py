@@ -87,14 +87,17 @@ def min_max_range(x_RN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lp_range(
-    x_RN: Tensor, bits: int, symmetric: bool, p: float = 2.4, candidates: int = 80
+    x_RN: Tensor, bits: int, symmetric: bool, p: float = 2.4, candidates: int = 80, ends: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """The range of each row of x [R, N] whose quantization error sum |x^ - x|^p is least: two tensors [R].
 
     Searched over `candidates` ranges, the min-max range shrunk by 1, 0.99, 0.98, ... (BRECQ and Q-Diffusion: 80
     candidates, p = 2.4). Both ends shrink together, so the zero point moves little.
+
+    ends: the min-max range (two tensors [R]) of what x is only a sample of. It bounds the candidates and counts no further: an
+    extreme that counted as much as every value of a fair sample would stretch the range.
     """
-    low, high = min_max_range(x_RN)
+    low, high = min_max_range(x_RN) if ends is None else ends
     best_low, best_high = low.clone(), high.clone()
     best_error = torch.full_like(low, float("inf"))
     q_min, q_max = code_range(bits, symmetric)
@@ -111,7 +114,9 @@ def lp_range(
     return best_low, best_high
 
 
-def search_range(x_RN: Tensor, bits: int, symmetric: bool, search: str, p: float) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of each row of x [R, N] by `search` (min_max or lp): two float tensors [R]."""
-    low, high = min_max_range(x_RN) if search == "min_max" else lp_range(x_RN, bits, symmetric, p)
+def search_range(x_RN: Tensor, bits: int, symmetric: bool, search: str, p: float,
+                 ends: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each row of x [R, N] by `search` (min_max or lp): two float tensors [R]; ends: as in `lp_range`."""
+    ends = min_max_range(x_RN) if ends is None else ends
+    low, high = ends if search == "min_max" else lp_range(x_RN, bits, symmetric, p, ends=ends)
     return affine_parameters(low, high, bits, symmetric)
