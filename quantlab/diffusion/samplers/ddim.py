@@ -1,0 +1,27 @@
+"""DDIM (Song et al., ICLR 2021, Eq. 12). With abar_t the cumulative alpha and t' < t the next timestep of the walk:
+
+    sigma = eta sqrt((1 - abar_t') / (1 - abar_t)) sqrt(1 - abar_t / abar_t')
+    x_t'  = sqrt(abar_t') x_0 + sqrt(1 - abar_t' - sigma^2) eps + sigma z                                            (1)
+
+Of an epsilon network without clipping that is x_t' = a_t x_t + b_t eps + sigma z with a_t = sqrt(abar_t' / abar_t). eta = 1 has
+DDPM's variance. diffusers' `DDIMScheduler.step` is the same map where both apply, but it knows only equally spaced timesteps.
+"""
+
+from torch import Tensor
+
+from quantlab.diffusion.samplers.base import State, Walk
+
+
+class Sampler(Walk):
+    """sampler.name=ddim."""
+
+    def noise_scale(self, i: int) -> float:
+        here, there = self.alphas[i], self.alphas[i + 1]
+        return self.eta * ((1 - there) / (1 - here)) ** 0.5 * max(1 - here / there, 0.0) ** 0.5
+
+    def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
+        """Eq. (1)."""
+        there, sigma = self.alphas[i + 1], self.noise_scale(i)
+        x0, eps = self.image_and_noise(i, state.x, output)
+        x = there**0.5 * x0 + max(1 - there - sigma**2, 0.0) ** 0.5 * eps
+        return State(x if sigma == 0 else x + sigma * z)
