@@ -12,10 +12,19 @@ from typing import Any
 from filelock import FileLock
 from torch import Tensor
 
-from quantlab.checkpoint import load_model, save_model
+from quantlab.checkpoint import load_model, load_state, save_model, save_state
 from quantlab.errors import CorruptFileError
 
 logger = logging.getLogger("quantlab")
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class Cache:
@@ -50,6 +59,33 @@ class Cache:
             logger.warning("%s; it will be made again", error)
             shutil.rmtree(path.parent, ignore_errors=True)
             return None
+
+    def fetch_files(self, kind: str, facts: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """A folder of files, which `make` writes into it if need be: for what is too large to hold. A damaged one is made again."""
+        folder = self.folder(kind, facts) / "files"
+        if self._is_sound(folder):
+            return folder
+        with self.lock(kind, facts):
+            if not self._is_sound(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                make(folder)
+                save_state(folder.with_name("digests"), {path.name: file_digest(path) for path in sorted(folder.iterdir())}, **facts)
+        return folder
+
+    def _is_sound(self, folder: Path) -> bool:
+        if not folder.with_name("digests.json").exists():
+            return False
+        try:
+            digests, _ = load_state(folder.with_name("digests"))
+            for name, digest in digests.items():
+                if not (folder / name).is_file() or file_digest(folder / name) != digest:
+                    raise CorruptFileError(f"{folder / name} is damaged or missing")
+        except CorruptFileError as error:
+            logger.warning("%s; it will be made again", error)
+            folder.with_name("digests.json").unlink()
+            return False
+        return True
 
     def save(self, kind: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         with self.lock(kind, facts):

@@ -1,5 +1,6 @@
 """What conf/model/*.yaml may hold. The values' meaning is said there; `kind` is what a method asks for."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -57,11 +58,23 @@ class NoiseSchedule(Strict):
     beta_end: OpenFraction
 
 
+# A sampler is a file; `config` never imports what it configures.
+SAMPLERS = tuple(sorted(path.stem for path in (Path(__file__).parents[1] / "diffusion" / "samplers").glob("*.py")
+                        if path.stem not in ("__init__", "base")))
+SamplerName = Literal[SAMPLERS]
+
+
 class Sampler(Strict):
+    name: SamplerName
     steps: Count
     eta: ClosedFraction
-    spacing: Literal["uniform", "quadratic"]
+    spacing: Literal["uniform", "trailing", "quadratic"]
     clip_sample: Switch
+
+
+class Guidance(Strict):
+    scale: NotNegative
+    batched: Switch
 
 
 class DDIM(Model):
@@ -69,7 +82,11 @@ class DDIM(Model):
     target: Literal["quantlab.models.diffusers_denoiser.build_ddim"] = Field(alias="_target_")
     unet: UNet
     noise_schedule: NoiseSchedule
+    prediction: Literal["epsilon", "v", "sample"]
+    class_conditional: Switch
+    class_dropout: ClosedFraction
     sampler: Sampler
+    guidance: Guidance
 
 
 class PretrainedDenoiser(Model):
@@ -77,6 +94,7 @@ class PretrainedDenoiser(Model):
     target: Literal["quantlab.models.diffusers_denoiser.load_pretrained"] = Field(alias="_target_")
     path: ModelPath
     sampler: Sampler
+    guidance: Guidance
 
 
 class TaskClassifier(Model):

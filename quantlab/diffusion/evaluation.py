@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantlab.diffusion.rollout import Network, Schedule, network_step, walk
+from quantlab.diffusion.rollout import Conditional, network_step, walk
 from quantlab.diffusion.trajectories import Trajectories
 
 
@@ -15,7 +15,7 @@ class WalkComparison:
     """accumulated_error, step_error: mean squared error per pixel after each of the T steps, float lists [T].
 
     accumulated: the quantized network walks on its own states. step: each step alone, from the full-precision state.
-    states: {steps done: [N, C, H, W]} of the quantized walk at the steps asked for; T is always among them.
+    states: {steps done: x [N, C, H, W]} of the quantized walk at the steps asked for; T is always among them.
     """
 
     accumulated_error: list[float]
@@ -29,31 +29,44 @@ class WalkComparison:
 
 @torch.no_grad()
 def compare_walks(
-    network: Network, schedule: Schedule, reference: Trajectories, batch_size: int, step_error_samples: int,
+    conditional: Conditional, reference: Trajectories, batch_size: int, error_samples: int,
     keep: Sequence[int] = (), progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
 ) -> WalkComparison:
-    """Walk the quantized `network` from the noise of `reference` and compare state by state.
+    """Walk the quantized network from the noise of `reference` and compare state by state.
 
-    keep: numbers of steps done whose states are returned. The error of single steps is measured on the first
-    `step_error_samples` trajectories, since it costs a second evaluation of every step.
+    keep: numbers of steps done whose x is returned. Both errors are measured on the first `error_samples` trajectories: every state of
+    those must have been kept.
     """
-    total, count = len(schedule), len(reference)
+    sampler, count = reference.sampler, len(reference)
+    total, compared = len(sampler), min(error_samples, count)
     accumulated, single = torch.zeros(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
-    kept = {done: torch.empty_like(reference.states[0]) for done in {*keep, total}}
+    kept = {done: torch.empty_like(reference.images) for done in {*keep, total}}
+
+    def squared(x: Tensor, y: Tensor) -> float:
+        return (x - y).square().double().flatten(1).mean(1).sum().item() / compared
+
     for first in progress(range(0, count, batch_size)):
         rows = slice(first, min(first + batch_size, count))
-        noise = None if reference.noise is None else reference.noise[:, rows].to(device)
-        exact = reference.states[:, rows].to(device)
-        for i, x in enumerate(walk(network, schedule, exact[0], noise)):
-            accumulated[i] += (x - exact[i + 1]).square().double().flatten(1).mean(1).sum().item() / count
+        measured = slice(first, min(rows.stop, compared))
+        number = max(measured.stop - first, 0)
+        network = conditional(reference.told(rows, device))
+        noise = _noise_of(reference, rows, device)
+        for i, state in enumerate(walk(network, sampler, reference.state(0, rows).on(device), noise)):
+            if number:
+                accumulated[i] += squared(state.x[:number], reference.state(i + 1, measured).x.to(device))
             if i + 1 in kept:
-                kept[i + 1][rows] = x.cpu()
-        measured = min(max(step_error_samples - first, 0), rows.stop - rows.start)
-        if measured == 0:
-            continue
-        for i in range(total):
-            z = None if noise is None else noise[i, :measured]
-            x = network_step(network, schedule, i, exact[i, :measured], z)
-            error = (x - exact[i + 1, :measured]).square().double().flatten(1).mean(1).sum().item()
-            single[i] += error / min(step_error_samples, count)
+                kept[i + 1][rows] = state.x.cpu()
+        if number:
+            network, noise = conditional(reference.told(measured, device)), _noise_of(reference, measured, device)
+            for i in range(total):
+                x = network_step(network, sampler, i, reference.state(i, measured).on(device), noise(i)).x
+                single[i] += squared(x, reference.state(i + 1, measured).x.to(device))
     return WalkComparison(accumulated.tolist(), single.tolist(), kept)
+
+
+def _noise_of(reference: Trajectories, rows: slice, device) -> Callable[[int], Tensor | None]:
+    def noise(i: int) -> Tensor | None:
+        z = reference.noise(i, rows)
+        return None if z is None else z.to(device)
+    return noise
+

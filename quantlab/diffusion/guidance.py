@@ -6,30 +6,31 @@ g = 1 is the conditional network itself. For any prediction that is affine in ep
 guiding epsilon.
 """
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor
 
-Condition = Mapping[str, Tensor]        # what the network is told beside x and t: tensors [N, ...] by their argument's name
-ConditionedNetwork = Callable[[Tensor, int, int, Condition], Tensor]    # (x, timestep, step of the walk, condition) -> output
+from quantlab.diffusion.rollout import Condition, Conditional, Network
 
 
-def guided(network: ConditionedNetwork, scale: float, nothing: Condition, batched: bool = True) -> ConditionedNetwork:
-    """`network`, guided by g = `scale`; nothing: the condition (tensors [1, ...]) that says nothing.
+def guided(conditional: Conditional, scale: float, nothing: Condition, batched: bool = True) -> Conditional:
+    """`conditional`, guided by g = `scale`; nothing: the condition (tensors [1, ...]) that says nothing.
 
     batched: both outputs from one pass over a batch of 2 N, else from two passes, which take half of the memory.
     """
     if scale == 1:
+        return conditional
+
+    def given(condition: Condition) -> Network:
+        without = {name: nothing[name].to(value).expand(value.shape) for name, value in condition.items()}
+        joined = {name: torch.cat([without[name], value]) for name, value in condition.items()}
+
+        def network(x: Tensor, t: int, i: int) -> Tensor:
+            if batched:
+                plain, told = conditional(joined)(torch.cat([x, x]), t, i).chunk(2)
+            else:
+                plain, told = conditional(without)(x, t, i), conditional(condition)(x, t, i)
+            return plain + scale * (told - plain)
+
         return network
 
-    def both(x: Tensor, t: int, i: int, condition: Condition) -> Tensor:
-        without = {name: nothing[name].to(value).expand(value.shape) for name, value in condition.items()}
-        if batched:
-            joined = {name: torch.cat([without[name], value]) for name, value in condition.items()}
-            plain, conditional = network(torch.cat([x, x]), t, i, joined).chunk(2)
-        else:
-            plain, conditional = network(x, t, i, without), network(x, t, i, condition)
-        return plain + scale * (conditional - plain)
-
-    return both
+    return given

@@ -1,79 +1,119 @@
-"""Full-precision walks, computed once: AccuQuant's calibration set and the reference of every evaluation."""
+"""Full-precision walks on disk, computed once: the calibration set of post-training methods and the reference of every evaluation.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+A state is a file that is mapped into memory, so walks may be larger than memory; kept is only what somebody asked for.
+"""
 
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from quantlab.diffusion.rollout import Network, Schedule, seeded_normal, walk
+from quantlab.diffusion.rollout import Condition, Conditional, network_step, seeded_normal, walk
+from quantlab.diffusion.samplers import State, Walk
+
+Rows = slice | Tensor
 
 
-@dataclass
+def _mapped(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path, mmap_mode="c"))      # what is written to it stays in memory
+
+
 class Trajectories:
-    """States of N walks over T steps. states: float32 [T + 1, N, C, H, W], states[0] the noise, states[T] the images.
+    """N walks over the T steps of `sampler`, in `folder` as `compute_walks` left them. State i is the one before step i; T is the end.
 
-    noise: [T, N, C, H, W], what each step added, or None where eta = 0 (it is drawn from the seed, never stored).
+    condition: what the network was told of each walk, tensors [N, ...].
     """
 
-    states: Tensor
-    noise: Tensor | None
+    def __init__(self, folder: Path, sampler: Walk, condition: Condition):
+        self.folder, self.sampler, self.condition = Path(folder), sampler, condition
+        self.end = len(sampler)
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @property
     def images(self) -> Tensor:
-        return self.states[-1]
+        """x at the end: float32 [N, C, H, W]."""
+        return _mapped(self.folder / f"x-{self.end}.npy")
 
-    def __len__(self) -> int:
-        return self.states.shape[1]
+    def state(self, i: int, rows: Rows = slice(None)) -> State:
+        """State i of those walks, float32 on the CPU. Raises: IndexError where so many were not kept (slices are cut short)."""
+        memory = tuple(_mapped(self.folder / f"memory-{i}-{k}.npy")[rows] for k in range(self.sampler.memories))
+        return State(_mapped(self.folder / f"x-{i}.npy")[rows], memory)
 
+    def noise(self, i: int, rows: Rows = slice(None)) -> Tensor | None:
+        """z of step i, float32 [N, C, H, W], or None where the step adds no noise."""
+        return None if self.sampler.noise_scale(i) == 0 else _mapped(self.folder / f"z-{i}.npy")[rows]
 
-def step_noise(schedule: Schedule, shape: tuple[int, ...], seed: int) -> Tensor | None:
-    """z of every step for states of `shape` [N, C, H, W]: [T, N, C, H, W], or None where eta = 0."""
-    if schedule.eta == 0:
-        return None
-    return torch.stack([seeded_normal(shape, seed, 1 + i) for i in range(len(schedule))])
+    def told(self, rows: Rows = slice(None), device: torch.device | str = "cpu") -> Condition:
+        """The condition of those walks."""
+        return {name: value[rows].to(device) for name, value in self.condition.items()}
 
 
 @torch.no_grad()
-def compute_states(
-    network: Network, schedule: Schedule, shape: tuple[int, ...], seed: int, batch_size: int,
-    progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
-) -> Tensor:
-    """Walk N trajectories from seeded noise; shape = [N, C, H, W]. Returns float32 [T + 1, N, C, H, W] on the CPU."""
+def compute_walks(
+    folder: Path, conditional: Conditional, sampler: Walk, condition: Condition, shape: Sequence[int], seed: int, kept: Sequence[int],
+    batch_size: int, progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
+) -> None:
+    """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
+
+    kept: of how many of the N walks, the first, each of the T + 1 states is kept. The noise of every step is kept for all.
+    """
+    def file(name: str, rows: int) -> np.memmap:
+        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(rows, *shape[1:]))
+
+    states = [[file(name, rows) for name in (f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories)))]
+              for i, rows in enumerate(kept)]
+    noises = {i: file(f"z-{i}", shape[0]) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
+    for i, noise in noises.items():
+        noise[:] = seeded_normal(shape, seed, 1 + i).numpy()
+
+    def keep(i: int, first: int, state: State) -> None:
+        rows = slice(first, min(first + batch_size, kept[i]))
+        for array, tensor in zip(states[i], (state.x, *state.memory)):
+            array[rows] = tensor[: max(rows.stop - first, 0)].cpu().numpy()
+
     start = seeded_normal(shape, seed, 0)
-    noise = step_noise(schedule, shape, seed)
-    states = torch.empty(len(schedule) + 1, *shape)
-    states[0] = start
     for first in progress(range(0, shape[0], batch_size)):
         rows = slice(first, first + batch_size)
-        z = None if noise is None else noise[:, rows].to(device)
-        for i, x in enumerate(walk(network, schedule, start[rows].to(device), z)):
-            states[i + 1, rows] = x.cpu()
-    return states
+        network = conditional({name: value[rows].to(device) for name, value in condition.items()})
+        state = sampler.start(start[rows].to(device))
+        keep(0, first, state)
+        for i in range(len(sampler)):
+            z = torch.from_numpy(noises[i][rows]).to(device) if i in noises else None
+            state = network_step(network, sampler, i, state, z)
+            keep(i + 1, first, state)
+    for array in [*(one for group in states for one in group), *noises.values()]:
+        array.flush()
 
 
 @torch.no_grad()
 def compute_images(
-    network: Network, schedule: Schedule, shape: tuple[int, ...], seed: int, batch_size: int,
+    conditional: Conditional, sampler: Walk, condition: Condition, shape: Sequence[int], seed: int, batch_size: int,
     progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The images that `compute_states` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on the CPU."""
-    start, noise = seeded_normal(shape, seed, 0), step_noise(schedule, shape, seed)
+    """The images that `compute_walks` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on the CPU."""
+    start = seeded_normal(shape, seed, 0)
+    noises = {i: seeded_normal(shape, seed, 1 + i) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
     batches = []
     for first in progress(range(0, shape[0], batch_size)):
         rows = slice(first, first + batch_size)
-        z = None if noise is None else noise[:, rows].to(device)
-        *_, x = walk(network, schedule, start[rows].to(device), z)
-        batches.append(x.cpu())
+        network = conditional({name: value[rows].to(device) for name, value in condition.items()})
+        *_, state = walk(network, sampler, sampler.start(start[rows].to(device)),
+                         lambda i: noises[i][rows].to(device) if i in noises else None)
+        batches.append(state.x.cpu())
     return torch.cat(batches)
 
 
 class GroupDataset(Dataset):
     """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at the same steps.
 
-    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (the full-precision state in which those
-    steps begin), "end": [N, C, H, W] (the one in which they end), "noise": [M, N, C, H, W] or None, "trajectories": int64 [N]}.
+    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (x of the full-precision state in which those
+    steps begin), "memory": list of the same (what its solver remembers), "end": [N, C, H, W] (x of the one in which they end),
+    "noise": of each step [N, C, H, W] or None, "condition": dict of tensors [N, ...], "trajectories": int64 [N]}.
     """
 
     def __init__(self, trajectories: Trajectories):
@@ -84,11 +124,8 @@ class GroupDataset(Dataset):
 
     def __getitems__(self, pairs: list[tuple[range, int]]) -> dict:
         steps, rows = pairs[0][0], torch.tensor([trajectory for _, trajectory in pairs])
-        states, noise = self.trajectories.states, self.trajectories.noise
+        start, walks = self.trajectories.state(steps.start, rows), self.trajectories
         return {
-            "steps": steps,
-            "start": states[steps.start, rows],
-            "end": states[steps.stop, rows],
-            "noise": None if noise is None else noise[steps.start : steps.stop][:, rows],
-            "trajectories": rows,
+            "steps": steps, "start": start.x, "memory": list(start.memory), "end": walks.state(steps.stop, rows).x,
+            "noise": [walks.noise(i, rows) for i in steps], "condition": dict(walks.told(rows)), "trajectories": rows,
         }

@@ -35,14 +35,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from quantlab.diffusion.samplers import State
 from quantlab.methods.diffusion_ptq import DiffusionPTQ
 from quantlab.quantizers import wrap
 
-Step = Callable[[int, Tensor], Tensor]      # (index of the step, state [N, C, H, W]) -> next state
-Loss = Callable[[Tensor], Tensor]           # (state at the end of the group) -> scalar
+Step = Callable[[int, State], State]        # (index of the step, state) -> next state
+Loss = Callable[[Tensor], Tensor]           # (x at the end of the group, [N, C, H, W]) -> scalar
+Echo = Callable[[int], tuple[float, ...]]   # of step i: by how much what it leaves in the solver's memory moves the x after the next
 
 
-def simulate(step: Step, steps: Sequence[int], start: Tensor) -> list[Tensor]:
+def simulate(step: Step, steps: Sequence[int], start: State) -> list[State]:
     """The quantized walk through a group without a graph: M + 1 states, `start` first."""
     states = [start]
     with torch.no_grad():
@@ -59,44 +61,53 @@ def loss_and_gradient(loss: Loss, end: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), g
 
 
-def copied_gradient(step: Step, steps: Sequence[int], start: Tensor, loss: Loss) -> Tensor:
+def backward(state: State, g: Tensor, of_memory: Sequence[Tensor | None]) -> None:
+    """Back-propagate the cotangents g of x and `of_memory` of the remembered tensors (None: of zero)."""
+    pairs = [(state.x, g), *((one, cotangent) for one, cotangent in zip(state.memory, of_memory) if cotangent is not None)]
+    pairs = [(tensor, cotangent) for tensor, cotangent in pairs if tensor.requires_grad]
+    torch.autograd.backward([tensor for tensor, _ in pairs], [cotangent for _, cotangent in pairs])
+
+
+def copied_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
     """Add AccuQuant's approximate gradient to .grad (paper Fig. 2, dashed arrows); returns the loss.
 
-    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input.
+    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input. A step's
+    output also acts through the solver's memory, on the x after the next: with the weight that `echo` gives, in the group or after it.
     """
     *earlier, last = steps
     states = simulate(step, earlier, start)
     end = step(last, states[-1])        # with a graph: this step is the first to be back-propagated
-    value, g = loss_and_gradient(loss, end)
-    end.backward(g)
-    for i, x in zip(earlier, states):
-        step(i, x).backward(g)
+    value, g = loss_and_gradient(loss, end.x)
+    backward(end, g, [weight * g if weight else None for weight in echo(last)])
+    for i, state in zip(earlier, states):
+        backward(step(i, state), g, [weight * g if weight else None for weight in echo(i)])
     return value
 
 
-def exact_gradient(step: Step, steps: Sequence[int], start: Tensor, loss: Loss) -> Tensor:
+def exact_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
     """Add the true gradient (2) to .grad with one step's graph alive at a time; returns the loss.
 
     Reverse walk with vector-Jacobian products; equals `backpropagated_gradient` up to rounding.
     """
     *earlier, last = steps
     states = simulate(step, earlier, start)
-    x = states.pop().detach().requires_grad_(bool(earlier))     # the start needs no gradient
-    end = step(last, x)
-    value, g = loss_and_gradient(loss, end)
-    end.backward(g)
+    state = states.pop().detached(needs_gradient=bool(earlier))     # the start needs no gradient
+    end = step(last, state)
+    value, g = loss_and_gradient(loss, end.x)
+    backward(end, g, ())
     for i, before in zip(reversed(earlier), reversed(states)):
-        g, x = x.grad, before.detach().requires_grad_(before is not start)
-        step(i, x).backward(g)
+        g, of_memory = state.x.grad, [one.grad for one in state.memory]
+        state = before.detached(needs_gradient=before is not start)
+        backward(step(i, state), g, of_memory)
     return value
 
 
-def backpropagated_gradient(step: Step, steps: Sequence[int], start: Tensor, loss: Loss) -> Tensor:
+def backpropagated_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
     """Add the true gradient (2) to .grad by back-propagation through the whole group at once; returns the loss."""
-    x = start
+    state = start
     for i in steps:
-        x = step(i, x)
-    value = loss(x)
+        state = step(i, state)
+    value = loss(state.x)
     value.backward()
     return value.detach()
 
@@ -133,7 +144,7 @@ class AccuQuant(DiffusionPTQ):
         return self.shuffled(self.groups, step)
 
     def cost(self, step: int) -> float:
-        return forward_passes(self.section.gradient, 1 if step < self.alone else min(self.section.group_size, len(self.schedule)))
+        return forward_passes(self.section.gradient, 1 if step < self.alone else min(self.section.group_size, len(self.sampler)))
 
     def progress(self, step: int) -> float:
         if step < self.alone:
@@ -148,6 +159,10 @@ class AccuQuant(DiffusionPTQ):
             self.renew_optimizer()
         super().before_step(step)
 
+    def echo(self, i: int) -> tuple[float, ...]:
+        """By how much what step i leaves in the solver's memory moves the x after the next step."""
+        return self.sampler.memory_weights(i + 1) if i + 1 < len(self.sampler) else ()
+
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         group, gradient = batch["steps"], self.section.gradient
         unit = self.units[group] if self.section.loss == "mse" else self.units[group] ** 0.5
@@ -155,9 +170,8 @@ class AccuQuant(DiffusionPTQ):
         def loss(end: Tensor) -> Tensor:
             return DISTANCES[self.section.loss](end, batch["end"]) / max(unit, 1e-12)
 
-        steps = self.schedule.moving(group)
-        step = self.quantized_step(batch["noise"], group.start)
+        steps, start = self.sampler.moving(group), State(batch["start"], tuple(batch["memory"]))
         with wrap.held_weights(self.weights):
-            value = GRADIENTS[gradient](step, steps, batch["start"], loss)
-        self.spent += forward_passes(gradient, len(steps))
+            value = GRADIENTS[gradient](self.quantized_step(batch), steps, start, loss, self.echo)
+        self.spent += forward_passes(gradient, len(steps)) * self.context.model.passes
         return {"loss": value} | self.regularize(self.weights)

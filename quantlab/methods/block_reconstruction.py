@@ -12,6 +12,7 @@ passes, and collecting its inputs in both networks two passes that end at the un
 """
 
 import bisect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class _Reached(Exception):
     """Ends a forward pass at the unit whose inputs were wanted."""
 
 
-def forward_order(unet: nn.Module, x: Tensor) -> list[str]:
-    """Names of the units in the order in which one forward pass from x [N, C, H, W] calls them."""
+def forward_order(unet: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """Names of the units in the order in which one forward pass of the network, `forward()`, calls them."""
     blocks = reconstruction_units(unet)
     layers = [name for name, module in unet.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     alone = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]
@@ -40,7 +41,7 @@ def forward_order(unet: nn.Module, x: Tensor) -> list[str]:
 
     hooks = [unet.get_submodule(name).register_forward_pre_hook(note(name)) for name in blocks + alone]
     with torch.no_grad():
-        unet(x, 0)
+        forward()
     for hook in hooks:
         hook.remove()
     return list(dict.fromkeys(called))
@@ -93,8 +94,9 @@ class BlockReconstruction(DiffusionPTQ):
         super().__init__(section, context)
         task = context.task
         probe = torch.zeros(1, task.channels, task.image_size, task.image_size, device=context.device)
-        self.names = forward_order(context.model.unet, probe)
-        batches = len(self.schedule.moving(range(len(self.schedule)))) * section.calibration.range_samples / section.batch_size
+        told = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
+        self.names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(told)(probe, 0, 0))
+        batches = len(self.sampler.moving(range(len(self.sampler)))) * section.calibration.range_samples / section.batch_size
         # Two passes that end at the unit: on average half of the network each, over all units.
         self.collecting = batches * (len(self.names) + 1) / len(self.names)
         left = section.network_evaluations - self.collecting * len(self.names)
@@ -147,14 +149,16 @@ class BlockReconstruction(DiffusionPTQ):
                     weight.settle()
         self.module = self.quantized.unet.get_submodule(name)
         original = self.context.model.unet.get_submodule(name)
-        exact = network_of(self.context.model.unet)
-        states = self.dataset.trajectories.states[:, : self.section.calibration.range_samples]
+        rows, device = slice(self.section.calibration.range_samples), self.context.device
+        trajectories = self.dataset.trajectories
+        condition = trajectories.told(rows, device)
+        quantized, exact = self.quantized.network(condition), network_of(self.context.model.unet)(condition)
         self.collected = {}
         for group in self.groups:
             inputs, targets = [], []
-            for i in self.schedule.moving(group):
-                x, t = states[i].to(self.context.device), self.schedule.timesteps[i]
-                inputs.append(capture(self.module, lambda: self.quantized.network(x, t, i))[:2])
+            for i in self.sampler.moving(group):
+                x, t = self.sampler.network_input(i, trajectories.state(i, rows).x.to(device)), self.sampler.timesteps[i]
+                inputs.append(capture(self.module, lambda: quantized(x, t, i))[:2])
                 targets.append(capture(original, lambda: exact(x, t, i))[2])
             args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
             self.collected[group] = (args, kwargs, torch.cat(targets))

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from quantlab.methods.base import RunContext, seeded
-from quantlab.methods.generation_judge import draw_images
+from quantlab.methods.generation_judge import draw_images, walk_protocol
 from quantlab.metrics.spectrum import spectrum_ratio
-from quantlab.models.diffusers_denoiser import network_of
 from quantlab.report import grids
 from quantlab.tasks.base import normalize
 
@@ -61,7 +60,7 @@ def look_at(context: RunContext, samples: Tensor, picture: Path) -> float:
 
 def measure_full_precision(context: RunContext) -> tuple[dict[str, float], dict[str, Any]]:
     """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, and its protocol."""
-    samples, schedule = draw_images(context, network_of(context.model.unet), DRAWN, "samples"), context.model.schedule
+    samples = draw_images(context, context.model.network(), DRAWN, "samples")
     ratio = look_at(context, samples, context.directory / "samples" / "samples.png")
-    protocol = {"spectrum_samples": DRAWN, "noise_seed": context.task.evaluation.seed, "denoising_steps": len(schedule), "eta": schedule.eta}
+    protocol = {"spectrum_samples": DRAWN, "noise_seed": context.task.evaluation.seed, "denoising_steps": len(context.model.sampler), **walk_protocol(context)}
     return {"spectrum_ratio": ratio}, protocol

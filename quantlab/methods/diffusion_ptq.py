@@ -7,11 +7,13 @@ that a comparison compares objectives and nothing else.
 import copy
 import logging
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from quantlab.diffusion.rollout import network_step
+from quantlab.diffusion.rollout import Condition, Conditional, Network, network_step
+from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset, Trajectories
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
@@ -38,14 +40,17 @@ class QuantizedDenoiser:
         self.policy = policy
         self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
 
-    def describe(self, unet: nn.Module, x: Tensor) -> dict[str, dict]:
-        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs."""
-        return describe_layers(survey(unet, lambda: network_of(unet)(x, 0, 0)), self.unet, self.policy, lambda: self.network(x, 0, 0))
+    def describe(self, unet: nn.Module, x: Tensor, condition: Condition) -> dict[str, dict]:
+        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its condition."""
+        return describe_layers(survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)), self.unet, self.policy,
+                               lambda: self.network(condition)(x, 0, 0))
 
-    def network(self, x: Tensor, t: int, i: int) -> Tensor:
-        """eps of the quantized UNet at step i of the walk: a `rollout.Network`."""
-        self.pointer.index = i // self.group_size
-        return self.unet(x, t).sample
+    def network(self, condition: Condition) -> Network:
+        """The quantized UNet for walks, without guidance."""
+        def network(x: Tensor, t: int, i: int) -> Tensor:
+            self.pointer.index = i // self.group_size
+            return self.unet(x, t, **condition).sample
+        return network
 
     def snapshot(self) -> "QuantizedDenoiser":
         """A copy that later learning does not touch, without the float weights: about a quarter of the network's size."""
@@ -54,7 +59,7 @@ class QuantizedDenoiser:
         return twin
 
     @torch.no_grad()
-    def calibrate(self, trajectories: Trajectories, schedule, samples: int, device) -> None:
+    def calibrate(self, trajectories: Trajectories, guide: Callable[[Conditional], Conditional], samples: int, device) -> None:
         """Ranges only: weights first, then the activations of each group from full-precision states of its steps.
 
         The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises them).
@@ -64,8 +69,11 @@ class QuantizedDenoiser:
         quantizers = wrap.activation_quantizers(self.unet)
         for quantizer in quantizers:
             quantizer.observe()
-        for i in schedule.moving(range(len(schedule))):
-            self.network(trajectories.states[i, :samples].to(device), schedule.timesteps[i], i)
+        rows, sampler = slice(samples), trajectories.sampler
+        network = guide(self.network)(trajectories.told(rows, device))
+        for i in sampler.moving(range(len(sampler))):
+            x = trajectories.state(i, rows).x.to(device)
+            network(sampler.network_input(i, x), sampler.timesteps[i], i)
         for quantizer in quantizers:
             quantizer.calibrate(section.activation.scale_search, section.p)
 
@@ -79,17 +87,17 @@ class DiffusionPTQ(Method):
         super().__init__(section, context)
         self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
         wrap.planned_bits(context.model.unet, self.policy)      # refuses what cannot be quantized, before any work
-        self.schedule = context.model.schedule
+        self.sampler = context.model.sampler
         self.groups = self.moving_groups(section.group_size)
         self.single_steps = self.moving_groups(1)
-        if len(self.schedule) % section.group_size:
+        if len(self.sampler) % section.group_size:
             logger.info("group_size=%d does not divide %d denoising steps: the last group has %d",
-                        section.group_size, len(self.schedule), len(self.schedule.groups(section.group_size)[-1]))
+                        section.group_size, len(self.sampler), len(self.sampler.groups(section.group_size)[-1]))
         self.spent = 0.0            # forward passes of one batch; a backward pass counts two
 
     def moving_groups(self, group_size: int) -> list[range]:
         """The groups of `group_size` steps of the walk, less those in which no step goes anywhere."""
-        return [steps for steps in self.schedule.groups(group_size) if self.schedule.moving(steps)]
+        return [steps for steps in self.sampler.groups(group_size) if self.sampler.moving(steps)]
 
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list[tuple[range, int]]:
@@ -113,13 +121,15 @@ class DiffusionPTQ(Method):
         section, context = self.section, self.context
         self.total_steps = total_steps
         self.full_precision_sha256 = context.model.fingerprint()
-        trajectories = fetch_trajectories(context, section.calibration.trajectories, context.config.seed,
+        count = section.calibration.trajectories
+        trajectories = fetch_trajectories(context, count, context.config.seed, [count] * (len(self.sampler) + 1),
                                           "calibration trajectories")
         look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
         self.dataset = GroupDataset(trajectories)
-        self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.schedule), section.group_size)
-        self.quantized.calibrate(trajectories, self.schedule, section.calibration.range_samples, context.device)
-        self.described = self.quantized.describe(context.model.unet, trajectories.states[0, :1].to(context.device))
+        self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.sampler), section.group_size)
+        self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
+        first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
+        self.described = self.quantized.describe(context.model.unet, first, trajectories.told(slice(1), context.device))
         self.ranges_only = self.quantized.snapshot()
         self.units = self.end_errors([*self.groups, *self.single_steps])
         self.make_learnable()
@@ -144,29 +154,33 @@ class DiffusionPTQ(Method):
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
     @torch.no_grad()
-    def end_errors(self, groups: list[range], network=None, rows: int = 64) -> dict[range, float]:
+    def end_errors(self, groups: list[range], quantized: QuantizedDenoiser | None = None, rows: int = 64) -> dict[range, float]:
         """Mean squared error per pixel at the end of each group, walked from its full-precision start.
 
         On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
         calibrated ranges are the units of the training loss: a loss of 1 is what calibration alone gives.
         """
-        network = network or self.quantized.network
-        trajectories, device = self.dataset.trajectories, self.context.device
-        states = trajectories.states[:, :rows].to(device)
+        chosen, trajectories, device = slice(rows), self.dataset.trajectories, self.context.device
+        network = self.context.model.guide((quantized or self.quantized).network)(trajectories.told(chosen, device))
         errors = {}
         for steps in groups:
-            x = states[steps.start]
+            state = trajectories.state(steps.start, chosen).on(device)
             for i in steps:
-                z = None if trajectories.noise is None else trajectories.noise[i, :rows].to(device)
-                x = network_step(network, self.schedule, i, x, z)
-            errors[steps] = float((x - states[steps.stop]).square().mean())
+                z = trajectories.noise(i, chosen)
+                state = network_step(network, self.sampler, i, state, None if z is None else z.to(device))
+            errors[steps] = float((state.x - trajectories.state(steps.stop, chosen).x.to(device)).square().mean())
         return errors
 
-    def quantized_step(self, noise: Tensor | None, first: int):
-        """step(i, x): step i of the quantized walk; noise [M, N, C, H, W] is that of the group which begins at `first`."""
-        def step(i: int, x: Tensor) -> Tensor:
-            z = None if noise is None else noise[i - first]
-            return network_step(self.quantized.network, self.schedule, i, x, z)
+    def quantized_network(self, batch: dict) -> Network:
+        """The quantized network, guided, told what the walks of `batch` are told."""
+        return self.context.model.guide(self.quantized.network)(batch["condition"])
+
+    def quantized_step(self, batch: dict) -> Callable[[int, State], State]:
+        """step(i, state): step i of the quantized walk of the group of `batch`."""
+        network, first = self.quantized_network(batch), batch["steps"].start
+
+        def step(i: int, state: State) -> State:
+            return network_step(network, self.sampler, i, state, batch["noise"][i - first])
         return step
 
     # one step ------------------------------------------------------------------------------------------------------
@@ -217,20 +231,21 @@ class DiffusionPTQ(Method):
             diagnostics["soft_error"] = self.relative_error()
         wrap.harden(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
-        judge = GenerationJudge(self.context, self.schedule, self.section.group_size)
+        judge = GenerationJudge(self.context, self.section.group_size)
+        guide = self.context.model.guide
         baseline = judge.baseline()
         if self.label != "ranges only":
-            baseline["ranges_only"] = judge("ranges only", self.ranges_only.network)
-        metrics = judge(self.label, self.quantized.network)
+            baseline["ranges_only"] = judge("ranges only", guide(self.ranges_only.network))
+        metrics = judge(self.label, guide(self.quantized.network))
         judge.draw()
-        facts = {"timesteps": list(self.schedule.timesteps), "group_size": self.section.group_size,
+        facts = {"timesteps": list(self.sampler.timesteps), "group_size": self.section.group_size,
                  "full_precision_sha256": self.context.model.fingerprint()}
         return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
                        model=self.quantized.unet.state_dict(), model_facts=facts)
 
     def relative_error(self) -> float:
         """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
-        before, now = self.end_errors(self.groups, self.ranges_only.network), self.end_errors(self.groups)
+        before, now = self.end_errors(self.groups, self.ranges_only), self.end_errors(self.groups)
         ratios = [now[steps] / before[steps] for steps in self.groups if before[steps] > 0]
         return sum(ratios) / max(len(ratios), 1)
 

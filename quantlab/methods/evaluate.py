@@ -10,14 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from quantlab.diffusion.rollout import Network
+from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
 from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import restore
-from quantlab.models.diffusers_denoiser import network_of
 from quantlab.report.layers import read_layers
 from quantlab.report.metrics import format_bits
 
@@ -66,31 +65,30 @@ class Evaluate(Method):
         metrics, protocol = Pretrain(None, context).measure()
         features = context.feature_network()
         if features is not None:
-            metrics["fid"] = fid_to_task(context, features).to(self._samples(network_of(context.model.unet)))
+            metrics["fid"] = fid_to_task(context, features).to(self._samples(context.model.network()))
             protocol |= self._protocol()
         return Outcome(metrics, protocol=protocol)
 
     def _quantized_denoiser(self) -> Outcome:
         context = self.context
         if self.is_comparable:
-            judge = GenerationJudge(context, context.model.schedule, self.quantized.group_size)
-            metrics = judge("quantized", self.quantized.network)
+            judge = GenerationJudge(context, self.quantized.group_size)
+            metrics = judge("quantized", context.model.guide(self.quantized.network))
             judge.draw()
             return Outcome(metrics, judge.baseline(), judge.protocol)
         logger.warning("the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
                        "model.weights=FILE): numbers that compare with them are left out")
-        images = self._samples(self.quantized.network)
+        images = self._samples(context.model.guide(self.quantized.network))
         draw_beside_task(context, images, context.directory / "samples" / "samples.png")
         distance = fid_to_task(context, context.feature_network())
         metrics = {"spectrum_ratio": spectrum_ratio_to_task(context, images)}
         return Outcome(metrics | ({"fid": distance.to(images)} if distance else {}), protocol=self._protocol())
 
-    def _samples(self, network: Network) -> Tensor:
-        return draw_images(self.context, network, self.context.task.evaluation.samples, "samples")
+    def _samples(self, conditional: Conditional) -> Tensor:
+        return draw_images(self.context, conditional, self.context.task.evaluation.samples, "samples")
 
     def _protocol(self) -> dict:
-        context = self.context
-        return sampling_protocol(context.task, context.model.schedule, context.task.evaluation.samples)
+        return sampling_protocol(self.context, self.context.task.evaluation.samples)
 
     def _has_its_full_precision(self) -> bool:
         if not self.context.full_precision_at_hand():

@@ -4,46 +4,43 @@ Both models start from the same noise, so images compare one by one. Everything 
 With task.evaluation.features=none no FID is measured, and no feature network is asked for.
 """
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from quantlab.diffusion.evaluation import WalkComparison, compare_walks
-from quantlab.diffusion.rollout import Network, Schedule
-from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_states, step_noise
+from quantlab.diffusion.rollout import Conditional
+from quantlab.diffusion.samplers import Walk
+from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_walks
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.metrics.paired import paired_metrics, paired_protocol
-from quantlab.models.diffusers_denoiser import network_of
 
 FID_POINTS = 8      # points along denoising at which fid_to_fp32 is measured for the figure
 
 
-def fetch_trajectories(context: RunContext, count: int, seed: int, what: str) -> Trajectories:
-    """`count` full-precision walks from noise of `seed`, from the cache or computed now.
+def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequence[int], what: str) -> Trajectories:
+    """`count` full-precision walks from noise of `seed`, from the cache or computed now; kept: as `compute_walks`.
 
-    Keyed by the model, its schedule, the seed and the count.
+    Keyed by the model, its sampler, the seed, and what is kept.
     """
     model, task = context.model, context.task
-    schedule = model.schedule
+    sampler, condition = model.sampler, model.condition(count, seed)
     shape = (count, task.channels, task.image_size, task.image_size)
-    facts = {
-        "format": 2, "model": model.fingerprint(), "shape": shape, "seed": seed,
-        "timesteps": schedule.timesteps, "alphas": schedule.alphas, "eta": schedule.eta, "clip": schedule.clip_sample,
-    }
+    guidance = None if model.classes is None else dataclasses.asdict(model.classes)
+    facts = {"format": 3, "model": model.fingerprint(), "shape": shape, "seed": seed, "sampler": type(sampler).__module__,
+             "walk": dataclasses.asdict(sampler), "classes": guidance, "kept": list(kept)}
 
-    def make() -> dict[str, Tensor]:
-        def progress(batches):
-            return context.progress(batches, what)
-        states = compute_states(network_of(model.unet), schedule, shape, seed, task.evaluation.batch_size, progress,
-                                context.device)
-        return {"states": states}
+    def make(folder: Path) -> None:
+        compute_walks(folder, model.network(), sampler, condition, shape, seed, kept, task.evaluation.batch_size,
+                      lambda batches: context.progress(batches, what), context.device)
 
-    states = context.cache.fetch("trajectories", facts, make)["states"]
-    return Trajectories(states, step_noise(schedule, shape, seed))
+    return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
 
 
 def require_feature_network(task: Any) -> None:
@@ -63,53 +60,64 @@ def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
     return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(context.task.reference())
 
 
-def draw_images(context: RunContext, network: Network, count: int, what: str) -> Tensor:
-    """`count` images float32 [N, C, H, W] that `network` walks to from the evaluation's noise."""
-    task = context.task
+def draw_images(context: RunContext, conditional: Conditional, count: int, what: str) -> Tensor:
+    """`count` images float32 [N, C, H, W] that a network, guided already, walks to from the evaluation's noise."""
+    task, model = context.task, context.model
     shape = (count, task.channels, task.image_size, task.image_size)
-    return compute_images(network, context.model.schedule, shape, task.evaluation.seed, task.evaluation.batch_size,
-                          lambda batches: context.progress(batches, what), context.device)
+    return compute_images(conditional, model.sampler, model.condition(count, task.evaluation.seed), shape, task.evaluation.seed,
+                          task.evaluation.batch_size, lambda batches: context.progress(batches, what), context.device)
 
 
-def sampling_protocol(task: Any, schedule: Schedule, samples: int) -> dict[str, Any]:
+def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
     """What numbers of `samples` samples depend on."""
+    task, sampler = context.task, context.model.sampler
     evaluation = task.evaluation
     protocol = {"samples": samples, "fid_features": evaluation.features, "noise_seed": evaluation.seed,
-                "reference_images": len(task.images()), "denoising_steps": len(schedule), "eta": schedule.eta}
+                "reference_images": len(task.images()), "denoising_steps": len(sampler), **walk_protocol(context)}
     if evaluation.features == "none":
         del protocol["fid_features"], protocol["reference_images"]
     return protocol
 
 
+def walk_protocol(context: RunContext) -> dict[str, Any]:
+    """What numbers of samples depend on beside their count: how they were walked to."""
+    sampler, classes = context.model.sampler, context.model.classes
+    name = type(sampler).__module__.rpartition(".")[2]
+    protocol = {"eta": sampler.eta} if name == "ddim" else {"sampler": name}
+    return protocol if classes is None else protocol | {"guidance_scale": classes.scale}
+
+
 class GenerationJudge:
     """Judges networks on one task, and remembers their walks for the pictures.
 
-    Calling it with a label and a quantized network returns its metrics: fid (to the task's images), fid_to_fp32, psnr (dB),
+    Calling it with a label and a quantized network, guided already, returns its metrics: fid (to the task's images), fid_to_fp32, psnr (dB),
     ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none, those without fid.
     """
 
-    def __init__(self, context: RunContext, schedule: Schedule, group_size: int):
-        self.context, self.schedule, self.group_size = context, schedule, group_size
+    def __init__(self, context: RunContext, group_size: int):
+        self.context, self.sampler, self.group_size = context, context.model.sampler, group_size
         evaluation = context.task.evaluation
         self.evaluation = evaluation
-        self.reference = fetch_trajectories(context, evaluation.samples, evaluation.seed, "full-precision samples")
         features = context.feature_network()
         self.fid = None if features is None else FrechetDistance(features, evaluation.batch_size, context.device)
         self.fid_to_task = fid_to_task(context, features)
-        total = len(schedule)
+        total = len(self.sampler)
         points = {max(1, round(total * (k + 1) / FID_POINTS)) for k in range(FID_POINTS)}
         self.fid_steps = [] if self.fid is None else sorted(points)
+        measured = min(evaluation.step_error_samples, evaluation.samples)
+        kept = [evaluation.samples if i in (0, total, *self.fid_steps) else measured for i in range(total + 1)]
+        self.reference = fetch_trajectories(context, evaluation.samples, evaluation.seed, kept, "full-precision samples")
         self.walks: dict[str, WalkComparison] = {}
-        self.protocol = sampling_protocol(context.task, schedule, evaluation.samples) | paired_protocol(context.task.image_size)
+        self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(context.task.image_size)
 
     def baseline(self) -> dict[str, dict[str, float]]:
         """`full_precision`: the fid of its samples. Empty with features=none."""
         return {} if self.fid_to_task is None else {"full_precision": {"fid": self.fid_to_task.to(self.reference.images)}}
 
-    def __call__(self, label: str, network: Network) -> dict[str, float]:
+    def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
         def progress(batches):
             return self.context.progress(batches, f"samples: {label}")
-        walk = compare_walks(network, self.schedule, self.reference, self.evaluation.batch_size,
+        walk = compare_walks(conditional, self.reference, self.evaluation.batch_size,
                              self.evaluation.step_error_samples, self.fid_steps, progress, self.context.device)
         self.walks[label] = walk
         paired = paired_metrics(walk.images, self.reference.images)
@@ -122,14 +130,14 @@ class GenerationJudge:
         """The curves along denoising of every network judged, as plain data (figures/denoising.json)."""
         values = {label: [] for label in self.walks}
         for done in self.fid_steps:
-            self.fid.reference(self.reference.states[done])
+            self.fid.reference(self.reference.state(done).x)
             for label, walk in self.walks.items():
                 values[label].append(self.fid.to(walk.states[done]))
         curves = {label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error} for label, walk in self.walks.items()}
         if self.fid is not None:
             for label, curve in curves.items():
                 curve["fid_to_fp32"] = {"step": self.fid_steps, "value": values[label]}
-        return {"timesteps": list(self.schedule.timesteps), "group_size": self.group_size, "curves": curves}
+        return {"timesteps": list(self.sampler.timesteps), "group_size": self.group_size, "curves": curves}
 
     def draw(self) -> None:
         """Write figures/denoising.json, the plots of it, and the grids of samples, for the network judged last."""

@@ -99,7 +99,7 @@ class Pretrain(Method):
         """Everything that shapes the weights, as plain data."""
         config = self.context.config
         model = config.model.model_dump(by_alias=True)
-        for name in ("weights", "path", "sampler"):
+        for name in ("weights", "path", "sampler", "guidance"):
             model.pop(name, None)
         model["pretrain"]["steps"] = total_steps
         start = {"start": self.start} if self.start else {}

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantlab.diffusion.rollout import denoise
+from quantlab.diffusion.samplers import State
 from quantlab.methods.base import RunContext
 from quantlab.methods.block_reconstruction import BlockReconstruction
 from quantlab.methods.diffusion_ptq import DiffusionPTQ
-from quantlab.models.diffusers_denoiser import network_of
 
 
 class RangesOnly(DiffusionPTQ):
@@ -35,7 +34,7 @@ class RangesOnly(DiffusionPTQ):
 class StepReconstruction(DiffusionPTQ):
     """reconstruction=step.
 
-    step_loss `state` compares x_t', so that steps weigh as they move the state (|b_t|); `output` compares epsilon, for
+    step_loss `state` compares x_t', so that steps weigh as they move the state (|b_t|); `output` compares the network's output, for
     which full precision is evaluated again. Both are divided by what they are for the calibrated ranges.
     """
 
@@ -44,26 +43,25 @@ class StepReconstruction(DiffusionPTQ):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        self.steps = max(section.network_evaluations // self.forward_passes[section.step_loss], 1)
-        self.full_precision = network_of(context.model.unet)
+        self.cost_of_step = self.forward_passes[section.step_loss] * context.model.passes
+        self.steps = max(section.network_evaluations // self.cost_of_step, 1)
 
     def simulated(self, step: int) -> range:
         return self.shuffled(self.single_steps, step)
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
-        (i,), x = batch["steps"], batch["start"]
-        t = self.schedule.timesteps[i]
-        eps = self.quantized.network(x, t, i)
-        z = None if batch["noise"] is None else batch["noise"][0]
-        error = F.mse_loss(denoise(self.schedule, i, x, eps, z), batch["end"])
+        (i,), start = batch["steps"], State(batch["start"], tuple(batch["memory"]))
+        x, t, (z,) = self.sampler.network_input(i, start.x), self.sampler.timesteps[i], batch["noise"]
+        output = self.quantized_network(batch)(x, t, i)
+        error = F.mse_loss(self.sampler.step(i, start, output, z).x, batch["end"])
         if self.section.step_loss == "output":
             with torch.no_grad():
-                target = self.full_precision(x, t, i)
-            moved = (denoise(self.schedule, i, x, target + 1, z) - denoise(self.schedule, i, x, target, z)).square().mean()
-            error = F.mse_loss(eps, target) * moved     # moved = b_t^2 brings epsilon's error to the unit of the state's
+                target = self.context.model.network()(batch["condition"])(x, t, i)
+            moved = (self.sampler.step(i, start, target + 1, z).x - self.sampler.step(i, start, target, z).x).square().mean()
+            error = F.mse_loss(output, target) * moved      # moved = b_t^2 brings the output's error to the unit of the state's
         loss = error / max(self.units[batch["steps"]], 1e-12)
         loss.backward()
-        self.spent += self.forward_passes[self.section.step_loss]
+        self.spent += self.cost_of_step
         return {"loss": loss.detach()} | self.regularize(self.weights)
 
 

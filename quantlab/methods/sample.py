@@ -12,7 +12,6 @@ from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.denoiser_samples import spectrum_ratio_to_task
 from quantlab.methods.generation_judge import draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.saved_model import restore
-from quantlab.models.diffusers_denoiser import network_of
 from quantlab.report import grids
 from quantlab.report.layers import read_layers
 from quantlab.tasks.base import denormalize
@@ -31,7 +30,7 @@ class Sample(Method):
         super().__init__(section, context)
         self.described = read_layers(Path(section.run))
         quantized = restore(context)
-        self.network = network_of(context.model.unet) if quantized is None else quantized.network
+        self.network = context.model.network() if quantized is None else context.model.guide(quantized.network)
 
     def finish(self) -> Outcome:
         context, task, count = self.context, self.context.task, self.section.samples
@@ -45,4 +44,4 @@ class Sample(Method):
         distance = fid_to_task(context, context.feature_network())
         metrics = {} if distance is None else {"fid": distance.to(images)}
         metrics["spectrum_ratio"] = spectrum_ratio_to_task(context, images)
-        return Outcome(metrics, protocol=sampling_protocol(task, context.model.schedule, count))
+        return Outcome(metrics, protocol=sampling_protocol(context, count))

@@ -47,7 +47,7 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
 def _restore(context: RunContext) -> QuantizedDenoiser | None:
     saved, model, quantizer = context.saved_model, context.model, context.config.quantizer
     if quantizer.kind == "post-training":
-        quantized = QuantizedDenoiser(model.unet, UniformAffinePolicy(quantizer), len(model.schedule), saved.facts["group_size"])
+        quantized = QuantizedDenoiser(model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"])
         saved.load_into(quantized.unet)
         return quantized
     if quantizer.kind == "training":

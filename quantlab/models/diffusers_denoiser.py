@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.checkpoint import tensors_digest
-from quantlab.diffusion.rollout import Schedule, seeded_normal
+from quantlab.diffusion import prediction
+from quantlab.diffusion.guidance import guided
+from quantlab.diffusion.rollout import Condition, Conditional, Network, seeded_normal
+from quantlab.diffusion.samplers import Walk, build_sampler
 from quantlab.errors import RequestError
 from quantlab.models.diffusers_directory import NETWORK, ONLY, read_directory
-from quantlab.models.diffusers_scheduler import alphas_cumprod
+from quantlab.models.diffusers_scheduler import alphas_cumprod, prediction_kind
 from quantlab.models.timm_classifier import first_line
 from quantlab.models.weight_names import match
 
@@ -19,10 +23,23 @@ from quantlab.models.weight_names import match
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-class Denoiser(nn.Module):
-    """An epsilon-predicting network eps(x_t, t), its alphas and its sampling schedule.
+@dataclass(frozen=True)
+class Classes:
+    """Of a network that is told the class of each image: how many there are, which index says nothing (None: none does), and how walks
+    are guided."""
 
-    unet: any network called as unet(x, t).sample; alphas_cumprod: float [train_timesteps]; schedule: the sampling walk.
+    count: int
+    nothing: int | None
+    scale: float = 1.0          # g of classifier-free guidance
+    batched: bool = True        # both outputs from one pass
+    dropout: float = 0.1        # share of the training images whose class is hidden (Ho and Salimans 2022, Alg. 1: p_uncond)
+
+
+class Denoiser(nn.Module):
+    """A denoising network, the noise that it was trained with, and the walk that it is sampled with.
+
+    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, float [train_timesteps]; sampler: the walk, which
+    knows what the network puts out; classes: of a network that is told each image's class.
     """
 
     kind = "denoiser"
@@ -30,11 +47,11 @@ class Denoiser(nn.Module):
     weights_from: str | None = None     # where they were loaded from, in words
     notes: Sequence[str] = ()   # what a user should know of how the model was read
 
-    def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, schedule: Schedule):
+    def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, sampler: Walk, classes: Classes | None = None):
         super().__init__()
         self.unet = unet
         unet.present_form = present_form
-        self.schedule = schedule
+        self.sampler, self.classes = sampler, classes
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -42,13 +59,25 @@ class Denoiser(nn.Module):
         return self.training_loss(batch)
 
     def training_loss(self, batch: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Mean squared error of eps at random timesteps (Ho et al. 2020, Eq. 14). batch["image"]: [N, C, H, W]."""
+        """Mean squared error of what the network predicts at random timesteps (Ho et al. 2020, Eq. 14).
+
+        batch["image"]: [N, C, H, W]; batch["label"]: int64 [N], where the network is told classes. In training a share of them is hidden.
+        """
         x0 = batch["image"]
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device) if t is None else t
         noise = torch.randn_like(x0) if noise is None else noise
         alpha = self.alphas_cumprod[t][:, None, None, None]
-        x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-        return (self.unet(x, t).sample - noise).square().mean()
+        x = prediction.noised(x0, noise, alpha)
+        out = self.unet(x, t, **self._training_condition(batch)).sample
+        return (out - prediction.target(self.sampler.prediction, x0, noise, alpha)).square().mean()
+
+    def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
+        if self.classes is None:
+            return {}
+        labels, nothing = batch["label"], self.classes.nothing
+        if self.training and nothing is not None:
+            labels = torch.where(torch.rand(len(labels), device=labels.device) < self.classes.dropout, nothing, labels)
+        return {"class_labels": labels}
 
     @torch.no_grad()
     def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -57,25 +86,51 @@ class Denoiser(nn.Module):
         t = torch.linspace(0, len(self.alphas_cumprod) - 1, len(x0)).long().to(x0.device)
         return self.training_loss(batch, seeded_normal(x0.shape, 0).to(x0), t)
 
+    # walks -----------------------------------------------------------------------------------------------------------
+    def condition(self, count: int, seed: int) -> Condition:
+        """What `count` walks are told, on the CPU: their classes, drawn evenly by `seed`; nothing of an unconditional network."""
+        if self.classes is None:
+            return {}
+        generator = torch.Generator().manual_seed(seed)
+        return {"class_labels": torch.randint(self.classes.count, (count,), generator=generator)}
+
+    def guide(self, conditional: Conditional) -> Conditional:
+        """`conditional`, this network or a quantized one of it, guided as walks are."""
+        if self.classes is None or self.classes.scale == 1:
+            return conditional
+        nothing = {"class_labels": torch.tensor([self.classes.nothing])}
+        return guided(conditional, self.classes.scale, nothing, self.classes.batched)
+
+    def network(self) -> Conditional:
+        """The full-precision network as walks use it, guided."""
+        return self.guide(network_of(self.unet))
+
+    @property
+    def passes(self) -> int:
+        """Network evaluations in one denoising step."""
+        return 1 if self.classes is None or self.classes.scale == 1 else 2
+
     def weights(self) -> nn.Module:
         """The part of this model that a checkpoint holds."""
         return self.unet
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that shapes eps and its noise: weights, config and alphas. Under another config the
-        same weights are another function."""
+        """sha256 (hex) of all that shapes the network's output and its noise: weights, config and alphas. Under another
+        config the same weights are another function."""
         config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
         facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def network_of(unet: nn.Module):
-    """`unet` as a `rollout.Network`: eps of x [N, C, H, W] at timestep t (an int)."""
+def network_of(unet: nn.Module) -> Conditional:
+    """`unet` for walks: given a condition, its output at x [N, C, H, W] and timestep t (an int)."""
 
-    def network(x: Tensor, t: int, i: int) -> Tensor:
-        return unet(x, t).sample
+    def given(condition: Condition) -> Network:
+        def network(x: Tensor, t: int, i: int) -> Tensor:
+            return unet(x, t, **condition).sample
+        return network
 
-    return network
+    return given
 
 
 def build_ddim(section, task) -> Denoiser:
@@ -92,17 +147,23 @@ def build_ddim(section, task) -> Denoiser:
             f"model.unet.block_out_channels: {len(net.block_out_channels)} resolutions need an image size divisible by "
             f"{smallest}; got task.image_size={task.image_size}"
         )
+    classes = None
+    if section.class_conditional:
+        if task.classes is None:
+            raise RequestError(f"model.class_conditional: got true, but task={task.name} has no labels; type model.class_conditional=false")
+        classes = Classes(task.classes, task.classes, section.guidance.scale, section.guidance.batched, section.class_dropout)
     unet = UNet2DModel(
         sample_size=task.image_size, in_channels=task.channels, out_channels=task.channels,
         block_out_channels=tuple(net.block_out_channels), layers_per_block=net.layers_per_block,
         down_block_types=tuple(down), up_block_types=tuple(up), attention_head_dim=net.attention_head_dim,
         norm_num_groups=net.norm_num_groups, dropout=net.dropout,
+        num_class_embeds=None if classes is None else classes.count + 1,
     )
     scheduler = DDIMScheduler(
         num_train_timesteps=noise.train_timesteps, beta_schedule=noise.beta_schedule,
         beta_start=noise.beta_start, beta_end=noise.beta_end,
     )
-    return Denoiser(unet, scheduler.alphas_cumprod, Schedule.build(scheduler.alphas_cumprod, section.sampler))
+    return Denoiser(unet, scheduler.alphas_cumprod, build_sampler(scheduler.alphas_cumprod, section.sampler, section.prediction), classes)
 
 
 def load_pretrained(section, task) -> Denoiser:
@@ -116,12 +177,15 @@ def load_pretrained(section, task) -> Denoiser:
     found = read_directory(section.path)
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
     channels, learned_variance = _require_fitting(found.network, section, task, where)
-    alphas = alphas_cumprod(found.scheduler, schedule_at)
-    schedule = _schedule(alphas, section.sampler, schedule_at)
+    alphas, predicted = alphas_cumprod(found.scheduler, schedule_at), prediction_kind(found.scheduler, schedule_at)
+    sampler = _sampler(alphas, section.sampler, predicted, schedule_at)
+    classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
-    denoiser = Denoiser(unet, alphas, schedule)
+    denoiser = Denoiser(unet, alphas, sampler, classes)
     own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
-    denoiser.notes = [f"walks are DDIM's, as model.sampler says; its own scheduler is {own}"]
+    denoiser.notes = [f"walks are as model.sampler says, {section.sampler.name}; its own scheduler is {own}"]
+    if classes is not None and classes.nothing is None:
+        denoiser.notes.append("none of its classes says nothing, so walks are not guided")
     if learned_variance:
         denoiser.notes.append("the variance that it learned is left out, as the sampler has its own")
     if found.folder == found.root / "unet_ema":
@@ -135,7 +199,7 @@ def load_pretrained(section, task) -> Denoiser:
         denoiser.notes += matched.notes
         denoiser.weights_from = f"{file}, revision {found.root.name} of {found.hub}" if found.hub else str(file)
         denoiser.has_weights = True
-    _try_once(unet, task, schedule, where)
+    _try_once(denoiser, task, where)
     return denoiser
 
 
@@ -157,33 +221,32 @@ def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
     return present
 
 
-def _schedule(alphas: Tensor, sampler, where: str) -> Schedule:
-    """The walk of `sampler`.
+def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
+    """The walk of the config's section `sampler`.
 
-    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0: that
-    state is noise alone, and epsilon says nothing of the image.
+    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0 and cannot:
+    that state is noise alone, and epsilon says nothing of the image.
     """
     if sampler.steps > len(alphas):
         raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} "
                            f"(num_train_timesteps) of {where.removeprefix('model.path: ')}; type "
                            f"model.sampler.steps={len(alphas)}")
-    schedule = Schedule.build(alphas, sampler)
-    if 0 in schedule.alphas:
+    walk = build_sampler(alphas, sampler, predicted)
+    if 0 in walk.alphas and (predicted == "epsilon" or walk.needs_signal):
         raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
                            f"{sampler.steps} steps starts there, allowed: one that leaves it out; type "
                            f"model.sampler.steps={len(alphas) // 2}")
-    return schedule
+    return walk
 
 
 def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool]:
     """Channels of the images, and whether the network puts out a variance too.
 
-    Raises RequestError for a network that is not eps(x, t) of the task's images.
+    Raises RequestError for a network that is not one of the task's images.
     """
-    for condition in ("num_class_embeds", "class_embed_type"):
-        if config.get(condition) is not None:
-            given = f"{condition}={config[condition]}"
-            raise RequestError(f"{where}: the network needs a class for each image ({given}); {ONLY}")
+    if config.get("class_embed_type") is not None:
+        raise RequestError(f"{where}: the network is told more than a class of each image (class_embed_type={config['class_embed_type']}); "
+                           f"{ONLY}")
     channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if put_out not in (channels, 2 * channels):
         raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), "
@@ -202,6 +265,24 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
     return channels, put_out != channels
 
 
+def _classes(config: dict, section, task, where: str) -> Classes | None:
+    """The classes that the network is told: the task's, or one more, the last, which says nothing.
+
+    Raises RequestError where they are not the task's, or where guidance is asked for and none says nothing.
+    """
+    count = config.get("num_class_embeds")
+    if count is None:
+        return None
+    if task.classes is None or count not in (task.classes, task.classes + 1):
+        raise RequestError(f"{where}: the network is told one of {count} classes (num_class_embeds), and task={task.name} has "
+                           f"{task.classes or 'no labels'}; choose a task of its {count - 1} or {count} classes, or another model.path")
+    nothing = task.classes if count == task.classes + 1 else None
+    if nothing is None and section.guidance.scale != 1:
+        raise RequestError(f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of {where.removeprefix('model.path: ')} "
+                           "says nothing, allowed: 1; type model.guidance.scale=1")
+    return Classes(task.classes, nothing, section.guidance.scale, section.guidance.batched)
+
+
 def _build(config: dict, where: str) -> nn.Module:
     """The UNet2DModel of `config`, with random weights. Raises RequestError where diffusers cannot build it."""
     from diffusers.models.unets.unet_2d import UNet2DModel
@@ -215,13 +296,14 @@ def _build(config: dict, where: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _try_once(unet: nn.Module, task, schedule: Schedule, where: str) -> None:
+def _try_once(denoiser: Denoiser, task, where: str) -> None:
     """One image through the network at the walk's first and last timestep: what does not work fails here."""
-    shape, training = (1, task.channels, task.image_size, task.image_size), unet.training
+    shape, training = (1, task.channels, task.image_size, task.image_size), denoiser.unet.training
+    network = network_of(denoiser.unet.eval())(denoiser.condition(1, 0))
     another = "choose another task.image_size or another model.path"
-    for t in (schedule.timesteps[0], schedule.timesteps[-1]):
+    for t in (denoiser.sampler.timesteps[0], denoiser.sampler.timesteps[-1]):
         try:
-            out = unet.eval()(seeded_normal(shape, 0), t).sample
+            out = network(seeded_normal(shape, 0), t, 0)
         except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             images = f"{task.channels} x {task.image_size} x {task.image_size} images"
             raise RequestError(f"{where}: the network does not take {images} and a timestep ({first_line(error)}); "
@@ -231,7 +313,7 @@ def _try_once(unet: nn.Module, task, schedule: Schedule, where: str) -> None:
         if not out.isfinite().all():
             raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise at timestep "
                                f"{t}; give another checkpoint")
-    unet.train(training)
+    denoiser.unet.train(training)
 
 
 def shortcut_splits(unet: nn.Module) -> dict[str, int]:

@@ -23,6 +23,7 @@ DDPM_FORWARD = (
     "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
     "RePaintScheduler",
 )
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}   # diffusers' names, and prediction's
 # What the most common others are, by the beginning of their names.
 OTHERS = {
     "ScoreSdeVe": "variance exploding", "KarrasVe": "variance exploding", "ScoreSdeVp": "of continuous time",
@@ -34,17 +35,12 @@ OTHERS = {
 def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
     """abar of every training timestep, float32 [train_timesteps], of a `scheduler_config.json`, in errors `where`.
 
-    Raises RequestError for schedulers of another forward process, for networks that predict something else than
-    epsilon, and for betas that are none.
+    Raises RequestError for schedulers of another forward process, and for betas that are none.
     """
     from diffusers import schedulers
 
     name = config.get("_class_name")
     require_ddpm_forward(name, where)
-    predicted = "sample" if config.get("predict_epsilon") is False else config.get("prediction_type", "epsilon")
-    if predicted != "epsilon":
-        raise RequestError(f"{where}: this model predicts {predicted} (prediction_type), allowed: epsilon, the only "
-                           "prediction that works so far; give another model.path")
     if config.get("use_flow_sigmas"):
         raise RequestError(f"{where}: {name} has use_flow_sigmas, which is flow matching, allowed: DDPM's forward "
                            "process; give another model.path")
@@ -61,6 +57,15 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
         raise RequestError(f"{where}: its betas are no noise schedule, allowed: at least two, each from 0 to 1 "
                            f"(num_train_timesteps, beta_schedule, beta_start, beta_end, trained_betas); {restore}")
     return alphas
+
+
+def prediction_kind(config: Mapping[str, Any], where: str) -> str:
+    """What the network puts out, of `prediction.KINDS`. Raises RequestError for anything else."""
+    predicted = "sample" if config.get("predict_epsilon") is False else config.get("prediction_type", "epsilon")
+    if predicted not in PREDICTIONS:
+        raise RequestError(f"{where}: this model predicts {predicted} (prediction_type), allowed: {', '.join(PREDICTIONS)}; give another "
+                           "model.path")
+    return PREDICTIONS[predicted]
 
 
 def require_ddpm_forward(name: Any, where: str) -> None:

@@ -20,6 +20,14 @@ class State(NamedTuple):
     x: Tensor
     memory: tuple[Tensor, ...] = ()
 
+    def detached(self, needs_gradient: bool = False) -> "State":
+        """The same values without a graph, as leaves that gather gradients if `needs_gradient`."""
+        x, *memory = (one.detach().requires_grad_(needs_gradient) for one in (self.x, *self.memory))
+        return State(x, tuple(memory))
+
+    def on(self, device) -> "State":
+        return State(self.x.to(device), tuple(one.to(device) for one in self.memory))
+
 
 def spaced_timesteps(train_timesteps: int, steps: int, spacing: str) -> list[int]:
     """The walk's timesteps from noise to image, `steps` integers, not increasing.
@@ -52,7 +60,8 @@ class Walk:
     clip_sample: bool = False
     prediction: str = "epsilon"
 
-    memories = 0        # tensors that the solver remembers
+    memories = 0            # tensors that the solver remembers
+    needs_signal = False    # whether it cannot start from noise alone, abar = 0
 
     @classmethod
     def build(cls, alphas_cumprod: Tensor, sampler, prediction: str = "epsilon", final_alpha: float = 1.0) -> "Walk":

@@ -20,6 +20,7 @@ class Sampler(Walk):
     """sampler.name=dpm_solver."""
 
     memories = 1
+    needs_signal = True
 
     def _log_snr(self, i: int) -> float:
         """lambda before step i."""

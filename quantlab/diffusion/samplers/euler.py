@@ -15,6 +15,8 @@ from quantlab.diffusion.samplers.base import State, Walk
 class Sampler(Walk):
     """sampler.name=euler."""
 
+    needs_signal = True
+
     def level(self, i: int) -> float:
         """s before step i; i = len(self): after the last."""
         return ((1 - self.alphas[i]) / self.alphas[i]) ** 0.5
