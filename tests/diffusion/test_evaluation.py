@@ -6,46 +6,68 @@ import pytest
 import torch
 
 from quantlab.diffusion.evaluation import compare_walks
-from quantlab.diffusion.rollout import Schedule
-from quantlab.diffusion.trajectories import GroupDataset, Trajectories, compute_states, step_noise
+from quantlab.diffusion.samplers import build_sampler
+from quantlab.diffusion.trajectories import GroupDataset, Trajectories, compute_images, compute_walks
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 
 
-def exact(x, t, i):
-    return 0.1 * x
+def exact(condition):
+    return lambda x, t, i: 0.1 * x
 
 
-def wrong(x, t, i):
-    return 0.1 * x + (0.5 if i == 2 else 0.0)
+def wrong(condition):
+    return lambda x, t, i: 0.1 * x + (0.5 if i == 2 else 0.0)
+
+
+def sampler_of(name="ddim", eta=0.0, steps=5):
+    return build_sampler(ALPHAS, SimpleNamespace(name=name, steps=steps, eta=eta, spacing="uniform", clip_sample=False))
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_an_error_in_one_step_appears_there_and_is_carried_on(eta):
-    schedule = Schedule.build(ALPHAS, SimpleNamespace(steps=5, eta=eta, spacing="uniform", clip_sample=False))
-    shape = (6, 1, 2, 2)
-    states = compute_states(exact, schedule, shape, seed=3, batch_size=4)
-    reference = Trajectories(states, step_noise(schedule, shape, 3))
-    result = compare_walks(wrong, schedule, reference, batch_size=4, step_error_samples=5, keep=(2,))
+def test_an_error_in_one_step_appears_there_and_is_carried_on(eta, tmp_path):
+    sampler, shape = sampler_of(eta=eta), (6, 1, 2, 2)
+    compute_walks(tmp_path, exact, sampler, {}, shape, 3, [6, 5, 6, 5, 5, 6], batch_size=4)
+    reference = Trajectories(tmp_path, sampler, {})
+    result = compare_walks(wrong, reference, batch_size=4, error_samples=5, keep=(2,))
 
-    here, there = schedule.alphas[2], schedule.alphas[3]
-    b = (1 - there - schedule.sigma(2) ** 2) ** 0.5 - (there / here) ** 0.5 * (1 - here) ** 0.5
+    alphas, sigma = sampler.alphas, sampler.noise_scale
+    b = (1 - alphas[3] - sigma(2) ** 2) ** 0.5 - (alphas[3] / alphas[2]) ** 0.5 * (1 - alphas[2]) ** 0.5
     expected = (0.5 * b) ** 2
     assert result.step_error == pytest.approx([0, 0, expected, 0, 0], abs=1e-9, rel=1e-4)
     assert result.accumulated_error[:3] == pytest.approx([0, 0, expected], abs=1e-9, rel=1e-4)
-    a = [(schedule.alphas[i + 1] / schedule.alphas[i]) ** 0.5 for i in range(5)]
-    slope = [a[i] + 0.1 * ((1 - schedule.alphas[i + 1] - schedule.sigma(i) ** 2) ** 0.5
-                           - a[i] * (1 - schedule.alphas[i]) ** 0.5) for i in range(5)]
+    a = [(alphas[i + 1] / alphas[i]) ** 0.5 for i in range(5)]
+    slope = [a[i] + 0.1 * ((1 - alphas[i + 1] - sigma(i) ** 2) ** 0.5 - a[i] * (1 - alphas[i]) ** 0.5) for i in range(5)]
     assert result.accumulated_error[3:] == pytest.approx(
         [expected * slope[3] ** 2, expected * slope[3] ** 2 * slope[4] ** 2], rel=1e-3)
-    torch.testing.assert_close(result.states[2], states[2])     # nothing was wrong yet
+    torch.testing.assert_close(result.states[2], reference.state(2).x)      # nothing was wrong yet
     assert result.images.shape == shape
 
 
-def test_group_dataset_gives_the_groups_ends():
-    states = torch.arange(7.0)[:, None, None, None, None].expand(7, 4, 1, 2, 2)
-    dataset = GroupDataset(Trajectories(states, noise=states[1:]))
-    batch = dataset.__getitems__([(range(3, 6), 0), (range(3, 6), 3)])
-    assert batch["steps"] == range(3, 6) and batch["trajectories"].tolist() == [0, 3]
-    assert batch["start"].unique().tolist() == [3] and batch["end"].unique().tolist() == [6]
-    assert batch["noise"].shape == (3, 2, 1, 2, 2) and batch["noise"][:, 0, 0, 0, 0].tolist() == [4, 5, 6]
+@pytest.mark.parametrize(("name", "eta"), [("ddim", 0.5), ("ddpm", 0.0), ("euler", 0.0), ("dpm_solver", 0.0)])
+def test_walks_are_the_same_in_one_go_and_from_any_state_that_was_kept(name, eta, tmp_path):
+    sampler, shape = sampler_of(name, eta), (5, 1, 2, 2)
+    told = {"class_labels": torch.arange(5)}
+
+    def conditional(condition):
+        return lambda x, t, i: 0.1 * x + condition["class_labels"].view(-1, 1, 1, 1) / 10
+
+    compute_walks(tmp_path, conditional, sampler, told, shape, 3, [5] * 6, batch_size=2)
+    walks = Trajectories(tmp_path, sampler, told)
+    assert torch.equal(walks.images, compute_images(conditional, sampler, told, shape, 3, batch_size=2))
+    rows = torch.tensor([4, 1])
+    state, network = walks.state(2, rows), conditional(walks.told(rows))
+    for i in (2, 3, 4):
+        state = sampler.step(i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), walks.noise(i, rows))
+        torch.testing.assert_close(state, walks.state(i + 1, rows))
+
+
+def test_group_dataset_gives_the_groups_ends(tmp_path):
+    sampler = sampler_of("dpm_solver", steps=6)
+    compute_walks(tmp_path, exact, sampler, {"class_labels": torch.arange(4)}, (4, 1, 2, 2), 0, [4] * 7, batch_size=4)
+    walks = Trajectories(tmp_path, sampler, {"class_labels": torch.arange(4)})
+    batch = GroupDataset(walks).__getitems__([(range(3, 6), 0), (range(3, 6), 3)])
+    assert batch["steps"] == range(3, 6) and batch["trajectories"].tolist() == batch["condition"]["class_labels"].tolist() == [0, 3]
+    assert torch.equal(batch["start"], walks.state(3).x[[0, 3]]) and torch.equal(batch["end"], walks.state(6).x[[0, 3]])
+    assert len(batch["memory"]) == 1 and torch.equal(batch["memory"][0], walks.state(3).memory[0][[0, 3]])
+    assert batch["noise"] == [None] * 3

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantlab.diffusion.rollout import Schedule, network_step, seeded_normal
+from quantlab.diffusion.rollout import network_step, seeded_normal
+from quantlab.diffusion.samplers import State, build_sampler
 from quantlab.methods.accuquant import AccuQuant, backpropagated_gradient, copied_gradient, exact_gradient
 from quantlab.methods.diffusion_ptq import QuantizedDenoiser
 from quantlab.quantizers import wrap
@@ -13,17 +14,18 @@ from quantlab.quantizers import wrap
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 
 
-@pytest.fixture(params=[(0.0, False), (0.6, False), (0.0, True)], ids=["eta0", "eta0.6", "clipped"])
+@pytest.fixture(params=[("ddim", 0.0, False), ("ddim", 0.6, False), ("ddim", 0.0, True), ("dpm_solver", 0.0, False)],
+                ids=["eta0", "eta0.6", "clipped", "dpm_solver"])
 def problem(request):
     """Steps, start, loss, step function and learned parameters of one group of 4 steps."""
     from diffusers.models.unets.unet_2d import UNet2DModel
-    eta, clip = request.param
+    name, eta, clip = request.param
     torch.manual_seed(1)
     unet = UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     ).double().eval().requires_grad_(False)
-    schedule = Schedule.build(ALPHAS, SimpleNamespace(steps=8, eta=eta, spacing="uniform", clip_sample=clip))
+    sampler = build_sampler(ALPHAS, SimpleNamespace(name=name, steps=8, eta=eta, spacing="uniform", clip_sample=clip))
     section = SimpleNamespace(
         weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
         activation=SimpleNamespace(bits=6, symmetric=False, scale_search="min_max", scales="per_group"),
@@ -37,7 +39,7 @@ def problem(request):
     for quantizer in wrap.activation_quantizers(quantized.unet):
         quantizer.observe()
     for i in range(8):
-        quantized.network(start, schedule.timesteps[i], i)
+        quantized.network({})(start, sampler.timesteps[i], i)
     for quantizer in wrap.activation_quantizers(quantized.unet):
         quantizer.calibrate("min_max", 2.4)
     wrap.learn_rounding(quantized.unet, quantized.originals, section)
@@ -46,17 +48,21 @@ def problem(request):
     noise = seeded_normal((4, 3, 1, 8, 8), 1).double()
     target = seeded_normal((3, 1, 8, 8), 2).double()
 
-    def step(i, x):
-        return network_step(quantized.network, schedule, i, x, noise[i - 4])
+    def step(i, state):
+        return network_step(quantized.network({}), sampler, i, state, noise[i - 4])
 
-    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned
+    def echo(i):
+        return sampler.memory_weights(i + 1) if i < 7 else ()
+
+    start = State(start, tuple(seeded_normal((3, 1, 8, 8), 3).double() for _ in range(sampler.memories)))
+    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned, echo
 
 
 def gradients(function, problem):
-    steps, start, loss, step, learned = problem
+    steps, start, loss, step, learned, echo = problem
     for parameter in learned:
         parameter.grad = None
-    value = function(step, steps, start, loss)
+    value = function(step, steps, start, loss, echo)
     return value, [parameter.grad.clone() for parameter in learned]
 
 
@@ -73,15 +79,17 @@ def test_exact_equals_backpropagation_for_every_learned_variable(problem):
 
 
 def test_copy_equals_its_definition(problem):
-    # Written independently: sum over steps of < sg[g], x~_k > with detached inputs, in one graph, differentiated at once
-    steps, start, loss, step, learned = problem
+    # Written independently: sum over steps of < sg[g], x~_k + what its output adds to x~_{k+1} > with detached inputs, in one graph
+    steps, start, loss, step, learned, echo = problem
     _, copied = gradients(copied_gradient, problem)
     states = [start]
     for i in steps:
-        states.append(step(i, states[-1].detach()))
-    end = states[-1].detach().requires_grad_()
+        states.append(step(i, states[-1].detached()))
+    end = states[-1].x.detach().requires_grad_()
     (g,) = torch.autograd.grad(loss(end), end)
-    surrogate = sum((g.detach() * state).sum() for state in states[1:])
+    surrogate = sum((g.detach() * state.x).sum() for state in states[1:])
+    surrogate = surrogate + sum(weight * (g.detach() * one).sum() for i, state in zip(steps, states[1:])
+                                for weight, one in zip(echo(i), state.memory))
     expected = torch.autograd.grad(surrogate, learned)
     assert max(relative_difference(a, b) for a, b in zip(copied, expected)) < 1e-10
 
@@ -105,5 +113,5 @@ def test_one_step_groups_make_all_three_the_same(problem):
 
 def test_the_time_left_knows_what_a_step_costs():
     method = AccuQuant.__new__(AccuQuant)
-    method.section, method.schedule, method.alone = SimpleNamespace(gradient="copy", group_size=5), range(20), 800
+    method.section, method.sampler, method.alone = SimpleNamespace(gradient="copy", group_size=5), range(20), 800
     assert [method.cost(step) for step in (0, 799, 800, 925)] == [3, 3, 19, 19]
