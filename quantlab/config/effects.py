@@ -64,7 +64,9 @@ EFFECTS: list[Acts] = [
     *only_if("quantizer.gradient.bits", tuple(range(2, 9)), *(f"quantizer.gradient.{key}" for key in (
         "interval", "alpha", "beta", "gamma_min", "gamma_max", "init", "gamma", "period", "shift"))),
     Acts("quantizer.activation.signed", "quantizer.activation.bits", tuple(range(1, 9))),
-    # post-training quantization of diffusion models
+    # diffusion models, and their post-training quantization
+    Acts("model.sampler.eta", "model.sampler.name", ("ddim",)),
+    *only_if("model.class_conditional", (True,), "model.guidance", "model.class_dropout"),
     *only_if("method.reconstruction", ("step", "block"), "method.network_evaluations", "method.learn", "method.learning_rate",
              "method.rounding_regularizer", "method.batch_size"),
     Acts("method.step_loss", "method.reconstruction", ("step",)),

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from quantlab.diffusion.prediction import image_and_noise
+from quantlab.errors import RequestError
 
 
 class State(NamedTuple):
@@ -65,8 +66,15 @@ class Walk:
 
     @classmethod
     def build(cls, alphas_cumprod: Tensor, sampler, prediction: str = "epsilon", final_alpha: float = 1.0) -> "Walk":
-        """From abar of every training timestep (float [train_timesteps]) and a config's `sampler` section."""
+        """From abar of every training timestep (float [train_timesteps]) and a config's `sampler` section.
+
+        Raises: RequestError for a solver with memory on timesteps that repeat.
+        """
         timesteps = spaced_timesteps(len(alphas_cumprod), sampler.steps, sampler.spacing)
+        if cls.memories and len(set(timesteps)) < len(timesteps):
+            raise RequestError(f"model.sampler.spacing: got {sampler.spacing}, which repeats timesteps in {sampler.steps} steps, and "
+                               f"model.sampler.name={sampler.name} learns from the step before, allowed: uniform, trailing; type "
+                               "model.sampler.spacing=trailing")
         alphas = [float(alphas_cumprod[t]) for t in timesteps] + [final_alpha]
         return cls(tuple(timesteps), tuple(alphas), sampler.eta, sampler.clip_sample, prediction)
 
