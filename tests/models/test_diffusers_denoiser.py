@@ -23,8 +23,9 @@ from quantlab.models.diffusers_denoiser import load_pretrained
 from quantlab.models.diffusers_scheduler import DDPM_FORWARD, alphas_cumprod
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-TASK = SimpleNamespace(name="digits_generation", channels=1, image_size=8)
-SAMPLER = SimpleNamespace(steps=4, eta=0.0, spacing="uniform", clip_sample=False)
+TASK = SimpleNamespace(name="digits_generation", channels=1, image_size=8, classes=10)
+GUIDANCE = SimpleNamespace(scale=1.0, batched=True)
+SAMPLER = SimpleNamespace(name="ddim", steps=4, eta=0.0, spacing="uniform", clip_sample=False)
 
 
 def tiny_unet(**options):
@@ -51,8 +52,8 @@ def model(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
 
 
-def load(path, weights=None, sampler=SAMPLER, task=TASK):
-    return load_pretrained(SimpleNamespace(name="ddpm_cifar10", path=str(path), weights=weights, sampler=sampler), task)
+def load(path, weights=None, sampler=SAMPLER, task=TASK, guidance=GUIDANCE):
+    return load_pretrained(SimpleNamespace(name="ddpm_cifar10", path=str(path), weights=weights, sampler=sampler, guidance=guidance), task)
 
 
 def refusal(path, **options):
@@ -234,8 +235,6 @@ def test_betas_are_taken_as_they_are_given():
     ({"_class_name": "os.system"}, "the noise of os.system does not work"),
     ({}, 'write "_class_name": "DDPMScheduler"'),
     ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas, which is flow matching"),
-    ({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, "predicts v_prediction"),
-    ({"_class_name": "DDPMScheduler", "predict_epsilon": False}, "predicts sample"),
     ({"_class_name": "DDPMScheduler", "beta_schedule": "steep"}, "diffusers cannot make DDPMScheduler of it"),
     ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 1.5]}, "no noise schedule"),
 ])
@@ -369,7 +368,8 @@ def a_run(model):
     (other_pipeline("LDMPipeline", unet="UNet2DModel", vqvae="VQModel", scheduler="DDIMScheduler"), "holds LDMPipeline (unet"),
     (other_pipeline("ConsistencyModelPipeline", unet="UNet2DModel", scheduler="CMStochasticIterativeScheduler"), "(consistency)"),
     (configured("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"), "(variance exploding) does not work"),
-    (configured("unet/config.json", num_class_embeds=10), "needs a class for each image (num_class_embeds=10)"),
+    (configured("unet/config.json", num_class_embeds=1000), "one of 1000 classes (num_class_embeds), and task=digits_generation has 10"),
+    (configured("scheduler/scheduler_config.json", prediction_type="flow"), "predicts flow (prediction_type), allowed: epsilon, v_prediction"),
     (configured("unet/config.json", class_embed_type="timestep"), "class_embed_type=timestep"),
     (configured("unet/config.json", sample_size=None), 'write "sample_size": 8 there'),
     (configured("unet/config.json", sample_size=[8, 16]), "makes 1 x 8 x 16 images"),
@@ -386,7 +386,7 @@ def test_what_is_wrong_with_a_directory_is_said(change, says, model):
 
 def test_images_that_the_network_cannot_halve(model):
     edit(model / "unet" / "config.json", sample_size=9)
-    assert "does not take 1 x 9 x 9 images" in refusal(model, task=SimpleNamespace(name="task", channels=1, image_size=9))
+    assert "does not take 1 x 9 x 9 images" in refusal(model, task=SimpleNamespace(name="task", channels=1, image_size=9, classes=None))
 
 
 def test_a_network_that_fails_at_the_walk_s_last_step_alone(model):
@@ -395,12 +395,37 @@ def test_a_network_that_fails_at_the_walk_s_last_step_alone(model):
 
 
 def test_walks_that_the_model_has_not(model):
-    many = SimpleNamespace(steps=2000, eta=0.0, spacing="uniform", clip_sample=False)
+    many = SimpleNamespace(name="ddim", steps=2000, eta=0.0, spacing="uniform", clip_sample=False)
     assert "type model.sampler.steps=1000" in refusal(model, sampler=many)
     edit(model / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler", rescale_betas_zero_snr=True)
-    every = SimpleNamespace(steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
+    every = SimpleNamespace(name="ddim", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
     assert "no signal at all" in refusal(model, sampler=every)
     assert load(model).has_weights
+    edit(model / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert load(model, sampler=every).sampler.alphas[0] == 0        # v says what the image is where epsilon cannot
+    euler = SimpleNamespace(name="euler", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
+    assert "no signal at all" in refusal(model, sampler=euler)
+
+
+@pytest.mark.parametrize(("values", "kind"), [
+    ({}, "epsilon"), ({"prediction_type": "v_prediction"}, "v"), ({"prediction_type": "sample"}, "sample"), ({"predict_epsilon": False}, "sample")])
+def test_what_the_network_predicts_is_the_schedulers_word(values, kind, model):
+    edit(model / "scheduler" / "scheduler_config.json", **values)
+    assert load(model).sampler.prediction == kind
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_a_network_that_is_told_classes(count, model):
+    tiny_unet(num_class_embeds=count).save_pretrained(model / "unet")
+    denoiser = load(model)
+    assert denoiser.classes.nothing == (10 if count == 11 else None) and denoiser.passes == 1
+    labels = denoiser.condition(500, 3)["class_labels"]
+    assert labels.unique().tolist() == list(range(10)) and torch.equal(labels, denoiser.condition(500, 3)["class_labels"])
+    guidance = SimpleNamespace(scale=2.0, batched=True)
+    if count == 10:
+        assert "type model.guidance.scale=1" in refusal(model, guidance=guidance)
+    else:
+        assert load(model, guidance=guidance).passes == 2
 
 
 @pytest.mark.parametrize("path", ["no_such_model", "./no_such", "/no/such/place", "~/no/such", "no/such/place", "models/modle"])
@@ -464,7 +489,7 @@ def test_walks_are_known_by_weights_and_config(model, tmp_path):
     def walks():
         task = SimpleNamespace(channels=1, image_size=8, evaluation=evaluation)
         context = SimpleNamespace(model=load(model), task=task, cache=Cache(tmp_path / "cache"), progress=lambda batches, _: batches, device="cpu")
-        return fetch_trajectories(context, 2, 0, "walks").states
+        return fetch_trajectories(context, 2, 0, [2] * 5, "walks").images
 
     seen = [walks()]
     assert torch.equal(walks(), seen[0])
