@@ -25,10 +25,10 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     import torch
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    from quantlab.diffusion.rollout import Schedule, network_step
-    from quantlab.diffusion.trajectories import Trajectories
+    from quantlab.diffusion.rollout import network_step
+    from quantlab.diffusion.samplers import State, build_sampler
     from quantlab.methods.accuquant import GRADIENTS
-    from quantlab.methods.diffusion_ptq import QuantizedDenoiser
+    from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
     from quantlab.quantizers import wrap
 
     torch.manual_seed(0)
@@ -38,17 +38,18 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
                        layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D"),
                        up_block_types=("UpBlock2D", "UpBlock2D")).to(device).eval().requires_grad_(False)
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
-    schedule = Schedule.build(alphas, SimpleNamespace(steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    sampler = build_sampler(alphas, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False))
     ends = SimpleNamespace(weight_bits=4, activation_bits=8)
     section = SimpleNamespace(
         weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
         activation=SimpleNamespace(bits=8, symmetric=False, scale_search="min_max", scales="per_group"),
         p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
         first_layer=ends, last_layer=ends, policy=[])
-    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(schedule), group_size)
+    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(sampler), group_size)
     x = torch.randn(options["batch"], 3, size, size, device=device)
     states = torch.randn(21, 1, 3, size, size)
-    quantized.calibrate(Trajectories(states, None), schedule, 1, device)
+    walks = SimpleNamespace(sampler=sampler, told=lambda rows, device: {}, state=lambda i, rows: State(states[i, rows]))
+    quantized.calibrate(walks, lambda conditional: conditional, 1, device)
     wrap.learn_rounding(quantized.unet, quantized.originals, section)
     weights = wrap.quantized_weights(quantized.unet)
     for quantizer in wrap.activation_quantizers(quantized.unet):
@@ -56,7 +57,7 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
             scale.requires_grad_(True)
 
     def step(i, state):
-        return network_step(quantized.network, schedule, i, state)
+        return network_step(quantized.network({}), sampler, i, state)
 
     def seconds(function) -> float:
         started = time.perf_counter()
@@ -67,11 +68,11 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
 
     def iteration():
         with wrap.held_weights(weights):
-            GRADIENTS[gradient](step, list(range(group_size)), x, lambda end: end.square().mean())
+            GRADIENTS[gradient](step, list(range(group_size)), State(x), lambda end: end.square().mean())
 
     def forwards():
         with torch.no_grad(), wrap.held_weights(weights):
-            state = x
+            state = State(x)
             for i in range(group_size):
                 state = step(i, state)
 

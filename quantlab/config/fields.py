@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
@@ -22,6 +23,13 @@ class Section(Strict):
 
     group: ClassVar[str]
     kind: ClassVar[str] = ""
+
+
+def files_in(folder: str, *others: str) -> tuple[str, ...]:
+    """The names of the Python files in a folder of the package, where each but `others` is one choice of a key: `config` imports none
+    of what it configures."""
+    found = (path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py"))
+    return tuple(sorted(name for name in found if name not in ("__init__", *others)))
 
 
 def refusal(allowed: str, example: Any) -> PydanticCustomError:

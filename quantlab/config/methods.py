@@ -6,7 +6,7 @@ from pydantic import Field
 
 from quantlab.config.fields import (
     AboveOne, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
-    TableFile, UpToOne,
+    TableFile, UpToOne, files_in,
 )
 
 
@@ -82,7 +82,7 @@ class AccuQuant(DiffusionPTQ):
 
 class StepByStepPTQ(DiffusionPTQ):
     target: Literal["quantlab.methods.ptq.build_ptq"] = Field(alias="_target_")
-    reconstruction: Literal["none", "step", "block"]
+    reconstruction: Literal[files_in("methods/ptq", "method", "objective", "quantized_denoiser")]
     network_evaluations: Count
     step_loss: Literal["state", "output"]
 

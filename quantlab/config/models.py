@@ -1,13 +1,12 @@
 """What conf/model/*.yaml may hold. The values' meaning is said there; `kind` is what a method asks for."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from quantlab.config.fields import (
     ClosedFraction, Count, CountFromTwo, CountFromZero, File, Fraction, ModelPath, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne,
+    OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne, files_in,
 )
 
 
@@ -58,10 +57,7 @@ class NoiseSchedule(Strict):
     beta_end: OpenFraction
 
 
-# A sampler is a file; `config` never imports what it configures.
-SAMPLERS = tuple(sorted(path.stem for path in (Path(__file__).parents[1] / "diffusion" / "samplers").glob("*.py")
-                        if path.stem not in ("__init__", "base")))
-SamplerName = Literal[SAMPLERS]
+SamplerName = Literal[files_in("diffusion/samplers", "base")]
 
 
 class Sampler(Strict):

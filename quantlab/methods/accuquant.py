@@ -36,7 +36,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantlab.diffusion.samplers import State
-from quantlab.methods.diffusion_ptq import DiffusionPTQ
+from quantlab.methods.ptq.method import DiffusionPTQ
+from quantlab.methods.ptq.objective import Objective, Phase
 from quantlab.quantizers import wrap
 
 Step = Callable[[int, State], State]        # (index of the step, state) -> next state
@@ -121,57 +122,49 @@ GRADIENTS = {"copy": copied_gradient, "exact": exact_gradient, "bptt": backpropa
 DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
+class Group(Objective):
+    """The end of a group of denoising steps, Eq. (1)."""
+
+    def denoising_steps(self, step: int, first: int) -> range:
+        method, step = self.method, step - first
+        if method.section.group_order == "sequential":
+            return method.groups[step * len(method.groups) // (method.starts[-1] - first)]
+        return method.shuffled(method.groups, step)
+
+    def evaluations(self, steps: Sequence[int]) -> float:
+        return forward_passes(self.method.section.gradient, len(steps)) * self.method.context.model.passes
+
+    def echo(self, i: int) -> tuple[float, ...]:
+        """By how much what step i leaves in the solver's memory moves the x after the next step."""
+        sampler = self.method.sampler
+        return sampler.memory_weights(i + 1) if i + 1 < len(sampler) else ()
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        method, section, group = self.method, self.method.section, batch["steps"]
+        scale = method.loss_scales[group] if section.loss == "mse" else method.loss_scales[group] ** 0.5
+
+        def loss(end: Tensor) -> Tensor:
+            return DISTANCES[section.loss](end, batch["end"]) / max(scale, 1e-12)
+
+        steps, start = method.sampler.moving(group), State(batch["start"], tuple(batch["memory"]))
+        with wrap.held_weights(method.weights):
+            value = GRADIENTS[section.gradient](method.quantized_step(batch), steps, start, loss, self.echo)
+        return {"loss": value} | method.regularize(method.weights)
+
+
+class Single(Group):
+    """Every denoising step alone: groups of one."""
+
+    def denoising_steps(self, step: int, first: int) -> range:
+        return self.method.shuffled(self.method.single_steps, step - first)
+
+
 class AccuQuant(DiffusionPTQ):
     """method=accuquant."""
 
     label = "accuquant"
 
-    def __init__(self, section, context):
-        super().__init__(section, context)
-        self.steps = section.initialization.iterations + section.iterations
-
-    def build(self, total_steps: int) -> None:
-        # A trainer that cuts the run short shortens both parts alike.
-        self.alone = total_steps * self.section.initialization.iterations // self.steps
-        super().build(total_steps)
-
-    def simulated(self, step: int) -> range:
-        if step < self.alone:
-            return self.shuffled(self.single_steps, step)
-        step -= self.alone
-        if self.section.group_order == "sequential":
-            return self.groups[step * len(self.groups) // (self.total_steps - self.alone)]
-        return self.shuffled(self.groups, step)
-
-    def cost(self, step: int) -> float:
-        return forward_passes(self.section.gradient, 1 if step < self.alone else min(self.section.group_size, len(self.sampler)))
-
-    def progress(self, step: int) -> float:
-        if step < self.alone:
-            return step / self.alone
-        return (step - self.alone) / (self.total_steps - self.alone)
-
-    def rates(self, step: int):
-        return self.section.initialization.learning_rate if step < self.alone else self.section.learning_rate
-
-    def before_step(self, step: int) -> None:
-        if step == self.alone:      # the second part is an optimization of its own, without the first one's moments
-            self.renew_optimizer()
-        super().before_step(step)
-
-    def echo(self, i: int) -> tuple[float, ...]:
-        """By how much what step i leaves in the solver's memory moves the x after the next step."""
-        return self.sampler.memory_weights(i + 1) if i + 1 < len(self.sampler) else ()
-
-    def gradients(self, batch: dict) -> dict[str, Tensor]:
-        group, gradient = batch["steps"], self.section.gradient
-        unit = self.units[group] if self.section.loss == "mse" else self.units[group] ** 0.5
-
-        def loss(end: Tensor) -> Tensor:
-            return DISTANCES[self.section.loss](end, batch["end"]) / max(unit, 1e-12)
-
-        steps, start = self.sampler.moving(group), State(batch["start"], tuple(batch["memory"]))
-        with wrap.held_weights(self.weights):
-            value = GRADIENTS[gradient](self.quantized_step(batch), steps, start, loss, self.echo)
-        self.spent += forward_passes(gradient, len(steps)) * self.context.model.passes
-        return {"loss": value} | self.regularize(self.weights)
+    def make_phases(self) -> list[Phase]:
+        section, initialization = self.section, self.section.initialization
+        return [Phase(Single(self), initialization.iterations, initialization.learning_rate),
+                Phase(Group(self), section.iterations, section.learning_rate)]

@@ -9,7 +9,7 @@ from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
-from quantlab.methods.diffusion_ptq import QuantizedDenoiser
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.methods.pretrain import Pretrain
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training

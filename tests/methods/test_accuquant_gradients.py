@@ -8,7 +8,7 @@ import torch
 from quantlab.diffusion.rollout import network_step, seeded_normal
 from quantlab.diffusion.samplers import State, build_sampler
 from quantlab.methods.accuquant import AccuQuant, backpropagated_gradient, copied_gradient, exact_gradient
-from quantlab.methods.diffusion_ptq import QuantizedDenoiser
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.quantizers import wrap
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -112,6 +112,11 @@ def test_one_step_groups_make_all_three_the_same(problem):
 
 
 def test_the_time_left_knows_what_a_step_costs():
-    method = AccuQuant.__new__(AccuQuant)
-    method.section, method.sampler, method.alone = SimpleNamespace(gradient="copy", group_size=5), range(20), 800
+    method, rates = AccuQuant.__new__(AccuQuant), SimpleNamespace()
+    method.section = SimpleNamespace(gradient="copy", group_order="random", iterations=126, learning_rate=rates,
+                                     initialization=SimpleNamespace(iterations=800, learning_rate=rates))
+    method.sampler = build_sampler(ALPHAS, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    method.context = SimpleNamespace(model=SimpleNamespace(passes=1), config=SimpleNamespace(seed=0))
+    method.groups, method.single_steps = method.moving_groups(5), method.moving_groups(1)
+    method.phases, method.starts = method.make_phases(), [0, 800, 926]
     assert [method.cost(step) for step in (0, 799, 800, 925)] == [3, 3, 19, 19]

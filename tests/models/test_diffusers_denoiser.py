@@ -16,7 +16,7 @@ from quantlab.config import load_config
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError, RunError
 from quantlab.full_precision import load_weights
-from quantlab.methods.diffusion_ptq import DiffusionPTQ
+from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.generation_judge import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain, source_of
 from quantlab.models.diffusers_denoiser import load_pretrained

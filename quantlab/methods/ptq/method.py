@@ -1,81 +1,29 @@
 """What AccuQuant and its step-by-step baselines share: data, quantizers, what is learned, and how the result is judged.
 
-A subclass says what one iteration minimises (`gradients`) and what it costs; everything else is the same on both sides, so
-that a comparison compares objectives and nothing else.
+A subclass says its phases; everything else is the same on both sides, so that a comparison compares objectives and nothing else.
 """
 
-import copy
+import bisect
+import itertools
 import logging
 import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from quantlab.diffusion.rollout import Condition, Conditional, Network, network_step
+from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
-from quantlab.diffusion.trajectories import GroupDataset, Trajectories
+from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
-from quantlab.models.diffusers_denoiser import network_of, shortcut_splits
+from quantlab.methods.ptq.objective import Phase
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.quantizers import adaround, wrap
-from quantlab.quantizers.activation import GroupPointer
-from quantlab.quantizers.layers import describe_layers, survey
 
 logger = logging.getLogger("quantlab")
-
-
-class QuantizedDenoiser:
-    """A quantized copy of a UNet and the pointer that tells its activation quantizers which group is being walked.
-
-    group_size: denoising steps per set of activation scales. Blank until calibrated or loaded.
-    """
-
-    def __init__(self, unet: nn.Module, policy: wrap.UniformAffinePolicy, steps: int, group_size: int):
-        self.group_size = group_size
-        self.pointer = GroupPointer(-(-steps // group_size))
-        self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
-        self.policy = policy
-        self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
-
-    def describe(self, unet: nn.Module, x: Tensor, condition: Condition) -> dict[str, dict]:
-        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its condition."""
-        return describe_layers(survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)), self.unet, self.policy,
-                               lambda: self.network(condition)(x, 0, 0))
-
-    def network(self, condition: Condition) -> Network:
-        """The quantized UNet for walks, without guidance."""
-        def network(x: Tensor, t: int, i: int) -> Tensor:
-            self.pointer.index = i // self.group_size
-            return self.unet(x, t, **condition).sample
-        return network
-
-    def snapshot(self) -> "QuantizedDenoiser":
-        """A copy that later learning does not touch, without the float weights: about a quarter of the network's size."""
-        originals, self.originals = self.originals, {}
-        twin, self.originals = copy.deepcopy(self), originals
-        return twin
-
-    @torch.no_grad()
-    def calibrate(self, trajectories: Trajectories, guide: Callable[[Conditional], Conditional], samples: int, device) -> None:
-        """Ranges only: weights first, then the activations of each group from full-precision states of its steps.
-
-        The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises them).
-        """
-        section = self.policy.section
-        wrap.calibrate_weights(self.unet, self.originals, section)
-        quantizers = wrap.activation_quantizers(self.unet)
-        for quantizer in quantizers:
-            quantizer.observe()
-        rows, sampler = slice(samples), trajectories.sampler
-        network = guide(self.network)(trajectories.told(rows, device))
-        for i in sampler.moving(range(len(sampler))):
-            x = trajectories.state(i, rows).x.to(device)
-            network(sampler.network_input(i, x), sampler.timesteps[i], i)
-        for quantizer in quantizers:
-            quantizer.calibrate(section.activation.scale_search, section.p)
 
 
 class DiffusionPTQ(Method):
@@ -93,7 +41,14 @@ class DiffusionPTQ(Method):
         if len(self.sampler) % section.group_size:
             logger.info("group_size=%d does not divide %d denoising steps: the last group has %d",
                         section.group_size, len(self.sampler), len(self.sampler.groups(section.group_size)[-1]))
-        self.spent = 0.0            # forward passes of one batch; a backward pass counts two
+        self.network_evaluations = 0.0      # forward passes of one batch; a backward pass counts two
+        self.phases = self.make_phases()
+        self.steps = sum(phase.iterations for phase in self.phases)
+        self.phase: Phase | None = None     # that is being walked through
+
+    def make_phases(self) -> list[Phase]:
+        """What is minimised, one after the other; nothing is learned without any."""
+        raise NotImplementedError  # every method's own
 
     def moving_groups(self, group_size: int) -> list[range]:
         """The groups of `group_size` steps of the walk, less those in which no step goes anywhere."""
@@ -103,12 +58,20 @@ class DiffusionPTQ(Method):
     def batch_indices(self, step: int) -> list[tuple[range, int]]:
         rows = seeded(self.context.config.seed, 1, step).choice(
             self.section.calibration.trajectories, self.section.batch_size, replace=False)
-        steps = self.simulated(step)
+        steps = self.denoising_steps(step)
         return [(steps, int(row)) for row in rows]
 
-    def simulated(self, step: int) -> range:
-        """The denoising steps that iteration `step` walks through."""
-        return self.shuffled(self.groups, step)
+    def denoising_steps(self, step: int) -> range:
+        """Those that iteration `step` simulates."""
+        number = self.phase_at(step)
+        return self.phases[number].objective.denoising_steps(step, self.starts[number])
+
+    def phase_at(self, step: int) -> int:
+        """The number of the phase to which iteration `step` belongs."""
+        return bisect.bisect_right(self.starts, step, hi=len(self.phases)) - 1
+
+    def cost(self, step: int) -> float:
+        return self.phases[self.phase_at(step)].objective.evaluations(self.sampler.moving(self.denoising_steps(step)))
 
     def shuffled(self, groups: list[range], step: int) -> range:
         """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
@@ -119,7 +82,9 @@ class DiffusionPTQ(Method):
     # build ---------------------------------------------------------------------------------------------------------
     def build(self, total_steps: int) -> None:
         section, context = self.section, self.context
-        self.total_steps = total_steps
+        # A run that is cut short shortens all phases alike. The step that each starts with, and the end:
+        done = itertools.accumulate((phase.iterations for phase in self.phases), initial=0)
+        self.starts = [total_steps * before // max(self.steps, 1) for before in done]
         self.full_precision_sha256 = context.model.fingerprint()
         count = section.calibration.trajectories
         trajectories = fetch_trajectories(context, count, context.config.seed, [count] * (len(self.sampler) + 1),
@@ -131,18 +96,19 @@ class DiffusionPTQ(Method):
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
         self.described = self.quantized.describe(context.model.unet, first, trajectories.told(slice(1), context.device))
         self.ranges_only = self.quantized.snapshot()
-        self.units = self.end_errors([*self.groups, *self.single_steps])
+        self.loss_scales = self.end_errors([*self.groups, *self.single_steps])
         self.make_learnable()
 
     def make_learnable(self) -> None:
         unet, section = self.quantized.unet, self.section
         policy = self.context.config.quantizer
-        self.weights = []
+        self.weights, self.scales, self.is_soft, self.optimizer = [], [], False, None
+        if not self.phases:
+            return
         if section.learn.rounding and policy.weight.rounding != "nearest" and policy.weight.bits != 32:
             wrap.learn_rounding(unet, self.quantized.originals, policy)
             self.weights = wrap.quantized_weights(unet)
         self.is_soft = bool(self.weights) and policy.weight.rounding == "adaround"
-        self.scales = []
         if section.learn.activation_scales:
             self.scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
         self.renew_optimizer()
@@ -158,7 +124,7 @@ class DiffusionPTQ(Method):
         """Mean squared error per pixel at the end of each group, walked from its full-precision start.
 
         On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
-        calibrated ranges are the units of the training loss: a loss of 1 is what calibration alone gives.
+        calibrated ranges are the scales of the training loss: a loss of 1 is what calibration alone gives.
         """
         chosen, trajectories, device = slice(rows), self.dataset.trajectories, self.context.device
         network = self.context.model.guide((quantized or self.quantized).network)(trajectories.told(chosen, device))
@@ -184,21 +150,30 @@ class DiffusionPTQ(Method):
         return step
 
     # one step ------------------------------------------------------------------------------------------------------
-    def progress(self, step: int) -> float:
-        """How far the present optimization has come, in [0, 1): drives the learning rates and the annealing."""
-        return step / self.total_steps
-
-    def rates(self, step: int):
-        """The learning rates that the optimization to which `step` belongs starts with: `rounding` and `activation_scales`."""
-        return self.section.learning_rate
-
     def before_step(self, step: int) -> None:
-        self.done, rates = self.progress(step), self.rates(step)
+        number = self.phase_at(step)
+        phase, start, end = self.phases[number], self.starts[number], self.starts[number + 1]
+        if phase is not self.phase:
+            self.begin(phase)
+        phase.objective.prepare()
+        self.done = (step - start) / (end - start)      # how far the phase has come, in [0, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * self.done))
         for group in self.optimizer.param_groups:
             # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
             stays = group["name"] == "rounding" and self.is_soft
-            group["lr"] = getattr(rates, group["name"]) * (1 if stays else cosine)
+            group["lr"] = getattr(phase.rates, group["name"]) * (1 if stays else cosine)
+
+    def begin(self, phase: Phase) -> None:
+        if self.phase is not None:      # an optimization of its own, without the last one's moments
+            self.phase.objective.end()
+            self.renew_optimizer()
+        self.phase = phase
+        phase.objective.start()
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        values = self.phase.objective.gradients(batch)
+        self.network_evaluations += self.phase.objective.evaluations(self.sampler.moving(batch["steps"]))
+        return values
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
         """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs none."""
@@ -213,7 +188,7 @@ class DiffusionPTQ(Method):
         return {"rounding_penalty": penalty.detach()}
 
     def logged(self) -> dict[str, float]:
-        row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.spent}
+        row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.network_evaluations}
         if self.is_soft:
             row["unsettled"] = self.unsettled()
         return row
@@ -240,7 +215,7 @@ class DiffusionPTQ(Method):
         judge.draw()
         facts = {"timesteps": list(self.sampler.timesteps), "group_size": self.section.group_size,
                  "full_precision_sha256": self.context.model.fingerprint()}
-        return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.spent)},
+        return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.network_evaluations)},
                        model=self.quantized.unet.state_dict(), model_facts=facts)
 
     def relative_error(self) -> float:
@@ -251,7 +226,10 @@ class DiffusionPTQ(Method):
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
-        state = {"network": self.quantized.unet.state_dict(), "spent": self.spent, "full_precision": self.full_precision_sha256}
+        state = {"network": self.quantized.unet.state_dict(), "network_evaluations": self.network_evaluations,
+                 "full_precision": self.full_precision_sha256}
+        if self.phase is not None:
+            state |= {"phase": self.phases.index(self.phase), "objective": self.phase.objective.state_dict()}
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
@@ -259,6 +237,9 @@ class DiffusionPTQ(Method):
             raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
                            "model.weights), or start anew")
         self.quantized.unet.load_state_dict(state["network"])
-        self.spent = state["spent"]
+        self.network_evaluations = state["network_evaluations"]
+        if "phase" in state:
+            self.phase = self.phases[state["phase"]]
+            self.phase.objective.load_state_dict(state["objective"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])

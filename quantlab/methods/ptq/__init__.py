@@ -1,0 +1,26 @@
+"""method=ptq: what AccuQuant is compared with. One file a baseline, named as method.reconstruction names it: a label and its phases.
+
+All share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and annealing, and the
+same budget of network evaluations.
+"""
+
+from importlib import import_module
+
+from quantlab.methods.base import RunContext
+from quantlab.methods.ptq.method import DiffusionPTQ
+from quantlab.methods.ptq.objective import Phase
+
+
+class PTQ(DiffusionPTQ):
+    """The baseline that `section.reconstruction` names."""
+
+    def __init__(self, section, context: RunContext):
+        self.baseline = import_module(f"quantlab.methods.ptq.{section.reconstruction}")
+        self.label = self.baseline.LABEL
+        super().__init__(section, context)
+
+    def make_phases(self) -> list[Phase]:
+        return self.baseline.phases(self)
+
+
+build_ptq = PTQ     # as configs of finished runs name it

@@ -1,0 +1,186 @@
+"""reconstruction=block: block reconstruction of a diffusion model, as Q-Diffusion (Li et al., ICCV 2023) and BRECQ (Li et al., ICLR 2021) do it.
+
+Units are residual blocks and attention blocks, and every other layer by itself, in the order of the forward pass. Each is
+trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
+
+    min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
+
+Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation scales
+are learned jointly, not one after the other; learning rates and annealing run once per unit; inputs are collected on
+`calibration.range_samples` trajectories. The budget counts everything: an iteration of a unit costs its share of three
+passes, and collecting its inputs in both networks two passes that end at the unit.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quantlab.errors import RequestError
+from quantlab.methods.ptq.method import DiffusionPTQ
+from quantlab.methods.ptq.objective import Objective, Phase
+from quantlab.models.diffusers_denoiser import network_of, reconstruction_units
+from quantlab.quantizers import wrap
+
+
+LABEL = "block"
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the unit whose inputs were wanted."""
+
+
+def forward_order(unet: nn.Module, forward: Callable[[], object]) -> list[str]:
+    """Names of the units in the order in which one forward pass of the network, `forward()`, calls them."""
+    blocks = reconstruction_units(unet)
+    layers = [name for name, module in unet.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    alone = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]
+    called: list[str] = []
+
+    def note(name: str):
+        return lambda module, args: called.append(name)
+
+    hooks = [unet.get_submodule(name).register_forward_pre_hook(note(name)) for name in blocks + alone]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(called))
+
+
+@torch.no_grad()
+def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
+    """Positional arguments, keyword arguments and output of `unit` in the forward pass that `run()` makes."""
+    seen = []
+
+    def hook(module, args, kwargs, output):
+        seen.append((args, kwargs, output))
+        raise _Reached
+
+    handle = unit.register_forward_hook(hook, with_kwargs=True)
+    try:
+        run()
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def rows_of(arguments, rows: Tensor):
+    """`arguments` (a tuple or dict) with those rows of every tensor in it."""
+    if isinstance(arguments, dict):
+        return {name: value[rows] if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    return tuple(value[rows] if isinstance(value, Tensor) else value for value in arguments)
+
+
+def joined(parts: list):
+    """Tuples or dicts of one shape, their tensors concatenated along the batch."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: _join([part[name] for part in parts]) for name in first}
+    return tuple(_join(list(values)) for values in zip(*parts))
+
+
+def _join(values: list):
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+
+class Block(Objective):
+    """The output of one unit, on inputs from the network quantized so far.
+
+    collecting: what it costs to collect a unit's inputs in both networks.
+    """
+
+    def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collecting: float):
+        super().__init__(method)
+        self.names, self.unit, self.collecting = names, unit, collecting
+        self.collected: dict[range, tuple] | None = None
+        self.loss_scales: dict[range, float] = {}
+
+    def start(self) -> None:
+        """A loss of 1 is the unit's error as it is now."""
+        self.prepare()
+        self.method.network_evaluations += self.collecting
+        with torch.no_grad():
+            self.loss_scales = {group: float(self.error(group, slice(None))) for group in self.method.groups}
+
+    def prepare(self) -> None:
+        """Fix the units before this one and collect its inputs and targets for every group of denoising steps.
+
+        Neither depends on the unit itself, so that they are the same at any time while it is trained.
+        """
+        if self.collected is not None:
+            return
+        method, name = self.method, self.names[self.unit]
+        if method.weights:
+            for finished in self.names[: self.unit]:
+                for weight in wrap.quantized_weights(method.quantized.unet.get_submodule(finished)):
+                    weight.settle()
+        self.module = method.quantized.unet.get_submodule(name)
+        original = method.context.model.unet.get_submodule(name)
+        rows, device, sampler = slice(method.section.calibration.range_samples), method.context.device, method.sampler
+        trajectories = method.dataset.trajectories
+        condition = trajectories.told(rows, device)
+        quantized, exact = method.quantized.network(condition), network_of(method.context.model.unet)(condition)
+        self.collected = {}
+        for group in method.groups:
+            inputs, targets = [], []
+            for i in sampler.moving(group):
+                x, t = sampler.network_input(i, trajectories.state(i, rows).x.to(device)), sampler.timesteps[i]
+                inputs.append(capture(self.module, lambda: quantized(x, t, i))[:2])
+                targets.append(capture(original, lambda: exact(x, t, i))[2])
+            args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
+            self.collected[group] = (args, kwargs, torch.cat(targets))
+
+    def end(self) -> None:
+        self.collected = None
+
+    def denoising_steps(self, step: int, first: int) -> range:
+        return self.method.shuffled(self.method.groups, step)
+
+    def evaluations(self, steps: Sequence[int]) -> float:
+        return 3 / len(self.names)      # on average over the units
+
+    def error(self, group: range, rows: Tensor | slice) -> Tensor:
+        """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
+        args, kwargs, target = self.collected[group]
+        self.method.quantized.pointer.index = group.start // self.method.section.group_size
+        return F.mse_loss(self.module(*rows_of(args, rows), **rows_of(kwargs, rows)), target[rows])
+
+    def gradients(self, batch: dict) -> dict[str, Tensor]:
+        method, group = self.method, batch["steps"]
+        available = len(self.collected[group][2])
+        wanted = min(method.section.batch_size, available)
+        rows = torch.randint(available, (wanted,)).to(method.context.device)
+        loss = self.error(group, rows) / max(self.loss_scales[group], 1e-12)
+        if loss.requires_grad:
+            loss.backward()
+        weights = wrap.quantized_weights(self.module) if method.weights else []
+        return {"loss": loss.detach()} | method.regularize(weights)
+
+    def state_dict(self) -> dict:
+        return {"loss_scales": [self.loss_scales[group] for group in self.method.groups]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.loss_scales = dict(zip(self.method.groups, state["loss_scales"]))
+
+
+def phases(method: DiffusionPTQ) -> list[Phase]:
+    """One a unit. Raises RequestError where collecting the units' inputs takes the whole budget."""
+    section, context, sampler = method.section, method.context, method.sampler
+    probe = torch.zeros(1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device)
+    told = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
+    names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(told)(probe, 0, 0))
+    batches = len(sampler.moving(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
+    # Two passes that end at the unit: on average half of the network each, over all units.
+    collecting = batches * (len(names) + 1) / len(names)
+    left = section.network_evaluations - collecting * len(names)
+    per_unit = int(left // 3)       # forward and backward of all units together are one of the network
+    if per_unit < 1:
+        raise RequestError(
+            f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(names)} "
+            f"blocks takes {collecting * len(names):.0f}; allowed: more than that, or fewer "
+            "method.calibration.range_samples")
+    return [Phase(Block(method, names, unit, collecting), per_unit, section.learning_rate) for unit in range(len(names))]
