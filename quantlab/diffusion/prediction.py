@@ -5,7 +5,6 @@
 epsilon: the noise (Ho et al. 2020); v: sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022, Sec. 4); sample: the image.
 """
 
-import torch
 from torch import Tensor
 
 KINDS = ("epsilon", "v", "sample")

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from quantlab.diffusion.evaluation import WalkComparison, compare_walks
 from quantlab.diffusion.rollout import Conditional
-from quantlab.diffusion.samplers import Walk
 from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_walks
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext

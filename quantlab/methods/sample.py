@@ -33,7 +33,7 @@ class Sample(Method):
         self.network = context.model.network() if quantized is None else context.model.guide(quantized.network)
 
     def finish(self) -> Outcome:
-        context, task, count = self.context, self.context.task, self.section.samples
+        context, count = self.context, self.section.samples
         images = draw_images(context, self.network, count, "sampling")
         folder = context.directory / "samples"
         folder.mkdir(exist_ok=True)

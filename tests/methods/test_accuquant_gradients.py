@@ -103,7 +103,8 @@ def test_copy_differs_from_exact_but_points_the_same_way(problem):
 
 
 def test_one_step_groups_make_all_three_the_same(problem):
-    steps, *rest = problem
+    steps, *rest, _ = problem
+    rest.append(lambda i: ())       # what the last step leaves in the solver's memory counts for `copy` alone
     results = [gradients(function, ([steps[0]], *rest))[1]
                for function in (copied_gradient, exact_gradient, backpropagated_gradient)]
     for a, b, c in zip(*results):
