@@ -28,7 +28,8 @@ def wrapped(policy: str, bits: int = 4) -> tuple[nn.Module, torch.Tensor]:
         nn.Conv2d(8, 6, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 5, 7),
     )
     ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    gradient = SimpleNamespace(bits=bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile")
+    gradient = SimpleNamespace(bits=bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile",
+                               granularity="tensor")
     section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
     x = torch.randn(8, 3, 10, 10)
