@@ -80,7 +80,7 @@ RUNS = {
     "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
                  "method.freezing.start=0.0"),
     "adamw": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adamw"),
-    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true"),
+    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true", "quantizer.gradient.interval=dsgc", "method.deviation_scaling=true"),
     "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
                  "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",

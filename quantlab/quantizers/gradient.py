@@ -15,6 +15,7 @@ gradients, too: there the step is 1 / 32,767 of c, and float32 itself tells no m
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -168,8 +169,9 @@ def observe(gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Te
 
 
 def gradient_quantizers(network: nn.Module) -> dict[str, GradientQuantizer]:
-    """Those of `network`, by the name of the layer they stand behind."""
-    return {name.rpartition(".")[0]: module for name, module in network.named_modules() if isinstance(module, GradientQuantizer)}
+    """Those of `network`: of a quantized layer by the layer's name, any other by its own."""
+    return {re.sub(r"(^|\.)gradient_quantizer$", "", name): module
+            for name, module in network.named_modules() if isinstance(module, GradientQuantizer)}
 
 
 @contextlib.contextmanager
