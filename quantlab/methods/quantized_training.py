@@ -130,8 +130,8 @@ class QuantizedTraining(Method):
         if held:
             interval, count = intervals[held[0]], f"all {len(held)}" if len(held) == len(intervals) else f"{len(held)} of {len(intervals)}"
             needed, gamma = interval.fewest_elements(self.context.config.quantizer.gradient.bits), float(interval.clip_ratio)
-            same = ", the range of all gradients (min_max)" if gamma == 1 else ""
-            self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers, where a batch has fewer than {needed} gradients")
+            same = " (min_max)" if gamma == 1 else ""
+            self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch")
             self.held = {"layers": len(intervals), "held": held, "fewest_elements": needed, "gamma": gamma}
             logger.info("gradients: %s", self.notes[-1])
 

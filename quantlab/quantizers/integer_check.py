@@ -111,16 +111,16 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
 
 
 def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
-    """The tensor as 8-bit integers (uint8 where none is negative), 16-bit beyond a `limit` of 255. step: a scalar, or one of each channel.
-    Raises RunError where the tensor is not a whole number of steps."""
+    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or one of each
+    channel. Raises RunError where the tensor is not a whole number of steps."""
     ratio = call.tensors[key].double() / step.double()
     codes = ratio.round()
     away = float((ratio - codes).abs().max())
     if away > max(1e-3, limit * 2.0**-22) or float(codes.abs().max()) > limit:
         raise RunError(f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond {limit}")
-    if limit > 255:
-        return codes.to(torch.int16)
-    return codes.to(torch.uint8 if codes.min() >= 0 else torch.int8)
+    low, high = codes.aminmax()
+    kinds = (torch.uint8, torch.int8, torch.int16)
+    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
 
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:

@@ -31,7 +31,7 @@ def passed_back(quantizer: GradientQuantizer, gradient: torch.Tensor) -> torch.T
 def test_unbiased_inside_the_interval_and_the_ends_beyond(bits):
     torch.manual_seed(0)
     values = torch.tensor([0.0, 0.013, -0.4, 0.77, -0.99, 1.0, -1.0, 1.3, -55.0])
-    draws = 40_000
+    draws = 10_000
     quantized = quantize_gradient(values.repeat(draws, 1), torch.tensor(1.0), bits)
     step = 1 / (2 ** (bits - 1) - 1)
     assert torch.unique(quantized).numel() <= 2**bits - 1
@@ -170,9 +170,9 @@ def test_weight_and_input_get_the_same_quantized_gradient():
 
 
 SAMPLES = {
-    "gaussian": lambda: torch.randn(300_000),
-    "laplace": lambda: torch.distributions.Laplace(0.0, 1.0).sample((300_000,)),
-    "student": lambda: torch.distributions.StudentT(4.0).sample((300_000,)),
+    "gaussian": lambda size=300_000: torch.randn(size),
+    "laplace": lambda size=300_000: torch.distributions.Laplace(0.0, 1.0).sample((size,)),
+    "student": lambda size=300_000: torch.distributions.StudentT(4.0).sample((size,)),
 }
 
 
@@ -180,7 +180,7 @@ SAMPLES = {
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_gamma_converges_to_the_quantile_from_above_and_below(kind, bits):
     torch.manual_seed(bits)
-    gradient = SAMPLES[kind]()
+    gradient = SAMPLES[kind](300_000 if bits == 8 else 80_000)      # at 8 bits 255,000 can tell
     beta, target = 0.01, 1e-3 / (2**bits - 1)
     ordered = (gradient.abs() / gradient.abs().max()).sort(descending=True).values
     fixed_point = ordered[int(target * len(ordered))].item()    # beyond it lie at most the share `target`
