@@ -4,7 +4,8 @@
 is new in it is where a gradient's interval ends: see `quantizers.gradient` and `quantizers.gradient_interval`. Weights and inputs
 have learned clipping values (`quantizers.learned_clipping`), moved by an Adam of their own; everything else by one optimizer.
 
-The paper trains from scratch; `initialization=full_precision` starts from the model's full-precision recipe instead.
+The paper trains from scratch; `initialization=full_precision` starts from the model's full-precision recipe instead. The released code
+chooses clip ratios in its first step and leaves out that step's update; here they are chosen before it, and no update is lost.
 
 `deviation_scaling` is the other half of what DSGC's authors propose (Zhu et al., CVPR 2020, Sec. 3.4): a learning rate of each layer,
 smaller where quantization turns the gradient more. The formula and its constants are those of published summaries of the paper. That
