@@ -125,14 +125,14 @@ class QuantizedTraining(Method):
 
     def _say_what_stays(self) -> None:
         """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the results."""
-        intervals = {name: quantizer.interval for name, quantizer in self.gradients_of.items()}
-        held = [name for name, interval in intervals.items() if isinstance(interval, LargeGradient) and not interval.is_resolved]
+        learning = {name: one for name, one in self.gradients_of.items() if isinstance(one.interval, LargeGradient)}
+        held = [name for name, one in learning.items() if one.elements < one.interval.fewest_elements(one.bits)]
         if held:
-            interval, count = intervals[held[0]], f"all {len(held)}" if len(held) == len(intervals) else f"{len(held)} of {len(intervals)}"
-            needed, gamma = interval.fewest_elements(self.context.config.quantizer.gradient.bits), float(interval.clip_ratio)
+            first, count = learning[held[0]], f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}"
+            needed, gamma = first.interval.fewest_elements(first.bits), float(first.interval.clip_ratio)
             same = " (min_max)" if gamma == 1 else ""
             self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch")
-            self.held = {"layers": len(intervals), "held": held, "fewest_elements": needed, "gamma": gamma}
+            self.held = {"layers": len(learning), "held": held, "fewest_elements": needed, "gamma": gamma}
             logger.info("gradients: %s", self.notes[-1])
 
     def after_wrapping(self) -> None:

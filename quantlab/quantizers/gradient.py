@@ -61,7 +61,7 @@ def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
 
 def stochastic_codes(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
     """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor, or one that
-    broadcasts. Integers are sure of themselves: no u moves them."""
+    broadcasts. Where Q G / c is an integer, that is the code, whatever u."""
     q = largest_code(bits)
     noise = uniform_noise(gradient)
     scaled = gradient.float() * (q / end)
@@ -106,14 +106,15 @@ class GradientQuantizer(nn.Module):
     `update_intervals` after every optimizer step.
 
     per_channel: max|G| is that of each channel of [N, C, H, W], for depthwise convolutions; the clip ratio is one for all of them.
-    `choosing`: let the interval be chosen anew from the next gradient. `observing`: keep of it what a person wants to know
-    (`observed`); it costs several passes over it.
+    `choosing`: let the interval be chosen anew from the next gradient; `elements`: how many came in the backward pass of
+    `calibrate_gradients`. `observing`: keep of the next gradient what a person wants to know (`observed`); it costs several passes over it.
     """
 
     def __init__(self, bits: int, interval: nn.Module, per_channel: bool = False):
         super().__init__()
         self.bits, self.interval, self.per_channel = bits, interval, per_channel
         self.choosing = False
+        self.elements = 0
         self.observing = False
         self.observed: dict[str, Tensor] = {}
 
@@ -127,6 +128,7 @@ class GradientQuantizer(nn.Module):
             return gradient.clone(), gradient.new_zeros(2, dtype=torch.float32)
         largest = max_abs(gradient, self.per_channel)
         if self.choosing:
+            self.elements += gradient.numel()
             self.interval.choose(gradient, largest, self.bits)
         quantized = self.interval.quantize(gradient, clip_ratio, largest, self.bits)
         if self.observing:
@@ -202,7 +204,7 @@ def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
     """
     quantizers = gradient_quantizers(network).values()
     for quantizer in quantizers:
-        quantizer.choosing = True
+        quantizer.choosing, quantizer.elements = True, 0
     with untouched(network):
         loss().backward()
     for quantizer in quantizers:

@@ -79,7 +79,6 @@ class LargeGradient(Interval):
     def __init__(self, alpha: float = 1e-3, beta: float = 1e-3, low: float = 1e-3, high: float = 1.0, init: str = "quantile"):
         super().__init__(high, alpha, learns=True)
         self.alpha, self.beta, self.low, self.high, self.init = alpha, beta, low, high, init
-        self.is_resolved = True     # by the gradient that `choose` saw
 
     def target(self, bits: int) -> float:
         """The share of clipped gradients of condition (2)."""
@@ -91,8 +90,7 @@ class LargeGradient(Interval):
 
     @torch.no_grad()
     def choose(self, gradient: Tensor, largest: Tensor, bits: int) -> None:
-        self.is_resolved = gradient.numel() >= self.fewest_elements(bits)
-        if self.is_resolved and 0 < float(largest.max()) < math.inf:
+        if gradient.numel() >= self.fewest_elements(bits) and 0 < float(largest.max()) < math.inf:
             search = {"quantile": quantile_ratio, "search": searched_ratio}[self.init]
             ratios = (gradient.abs().float() / largest.clamp_min(LEAST)).flatten()
             self.clip_ratio.fill_(min(max(search(ratios, self.target(bits)), self.low), self.high))

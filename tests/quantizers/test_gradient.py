@@ -1,15 +1,16 @@
 """Quantized gradients: unbiased, never in place, and a clip ratio that goes where the condition says."""
 
 import copy
-import multiprocessing
+import json
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from quantlab.quantizers import gradient as gradient_module
 from quantlab.quantizers.gradient import GradientQuantizer, calibrate_gradients, max_abs, quantize_gradient, stochastic_codes, update_intervals
@@ -232,7 +233,7 @@ def test_gamma_stays_where_a_batch_is_too_small_to_tell():
     for _ in range(3):
         passed_back(quantizer, gradient)
         update_intervals([quantizer])
-    assert interval.clip_ratio.item() == 1.0 and not interval.is_resolved
+    assert interval.clip_ratio.item() == 1.0 and quantizer.elements == 3000
 
 
 def test_small_micro_batches_add_up_to_one_that_can_tell():
@@ -338,51 +339,12 @@ def test_gradients_of_functions_pass_it():
         torch.testing.assert_close(found[name], parameter.grad)
 
 
-def train_with_ddp(rank: int, store: str, said) -> None:
-    """One of two processes, each with other data: a script of one's own. Says the clip ratios after calibration and after every update."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.manual_seed(rank)     # also the weights: DDP makes them equal
-    learning, chosen = GradientQuantizer(4, large_gradient(alpha=0.2)), GradientQuantizer(4, DSGC(1, 1e-3))
-    network, batch = nn.Sequential(nn.Linear(6, 8), learning, nn.ReLU(), nn.Linear(8, 4), chosen), torch.randn(16, 6) ** 3
-    parallel = DistributedDataParallel(network)
-    optimizer, seen = torch.optim.SGD(network.parameters(), lr=0.05), []
-
-    def record() -> None:
-        seen.append([learning.interval.clip_ratio.item(), chosen.interval.clip_ratio.item(), chosen.interval.deviation.item()])
-
-    calibrate_gradients(network, lambda: parallel(batch).square().mean())
-    record()
-    for step in range(5):
-        chosen.choosing = step % 2 == 0
-        for _ in range(2):      # micro-batches; DDP copies buffers before each
-            parallel(batch).square().mean().backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        counts = learning.interval.tally.grad.clone()
-        dist.all_reduce(counts)
-        elements, clipped = counts.tolist()
-        assert elements == 2 * 2 * 16 * 8
-        update_intervals([learning, chosen])
-        record()
-        direction = (clipped > elements * 0.2 / 15) - (clipped < elements * 0.2 / 15)
-        assert seen[-1][0] == pytest.approx(min(max(seen[-2][0] + 1e-3 * direction, 1e-3), 1), abs=1e-6)
-    said.put((rank, seen))
-    dist.destroy_process_group()
-
-
 def test_processes_agree_on_clip_ratios_and_count_together(tmp_path):
-    fork = multiprocessing.get_context("fork")      # torch is imported already
-    said = fork.Queue()
-    running = [fork.Process(target=train_with_ddp, args=(rank, tmp_path / "store", said), daemon=True) for rank in range(2)]
-    for process in running:
-        process.start()
-    found = dict(said.get(timeout=60) for _ in running)
-    for process in running:
-        process.join(60)
-        assert process.exitcode == 0
-    assert found[0] == found[1] and len({tuple(row) for row in found[0]}) >= 3
+    script = Path(__file__).parents[1] / "two_processes.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "store"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"store{rank}.json").read_text()) for rank in range(2))
+    assert first == second and len(first) == 6 and len({tuple(row) for row in first}) >= 3
 
 
 def test_channels_of_a_depthwise_layer_have_ranges_of_their_own():
