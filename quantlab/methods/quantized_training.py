@@ -260,7 +260,8 @@ class QuantizedTraining(Method):
                 context.task.draw(models, context.directory / "samples", context.device)
         best, tensors = self.best_validated()
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(), best=best, best_model=tensors,
-                       notes=self.notes, diagnostics={"held_clip_ratios": self.held} if self.held else {}, model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
+                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits}, notes=self.notes,
+                       diagnostics={"held_clip_ratios": self.held} if self.held else {})
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
