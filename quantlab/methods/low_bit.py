@@ -7,7 +7,7 @@ have learned clipping values (`quantizers.learned_clipping`), moved by an Adam o
 The paper trains from scratch; `initialization=full_precision` starts from the model's full-precision recipe instead. The released code
 chooses clip ratios in its first step and leaves out that step's update; here they are chosen before it, and no update is lost.
 
-`deviation_scaling` is the other half of what DSGC's authors propose (Zhu et al., CVPR 2020, Sec. 3.4): a learning rate of each layer,
+`deviation_scaling` is the other half of what DSGC's authors propose (Zhu et al., CVPR 2020): a learning rate of each layer,
 smaller where quantization turns the gradient more. The formula and its constants are those of published summaries of the paper. That
 it concerns the weights of the layers, and that d_c is measured when the interval is chosen anew and kept until the next time, is our
 reading.

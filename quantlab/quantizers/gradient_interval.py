@@ -161,7 +161,7 @@ class DSGC(Interval):
 
 def learning_rate_scale(deviation: float, alpha: float, beta: float) -> float:
     """phi(d_c) = max(e^(-alpha d_c), beta): what a layer's learning rate is multiplied by, so that gradients that quantization has turned
-    move its weight less (Deviation Counteractive Learning Rate Scaling, Zhu et al., Sec. 3.4; there alpha = 20, beta = 0.1)."""
+    move its weight less (Deviation Counteractive Learning Rate Scaling, Zhu et al.; there alpha = 20, beta = 0.1)."""
     return max(math.exp(-alpha * deviation), beta)
 
 
