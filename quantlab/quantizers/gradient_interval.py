@@ -104,7 +104,7 @@ class LargeGradient(Interval):
         if self.tally.grad is not None:
             elements, clipped = self.tally.grad
             direction = torch.sign(clipped - elements * self.target(bits)) * (elements >= self.fewest_elements(bits))
-            self.clip_ratio.add_(self.beta * direction).clamp_(self.low, self.high)
+            self.clip_ratio.add_(direction, alpha=self.beta).clamp_(self.low, self.high)
             self.tally.grad = None
 
 
