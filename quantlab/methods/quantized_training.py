@@ -70,9 +70,9 @@ class QuantizedTraining(Method):
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
-        self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
         self.notes: list[str] = []                  # for the tables
         self.held: dict[str, Any] = {}              # layers whose clip ratio stays
+        self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
 
     def batch_indices(self, step: int) -> list[int]:
         return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
