@@ -80,7 +80,7 @@ RUNS = {
     "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
                  "method.freezing.start=0.0"),
     "adamw": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adamw"),
-    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true"),
+    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true", "quantizer.gradient.interval=dsgc", "method.deviation_scaling=true"),
     "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
                  "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
@@ -133,7 +133,7 @@ def test_the_table_of_effects_names_keys_that_exist():
 @pytest.mark.parametrize("words, said", [
     (["method=qat", "method.milestones=[0.5]"], "method.milestones has no effect with method.decay=cosine; it acts with step"),
     (["method=qat", "method.dampening.weight=0.3"], "method.dampening.weight has no effect with method.oscillation=none; it acts with dampening"),
-    (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 8"),
+    (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 16"),
     (["method=qat", "method.learning_rate.adam=0.1"], "method.learning_rate.adam has no effect with method.optimizer=sgd; it acts with adam"),
     (["method=ptq", "method.step_loss=output"], "method.step_loss has no effect with method.reconstruction=block; it acts with step"),
     (["method=supernet", "method.decay=uniform"], "method.decay has no effect with method.calr=true; it acts with false"),

@@ -50,6 +50,8 @@ MATRIX = REPRESENTATIVE | {
        for cure in ("freezing", "dampening")},
     **{f"low-bit-{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}")
        for interval in ("large_gradient", "fixed", "min_max", "dsgc", "piecewise")},
+    "low-bit-deviation-scaling": ("method=low_bit", *TRAINED, "quantizer.gradient.interval=dsgc", "quantizer.gradient.period=3",
+                                  "method.deviation_scaling=true"),
     **{f"supernet-{sampler}": (*SUPERNET, f"method.sampler={sampler}") for sampler in ("spos", "fairnas")},
     "supernet-recalibrated": (*SUPERNET, "method.ranking.batch_norm=recalibrated", "method.ranking.calibration_images=64"),
 }

@@ -10,8 +10,8 @@ from quantlab.config.effects import trainer_problems
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Evaluate, LowBit, Method, Sample, Supernet
 from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
-from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
-from quantlab.config.sections import BY_TARGET
+from quantlab.config.quantizers import LSQ, FixedPoint, Gradient, TrainedQuantizer, UniformAffine
+from quantlab.config.sections import BY_TARGET, Trainer
 from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
 from quantlab.errors import RequestError
 from quantlab.search import nas_bench_201
@@ -25,6 +25,7 @@ TASKS_OF_MODEL = {
     "detector": ("detection",),
     "super_resolver": ("super_resolution",),
 }
+MOST_GRADIENT_BITS = {"bf16": 9, "fp16": 12}            # significant bits of the type, and the sign
 EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7": 2}        # how many levels model.pyramid.extra_levels adds
 
 
@@ -59,14 +60,10 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                    "type method.initialization=full_precision")
         if method.integer_check:
             yield from _integer_check(quantizer)
+        if method.deviation_scaling and isinstance(quantizer, TrainedQuantizer):
+            yield from _deviation_scaling(quantizer.gradient)
     if isinstance(quantizer, TrainedQuantizer):
-        gradient = quantizer.gradient
-        if gradient.gamma_min > gradient.gamma_max:
-            yield (f"quantizer.gradient.gamma_min: got {gradient.gamma_min}, allowed: up to gamma_max ({gradient.gamma_max}); "
-                   f"type quantizer.gradient.gamma_min={gradient.gamma_max}")
-        if gradient.interval == "piecewise" and gradient.bits == 2:
-            yield ("quantizer.gradient.bits: got 2, but interval=piecewise gives each of its two ranges one bit less, allowed: 3 to 8; "
-                   "type quantizer.gradient.bits=3")
+        yield from _gradient(quantizer.gradient, sections.get("trainer"))
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
@@ -187,13 +184,34 @@ def _supernet(method: Supernet) -> Iterator[str]:
                    f"method.ranking.truth=FILE.npz or method.ranking.{key}=null")
 
 
+def _gradient(gradient: Gradient, trainer: Trainer | None) -> Iterator[str]:
+    if gradient.gamma_min > gradient.gamma_max:
+        yield (f"quantizer.gradient.gamma_min: got {gradient.gamma_min}, allowed: up to gamma_max ({gradient.gamma_max}); "
+               f"type quantizer.gradient.gamma_min={gradient.gamma_max}")
+    if gradient.interval == "piecewise" and gradient.bits == 2:
+        yield ("quantizer.gradient.bits: got 2, but interval=piecewise gives each of its two ranges one bit less, allowed: 3 to 16; "
+               "type quantizer.gradient.bits=3")
+    precision = "no" if trainer is None else trainer.mixed_precision
+    most = MOST_GRADIENT_BITS.get(precision, 16)
+    if most < gradient.bits != 32:
+        yield (f"quantizer.gradient.bits: got {gradient.bits}, but trainer.mixed_precision={precision} cannot tell so many levels apart, "
+               f"allowed: 2 to {most}; type trainer.mixed_precision=no")
+
+
+def _deviation_scaling(gradient: Gradient) -> Iterator[str]:
+    if gradient.interval != "dsgc" or gradient.bits == 32:
+        got = f"interval={gradient.interval}" if gradient.interval != "dsgc" else "bits=32"
+        yield (f"method.deviation_scaling: got true, but quantizer.gradient.{got} measures no deviation, allowed: false; type "
+               "method.deviation_scaling=false, or quantizer.gradient.interval=dsgc with bits from 2 to 16")
+
+
 def _integer_check(quantizer: Section | None) -> Iterator[str]:
     if isinstance(quantizer, TrainedQuantizer):
         if not isinstance(quantizer, (LSQ, FixedPoint)):
             yield (f"method.integer_check: quantizer={quantizer.name} has no one scale for its integers, allowed: learned_clipping, lsq, "
                    "fixed_point; type quantizer=learned_clipping")
         if 32 in (quantizer.weight.bits, quantizer.activation.bits, quantizer.gradient.bits) or quantizer.gradient.interval == "piecewise":
-            yield ("method.integer_check: needs weights, activations and gradients in 2 to 8 bits and an interval of one range; "
+            yield ("method.integer_check: needs weights and activations in 2 to 8 bits, gradients in 2 to 16, and an interval of one range; "
                    "type method.integer_check=false")
 
 

@@ -54,6 +54,7 @@ EFFECTS: list[Acts] = [
     Acts("method.momentum", "method.optimizer", ("sgd",)),
     *only_if("method.schedule", ("transition_rate",), "method.target_transition_rate", "method.rule", "method.eta"),
     Acts("method.eta", "method.rule", ("additive",)),
+    *only_if("method.deviation_scaling", (True,), "method.deviation_alpha", "method.deviation_beta"),
     Acts("method.dampening", "method.oscillation", ("dampening",)),
     Acts("method.freezing", "method.oscillation", ("freezing",)),
     *only_if("quantizer.gradient.interval", ("large_gradient",), *(f"quantizer.gradient.{key}" for key in (
@@ -61,8 +62,8 @@ EFFECTS: list[Acts] = [
     Acts("quantizer.gradient.gamma", "quantizer.gradient.interval", ("fixed",)),
     Acts("quantizer.gradient.period", "quantizer.gradient.interval", ("dsgc",)),
     Acts("quantizer.gradient.shift", "quantizer.gradient.interval", ("piecewise",)),
-    *only_if("quantizer.gradient.bits", tuple(range(2, 9)), *(f"quantizer.gradient.{key}" for key in (
-        "interval", "alpha", "beta", "gamma_min", "gamma_max", "init", "gamma", "period", "shift"))),
+    *only_if("quantizer.gradient.bits", tuple(range(2, 17)), *(f"quantizer.gradient.{key}" for key in (
+        "granularity", "interval", "alpha", "beta", "gamma_min", "gamma_max", "init", "gamma", "period", "shift"))),
     Acts("quantizer.activation.signed", "quantizer.activation.bits", tuple(range(1, 9))),
     # post-training quantization of diffusion models
     *only_if("method.reconstruction", ("step", "block"), "method.network_evaluations", "method.learn", "method.learning_rate",

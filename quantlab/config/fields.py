@@ -107,6 +107,10 @@ TrainedBits = Annotated[
     says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2, (*range(1, 9), 32))
 ]
 BinaryBits = Annotated[Literal[1, 32], BeforeValidator(_whole), says("1, or 32 (not quantized)", 1)]
+GradientBits = Annotated[
+    Literal[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32], BeforeValidator(_whole),
+    says("2 to 16, or 32 (not quantized)", 8, (*range(2, 17), 32))
+]
 UnquantizedBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; the others take fewer)", 32)
 ]

@@ -141,6 +141,9 @@ class QuantizedTraining(Method):
 class LowBit(QuantizedTraining):
     target: Literal["quantlab.methods.low_bit.LowBit"] = Field(alias="_target_")
     initialization: Literal["scratch", "full_precision"]
+    deviation_scaling: Switch
+    deviation_alpha: Positive
+    deviation_beta: UpToOne
     integer_check: Switch
 
 

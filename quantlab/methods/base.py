@@ -44,6 +44,7 @@ class Outcome:
     baseline: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
+    notes: list[str] = field(default_factory=list)              # sentences without which the results would be misread; in every table
     cost: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)          # `step` and `metrics` of the best validated state, if not the last
     best_model: dict[str, Tensor] | None = None

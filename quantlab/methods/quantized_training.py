@@ -17,7 +17,7 @@ from quantlab.config import instantiate
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
 from quantlab.methods.pretrain import LossOf
-from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
+from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.trained_layer import (
@@ -70,6 +70,8 @@ class QuantizedTraining(Method):
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
+        self.notes: list[str] = []                  # for the tables
+        self.held: dict[str, Any] = {}              # layers whose clip ratio stays
         self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
 
     def batch_indices(self, step: int) -> list[int]:
@@ -122,29 +124,31 @@ class QuantizedTraining(Method):
             logger.info("%d of %d layers are not quantized, the network never calls them: %s", len(unused), len(self.planned), ", ".join(unused))
 
     def _say_what_stays(self) -> None:
-        intervals = {name: quantizer.interval for name, quantizer in self.gradients_of.items()}
-        held = [name for name, interval in intervals.items() if isinstance(interval, LargeGradient) and not interval.is_resolved]
+        """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the results."""
+        learning = {name: one for name, one in self.gradients_of.items() if isinstance(one.interval, LargeGradient)}
+        held = [name for name, one in learning.items() if one.elements < one.interval.fewest_elements(one.bits)]
         if held:
-            needed = math.ceil(1 / intervals[held[0]].target(self.context.config.quantizer.gradient.bits))
-            logger.info("gradients: in %d of %d layers a batch has fewer than the %d elements that alpha=%g can resolve; there gamma stays at %g",
-                        len(held), len(intervals), needed, intervals[held[0]].alpha, intervals[held[0]].high)
+            first, count = learning[held[0]], f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}"
+            needed, gamma = first.interval.fewest_elements(first.bits), float(first.interval.clip_ratio)
+            same = " (min_max)" if gamma == 1 else ""
+            self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch")
+            self.held = {"layers": len(learning), "held": held, "fewest_elements": needed, "gamma": gamma}
+            logger.info("gradients: %s", self.notes[-1])
 
     def after_wrapping(self) -> None:
         """The network is quantized and calibrated, and no optimizer has seen it yet."""
 
     def parameter_groups(self) -> dict[str, list[Tensor]]:
         """Every parameter that an optimizer moves, once: `latent` (weights that are quantized), `weights` (other weights, and the
-        biases of layers), `scales` (of quantizers), `normalization`. The clip ratios of gradients have a rule of their own.
+        biases of layers), `scales` (of quantizers), `normalization`.
         """
         model = self.context.model
         latent = {id(layer.weight) for layer in self.layers.values()}
         scales = {id(parameter) for parameter in quantizer_parameters(model)}
-        seen = {id(quantizer.interval.clip_ratio) for quantizer in self.gradients_of.values()}
         groups: dict[str, list[Tensor]] = {"latent": [], "weights": [], "scales": [], "normalization": []}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or id(parameter) in seen:
+            if not parameter.requires_grad:
                 continue
-            seen.add(id(parameter))
             if id(parameter) in latent:
                 groups["latent"].append(parameter)
             elif id(parameter) in scales:
@@ -173,6 +177,10 @@ class QuantizedTraining(Method):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.compiler.set_stance(self.stance):
             return self.model(self.context.task.prepare(batch, train=True))
+
+    def after_backward(self) -> None:
+        if any(quantizer.choosing for quantizer in self.gradients_of.values()):
+            agree_on_choice(self.gradients_of.values())
 
     def update(self) -> None:
         for optimizer in self.optimizers:
@@ -252,7 +260,8 @@ class QuantizedTraining(Method):
                 context.task.draw(models, context.directory / "samples", context.device)
         best, tensors = self.best_validated()
         return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(), best=best, best_model=tensors,
-                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
+                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits}, notes=self.notes,
+                       diagnostics={"held_clip_ratios": self.held} if self.held else {})
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:

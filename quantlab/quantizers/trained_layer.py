@@ -121,10 +121,18 @@ class TrainingPolicy:
         """Quantizer of the layer's input."""
         raise NotImplementedError  # every quantizer's own
 
-    def gradient(self) -> GradientQuantizer | None:
-        """Quantizer of the gradient of a layer's output, the same for every layer whose weight or input is quantized."""
+    def gradient(self, layer: nn.Conv2d | nn.Linear) -> GradientQuantizer | None:
+        """Quantizer of the gradient of the layer's output, of every layer whose weight or input is quantized."""
         section = self.section.gradient
-        return None if section.bits == 32 else GradientQuantizer(section.bits, build_interval(section))
+        if section.bits == 32:
+            return None
+        return GradientQuantizer(section.bits, build_interval(section), section.granularity == "channel" and is_depthwise(layer))
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each channel of the output comes from one channel of the input that no other sees: scales of channels then factor out of
+    both products of the backward pass."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
@@ -163,7 +171,7 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
         if weight is not None and (standardize := layer_kind(modules[name]).standardize) is not None:
             weight = StandardizedWeightQuantizer(weight, standardize)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
-        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient())
+        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient(modules[name]))
         layer = layer.to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())
