@@ -68,7 +68,7 @@ def _group(group: str, whole: bool = False) -> str:
 def _rows() -> list[str]:
     """The rows of the papers' tables that are no option by themselves."""
     listed = table_rows()
-    lines = ["", "rows of the papers' tables that are an experiment and a word more (and data_dir=DIR), all their columns as a sweep:"]
+    lines = ["", "rows of the papers' tables that are an experiment and a word more (add data_dir=DIR), their columns as a sweep:"]
     for paper, rows in listed["with_a_word"].items():
         lines.append(f"  {paper}:")
         for one in rows:

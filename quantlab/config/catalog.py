@@ -57,8 +57,8 @@ def hidden(name: str) -> list[Path]:
 
 
 def table_rows() -> dict[str, dict[str, list[dict[str, str]]]]:
-    """Rows of the papers' tables beside the experiments, by paper: `with_a_word`, each a `row` and what to `type`, and `not_yet`, each a `row`
-    and what it `needs`."""
+    """Rows of the papers' tables beside the experiments, by paper: `with_a_word`, each a `row` and what to `type`, and
+    `not_yet`, each a `row` and what it `needs`."""
     return yaml.safe_load((CONF / "experiment" / "_rows.yaml").read_text(encoding="utf-8"))
 
 
