@@ -68,6 +68,7 @@ class ClassificationTask(Section):
     validation_fraction: OpenFraction
     split_seed: Seed
     normalization: Normalization
+    label_smoothing: Fraction
     evaluation: AccuracyEvaluation
 
 

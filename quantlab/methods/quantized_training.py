@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
 from quantlab.errors import RunError
-from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
@@ -66,7 +66,8 @@ class QuantizedTraining(Method):
         super().__init__(section, context)
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
-        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
@@ -75,7 +76,7 @@ class QuantizedTraining(Method):
         self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
 
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last)
 
     # build ---------------------------------------------------------------------------------------------------------
     def measure_start(self) -> dict[str, Any]:
@@ -174,9 +175,13 @@ class QuantizedTraining(Method):
         # What these switches ask for is not in the compiled graph.
         self.stance = "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
 
+    def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of the dataset as the network is trained on it."""
+        return self.context.task.prepare(batch, train=True)
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.compiler.set_stance(self.stance):
-            return self.model(self.context.task.prepare(batch, train=True))
+            return self.model(self.training_batch(batch))
 
     def after_backward(self) -> None:
         if any(quantizer.choosing for quantizer in self.gradients_of.values()):

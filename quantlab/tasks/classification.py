@@ -80,9 +80,12 @@ class ClassificationTask(ImageTask):
         return np.random.default_rng(self.section.split_seed if seed is None else seed).permutation(count)
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
+        """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split, augmentation,
+        normalization."""
         digest = hashlib.sha256(super().fingerprint().encode())
         shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
+        if self.section.label_smoothing:        # where there is none, weights cached before this key existed are still found
+            shaping["label_smoothing"] = self.section.label_smoothing
         digest.update(json.dumps(shaping, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -91,8 +94,16 @@ class ClassificationTask(ImageTask):
         return self.part("train")
 
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
-        images = batch["image"]
-        return batch | {"image": self.normalize(self.augment(images) if train else self.centre(images))}
+        if not train:
+            return batch | {"image": self.normalize(self.centre(batch["image"]))}
+        return batch | {"image": self.normalize(self.augment(batch["image"])), "label": self.smooth(batch["label"])}
+
+    def smooth(self, label: Tensor) -> Tensor:
+        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to be predicted with,
+        `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0. Cross-entropy takes either, so every
+        method that trains a classifier trains on it; accuracies and validation losses know nothing of it."""
+        share = self.section.label_smoothing
+        return (1 - share) * F.one_hot(label, self.classes) + share / self.classes if share else label
 
     def normalize(self, images: Tensor) -> Tensor:
         """`[N, C, H, W]` with values 0 to 255 to float32, `(x / 255 - mean) / std` per channel."""

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from quantlab.config.tasks import Digits as DigitsSection
-from quantlab.errors import RequestError
+from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification import Digits, random_crop_and_flip
 
 
 def section(**values):
     return DigitsSection.model_validate({
         "_target_": "quantlab.tasks.classification.Digits", "name": "digits", "image_size": 8, "validation_fraction": 0.1, "split_seed": 0,
-        "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
+        "label_smoothing": 0.0, "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
         "normalization": {"mean": [0.305], "std": [0.376]}} | values)
 
 
@@ -27,14 +27,46 @@ def test_parts_share_no_image_and_the_split_follows_its_seed():
 
 def test_fingerprint_follows_what_shapes_the_weights():
     prints = {Digits(section(**values)).fingerprint() for values in (
-        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2})}
-    assert len(prints) == 4 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
+        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2},
+        {"label_smoothing": 0.1})}
+    assert len(prints) == 5 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
 
 
 def test_normalized_images_have_the_moments_that_the_config_claims():
     task = Digits(section())
     images = task.normalize(task.images())
     assert abs(images.mean()) < 0.01 and abs(images.std() - 1) < 0.01
+
+
+def test_smoothed_labels_give_the_smoothed_cross_entropy_and_only_in_training():
+    plain, task = Digits(section()), Digits(section(label_smoothing=0.1))
+    batch, logits = plain.dataset().__getitems__([0, 1, 2, 3]), torch.randn(4, 10)
+    assert torch.equal(plain.prepare(batch, train=True)["label"], batch["label"])
+    assert torch.equal(task.prepare(batch, train=False)["label"], batch["label"])
+    smoothed = task.prepare(batch, train=True)["label"]
+    assert smoothed[0].sort().values.tolist() == pytest.approx([0.01] * 9 + [0.91]) and smoothed[0].argmax() == batch["label"][0]
+    expected = nn.functional.cross_entropy(logits, batch["label"], label_smoothing=0.1)
+    assert torch.allclose(nn.functional.cross_entropy(logits, smoothed), expected)
+
+
+@pytest.mark.parametrize("words", [
+    ("method=pretrain", "model=resnet20", "model.pretrain.steps=1"), ("method=low_bit", "method.batch_size=64"),     # qat shares its loss
+    ("method=supernet", "model.width=2", "method.ranking.stand_alone={subnets: 2, steps: 1}", "method.ranking.images=64",
+     "method.search.population=2", "method.search.generations=1"),
+], ids=lambda words: words[0])
+def test_every_method_that_trains_a_classifier_trains_on_smoothed_labels(words, quantlab, tmp_path, monkeypatch):
+    plain = nn.functional.cross_entropy
+
+    def recording(logits, target, **options):
+        if torch.is_grad_enabled() and target.is_floating_point():
+            raise RunError("trains on smoothed labels")      # what comes after is not asked about here
+        return plain(logits, target, **options)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", recording)
+    tiny = () if "supernet" in words[0] else ("model.depth=8", "model.width=2", "model.pretrain.batch_size=64")
+    code, _, err = quantlab(*words, *tiny, "task=digits", "task.label_smoothing=0.1", "trainer.max_steps=1", "device=cpu",
+                            f"output_dir={tmp_path / 'run'}")
+    assert code == 1 and "trains on smoothed labels" in err, err
 
 
 def test_crops_are_shifts_and_flips_are_mirrors():
