@@ -5,6 +5,7 @@
     forward: sign(phi); backward: the derivative of phi;   Q(x) = l + Delta (i + (sign(phi) + 1) / 2)       (9)
 
 alpha, l and u are learned: the smaller alpha, the steeper phi, and at 0 it is the step itself.
+Half way between two levels, where the paper is silent, the even one is taken.
 """
 
 import torch

@@ -9,6 +9,8 @@
 
 Unlike LSQ's the result is not multiplied by s again: it is a fixed-point number, and a normalization layer after every
 quantized layer takes care of the size; without one, an output scale is learned for the layer (`output_scale`).
+
+At one bit the sign of a weight of zero is positive; in the released code, which rounds (clip(w / s, -1, 1) + 1) / 2, it is negative.
 """
 
 import torch
