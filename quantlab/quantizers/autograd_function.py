@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from quantlab.errors import RunError
+
 
 class QuantizerFunction(torch.autograd.Function):
     """A subclass gives `forward(*inputs)`, `setup_context(ctx, inputs, output)` and `backward(ctx, grad)`, of operations that torch can
@@ -28,5 +30,18 @@ class QuantizerFunction(torch.autograd.Function):
 
     @classmethod
     def call(cls, *inputs) -> Tensor:
-        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return cls.apply(*inputs) if transformed else cls.untransformed.apply(*inputs)
+        if is_transformed() or torch.compiler.is_compiling():
+            return cls.apply(*inputs)
+        return cls.untransformed.apply(*inputs)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is at work.
+
+    Raises RunError while one is being compiled: torch would differentiate what `forward` computes in place of calling `backward`, and
+    the gradients would be wrong without a word. The compiler then leaves the function uncompiled; under fullgraph=True it stops.
+    """
+    transformed = torch._C._are_functorch_transforms_active()
+    if transformed and torch.compiler.is_compiling():
+        raise RunError("quantizers: got torch.compile(fullgraph=True) around a transform of torch.func, allowed: one of the two")
+    return transformed

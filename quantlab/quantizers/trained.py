@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from quantlab.errors import RunError
+from quantlab.quantizers.autograd_function import is_transformed
 
 LEAST_SPREAD = 1e-3         # of values, relative to their size, from which their deviation tells a scale
 LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
@@ -39,7 +40,10 @@ def straight_through(levels: Tensor, x: Tensor) -> Tensor:
 
 def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
     """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours. Of it only
-    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest."""
+    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest.
+
+    Raises RunError inside a transform of torch.func."""
+    is_transformed()
     return checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 

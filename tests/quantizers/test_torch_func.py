@@ -64,3 +64,13 @@ def test_fake_quantization_of_post_training():
 def test_forward_mode_says_that_it_does_not_exist():
     with pytest.raises((RuntimeError, NotImplementedError), match="jvp|forward AD"):
         jvp(lambda x: fake_quantize(x, torch.tensor(0.3), torch.tensor(7.0), 0, 15), (torch.randn(3),), (torch.ones(3),))
+
+
+@pytest.mark.parametrize("name", ["fixed_point", "ewgs", "reactnet"])
+def test_a_transform_is_left_uncompiled(name):
+    """torch would differentiate the rounding itself: gradients of zero, without a word."""
+    quantizer, x = policy(name, 1).weight(nn.Linear(5, 1), 1, True), torch.randn(1, 5) / 3
+    gradient = grad(lambda x: quantizer(x).sum())
+    torch._dynamo.reset()
+    assert gradient(x).abs().min() > 0
+    torch.testing.assert_close(torch.compile(gradient, backend="eager")(x), gradient(x))
