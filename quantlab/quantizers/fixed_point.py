@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, deviation, for_compiler, half_normal_deviation, straight_through
+from quantlab.quantizers.trained import (
+    ActivationQuantizer, LatentWeightQuantizer, clip, deviation, for_compiler, half_normal_deviation, straight_through,
+)
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-6      # added to |s|, as the released code does
