@@ -70,19 +70,23 @@ class MomentumSeparation(Optimizer):
         memory = self.states[self.cluster if cluster is None else self._checked(cluster)].get(parameter, {})
         return memory.get("momentum_buffer", memory.get("exp_avg"))
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, once."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if self.inactive_parameters == "decayed":
+        """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, as often as `optimizer`
+        calls it (LBFGS: several times, all others once). Hooks of `optimizer` run inside of this object's own."""
+        if closure is None:
             self._give_zero_gradients()
-        self.optimizer.step()
-        return loss
+            return self.optimizer.step()
+
+        def with_zero_gradients() -> float:
+            loss = closure()
+            self._give_zero_gradients()
+            return loss
+
+        return self.optimizer.step(with_zero_gradients)
 
     def _give_zero_gradients(self) -> None:
+        if self.inactive_parameters == "frozen":
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -103,7 +107,17 @@ class MomentumSeparation(Optimizer):
         return {"states": [one["state"] for one in packed], "param_groups": groups, "touched": touched, "cluster": self.cluster}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises: ValueError for the state of another number of clusters, or of other groups of parameters."""
+        """The state of one of these, or of a plain optimizer of `optimizer`'s kind. The latter means what constructing from that optimizer
+        does: its memory is cluster 0's, which is selected, and the others have none; what it has a memory of had a gradient.
+
+        Raises: ValueError for the state of another number of clusters, of other groups of parameters, or of no optimizer.
+        """
+        if missing := {"param_groups", "states" if "states" in state_dict else "state"} - state_dict.keys():
+            raise ValueError(f"state_dict: got no {' and no '.join(sorted(missing))}, allowed: what state_dict() of MomentumSeparation or of a "
+                             "torch optimizer gives")
+        if "states" not in state_dict:
+            plain, empty = state_dict["state"], ({} for _ in range(self.clusters - 1))
+            state_dict = {"states": [plain, *empty], "param_groups": state_dict["param_groups"], "touched": list(plain), "cluster": 0}
         saved = state_dict["states"]
         if len(saved) != self.clusters:
             raise ValueError(f"clusters: got {self.clusters}, and a state of {len(saved)}; load it into one with clusters={len(saved)}")
@@ -117,7 +131,8 @@ class MomentumSeparation(Optimizer):
         self.select(state_dict["cluster"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__        # Optimizer's own would copy one cluster only
+        own = ("optimizer", "inactive_parameters", "states", "touched", "cluster")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def _checked(self, cluster: int) -> int:
         if not 0 <= cluster < self.clusters:
