@@ -267,7 +267,7 @@ class QuantizedTraining(Method):
         metrics, baseline, protocol = self._test_metrics(), self.baseline, context.task.protocol()
         if section.batch_norm_batches:
             self.reestimate_batch_norm()
-            baseline = baseline | {"running_batch_norm": metrics}
+            baseline = baseline | {"running_statistics": metrics}
             metrics, protocol = self._test_metrics(), protocol | {"batch_norm_batches": section.batch_norm_batches}
         bits = format_bits({part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")})
         if context.accelerator.is_main_process:

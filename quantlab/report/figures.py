@@ -201,9 +201,10 @@ def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], t
         draw_layers(axes, rows, key)
         draw_curve(axes, rows, key, color=NAMED[""]["color"], label="mean over layers")
         target, label = targets.get(key, ("", ""))
-        for curve in _distinct_layers(rows, target):
-            axes.plot(*curve, color=NAMED["accuquant"]["color"], linewidth=0.8, linestyle=":", label=f"{label}, each layer's")
-            label = f"{label.partition(',')[0]}, mean over layers"
+        own = _distinct_layers(rows, target)
+        for steps, values in own:
+            axes.plot(steps, values, color=NAMED["accuquant"]["color"], linewidth=0.8, linestyle=":", label=f"{label} of each layer")
+        label = f"{label}, mean over layers" if own else label
         if any(is_number(row.get(target)) for row in rows):
             draw_curve(axes, rows, target, color=NAMED["accuquant"]["color"], label=label, linestyle="--")
         axes.set_ylim(bottom=0)
