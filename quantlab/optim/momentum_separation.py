@@ -38,7 +38,8 @@ class MomentumSeparation(Optimizer):
     decayed: a zero gradient for each that ever had one at a step, so that weight decay and what is left of the momentum move it. The
     paper's released code does so, knowingly or not: it was written for torch 1.8, whose `zero_grad` wrote zeros.
 
-    Raises: ValueError for fewer than one cluster, an `inactive_parameters` that is not allowed.
+    Raises: ValueError for fewer than one cluster, an `inactive_parameters` that is not allowed, and for Adagrad, whose memory is made with the
+    optimizer and not by a cluster's first step.
     """
 
     def __init__(self, optimizer: Optimizer, clusters: int, inactive_parameters: str = "frozen"):
@@ -46,6 +47,9 @@ class MomentumSeparation(Optimizer):
             raise ValueError(f"clusters: got {clusters}, allowed: 1 or more, one per operation of the split edge")
         if inactive_parameters not in INACTIVE:
             raise ValueError(f"inactive_parameters: got {inactive_parameters!r}, allowed: {', '.join(INACTIVE)}")
+        if isinstance(optimizer, torch.optim.Adagrad):
+            raise ValueError(f"optimizer: got {type(optimizer).__name__}, which makes its memory before the first step, allowed: one that makes it "
+                             "at a parameter's first step (SGD, Adam, AdamW, NAdam, Adamax, RMSprop)")
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.inactive_parameters = optimizer, inactive_parameters
         self.states: list[defaultdict[Tensor, Any]] = [optimizer.state, *(defaultdict(dict) for _ in range(clusters - 1))]

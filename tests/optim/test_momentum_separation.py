@@ -9,12 +9,13 @@ import torch
 from accelerate import Accelerator
 
 from quantlab.checkpoint import load_state, save_state
-from quantlab.optim import CaLR, MomentumSeparation
+from quantlab.optim import SGDT, CaLR, MomentumSeparation
 
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.02),
     "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=0.02),
     "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=0.02),
+    "sgdt": lambda weights: SGDT([{"params": weights, "discretize": [torch.round] * 3, "lr": 0.02}], weight_decay=0.02),
 }
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -307,6 +308,7 @@ def test_prepared_by_accelerate_it_is_the_same(make):
 @pytest.mark.parametrize("call, says", [
     (lambda optimizer: MomentumSeparation(optimizer, 0), "clusters: got 0, allowed: 1 or more"),
     (lambda optimizer: MomentumSeparation(optimizer, 2, "thawed"), "inactive_parameters: got 'thawed', allowed: frozen, decayed"),
+    (lambda optimizer: MomentumSeparation(torch.optim.Adagrad(parameters()), 2), "optimizer: got Adagrad, which makes its memory before"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).select(2), "cluster: got 2, allowed: 0 to 1"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).select(-1), "cluster: got -1"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).momentum(scalar(), 2), "cluster: got 2"),
