@@ -167,7 +167,7 @@ class QAT(QuantizedTraining):
     def logged(self) -> dict:
         """The target of all layers; where they differ, the mean over layers, and each layer's own."""
         values = super().logged()
-        if not self.is_scheduled:
+        if not self.is_scheduled or not self.layers:
             return values
         targets = {name: self.optimizers[0].param_groups[group]["lr"] for name, group in self.group_of.items()}
         if len(set(self.group_of.values())) == 1:

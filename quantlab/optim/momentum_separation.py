@@ -29,7 +29,8 @@ class MomentumSeparation(Optimizer):
     """`optimizer` (SGD, Adam, any whose memory is all in `state`) with one such memory per cluster; parameters, groups and learning
     rates are shared. With one cluster it is `optimizer`, bit for bit.
 
-    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had. Selecting another copies nothing. A
+    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had (with SGDT and its kin, each has a U of its own and
+    counts the transitions since its own last step). Selecting another copies nothing. A
     cluster's buffer for a parameter is made when it first moves it, so memory grows to `clusters` times the optimizer's; frozen, to less,
     as the operations that tell the clusters apart are each moved by one alone. Use `optimizer` only through this.
 
