@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from test_keys import dotted
 
 from quantlab.cli.arguments import read_arguments
 from quantlab.cli.overrides import parse
@@ -19,7 +20,6 @@ from quantlab.config.catalog import groups, options
 from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
 from quantlab.quantizers.fixed_point import FixedPointWeight
 from quantlab.search.nas_bench_201 import NasBench201
-from test_keys import dotted
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
