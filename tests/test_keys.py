@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tiny import TINY_PTQ
@@ -17,6 +18,8 @@ from quantlab.config.effects import EFFECTS, without_effect
 from quantlab.config.fields import Strict
 from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
 from quantlab.errors import RequestError
+from quantlab.methods.low_bit import LowBit
+from quantlab.methods.qat import QAT
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.quantizers.trained_layer import wrap_for_training
 
@@ -103,6 +106,11 @@ def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path,
         config = resolved("method=qat", f"quantizer={quantizer}", "quantizer.gradient.bits=4", f"quantizer.gradient.interval={interval}",
                           f"quantizer.policy=[{rule}]")
         wrap_for_training(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer), learn_weight_scale=True)
+    for method, kind in (("qat", QAT), ("low_bit", LowBit)):        # each optimizer reads its own rate
+        for optimizer in type(resolved(f"method={method}").method.learning_rate).model_fields:
+            one = kind.__new__(kind)
+            one.section, one.is_scheduled = resolved(f"method={method}", f"method.optimizer={optimizer}").method, False
+            one.make_optimizers({"latent": [torch.nn.Parameter(torch.ones(1))], "weights": [], "scales": [], "normalization": []})
     wanted = {key for section in SECTIONS if section.group in ("method", "quantizer", "trainer") for key in keys_of(section)}
     assert {f"{kind.__name__}.{name}" for kind, name in wanted - read if name not in READ_ELSEWHERE} == set()
 
@@ -134,6 +142,9 @@ def test_the_table_of_effects_names_keys_that_exist():
     (["method=qat", "method.milestones=[0.5]"], "method.milestones has no effect with method.decay=cosine; it acts with step"),
     (["method=qat", "method.dampening.weight=0.3"], "method.dampening.weight has no effect with method.oscillation=none; it acts with dampening"),
     (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 16"),
+    (["method=qat", "method.optimizer=rmsprop", "method.momentum=0.5"], "method.momentum has no effect with method.optimizer=rmsprop; it acts with sgd"),
+    (["method=qat", "method.schedule=learning_rate", "method.target_bits=section"],
+     "method.target_bits has no effect with method.schedule=learning_rate; it acts with transition_rate"),
     (["method=qat", "method.learning_rate.adam=0.1"], "method.learning_rate.adam has no effect with method.optimizer=sgd; it acts with adam"),
     (["method=ptq", "method.step_loss=output"], "method.step_loss has no effect with method.reconstruction=block; it acts with step"),
     (["method=supernet", "method.decay=uniform"], "method.decay has no effect with method.calr=true; it acts with false"),

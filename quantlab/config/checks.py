@@ -172,6 +172,9 @@ def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
+    if method.nesterov and method.optimizer == "sgd" and method.momentum == 0:
+        yield ("method.nesterov: got true, but method.momentum=0 leaves nothing to look ahead with, allowed: false; type method.nesterov=false "
+               "or method.momentum=0.9")
 
 
 def _teacher(method: QAT, task: Section | None) -> Iterator[str]:

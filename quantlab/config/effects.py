@@ -52,9 +52,11 @@ def only_if(of: str, values: tuple[Any, ...], *keys: str) -> list[Acts]:
 EFFECTS: list[Acts] = [
     # training with quantizers
     *only_if("method.decay", ("step",), "method.milestones", "method.decay_factor"),
-    *(Acts(f"method.learning_rate.{name}", "method.optimizer", (name,)) for name in ("sgd", "adam", "adamw")),
-    Acts("method.momentum", "method.optimizer", ("sgd",)),
-    *only_if("method.schedule", ("transition_rate",), "method.target_transition_rate", "method.rule", "method.eta"),
+    *(Acts(f"method.learning_rate.{name}", "method.optimizer", (name,)) for name in (
+        "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad")),
+    *only_if("method.optimizer", ("sgd",), "method.momentum", "method.nesterov"),
+    *only_if("method.schedule", ("transition_rate",), "method.target_transition_rate", "method.target_bits", "method.rule",
+             "method.eta"),
     Acts("method.eta", "method.rule", ("additive",)),
     *only_if("method.deviation_scaling", (True,), "method.deviation_alpha", "method.deviation_beta"),
     Acts("method.dampening", "method.oscillation", ("dampening",)),

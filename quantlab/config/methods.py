@@ -119,6 +119,13 @@ class LearningRateByOptimizer(Strict):
     adamw: Positive
 
 
+class LearningRateOfQAT(LearningRateByOptimizer):
+    nadam: Positive
+    adamax: Positive
+    rmsprop: Positive
+    adagrad: Positive
+
+
 class QuantizedTraining(Method):
     model_kinds = ("classifier", "detector", "super_resolver")
     task_kinds = ("classification", "detection", "super_resolution")
@@ -136,6 +143,7 @@ class QuantizedTraining(Method):
     scale_learning_rate: Positive
     momentum: Fraction
     weight_decay: NotNegative
+    batch_norm_batches: CountFromZero
 
 
 class LowBit(QuantizedTraining):
@@ -150,12 +158,15 @@ class LowBit(QuantizedTraining):
 class Dampening(Strict):
     weight: NotNegative
     start: Fraction
+    aggregation: Literal["kernel_mean", "sum", "mean"]
 
 
 class Freezing(Strict):
     threshold_start: Positive
     threshold_end: Positive
     start: Fraction
+    mean_from: Literal["start_of_freezing", "start_of_run"]
+    max_bits: Count
 
 
 class Teacher(Strict):
@@ -168,7 +179,11 @@ class QAT(QuantizedTraining):
     start: OrNull[Directory]
     teacher: Teacher
     schedule: Literal["transition_rate", "learning_rate"]
+    optimizer: Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad"]
+    learning_rate: LearningRateOfQAT
+    nesterov: Switch
     target_transition_rate: UpToOne
+    target_bits: Literal["layer", "section"]
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
     m: Fraction
     eta: Positive

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
-from quantlab.errors import RunError
+from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
+from quantlab.methods.batch_norm_statistics import batch_norms, reestimate
 from quantlab.methods.pretrain import LossOf
 from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
@@ -26,7 +28,7 @@ from quantlab.quantizers.trained_layer import (
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.report.runs import read_metrics
-from quantlab.tasks.base import to_device
+from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -74,6 +76,9 @@ class QuantizedTraining(Method):
         self.notes: list[str] = []                  # for the tables
         self.held: dict[str, Any] = {}              # layers whose clip ratio stays
         self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
+        if section.batch_norm_batches and not batch_norms(context.model):
+            raise RequestError(f"method.batch_norm_batches: got {section.batch_norm_batches}, but model={context.config.model.name} has no BatchNorm "
+                               "with running statistics, allowed: 0; type method.batch_norm_batches=0")
 
     def batch_indices(self, step: int) -> list[int]:
         return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last)
@@ -236,11 +241,27 @@ class QuantizedTraining(Method):
         if found is None or found[0] >= self.total_steps:
             return {}, None
         step, state, _ = found
-        tensors, last = state["method"]["model"], copy.deepcopy(context.model.state_dict())
-        context.model.load_state_dict(tensors)
-        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        last = copy.deepcopy(context.model.state_dict())
+        context.model.load_state_dict(state["method"]["model"])
+        self.reestimate_batch_norm()
+        metrics = self._test_metrics()
+        tensors = copy.deepcopy(context.model.state_dict())
         context.model.load_state_dict(last)
         return {"step": step, "metrics": metrics}, tensors
+
+    def reestimate_batch_norm(self) -> None:
+        """`batch_norm_batches` of the batches that would come next, augmented as in training; the same for every process."""
+        context, count = self.context, self.section.batch_norm_batches
+        if not count:
+            return
+        workers = context.config.trainer.num_workers
+        loader = DataLoader(self.dataset, batch_sampler=[self.batch_indices(self.total_steps + number) for number in range(count)],
+                            collate_fn=self.collate, num_workers=self.workers if workers is None else workers)
+        batches = (context.task.prepare(to_device(batch, context.device), train=True)
+                   for batch in loaded(context.progress(loader, "BatchNorm statistics")))
+        with torch.random.fork_rng():
+            torch.manual_seed(context.config.seed)      # a run that is resumed at its end draws the same augmentation
+            reestimate(context.model, batches, context.model.training_loss)
 
     def draw(self) -> None:
         """Pictures of the training, on the main process."""
@@ -255,8 +276,12 @@ class QuantizedTraining(Method):
             gradient_figures.gradient_histograms(shown, folder / "gradient_histograms.png")
 
     def finish(self) -> Outcome:
-        context, quantizer = self.context, self.context.config.quantizer
-        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        context, section, quantizer = self.context, self.section, self.context.config.quantizer
+        metrics, baseline, protocol = self._test_metrics(), self.baseline, context.task.protocol()
+        if section.batch_norm_batches:
+            self.reestimate_batch_norm()
+            baseline = baseline | {"running_statistics": metrics}
+            metrics, protocol = self._test_metrics(), protocol | {"batch_norm_batches": section.batch_norm_batches}
         bits = format_bits({part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")})
         if context.accelerator.is_main_process:
             self.draw()
@@ -264,9 +289,12 @@ class QuantizedTraining(Method):
                 models = {label: model.to(context.device) for label, model in self.drawn.items()} | {bits: context.model}
                 context.task.draw(models, context.directory / "samples", context.device)
         best, tensors = self.best_validated()
-        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(), best=best, best_model=tensors,
+        return Outcome(metrics=metrics, baseline=baseline, protocol=protocol, best=best, best_model=tensors,
                        model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits}, notes=self.notes,
                        diagnostics={"held_clip_ratios": self.held} if self.held else {})
+
+    def _test_metrics(self) -> dict[str, float]:
+        return self.context.task.evaluate(self.context.model, "test", self.context.device, self.context.progress)
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
