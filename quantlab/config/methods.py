@@ -180,6 +180,7 @@ class Ranking(Strict):
     subset: OrNull[Name]
     subnets: OrNull[Count]
     images: OrNull[Count]
+    batches: Literal["whole", "random"]
     batch_size: Count
     batch_norm: Literal["batch", "recalibrated"]
     calibration_images: Count

@@ -14,6 +14,7 @@ at a constant learning rate (the released code).
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from quantlab.config import to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
+from quantlab.methods.supernet_images import Batches, scoring_batches
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures
@@ -35,7 +37,6 @@ from quantlab.search.samplers import build_sampler
 from quantlab.search.spaces import Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
 from quantlab.search.truth import TruthTable, table_file
-from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -220,7 +221,7 @@ class Supernet(Method):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Mean loss of the watched subnets on a batch of validation images, and of each level of complexity."""
-        batch = self._images("validation", self.section.ranking.batch_size)[0]
+        batch = self.watched_on[0]
         self.model.eval()
         losses = {}
         for level, subnets in self.watched.items():
@@ -229,21 +230,23 @@ class Supernet(Method):
         self.model.train()
         return {"loss": sum(losses.values()) / len(losses)} | losses
 
-    def _images(self, part: str, count: int | None = None) -> list[dict[str, Tensor]]:
-        """Batches of a part, for BatchNorms whose statistics are the batch's: of its first `count` images (or all) whole ones, or the one
-        that there is; of the test part all images in batches of nearly one size."""
-        images, size = self.context.task.part(part), self.section.ranking.batch_size
-        count = min(count or len(images), len(images))
-        if part == "test":
-            chosen = [one.tolist() for one in np.array_split(np.arange(count), -(-count // size))]
-        else:
-            count -= count % size if count > size else 0
-            chosen = [list(range(first, min(first + size, count))) for first in range(0, count, size)]
-        batches = [images.__getitems__(indices) for indices in chosen]
-        return [self.context.task.prepare(to_device(self.collate(batch), self.context.device), train=False) for batch in batches]
+    def _images(self, part: str, count: int | None = None) -> Batches:
+        return scoring_batches(self.context, part, self.section.ranking.batch_size, self.section.ranking.batches, count)
+
+    @cached_property
+    def watched_on(self) -> Batches:
+        return self._images("validation", self.section.ranking.batch_size)
+
+    @cached_property
+    def ranked_on(self) -> Batches:
+        return self._images("validation", self.section.ranking.images)
+
+    @cached_property
+    def calibrated_on(self) -> Batches:
+        return self._images("train", self.section.ranking.calibration_images)
 
     # ranking and search --------------------------------------------------------------------------------------------
-    def score(self, subnets: Sequence[Subnet], what: str, images: Sequence[dict[str, Tensor]]) -> list[float]:
+    def score(self, subnets: Sequence[Subnet], what: str, images: Batches) -> list[float]:
         """Accuracy on batches of images, percent, of each subnet with the supernet's weights."""
         context, ranking = self.context, self.section.ranking
         scores = np.zeros(len(subnets))
@@ -255,8 +258,7 @@ class Supernet(Method):
                 self.model.load_state_dict(self.finished[part])
             chosen = [subnets[place] for place in places]
             if ranking.batch_norm == "recalibrated":
-                found = recalibrated_accuracies(self.model, chosen, images, self._images("train", ranking.calibration_images),
-                                                context.progress, what)
+                found = recalibrated_accuracies(self.model, chosen, images, self.calibrated_on, context.progress, what)
             else:
                 partial = context.directory / f"{what}_{part}-unfinished" if context.accelerator.is_main_process else None
                 found = accuracies(self.model, chosen, images, context.progress, partial, what)
@@ -266,7 +268,6 @@ class Supernet(Method):
     def finish(self) -> Outcome:
         section, context = self.section, self.context
         self.finished.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
-        self.ranked_on = self._images("validation", section.ranking.images)
         truth, ranked = self._truth()
         subnets = [self.space.subnet(int(index)) for index in ranked]
         scores = self.score(subnets, "ranking", self.ranked_on)
@@ -288,7 +289,7 @@ class Supernet(Method):
             self._draw(scores, truth.lookup(main, ranked).tolist(), complexities, main, metrics["kendall_tau"],
                        by_complexity["kendall_tau"], found)
         protocol = {"ranked_subnets": len(subnets), "truth": "stand_alone_training" if self.truth is None else main,
-                    "ranking_images": sum(len(batch["label"]) for batch in self.ranked_on), "batch_norm": section.ranking.batch_norm,
+                    "ranking_images": self.ranked_on.images, "batch_norm": section.ranking.batch_norm,
                     "search": section.search.strategy, "top1": "of the subnet found, with the supernet's weights"} | context.task.protocol()
         diagnostics = {"found": encoding, "found_supernet_accuracy": score, "found_complexity": self.complexity(found)}
         if section.momentum_separation:
