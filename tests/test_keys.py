@@ -84,7 +84,7 @@ RUNS = {
     "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
                  "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
-                 "method.ranking.images=64", "method.search.population=2",
+                 "method.ranking.images=64", "method.search.population=2", "method.search.complexity_limit=20000",
                  "method.search.generations=2"),
 }
 

@@ -180,6 +180,9 @@ def _supernet(method: Supernet) -> Iterator[str]:
     if method.sampler == "fsnas" and method.momentum_separation and method.split == method.fsnas_split:
         yield (f"method.split: got {method.split}, the decision that sampler=fsnas fixes (method.fsnas_split): one operation is left there, "
                "and momentum needs several to separate by; type method.split=null")
+    if method.sampler == "fairnas" and method.flops_bins is not None:
+        yield ("method.flops_bins: got bins, but sampler=fairnas draws subnets that have every operation once together, whatever their FLOPs, "
+               "allowed: null; type method.flops_bins=null, or method.sampler=spos")
     ranking = method.ranking
     for key in ("column", "subset"):
         if getattr(ranking, key) is not None and ranking.truth is None:

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
-    TableFile, UpToOne,
+    AboveOne, BinEdges, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
+    TableFile, UpToOne, says,
 )
 
 
@@ -170,7 +170,7 @@ class QAT(QuantizedTraining):
 
 
 class StandAlone(Strict):
-    subnets: Count
+    subnets: CountFromZero
     steps: Count
 
 
@@ -187,9 +187,13 @@ class Ranking(Strict):
     stand_alone: StandAlone
 
 
+Complexity = Annotated[Literal["parameters", "flops"], says("parameters, flops", "flops")]
+
+
 class Search(Strict):
     strategy: Literal["evolutionary", "random", "exhaustive"]
     complexity_limit: OrNull[Positive]
+    complexity: OrNull[Complexity]
     population: Count
     generations: Count
     parents: Count
@@ -205,6 +209,7 @@ class Supernet(Method):
     target: Literal["quantlab.methods.supernet.Supernet"] = Field(alias="_target_")
     sampler: Literal["spos", "fairnas", "fsnas"]
     fsnas_split: CountFromZero
+    flops_bins: OrNull[BinEdges]
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -213,7 +218,7 @@ class Supernet(Method):
     gradient_clip: OrNull[Positive]
     calr: Switch
     gamma_max: AboveOne
-    complexity: Literal["parameters", "flops"]
+    complexity: Complexity
     decay: Literal["cosine", "uniform", "constant"]
     momentum_separation: Switch
     split: OrNull[CountFromZero]

@@ -152,7 +152,7 @@ def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
 
 
 def test_what_stands_beside_an_accuracy_is_of_the_same_split():
-    from quantlab.methods.supernet import beside
+    from quantlab.search.ranking import beside
     from quantlab.search.truth import TruthTable
     names = [f"{data}_{split}" for data in ("cifar10", "cifar100", "imagenet16_120") for split in ("test", "valid")]
     truth = TruthTable(np.arange(2), {name: np.array([10.0, 20.0]) for name in [*names, "other"]})
