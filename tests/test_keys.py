@@ -147,7 +147,7 @@ def test_what_was_typed_without_effect_is_told(words, said):
 
 @pytest.mark.parametrize("words, key", [
     (["trainer.epochs=3"], "trainer.epochs"), (["method=ptq", "trainer.epochs=3"], "trainer.epochs"),
-    (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"), (["trainer.compile=true"], "trainer.compile"),
+    (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"), (["trainer.drop_last=false"], "trainer.drop_last"), (["trainer.compile=true"], "trainer.compile"),
     (["method=supernet", "trainer.compile=true"], "trainer.compile"),
     *((["method=sample", "method.run=x", f"trainer.{word}"], f"trainer.{word.partition('=')[0]}")
       for word in ("epochs=1", "max_steps=1", "num_workers=2", "mixed_precision=fp16", "compile=true")),

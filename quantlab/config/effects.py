@@ -28,6 +28,8 @@ def trainer_problems(method: Method, trainer: Section | None) -> Iterator[str]:
         why = "draws no epochs of images" if method.makes_steps else "makes no steps"
         instead = " trainer.max_steps=N" if method.makes_steps and trainer.max_steps is None else ""
         yield f"trainer.epochs: got {trainer.epochs}, but method={name} {why}, allowed: null; type trainer.epochs=null{instead}"
+    if not trainer.drop_last and not method.trains_network:
+        yield f"trainer.drop_last: got false, but method={name} draws no epochs of images, allowed: true; type trainer.drop_last=true"
     if trainer.max_steps is not None and not method.makes_steps:
         yield (f"trainer.max_steps: got {trainer.max_steps}, but method={name} makes no steps, allowed: null; type trainer.max_steps=null")
     if trainer.num_workers is not None and not method.loads_data:

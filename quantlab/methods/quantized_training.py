@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
 from quantlab.errors import RunError
-from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
 from quantlab.methods.pretrain import LossOf
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
@@ -66,14 +66,15 @@ class QuantizedTraining(Method):
         super().__init__(section, context)
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
-        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
         self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
 
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last)
 
     # build ---------------------------------------------------------------------------------------------------------
     def measure_start(self) -> dict[str, Any]:

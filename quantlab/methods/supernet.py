@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from quantlab.config import to_plain
 from quantlab.errors import RequestError
-from quantlab.methods.base import Method, Outcome, RunContext, run_length, seeded, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
 from quantlab.methods.supernet_images import Batches, scoring_batches
 from quantlab.optim import CaLR, MomentumSeparation
@@ -57,7 +57,8 @@ class Supernet(Method):
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
         self.sampler = build_sampler(section.sampler, self.space, self._decision("fsnas_split", section.fsnas_split), section.flops_bins)
-        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch * self.sampler.parts
         steps, parts = run_length(context.config.trainer, self.steps, self.steps_per_epoch), self.sampler.parts
         if steps < parts:
@@ -98,7 +99,7 @@ class Supernet(Method):
 
     # training ------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.seed, step)
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.seed, step, self.drop_last)
 
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
