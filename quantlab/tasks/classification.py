@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
 from quantlab.tasks.base import ImageDataset, ImageTask, loaded, refuse_other_channels, resize, validation_count
-from quantlab.tasks.split_file import read_split
+from quantlab.tasks.split_file import read_split, require_images
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
@@ -184,21 +184,25 @@ class Digits(ImagesInMemory):
 class OfficialTest(ImagesInMemory):
     """A set whose test split is its own, so that a file may divide the training split: `split_file`, in place of a random draw."""
 
+    def __init__(self, section: Any):
+        super().__init__(section)
+        # Before the images, which take half a minute to decode
+        self.split = None if section.split_file is None else read_split(section.split_file)
+
     def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.section.split_file is None:
+        if self.split is None:
             return super().validation_and_train(order)
-        train, validation = read_split(self.section.split_file, len(order))
+        require_images(self.split, len(order), self.section.split_file)
+        train, validation = self.split
         return validation, train
 
     def fingerprint(self) -> str:
-        if self.section.split_file is None:
-            return super().fingerprint()
-        split = b"".join(part.tobytes() for part in read_split(self.section.split_file, len(self.labels())))
-        return hashlib.sha256(super().fingerprint().encode() + split).hexdigest()
+        whole = super().fingerprint()
+        return whole if self.split is None else hashlib.sha256(whole.encode() + b"".join(part.tobytes() for part in self.split)).hexdigest()
 
     def protocol(self) -> dict[str, Any]:
         found = super().protocol()
-        if self.section.split_file is not None:
+        if self.split is not None:
             found["split_file"] = Path(self.section.split_file).name
             del found["split_seed"]
         return found

@@ -16,8 +16,8 @@ from quantlab.errors import RequestError
 PARTS = ("train", "valid")
 
 
-def read_split(path: str | Path, images: int, key: str = "task.split_file") -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64 of the images to train on and of those to validate on, in the file's order, of `images` in all.
+def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarray, np.ndarray]:
+    """Indices int64 of the images to train on and of those to validate on, in the file's order.
 
     Raises: RequestError, under the name `key`, for a file that is none, or whose numbers are not two lists without a number in common.
     """
@@ -31,12 +31,20 @@ def read_split(path: str | Path, images: int, key: str = "task.split_file") -> t
         raise RequestError(f"{key}: {file} is no JSON, allowed: {{\"train\": [0, 2, ...], \"valid\": [1, ...]}}") from None
     train, valid = (_numbers(content, part, f"{key}: {file}") for part in PARTS)
     both = np.concatenate([train, valid])
-    if both.min() < 0 or both.max() >= images:
-        raise RequestError(f"{key}: {file} names image {both.max() if both.max() >= images else both.min()}, allowed: 0 to {images - 1}, the "
-                           f"images of the training split; type {key}=null")
+    if both.min() < 0:
+        raise RequestError(f"{key}: {file} names image {both.min()}, allowed: from 0; type {key}=null for a random split")
     if len(np.unique(both)) < len(both):
-        raise RequestError(f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null")
+        raise RequestError(f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null for a "
+                           "random split")
     return train, valid
+
+
+def require_images(split: tuple[np.ndarray, np.ndarray], images: int, path: str | Path, key: str = "task.split_file") -> None:
+    """Raises RequestError, under the name `key`, for a split that names more images than there are."""
+    last = max(part.max() for part in split)
+    if last >= images:
+        raise RequestError(f"{key}: {path} names image {last}, allowed: up to {images - 1}, the last of the training split; type {key}=null "
+                           "for a random split")
 
 
 def _numbers(content: Any, part: str, what: str) -> np.ndarray:
