@@ -61,7 +61,8 @@ def divided(order: np.ndarray, size: int, drawn: str, whole_part: bool) -> list[
         order = order[: len(order) - len(order) % size]
     batches = [order[first : first + size].tolist() for first in range(0, len(order), size)]
     if len(batches) > 1 and len(batches[-1]) == 1:      # one image has no statistics
-        batches[-2] += batches.pop()
+        single = batches.pop()
+        batches[-1] += single
     return batches
 
 
