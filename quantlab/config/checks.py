@@ -200,7 +200,7 @@ def _integer_check(quantizer: Section | None) -> Iterator[str]:
                    "type method.integer_check=false")
 
 
-def _space(model: Searchable) -> SearchSpace:
+def space_of(model: Searchable) -> SearchSpace:
     """The space whose encodings `model.subnet` takes; the sizes of the task do not matter to it."""
     if isinstance(model, NasBench201):
         return nas_bench_201.NasBench201(model.width, model.cells)
@@ -212,7 +212,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
     kinds = method.model_kinds or ("classifier",)
     if model.kind == "supernet" and "classifier" in kinds and "supernet" not in kinds:
         yield (f"model.subnet: got null, the supernet model={model.name}, but method={method.name} takes a single network, allowed: "
-               f"the encoding of one; type model.subnet={_space(model).example}, or method=supernet")
+               f"the encoding of one; type model.subnet={space_of(model).example}, or method=supernet")
     elif model.kind == "classifier" and "supernet" in kinds and "classifier" not in kinds:
         yield (f"model.subnet: got '{model.subnet}', a single network, but method={method.name} takes a supernet, allowed: null; "
                "type model.subnet=null")
@@ -220,7 +220,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
 
 def _subnet(model: Searchable) -> Iterator[str]:
     try:
-        _space(model).decode(model.subnet, key="model.subnet")
+        space_of(model).decode(model.subnet, key="model.subnet")
     except RequestError as error:
         yield from error.problems
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.config import to_plain
+from quantlab.config.checks import space_of
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
@@ -36,7 +37,7 @@ from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.samplers import build_sampler
 from quantlab.search.spaces import MEASURES, Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
-from quantlab.search.truth import TruthTable, table_file
+from quantlab.search.truth import TruthTable
 
 logger = logging.getLogger("quantlab")
 
@@ -68,9 +69,6 @@ class Supernet(Method):
         self.clusters = self.space.choices(self.split) if section.momentum_separation else (0,)
         self.bounds = self.space.complexity_range(section.complexity)
         self.truth = None if section.ranking.truth is None else TruthTable.load(section.ranking.truth, self.space, "method.ranking.truth")
-        if self.truth is not None:      # names that the table does not have, before any work
-            self.truth.subset(section.ranking.subset)
-            self.truth.lookup(section.ranking.column or next(iter(self.truth.accuracies)), [])
         self.limit = None
         if section.search.complexity_limit is not None:
             self.limit = ComplexityLimit(self.space, section.search.complexity or section.complexity, section.search.complexity_limit)
@@ -80,8 +78,11 @@ class Supernet(Method):
 
     @classmethod
     def check_files(cls, section, config) -> None:
+        """Also looks for the names that the table shall have: images take half a minute to decode."""
         if section.ranking.truth is not None:
-            table_file(section.ranking.truth, "method.ranking.truth")
+            truth = TruthTable.load(section.ranking.truth, space_of(config.model), "method.ranking.truth")
+            truth.subset(section.ranking.subset)
+            truth.lookup(section.ranking.column or next(iter(truth.accuracies)), [])
 
     def _decision(self, key: str, decision: int) -> int:
         count = len(self.space.decisions)
