@@ -61,13 +61,18 @@ def write(path, content):
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All cells, as NATS-Bench has them."""
+    return write(tmp_path_factory.mktemp("benchmark") / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+
+
 @pytest.mark.parametrize("form", ["pth", "pbz2"])
-def test_every_cell_finds_its_number(tmp_path, form):
+def test_every_cell_finds_its_number(tmp_path, whole, form):
+    path = whole
     if form == "pth":
         path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
         torch.save(benchmark("full"), path)
-    else:
-        path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
     table = read_benchmark(path)
     for name in SOURCES:
         np.testing.assert_allclose(table.accuracies[name], [expected(number, name) for number in range(SPACE.size)])
@@ -132,10 +137,9 @@ def test_texts_that_are_no_cell_are_refused(text):
         parse_cell(text)
 
 
-def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path):
-    path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path, whole):
     np.savez(tmp_path / "other.npz", accuracy=np.zeros(SPACE.size), kendall_indices=np.array([4, 2]))
-    done = convert(path, tmp_path / "table.npz", "--lists", tmp_path / "other.npz")
+    done = convert(whole, tmp_path / "table.npz", "--lists", tmp_path / "other.npz")
     assert done.returncode == 0, done.stderr
     assert "cifar10_test: 0.00 to 62.50 percent, best cell 4-4-4-4-4-4" in done.stdout
     assert TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices").tolist() == [4, 2]
