@@ -50,6 +50,7 @@ MATRIX = REPRESENTATIVE | {
     **{f"qat-{cure}": ("method=qat", *TRAINED, "method.schedule=learning_rate", f"method.oscillation={cure}", f"method.{cure}.start=0.2")
        for cure in ("freezing", "dampening")},
     "qat-last-batch": ("method=qat", *TRAINED, "trainer.drop_last=false"),
+    "qat-teacher": ("method=qat", *TRAINED, "method.teacher.architecture=start"),
     **{f"low-bit-{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}")
        for interval in ("large_gradient", "fixed", "min_max", "dsgc", "piecewise")},
     **{f"supernet-{sampler}": (*SUPERNET, f"method.sampler={sampler}") for sampler in ("spos", "fairnas")},

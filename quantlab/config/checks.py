@@ -45,6 +45,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                f"type task={best}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
+        yield from _teacher(method, task)
     if isinstance(model, EDSR) and isinstance(quantizer, FixedPoint) and not quantizer.output_scale:
         # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
         yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or "
@@ -174,6 +175,22 @@ def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
+
+
+def _teacher(method: QAT, task: Section | None) -> Iterator[str]:
+    teacher = method.teacher
+    if teacher.architecture is None and teacher.weights is None:
+        return
+    if isinstance(task, Section) and task.kind != "classification":
+        yield (f"method.teacher: predicts classes, but task={task.name} is {task.kind}, allowed: null; type method.teacher.architecture=null "
+               "method.teacher.weights=null")
+    if teacher.architecture == "start":
+        if teacher.weights is not None:
+            yield (f"method.teacher.weights: got '{teacher.weights}' beside architecture=start, which has its own, allowed: null; "
+                   "type method.teacher.weights=null")
+        if method.start is not None:
+            yield ("method.teacher.architecture: got start, but method.start begins with a quantized network, allowed: one of timm's; type "
+                   "method.teacher.architecture=null method.teacher.weights=DIR, the run of method=pretrain it came from")
 
 
 def _supernet(method: Supernet) -> Iterator[str]:

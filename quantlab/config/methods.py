@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, BinEdges, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
-    TableFile, UpToOne, says,
+    AboveOne, BinEdges, Count, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict,
+    Switch, TableFile, UpToOne, says,
 )
 
 
@@ -155,9 +155,15 @@ class Freezing(Strict):
     start: Fraction
 
 
+class Teacher(Strict):
+    architecture: OrNull[Name]
+    weights: OrNull[File]
+
+
 class QAT(QuantizedTraining):
     target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
     start: OrNull[Directory]
+    teacher: Teacher
     schedule: Literal["transition_rate", "learning_rate"]
     target_transition_rate: UpToOne
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]

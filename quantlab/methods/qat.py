@@ -14,6 +14,7 @@ from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.methods.qat_start import Start
 from quantlab.methods.quantized_training import QuantizedTraining, spread_evenly
+from quantlab.methods.teacher import Teacher
 from quantlab.optim import SGDT, AdamT, AdamWT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 from quantlab.quantizers.trained_layer import standardized_layers
@@ -36,6 +37,7 @@ class QAT(QuantizedTraining):
         self.learn_weight_scale = not self.is_scheduled
         self.start = None if section.start is None else Start(section.start, context.config)
         self.needs_full_precision = self.start is None
+        self.teacher = Teacher.of(section.teacher, context)
         if self.is_scheduled and all(bits.weight == 32 for bits in self.planned.values()):
             raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
                                "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
@@ -47,6 +49,7 @@ class QAT(QuantizedTraining):
     def check_files(cls, section, config) -> None:
         if section.start is not None:
             Start(section.start, config)
+        Teacher.check_files(section.teacher)
 
     def measure_start(self) -> dict:
         return super().measure_start() if self.start is None else {"start": self.start.metrics}
@@ -63,6 +66,15 @@ class QAT(QuantizedTraining):
         if section.oscillation == "freezing":
             self.freezing = {name: IterativeFreezing(self.trackers[name], layer.weight_quantizer.latent)
                              for name, layer in self.layers.items()}
+
+    def build(self, total_steps: int) -> None:
+        if self.section.teacher.architecture == "start":
+            self.teacher = Teacher(self.context.model)
+        super().build(total_steps)
+
+    def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        batch = super().training_batch(batch)
+        return batch if self.teacher is None else batch | {"label": self.teacher.probabilities(batch["image"])}
 
     def make_optimizers(self, groups: dict[str, list[Tensor]]) -> list[torch.optim.Optimizer]:
         section = self.section
@@ -163,7 +175,8 @@ class QAT(QuantizedTraining):
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"trackers": {name: tracker.state_dict() for name, tracker in self.trackers.items()},
-                                       "freezing": {name: freezing.state_dict() for name, freezing in self.freezing.items()}}
+                                       "freezing": {name: freezing.state_dict() for name, freezing in self.freezing.items()},
+                                       "teacher": None if self.teacher is None else self.teacher.fingerprint}
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
@@ -171,3 +184,5 @@ class QAT(QuantizedTraining):
             tracker.load_state_dict(state["trackers"][name])
         for name, freezing in self.freezing.items():
             freezing.load_state_dict(state["freezing"][name])
+        if self.teacher is not None:
+            self.teacher.require_same(state["teacher"])

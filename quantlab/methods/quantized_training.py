@@ -171,9 +171,13 @@ class QuantizedTraining(Method):
         # What these switches ask for is not in the compiled graph.
         self.stance = "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
 
+    def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of the dataset as the network is trained on it."""
+        return self.context.task.prepare(batch, train=True)
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.compiler.set_stance(self.stance):
-            return self.model(self.context.task.prepare(batch, train=True))
+            return self.model(self.training_batch(batch))
 
     def update(self) -> None:
         for optimizer in self.optimizers:

@@ -1,5 +1,5 @@
-"""Batches too small: of one image, with which BatchNorm cannot train where it has one value per channel, or of fewer images than there
-are processes. Found before any work."""
+"""Batches too small: of one image, with which BatchNorm cannot train where it has one value per channel, or of fewer images
+than there are processes. Found before any work."""
 
 import copy
 
@@ -32,17 +32,23 @@ def refuse_single_images(context: RunContext, method: Method) -> None:
         if len(batch) >= least * processes:
             continue
         images = len(getattr(training, "trained_on", training.dataset))
-        why = "" if problem is None else f", but model={context.config.model.name} normalizes over the batch (torch: {problem})"
-        allowed = f"at least {least} image{'s'[:least > 1]}" + (f" in each of {processes} processes" if processes > 1 else "")
+        name = context.config.model.name
+        why = "" if problem is None else f", but model={name} normalizes over the batch (torch: {problem})"
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        allowed = f"at least {least} image{'s'[:least > 1]}{each}"
         if len(usual) > len(batch):
             step, remedy = "the last step of an epoch", "type trainer.drop_last=true"
         else:
-            step, remedy = "a step", f"type {key}={least * processes}" if images >= least * processes else "give more images"
-        raise RequestError(f"{key}: {step} has {len(batch)} of the {images} training images{why}, allowed: {allowed}; {remedy}")
+            step, remedy = "a step", f"type {key}={least * processes}"
+            if images < least * processes:
+                remedy = "give more images"
+        raise RequestError(f"{key}: {step} has {len(batch)} of the {images} training images{why}, allowed: {allowed}; "
+                           f"{remedy}")
 
 
 def _smallest_batch(context: RunContext, training: Method) -> list[int]:
-    """The batch of an epoch's last step, which trainer.drop_last=false makes smaller than the others, or of the run's if it ends before."""
+    """The batch of an epoch's last step, which trainer.drop_last=false makes smaller than the others, or of the run's last
+    step if that comes before."""
     steps = run_length(context.config.trainer, training.steps, training.steps_per_epoch)
     return training.batch_indices(min(steps, training.steps_per_epoch) - 1)
 
