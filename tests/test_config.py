@@ -48,7 +48,7 @@ def only_problem(mapping):
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
     needs = {("method", "sample"): ["method.run=somewhere"],
-             ("experiment", "supernet/mobilenet/retrain"): ["model.subnet=" + "-".join("1" * 21)],
+             ("experiment", "supernet/mobilenet_retrain"): ["model.subnet=" + "-".join("1" * 21)],
              ("quantizer", "none"): ["method=pretrain"]}
     single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3",
               "mobilenet_supernet": "-".join("1" * 21), "mobilenet_supernet_small": "-".join("1" * 7)}
