@@ -46,8 +46,9 @@ def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count
     order = np.arange(len(images))
     if drawn == "random" or sorted_by_class(images.labels):
         order = seeded(context.config.seed, ORDER).permutation(order)
-    loader = DataLoader(images, batch_sampler=divided(order[:count], size, drawn, whole_part=part == "test"), collate_fn=context.task.collate,
-                        num_workers=context.task.workers, generator=torch.Generator())
+    batches = divided(order[:count], size, drawn, whole_part=part == "test")
+    loader = DataLoader(images, batch_sampler=batches, collate_fn=context.task.collate, num_workers=context.task.workers,
+                        generator=torch.Generator())
     # Copies: what another process loaded lies in shared memory, of which there may be little
     stored = [{name: tensor.clone() for name, tensor in batch.items()} for batch in loaded(loader)]
     return Batches(stored, context.task, context.device)

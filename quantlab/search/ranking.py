@@ -15,8 +15,8 @@ from quantlab.search.truth import TruthTable
 class Ranking:
     """How well scores, and complexities, order subnets.
 
-    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main column first and of those
-    beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities against the main column, and Kendall's tau
+    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main column first and
+    of those beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities against the main column, and Kendall's tau
     against each other one, `kendall_tau_NAME`.
     """
 

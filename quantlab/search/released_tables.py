@@ -1,7 +1,7 @@
 """The tables that the supernet paper's code ships, as a truth table of our numbering.
 
-github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled lists of NAS-Bench-201's accuracies, in our order of cells, and
-of the 327 cells (the file's name says 320) that the paper measures rank correlations on. Nothing in them is executed, as in `nats_bench`.
+github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled lists of NAS-Bench-201's accuracies, in our order of
+cells, and of the 327 cells (the file's name says 320) that the paper measures rank correlations on. Nothing in them is executed, as in `nats_bench`.
 """
 
 import pickle
@@ -54,7 +54,8 @@ def _numbers(path: Path, allowed: str, is_sound: Callable[[np.ndarray], bool]) -
         with open(path, "rb") as stream:
             content = PlainUnpickler(stream).load()
     except Exception as error:      # pickle, fed with damaged bytes, raises almost anything
-        raise RequestError(f"{path}: not readable ({error}), allowed: a pickled list of numbers, as the supernet paper's code ships") from None
+        raise RequestError(f"{path}: not readable ({error}), allowed: a pickled list of numbers, as the supernet paper's code "
+                           "ships") from None
     if isinstance(content, list) and content and all(isinstance(value, Real) for value in content):
         values = np.array(content, dtype=np.float64)
         if np.isfinite(values).all() and values.min() >= 0 and is_sound(values):

@@ -17,9 +17,9 @@ TRIES = 500     # draws for a subnet of the bin before any will do
 class FlopsBins:
     """Draws that are uniform over bins of FLOPs instead of over subnets, of which most have about the same number.
 
-    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken, whatever its FLOPs. As
-    the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330 M); the supernet paper's own trainer for that
-    space is not released.
+    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken, whatever its
+    FLOPs. As the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330 M); the supernet paper's own
+    trainer for that space is not released.
     """
 
     def __init__(self, space: SearchSpace, edges: Sequence[float], key: str = "method.flops_bins"):
@@ -29,8 +29,8 @@ class FlopsBins:
         for low, high in zip(edges, edges[1:]):
             if high < least or low > most:
                 middle, step = (least + most) // 2, max((most - least) // 10, 1)
-                raise RequestError(f"{key}: got a bin from {low:g} to {high:g}, but subnets of {space.name} have {least} to {most} FLOPs here, "
-                                   f"allowed: bins among these; type {key}=[{middle - step},{middle},{middle + step}], or null for none")
+                raise RequestError(f"{key}: got a bin from {low:g} to {high:g}, but subnets of {space.name} have {least} to {most} FLOPs "
+                                   f"here, allowed: bins among these; type {key}=[{middle - step},{middle},{middle + step}], or null for none")
 
     def draw(self, rng: "np.random.Generator", sample: Callable[[], Subnet]) -> Subnet:
         place = rng.integers(len(self.edges) - 1)

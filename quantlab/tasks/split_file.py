@@ -34,8 +34,8 @@ def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarr
     if both.min() < 0:
         raise RequestError(f"{key}: {file} names image {both.min()}, allowed: from 0; type {key}=null for a random split")
     if len(np.unique(both)) < len(both):
-        raise RequestError(f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null for a "
-                           "random split")
+        raise RequestError(f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null for "
+                           "a random split")
     return train, valid
 
 

@@ -237,7 +237,8 @@ def test_the_paper_s_rows_are_the_released_recipe(row):
 def test_every_method_of_the_paper_has_both_parts_and_each_alone():
     methods = [experiment(row).method for row in rows()]
     parts = {(method.sampler, method.calr, method.momentum_separation) for method in methods}
-    assert parts == {(sampler, calr, separated) for sampler in ("spos", "fairnas", "fsnas") for calr in (True, False) for separated in (True, False)}
+    switches = (True, False)
+    assert parts == {(sampler, calr, separated) for sampler in ("spos", "fairnas", "fsnas") for calr in switches for separated in switches}
 
 
 # ranking --------------------------------------------------------------------------------------------------------------
