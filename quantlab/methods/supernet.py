@@ -348,9 +348,9 @@ class Supernet(Method):
     def _draw(self, ranking: Ranking | None, found: Subnet) -> None:
         folder, rows = self.context.directory / "figures", read_metrics(self.context.directory)
         if ranking is not None:
-            pictures.ranking_scatter(ranking.scores, ranking.truth[ranking.main].tolist(), ranking.complexities, ranking.main, ranking.metrics["kendall_tau"],
-                                     folder / "ranking.png", parameters_tau=ranking.by_complexity["kendall_tau"],
-                                     measure=self.section.complexity)
+            pictures.ranking_scatter(ranking.scores, ranking.truth[ranking.main].tolist(), ranking.complexities, ranking.main,
+                                     ranking.metrics["kendall_tau"], folder / "ranking.png",
+                                     parameters_tau=ranking.by_complexity["kendall_tau"], measure=self.section.complexity)
         pictures.fairness_curves(rows, folder / "fairness.png")
         pictures.noise_curve(rows, folder / "noise.png")
         operations, title = [self.space.operations[operation] for operation in found], f"found: {self.space.encode(found)}"
