@@ -87,7 +87,7 @@ RUNS = {
     "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
                  "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
-                 "method.ranking.images=64", "method.search.population=2",
+                 "method.ranking.images=64", "method.search.population=2", "method.search.complexity_limit=20000",
                  "method.search.generations=2"),
 }
 
@@ -149,6 +149,10 @@ def test_the_table_of_effects_names_keys_that_exist():
     (["method=ptq", "method.step_loss=output"], "method.step_loss has no effect with method.reconstruction=block; it acts with step"),
     (["method=supernet", "method.decay=uniform"], "method.decay has no effect with method.calr=true; it acts with false"),
     (["method=supernet", "method.fsnas_split=1"], "method.fsnas_split has no effect with method.sampler=spos; it acts with fsnas"),
+    (["method=supernet", "method.search.complexity=flops"],
+     "method.search.complexity has no effect with method.search.complexity_limit=null; it acts with a value"),
+    (["method=supernet", "method.search.complexity=flops", "method.search.complexity_limit=5000"], None),
+    (["method=qat", "task=cifar10", "task.split_file=x", "task.split_seed=1"], "task.split_seed has no effect with task.split_file=x; it acts with null"),
     (["quantizer.zeta=1.2"], None), (["method=qat", "method.decay=step", "method.milestones=[0.5]"], None), (["method=qat", "~logger"], None),
 ])
 def test_what_was_typed_without_effect_is_told(words, said):

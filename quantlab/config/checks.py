@@ -197,6 +197,9 @@ def _supernet(method: Supernet) -> Iterator[str]:
     if method.sampler == "fsnas" and method.momentum_separation and method.split == method.fsnas_split:
         yield (f"method.split: got {method.split}, the decision that sampler=fsnas fixes (method.fsnas_split): one operation is left there, "
                "and momentum needs several to separate by; type method.split=null")
+    if method.sampler == "fairnas" and method.flops_bins is not None:
+        yield ("method.flops_bins: got bins, but sampler=fairnas draws subnets that have every operation once together, whatever their FLOPs, "
+               "allowed: null; type method.flops_bins=null, or method.sampler=spos")
     ranking = method.ranking
     for key in ("column", "subset"):
         if getattr(ranking, key) is not None and ranking.truth is None:
@@ -235,7 +238,7 @@ def _integer_check(quantizer: Section | None) -> Iterator[str]:
                    "type method.integer_check=false")
 
 
-def _space(model: Searchable) -> SearchSpace:
+def space_of(model: Searchable) -> SearchSpace:
     """The space whose encodings `model.subnet` takes; the sizes of the task do not matter to it."""
     if isinstance(model, NasBench201):
         return nas_bench_201.NasBench201(model.width, model.cells)
@@ -247,7 +250,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
     kinds = method.model_kinds or ("classifier",)
     if model.kind == "supernet" and "classifier" in kinds and "supernet" not in kinds:
         yield (f"model.subnet: got null, the supernet model={model.name}, but method={method.name} takes a single network, allowed: "
-               f"the encoding of one; type model.subnet={_space(model).example}, or method=supernet")
+               f"the encoding of one; type model.subnet={space_of(model).example}, or method=supernet")
     elif model.kind == "classifier" and "supernet" in kinds and "classifier" not in kinds:
         yield (f"model.subnet: got '{model.subnet}', a single network, but method={method.name} takes a supernet, allowed: null; "
                "type model.subnet=null")
@@ -255,7 +258,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
 
 def _subnet(model: Searchable) -> Iterator[str]:
     try:
-        _space(model).decode(model.subnet, key="model.subnet")
+        space_of(model).decode(model.subnet, key="model.subnet")
     except RequestError as error:
         yield from error.problems
 

@@ -45,6 +45,16 @@ class Acts(NamedTuple):
     values: tuple[Any, ...]
 
 
+class Given(tuple):
+    """Any value but null."""
+
+    def __contains__(self, value: object) -> bool:
+        return value is not None
+
+
+GIVEN = Given(("a value",))
+
+
 def only_if(of: str, values: tuple[Any, ...], *keys: str) -> list[Acts]:
     return [Acts(key, of, values) for key in keys]
 
@@ -82,11 +92,14 @@ EFFECTS: list[Acts] = [
         "symmetric", "granularity", "scale_search", "rounding"))),
     *only_if("quantizer.activation.bits", tuple(range(2, 9)), *(f"quantizer.activation.{key}" for key in (
         "symmetric", "scale_search", "scales"))),
+    # classification
+    *only_if("task.split_file", (None,), "task.validation_fraction", "task.split_seed"),
     # supernets
     Acts("method.fsnas_split", "method.sampler", ("fsnas",)),
     *only_if("method.momentum_separation", (True,), "method.split"),
     Acts("method.decay", "method.calr", (False,)),
     Acts("method.ranking.calibration_images", "method.ranking.batch_norm", ("recalibrated",)),
+    Acts("method.search.complexity", "method.search.complexity_limit", GIVEN),
     Acts("method.ranking.stand_alone", "method.ranking.truth", (None,)),
     *only_if("method.search.strategy", ("evolutionary", "random"), "method.search.population", "method.search.generations"),
     *only_if("method.search.strategy", ("evolutionary",), *(f"method.search.{key}" for key in (

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Count, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
-    TableFile, UpToOne,
+    AboveOne, BinEdges, Count, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict,
+    Switch, TableFile, UpToOne, says,
 )
 
 
@@ -194,7 +194,7 @@ class QAT(QuantizedTraining):
 
 
 class StandAlone(Strict):
-    subnets: Count
+    subnets: CountFromZero
     steps: Count
 
 
@@ -204,15 +204,20 @@ class Ranking(Strict):
     subset: OrNull[Name]
     subnets: OrNull[Count]
     images: OrNull[Count]
+    batches: Literal["whole", "random"]
     batch_size: Count
     batch_norm: Literal["batch", "recalibrated"]
     calibration_images: Count
     stand_alone: StandAlone
 
 
+Complexity = Annotated[Literal["parameters", "flops"], says("parameters, flops", "flops")]
+
+
 class Search(Strict):
     strategy: Literal["evolutionary", "random", "exhaustive"]
     complexity_limit: OrNull[Positive]
+    complexity: OrNull[Complexity]
     population: Count
     generations: Count
     parents: Count
@@ -228,6 +233,7 @@ class Supernet(Method):
     target: Literal["quantlab.methods.supernet.Supernet"] = Field(alias="_target_")
     sampler: Literal["spos", "fairnas", "fsnas"]
     fsnas_split: CountFromZero
+    flops_bins: OrNull[BinEdges]
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -236,7 +242,7 @@ class Supernet(Method):
     gradient_clip: OrNull[Positive]
     calr: Switch
     gamma_max: AboveOne
-    complexity: Literal["parameters", "flops"]
+    complexity: Complexity
     decay: Literal["cosine", "uniform", "constant"]
     momentum_separation: Switch
     split: OrNull[CountFromZero]

@@ -1,12 +1,16 @@
 """Classification tasks: parts that share nothing, augmentation that moves whole images, accuracy counted right."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from quantlab.config.tasks import Digits as DigitsSection
+from quantlab.config.tasks import TorchvisionClassification as TorchvisionSection
 from quantlab.errors import RequestError, RunError
-from quantlab.tasks.classification import Digits, random_crop_and_flip
+from quantlab.tasks.classification import Digits, OfficialTest, random_crop_and_flip
 
 
 def section(**values):
@@ -107,3 +111,51 @@ def test_labels_outside_the_classes_are_refused():
     task.classes = 9
     with pytest.raises(RequestError, match="label 9, allowed: 0 to 8"):
         task.check()
+
+
+class Sixty(OfficialTest):
+    """Sixty images whose first pixel is their place."""
+
+    channels, classes = 1, 3
+
+    def _load(self):
+        return np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(8, 2).repeat(8, 3), np.arange(60) % 3
+
+    _load_test = _load
+
+
+def sixty(split_file):
+    shared = section().model_dump(by_alias=True) | {"_target_": "quantlab.tasks.classification.Mnist", "data_dir": "nowhere", "download": False}
+    return Sixty(TorchvisionSection.model_validate(shared | {"split_file": split_file and str(split_file)}))
+
+
+def write_split(path, train, valid):
+    path.write_text(json.dumps({"train": ["int", [str(number) for number in train]], "valid": ["int", [str(number) for number in valid]]}))
+    return path
+
+
+def test_a_split_file_says_which_image_is_whose(tmp_path):
+    file = write_split(tmp_path / "cifar-split.txt", range(1, 60, 2), range(0, 60, 2))      # as NAS-Bench-201 writes it
+    task, random = sixty(file), sixty(None)
+    places = {name: [int(image[0, 0, 0]) for image in task.part(name).images] for name in ("train", "validation")}
+    assert places == {"train": list(range(1, 60, 2)), "validation": list(range(0, 60, 2))} and len(task.part("test")) == 60
+    assert task.protocol()["split_file"] == "cifar-split.txt" and "split_seed" not in task.protocol() and "split_file" not in random.protocol()
+    (tmp_path / "plain.json").write_text(json.dumps({"train": list(range(1, 60, 2)), "valid": list(range(0, 60, 2))}))
+    other = sixty(write_split(tmp_path / "other.txt", range(0, 60, 2), range(1, 60, 2)))
+    prints = [one.fingerprint() for one in (task, random, other, sixty(tmp_path / "plain.json"))]
+    assert len(set(prints)) == 3 and prints[3] == prints[0]
+
+
+@pytest.mark.parametrize("content, said", [
+    (None, "task.split_file: no such file: .*type task.split_file=null"), ("train: 0", "is no JSON"), ("[1, 2]", 'holds no list of numbers "train"'),
+    ('{"train": [0, 1], "valid": []}', 'holds no list of numbers "valid"'), ('{"train": [0, "a"], "valid": [1]}', 'holds no list of numbers "train"'),
+    ('{"train": [0, 1], "valid": [1]}', "names an image twice"), ('{"train": [0, -1], "valid": [1]}', "names image -1"),
+    ('{"train": [0, 60], "valid": [1]}', "names image 60, allowed: up to 59"),
+])
+def test_a_file_that_is_no_split_is_refused_in_one_line(content, said, tmp_path):
+    file = tmp_path / "split.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RequestError, match=said) as caught:
+        sixty(file).check()
+    assert "\n" not in str(caught.value)
