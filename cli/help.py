@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from quantlab.config.catalog import groups, headline, options, root_config
+from quantlab.config.catalog import groups, headline, options, root_config, table_rows
 
 ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
 
@@ -60,7 +60,25 @@ def _group(group: str, whole: bool = False) -> str:
             said.add(folder)
             lines.append(_line(f"{folder}/...", f"{folders[folder]} of them, all listed by quantlab --help {group}; one is"))
             lines.append(_line(f"  {name}", headline(path)))
+    if whole and group == "experiment":
+        lines += _rows()
     return "\n".join(lines) if named else ""
+
+
+def _rows() -> list[str]:
+    """The rows of the papers' tables that are no option by themselves."""
+    listed = table_rows()
+    lines = ["", "rows of the papers' tables that are an experiment and a word more (add data_dir=DIR), their columns as a sweep:"]
+    for paper, rows in listed["with_a_word"].items():
+        lines.append(f"  {paper}:")
+        for one in rows:
+            sweep = "-m " if "," in one["type"] else ""
+            lines += [f"    {one['row']}", f"        quantlab {sweep}{one['type']}"]
+    lines += ["", "rows that no experiment expresses yet, and what they need:"]
+    for paper, rows in listed["not_yet"].items():
+        lines.append(f"  {paper}:")
+        lines += [line for one in rows for line in (f"    {one['row']}", f"        {one['needs']}")]
+    return lines
 
 
 def _root_keys() -> str:

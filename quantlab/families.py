@@ -171,7 +171,7 @@ def section(gradient_bits: int, exempt: Iterable[str]) -> SimpleNamespace:
     exempt = list(exempt)
     rules = [SimpleNamespace(modules=exactly(exempt), weight_bits=32, activation_bits=32)] if exempt else []
     gradient = SimpleNamespace(bits=gradient_bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0,
-                               init="quantile")
+                               init="quantile", granularity="tensor")
     return SimpleNamespace(weight=SimpleNamespace(bits=4), activation=SimpleNamespace(bits=4, signed="auto"), gradient=gradient,
                            first_layer=ends, last_layer=ends, policy=rules, output_scale=False)
 
@@ -189,13 +189,11 @@ def _step(network: nn.Module, loss: Callable[[], Tensor], unused: list[str]) -> 
     without = [name for name, layer in used.items() if layer.weight.grad is None]
     if not torch.isfinite(value) or without:
         raise ValueError(f"loss {value.item()}, no gradient: {', '.join(without) or 'none'}")
-    intervals = gradient_quantizers(network).values()
-    of_intervals = {id(parameter) for interval in intervals for parameter in interval.parameters()}
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.grad is not None and id(parameter) not in of_intervals:
+            if parameter.grad is not None:
                 parameter.sub_(1e-3 * parameter.grad)
-    update_intervals(intervals)
+    update_intervals(gradient_quantizers(network).values())
     network.zero_grad(set_to_none=True)
 
 

@@ -229,7 +229,7 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
     }
     layers = read_layers(context.directory)
     more = {"quantized": None if layers is None else quantized_share(layers, bits), "best": outcome.best,
-            "diagnostics": outcome.diagnostics}
+            "diagnostics": outcome.diagnostics, "notes": outcome.notes}
     return results | {key: value for key, value in more.items() if value}
 
 

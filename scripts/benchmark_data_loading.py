@@ -24,7 +24,7 @@ from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.tasks.classification import Cifar10
 from quantlab.tasks.classification_folder import ImageFolder
 
-COMMON = {"validation_fraction": 0.1, "split_seed": 0,
+COMMON = {"validation_fraction": 0.1, "split_seed": 0, "label_smoothing": 0.0,
           "normalization": SimpleNamespace(mean=[0.5] * 3, std=[0.25] * 3), "data_dir": None, "download": False}
 
 

@@ -42,7 +42,7 @@ def network() -> CifarResNet:
 def quantized(bits: int, batch: dict, policy: type = FixedPointPolicy, gradient_bits: int = 32, learn_weight_scale: bool = True) -> CifarResNet:
     ends = SimpleNamespace(weight_bits=32, activation_bits=32)
     gradient = SimpleNamespace(bits=gradient_bits, interval="large_gradient", alpha=1e-3, beta=1e-3, gamma_min=1e-3, gamma_max=1.0,
-                               init="quantile")
+                               init="quantile", granularity="tensor")
     section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
     model = network()
@@ -102,8 +102,8 @@ def with_sgd(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
 
 
 def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
-    scales, ratios = quantizer_parameters(model), gradient_quantizers(model).values()
-    apart = {id(parameter) for parameter in [*scales, *(quantizer.interval.clip_ratio for quantizer in ratios)]}
+    scales = quantizer_parameters(model)
+    apart = {id(parameter) for parameter in scales}
     optimizers = [torch.optim.SGD([p for p in model.parameters() if id(p) not in apart], lr=0.01, momentum=0.9, weight_decay=1e-4),
                   torch.optim.Adam(scales, lr=1e-5)]
     trained = WithLoss(model)
@@ -111,7 +111,7 @@ def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Ste
     def update() -> None:
         for optimizer in optimizers:
             optimizer.step()
-        update_intervals(ratios)
+        update_intervals(gradient_quantizers(model).values())
 
     def zero() -> None:
         for optimizer in optimizers:

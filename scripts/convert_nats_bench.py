@@ -1,10 +1,13 @@
-"""The official NAS-Bench-201 or NATS-Bench file to the truth table that method=supernet ranks against.
+"""The accuracies of NAS-Bench-201's cells as the truth table that method=supernet ranks against.
 
-    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple nas_bench_201.npz
-    python scripts/convert_nats_bench.py NAS-Bench-201-v1_1-096897.pth nas_bench_201.npz --lists OTHER.npz
+    git clone https://github.com/cvlab-yonsei/DYNAS
+    python scripts/convert_nats_bench.py DYNAS/exps/NAS-Bench-201-algos/benchmark_data DIR/nas_bench_201.npz
+    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple DIR/nas_bench_201.npz --lists DYNAS/exps/.../kendal_320_idx.pkl
 
-Accepted are NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2 and the unpacked NATS-tss-v1_0-*-simple, which takes the least memory. They
-are pickles, but nothing in them is executed: a file that holds more than containers and numbers is refused.
+The first is the supernet paper's own copy of the benchmark's accuracies, with the list of cells that experiment=supernet/... takes rank
+correlations on (kendall_indices). The benchmark's own files hold no such list: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2, and the
+unpacked NATS-tss-v1_0-*-simple, which takes the least memory; --lists brings it, from that file or from another table. All are pickles,
+but nothing in them is executed: a file that holds more than containers and numbers is refused.
 """
 
 import argparse
@@ -14,19 +17,24 @@ from pathlib import Path
 from quantlab.errors import RequestError
 from quantlab.search.nas_bench_201 import NasBench201
 from quantlab.search.nats_bench import read_benchmark
+from quantlab.search.released_tables import LIST, LIST_NAME, is_released, read_list, read_released
 from quantlab.search.truth import TruthTable
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", type=Path, help="the official file, or the unpacked folder")
-    parser.add_argument("output", type=Path, help="the .npz to write")
-    parser.add_argument("--lists", type=Path, metavar="TABLE.npz", help="take over the lists of cells (kendall_indices) of another table")
+    parser.add_argument("benchmark", type=Path, help="the official file or its unpacked folder, or the paper's benchmark_data")
+    parser.add_argument("output", type=Path, help="the .npz to write; as DIR/nas_bench_201.npz the experiments find it with data_dir=DIR")
+    parser.add_argument("--lists", type=Path, metavar="FILE",
+                        help=f"{LIST}, or another table (.npz), whose lists of cells are taken over")
     options = parser.parse_args()
     try:
-        table = read_benchmark(options.benchmark)
-        if options.lists is not None:
-            table = TruthTable(table.indices, table.accuracies, TruthTable.load(options.lists, NasBench201(), key="--lists").subsets)
+        # What is quickly read comes first: a benchmark takes minutes
+        lists = {} if options.lists is None else read_lists(options.lists)
+        benchmark = options.benchmark.expanduser()
+        table = read_released(benchmark) if is_released(benchmark) else read_benchmark(benchmark)
+        table = TruthTable(table.indices, table.accuracies, {**table.subsets, **lists})
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         table.save(options.output)
     except RequestError as error:
         print(f"convert_nats_bench: error: {error}", file=sys.stderr)
@@ -35,7 +43,18 @@ def main() -> int:
     for name, values in table.accuracies.items():
         best = space.encode(space.subnet(int(values.argmax())))
         print(f"{name}: {values.min():.2f} to {values.max():.2f} percent, best cell {best}")
+    for name, cells in table.subsets.items():
+        print(f"{name}: {len(cells)} cells")
+    if LIST_NAME not in table.subsets:
+        print(f"no {LIST_NAME}: rank correlations will be of all cells (method.ranking.subset=null); the paper's are of a list, {LIST} of "
+              "github.com/cvlab-yonsei/DYNAS, which --lists brings")
     return 0
+
+
+def read_lists(path: Path) -> dict:
+    """The lists of cells of another table, or the one of the paper's own file."""
+    path = path.expanduser()
+    return read_list(path) if path.suffix == ".pkl" else dict(TruthTable.load(path, NasBench201(), key="--lists").subsets)
 
 
 if __name__ == "__main__":

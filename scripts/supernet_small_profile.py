@@ -1,6 +1,6 @@
 """CaLR and momentum separation on the small profile of CIFAR-10: the table under results/.
 
-    python scripts/supernet_small_profile.py --data-dir DIR                 # 14 sweeps of three seeds, two and a half hours of one core
+    python scripts/supernet_small_profile.py --data-dir DIR                 # 18 sweeps of three seeds, three and a half hours of one core
     python scripts/supernet_small_profile.py --data-dir DIR --only spos     # SPOS, its ablation and its control
 
 DIR holds CIFAR-10 and nas_bench_201.npz. Runs that are there already are skipped, so it can be stopped and started again. Every run is
@@ -17,8 +17,8 @@ from tables import add_options, sweep_all, write_table
 from quantlab.report.runs import find_runs, read_metrics
 from quantlab.report.supernet import noise_comparison
 
-ROWS = ("spos", "spos_calr_ms", "spos_calr", "spos_ms", "spos_uniform", "fairnas", "fairnas_released", "fairnas_calr_ms", "fsnas",
-        "fsnas_calr_ms")
+ROWS = ("spos", "spos_calr_ms", "spos_calr", "spos_ms", "spos_uniform", "fairnas", "fairnas_released", "fairnas_calr_ms", "fairnas_calr",
+        "fairnas_ms", "fsnas", "fsnas_calr_ms", "fsnas_calr", "fsnas_ms")
 VARIANTS = {"frozen": "method.inactive_parameters=frozen", "40_epochs": "method.epochs=40"}
 JOBS = {name: [f"experiment=supernet/small/{name}"] for name in ROWS} | {
     f"{name}_{variant}": [f"experiment=supernet/small/{name}", word]

@@ -47,7 +47,9 @@ def only_problem(mapping):
 @pytest.mark.parametrize("group, option", [(group, option) for group in groups() for option in options(group)])
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
-    needs = {("method", "sample"): ["method.run=somewhere"], ("quantizer", "none"): ["method=pretrain"]}
+    needs = {("method", "sample"): ["method.run=somewhere"],
+             ("experiment", "supernet/mobilenet_retrain"): ["model.subnet=" + "-".join("1" * 21)],
+             ("quantizer", "none"): ["method=pretrain"]}
     single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3",
               "mobilenet_supernet": "-".join("1" * 21), "mobilenet_supernet_small": "-".join("1" * 7)}
     needs |= {("model", name): ["method=pretrain", "task=digits", f"model.subnet={subnet}"] for name, subnet in single.items()}

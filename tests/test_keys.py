@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tiny import TINY_PTQ
@@ -17,6 +18,8 @@ from quantlab.config.effects import EFFECTS, without_effect
 from quantlab.config.fields import Strict
 from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
 from quantlab.errors import RequestError
+from quantlab.methods.low_bit import LowBit
+from quantlab.methods.qat import QAT
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.quantizers.trained_layer import wrap_for_training
 
@@ -80,11 +83,11 @@ RUNS = {
     "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
                  "method.freezing.start=0.0"),
     "adamw": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adamw"),
-    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true"),
+    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true", "quantizer.gradient.interval=dsgc", "method.deviation_scaling=true"),
     "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
                  "method.ranking.stand_alone={subnets: 2, steps: 1}",
                  "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
-                 "method.ranking.images=64", "method.search.population=2",
+                 "method.ranking.images=64", "method.search.population=2", "method.search.complexity_limit=20000",
                  "method.search.generations=2"),
 }
 
@@ -103,6 +106,11 @@ def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path,
         config = resolved("method=qat", f"quantizer={quantizer}", "quantizer.gradient.bits=4", f"quantizer.gradient.interval={interval}",
                           f"quantizer.policy=[{rule}]")
         wrap_for_training(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer), learn_weight_scale=True)
+    for method, kind in (("qat", QAT), ("low_bit", LowBit)):        # each optimizer reads its own rate
+        for optimizer in type(resolved(f"method={method}").method.learning_rate).model_fields:
+            one = kind.__new__(kind)
+            one.section, one.is_scheduled = resolved(f"method={method}", f"method.optimizer={optimizer}").method, False
+            one.make_optimizers({"latent": [torch.nn.Parameter(torch.ones(1))], "weights": [], "scales": [], "normalization": []})
     wanted = {key for section in SECTIONS if section.group in ("method", "quantizer", "trainer") for key in keys_of(section)}
     assert {f"{kind.__name__}.{name}" for kind, name in wanted - read if name not in READ_ELSEWHERE} == set()
 
@@ -133,11 +141,18 @@ def test_the_table_of_effects_names_keys_that_exist():
 @pytest.mark.parametrize("words, said", [
     (["method=qat", "method.milestones=[0.5]"], "method.milestones has no effect with method.decay=cosine; it acts with step"),
     (["method=qat", "method.dampening.weight=0.3"], "method.dampening.weight has no effect with method.oscillation=none; it acts with dampening"),
-    (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 8"),
+    (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 16"),
+    (["method=qat", "method.optimizer=rmsprop", "method.momentum=0.5"], "method.momentum has no effect with method.optimizer=rmsprop; it acts with sgd"),
+    (["method=qat", "method.schedule=learning_rate", "method.target_bits=section"],
+     "method.target_bits has no effect with method.schedule=learning_rate; it acts with transition_rate"),
     (["method=qat", "method.learning_rate.adam=0.1"], "method.learning_rate.adam has no effect with method.optimizer=sgd; it acts with adam"),
     (["method=ptq", "method.step_loss=output"], "method.step_loss has no effect with method.reconstruction=block; it acts with step"),
     (["method=supernet", "method.decay=uniform"], "method.decay has no effect with method.calr=true; it acts with false"),
     (["method=supernet", "method.fsnas_split=1"], "method.fsnas_split has no effect with method.sampler=spos; it acts with fsnas"),
+    (["method=supernet", "method.search.complexity=flops"],
+     "method.search.complexity has no effect with method.search.complexity_limit=null; it acts with a value"),
+    (["method=supernet", "method.search.complexity=flops", "method.search.complexity_limit=5000"], None),
+    (["method=qat", "task=cifar10", "task.split_file=x", "task.split_seed=1"], "task.split_seed has no effect with task.split_file=x; it acts with null"),
     (["quantizer.zeta=1.2"], None), (["method=qat", "method.decay=step", "method.milestones=[0.5]"], None), (["method=qat", "~logger"], None),
 ])
 def test_what_was_typed_without_effect_is_told(words, said):
@@ -147,7 +162,7 @@ def test_what_was_typed_without_effect_is_told(words, said):
 
 @pytest.mark.parametrize("words, key", [
     (["trainer.epochs=3"], "trainer.epochs"), (["method=ptq", "trainer.epochs=3"], "trainer.epochs"),
-    (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"), (["trainer.compile=true"], "trainer.compile"),
+    (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"), (["trainer.drop_last=false"], "trainer.drop_last"), (["trainer.compile=true"], "trainer.compile"),
     (["method=supernet", "trainer.compile=true"], "trainer.compile"),
     *((["method=sample", "method.run=x", f"trainer.{word}"], f"trainer.{word.partition('=')[0]}")
       for word in ("epochs=1", "max_steps=1", "num_workers=2", "mixed_precision=fp16", "compile=true")),

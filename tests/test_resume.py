@@ -32,7 +32,8 @@ BLOCK = (*PTQ, "method.reconstruction=block", "method.network_evaluations=120", 
 REPRESENTATIVE = {
     "ptq-block-adaround": (*BLOCK, ADAROUND),
     "supernet-fsnas": (*SUPERNET, "method.sampler=fsnas", "trainer.max_steps=15"),
-    "pretrain-classifier": ("method=pretrain", "model=resnet20", "task=digits", *CLASSIFIER, "model.pretrain.batch_size=128"),
+    "pretrain-classifier": ("method=pretrain", "model=resnet20", "task=digits", *CLASSIFIER, "model.pretrain.batch_size=128",
+                            "model.pretrain.steps=12", "trainer.drop_last=false"),     # ten batches of 128, one of 14, one more
 }
 MATRIX = REPRESENTATIVE | {
     "pretrain-denoiser": ("method=pretrain", *TINY, "trainer.log_every=1", "trainer.checkpoint_every=4"),
@@ -48,8 +49,12 @@ MATRIX = REPRESENTATIVE | {
     "qat-learning-rate": ("method=qat", *TRAINED, "method.schedule=learning_rate"),
     **{f"qat-{cure}": ("method=qat", *TRAINED, "method.schedule=learning_rate", f"method.oscillation={cure}", f"method.{cure}.start=0.2")
        for cure in ("freezing", "dampening")},
+    "qat-last-batch": ("method=qat", *TRAINED, "trainer.drop_last=false"),
+    "qat-teacher": ("method=qat", *TRAINED, "method.teacher.architecture=start"),
     **{f"low-bit-{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}")
        for interval in ("large_gradient", "fixed", "min_max", "dsgc", "piecewise")},
+    "low-bit-deviation-scaling": ("method=low_bit", *TRAINED, "quantizer.gradient.interval=dsgc", "quantizer.gradient.period=3",
+                                  "method.deviation_scaling=true"),
     **{f"supernet-{sampler}": (*SUPERNET, f"method.sampler={sampler}") for sampler in ("spos", "fairnas")},
     "supernet-recalibrated": (*SUPERNET, "method.ranking.batch_norm=recalibrated", "method.ranking.calibration_images=64"),
 }

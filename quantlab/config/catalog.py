@@ -56,6 +56,12 @@ def hidden(name: str) -> list[Path]:
     return [path for path in others if path.read_bytes() != first.read_bytes()]
 
 
+def table_rows() -> dict[str, dict[str, list[dict[str, str]]]]:
+    """Rows of the papers' tables beside the experiments, by paper: `with_a_word`, each a `row` and what to `type`, and
+    `not_yet`, each a `row` and what it `needs`."""
+    return yaml.safe_load((CONF / "experiment" / "_rows.yaml").read_text(encoding="utf-8"))
+
+
 def headline(option: Path) -> str:
     """The first comment line of a YAML: what it is. Empty where it has none."""
     for line in option.read_text(encoding="utf-8", errors="replace").splitlines():

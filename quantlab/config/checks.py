@@ -10,8 +10,8 @@ from quantlab.config.effects import trainer_problems
 from quantlab.config.fields import Section
 from quantlab.config.methods import QAT, DiffusionPTQ, Evaluate, LowBit, Method, Sample, Supernet
 from quantlab.config.models import DDIM, EDSR, CifarResNet, Detector, Model, NasBench201, RetinaNet, Searchable, TimmClassifier
-from quantlab.config.quantizers import LSQ, FixedPoint, TrainedQuantizer, UniformAffine
-from quantlab.config.sections import BY_TARGET
+from quantlab.config.quantizers import LSQ, FixedPoint, Gradient, TrainedQuantizer, UniformAffine
+from quantlab.config.sections import BY_TARGET, Trainer
 from quantlab.config.tasks import ClassFolders, ClassificationTask, DetectionTask, DigitScenes, GenerationTask
 from quantlab.errors import RequestError
 from quantlab.search import nas_bench_201
@@ -25,6 +25,7 @@ TASKS_OF_MODEL = {
     "detector": ("detection",),
     "super_resolver": ("super_resolution",),
 }
+MOST_GRADIENT_BITS = {"bf16": 9, "fp16": 12}            # significant bits of the type, and the sign
 EXTRA_LEVELS = {"none": 0, "pool": 1, "p6p7": 2}        # how many levels model.pyramid.extra_levels adds
 
 
@@ -45,6 +46,7 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                f"type task={best}")
     if isinstance(method, QAT):
         yield from _qat(method, quantizer)
+        yield from _teacher(method, task)
     if isinstance(model, EDSR) and isinstance(quantizer, FixedPoint) and not quantizer.output_scale:
         # Fixed-point numbers have lost their size: with 4 bits it ends below bicubic upsampling.
         yield (f"quantizer.output_scale: got false, but no normalization follows the layers of model={model.name}, allowed: true, or "
@@ -59,14 +61,10 @@ def combination_problems(sections: Mapping[str, Section | None]) -> Iterator[str
                    "type method.initialization=full_precision")
         if method.integer_check:
             yield from _integer_check(quantizer)
+        if method.deviation_scaling and isinstance(quantizer, TrainedQuantizer):
+            yield from _deviation_scaling(quantizer.gradient)
     if isinstance(quantizer, TrainedQuantizer):
-        gradient = quantizer.gradient
-        if gradient.gamma_min > gradient.gamma_max:
-            yield (f"quantizer.gradient.gamma_min: got {gradient.gamma_min}, allowed: up to gamma_max ({gradient.gamma_max}); "
-                   f"type quantizer.gradient.gamma_min={gradient.gamma_max}")
-        if gradient.interval == "piecewise" and gradient.bits == 2:
-            yield ("quantizer.gradient.bits: got 2, but interval=piecewise gives each of its two ranges one bit less, allowed: 3 to 8; "
-                   "type quantizer.gradient.bits=3")
+        yield from _gradient(quantizer.gradient, sections.get("trainer"))
     if isinstance(method, DiffusionPTQ):
         yield from _diffusion_ptq(method, model)
         if isinstance(quantizer, UniformAffine) and _learns(method) and not _learnable(method, quantizer):
@@ -174,17 +172,60 @@ def _qat(method: QAT, quantizer: Section | None) -> Iterator[str]:
     if method.schedule == "transition_rate" and quantizer is not None and quantizer.weight.bits == 32 != quantizer.activation.bits:
         yield ("quantizer.weight.bits: got 32, but method.schedule=transition_rate schedules the transitions of quantized "
                "weights; type quantizer.weight.bits=2, or method.schedule=learning_rate")
+    if method.nesterov and method.optimizer == "sgd" and method.momentum == 0:
+        yield ("method.nesterov: got true, but method.momentum=0 leaves nothing to look ahead with, allowed: false; type method.nesterov=false "
+               "or method.momentum=0.9")
+
+
+def _teacher(method: QAT, task: Section | None) -> Iterator[str]:
+    teacher = method.teacher
+    if teacher.architecture is None and teacher.weights is None:
+        return
+    if isinstance(task, Section) and task.kind != "classification":
+        yield (f"method.teacher: predicts classes, but task={task.name} is {task.kind}, allowed: null; type method.teacher.architecture=null "
+               "method.teacher.weights=null")
+    if teacher.architecture == "start":
+        if teacher.weights is not None:
+            yield (f"method.teacher.weights: got '{teacher.weights}' beside architecture=start, which has its own, allowed: null; "
+                   "type method.teacher.weights=null")
+        if method.start is not None:
+            yield ("method.teacher.architecture: got start, but method.start begins with a quantized network, allowed: one of timm's; type "
+                   "method.teacher.architecture=null method.teacher.weights=DIR, the run of method=pretrain it came from")
 
 
 def _supernet(method: Supernet) -> Iterator[str]:
     if method.sampler == "fsnas" and method.momentum_separation and method.split == method.fsnas_split:
         yield (f"method.split: got {method.split}, the decision that sampler=fsnas fixes (method.fsnas_split): one operation is left there, "
                "and momentum needs several to separate by; type method.split=null")
+    if method.sampler == "fairnas" and method.flops_bins is not None:
+        yield ("method.flops_bins: got bins, but sampler=fairnas draws subnets that have every operation once together, whatever their FLOPs, "
+               "allowed: null; type method.flops_bins=null, or method.sampler=spos")
     ranking = method.ranking
     for key in ("column", "subset"):
         if getattr(ranking, key) is not None and ranking.truth is None:
             yield (f"method.ranking.{key}: got '{getattr(ranking, key)}' of a table, but method.ranking.truth is null, allowed: null; type "
                    f"method.ranking.truth=FILE.npz or method.ranking.{key}=null")
+
+
+def _gradient(gradient: Gradient, trainer: Trainer | None) -> Iterator[str]:
+    if gradient.gamma_min > gradient.gamma_max:
+        yield (f"quantizer.gradient.gamma_min: got {gradient.gamma_min}, allowed: up to gamma_max ({gradient.gamma_max}); "
+               f"type quantizer.gradient.gamma_min={gradient.gamma_max}")
+    if gradient.interval == "piecewise" and gradient.bits == 2:
+        yield ("quantizer.gradient.bits: got 2, but interval=piecewise gives each of its two ranges one bit less, allowed: 3 to 16; "
+               "type quantizer.gradient.bits=3")
+    precision = "no" if trainer is None else trainer.mixed_precision
+    most = MOST_GRADIENT_BITS.get(precision, 16)
+    if most < gradient.bits != 32:
+        yield (f"quantizer.gradient.bits: got {gradient.bits}, but trainer.mixed_precision={precision} cannot tell so many levels apart, "
+               f"allowed: 2 to {most}; type trainer.mixed_precision=no")
+
+
+def _deviation_scaling(gradient: Gradient) -> Iterator[str]:
+    if gradient.interval != "dsgc" or gradient.bits == 32:
+        got = f"interval={gradient.interval}" if gradient.interval != "dsgc" else "bits=32"
+        yield (f"method.deviation_scaling: got true, but quantizer.gradient.{got} measures no deviation, allowed: false; type "
+               "method.deviation_scaling=false, or quantizer.gradient.interval=dsgc with bits from 2 to 16")
 
 
 def _integer_check(quantizer: Section | None) -> Iterator[str]:
@@ -193,11 +234,11 @@ def _integer_check(quantizer: Section | None) -> Iterator[str]:
             yield (f"method.integer_check: quantizer={quantizer.name} has no one scale for its integers, allowed: learned_clipping, lsq, "
                    "fixed_point; type quantizer=learned_clipping")
         if 32 in (quantizer.weight.bits, quantizer.activation.bits, quantizer.gradient.bits) or quantizer.gradient.interval == "piecewise":
-            yield ("method.integer_check: needs weights, activations and gradients in 2 to 8 bits and an interval of one range; "
+            yield ("method.integer_check: needs weights and activations in 2 to 8 bits, gradients in 2 to 16, and an interval of one range; "
                    "type method.integer_check=false")
 
 
-def _space(model: Searchable) -> SearchSpace:
+def space_of(model: Searchable) -> SearchSpace:
     """The space whose encodings `model.subnet` takes; the sizes of the task do not matter to it."""
     if isinstance(model, NasBench201):
         return nas_bench_201.NasBench201(model.width, model.cells)
@@ -209,7 +250,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
     kinds = method.model_kinds or ("classifier",)
     if model.kind == "supernet" and "classifier" in kinds and "supernet" not in kinds:
         yield (f"model.subnet: got null, the supernet model={model.name}, but method={method.name} takes a single network, allowed: "
-               f"the encoding of one; type model.subnet={_space(model).example}, or method=supernet")
+               f"the encoding of one; type model.subnet={space_of(model).example}, or method=supernet")
     elif model.kind == "classifier" and "supernet" in kinds and "classifier" not in kinds:
         yield (f"model.subnet: got '{model.subnet}', a single network, but method={method.name} takes a supernet, allowed: null; "
                "type model.subnet=null")
@@ -217,7 +258,7 @@ def _wrong_subnet(method: Method, model: Searchable) -> Iterator[str]:
 
 def _subnet(model: Searchable) -> Iterator[str]:
     try:
-        _space(model).decode(model.subnet, key="model.subnet")
+        space_of(model).decode(model.subnet, key="model.subnet")
     except RequestError as error:
         yield from error.problems
 

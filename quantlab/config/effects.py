@@ -28,6 +28,8 @@ def trainer_problems(method: Method, trainer: Section | None) -> Iterator[str]:
         why = "draws no epochs of images" if method.makes_steps else "makes no steps"
         instead = " trainer.max_steps=N" if method.makes_steps and trainer.max_steps is None else ""
         yield f"trainer.epochs: got {trainer.epochs}, but method={name} {why}, allowed: null; type trainer.epochs=null{instead}"
+    if not trainer.drop_last and not method.trains_network:
+        yield f"trainer.drop_last: got false, but method={name} draws no epochs of images, allowed: true; type trainer.drop_last=true"
     if trainer.max_steps is not None and not method.makes_steps:
         yield (f"trainer.max_steps: got {trainer.max_steps}, but method={name} makes no steps, allowed: null; type trainer.max_steps=null")
     if trainer.num_workers is not None and not method.loads_data:
@@ -43,6 +45,16 @@ class Acts(NamedTuple):
     values: tuple[Any, ...]
 
 
+class Given(tuple):
+    """Any value but null."""
+
+    def __contains__(self, value: object) -> bool:
+        return value is not None
+
+
+GIVEN = Given(("a value",))
+
+
 def only_if(of: str, values: tuple[Any, ...], *keys: str) -> list[Acts]:
     return [Acts(key, of, values) for key in keys]
 
@@ -50,10 +62,13 @@ def only_if(of: str, values: tuple[Any, ...], *keys: str) -> list[Acts]:
 EFFECTS: list[Acts] = [
     # training with quantizers
     *only_if("method.decay", ("step",), "method.milestones", "method.decay_factor"),
-    *(Acts(f"method.learning_rate.{name}", "method.optimizer", (name,)) for name in ("sgd", "adam", "adamw")),
-    Acts("method.momentum", "method.optimizer", ("sgd",)),
-    *only_if("method.schedule", ("transition_rate",), "method.target_transition_rate", "method.rule", "method.eta"),
+    *(Acts(f"method.learning_rate.{name}", "method.optimizer", (name,)) for name in (
+        "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad")),
+    *only_if("method.optimizer", ("sgd",), "method.momentum", "method.nesterov"),
+    *only_if("method.schedule", ("transition_rate",), "method.target_transition_rate", "method.target_bits", "method.rule",
+             "method.eta"),
     Acts("method.eta", "method.rule", ("additive",)),
+    *only_if("method.deviation_scaling", (True,), "method.deviation_alpha", "method.deviation_beta"),
     Acts("method.dampening", "method.oscillation", ("dampening",)),
     Acts("method.freezing", "method.oscillation", ("freezing",)),
     *only_if("quantizer.gradient.interval", ("large_gradient",), *(f"quantizer.gradient.{key}" for key in (
@@ -61,8 +76,8 @@ EFFECTS: list[Acts] = [
     Acts("quantizer.gradient.gamma", "quantizer.gradient.interval", ("fixed",)),
     Acts("quantizer.gradient.period", "quantizer.gradient.interval", ("dsgc",)),
     Acts("quantizer.gradient.shift", "quantizer.gradient.interval", ("piecewise",)),
-    *only_if("quantizer.gradient.bits", tuple(range(2, 9)), *(f"quantizer.gradient.{key}" for key in (
-        "interval", "alpha", "beta", "gamma_min", "gamma_max", "init", "gamma", "period", "shift"))),
+    *only_if("quantizer.gradient.bits", tuple(range(2, 17)), *(f"quantizer.gradient.{key}" for key in (
+        "granularity", "interval", "alpha", "beta", "gamma_min", "gamma_max", "init", "gamma", "period", "shift"))),
     Acts("quantizer.activation.signed", "quantizer.activation.bits", tuple(range(1, 9))),
     # diffusion models, and their post-training quantization
     Acts("model.sampler.eta", "model.sampler.name", ("ddim",)),
@@ -79,11 +94,14 @@ EFFECTS: list[Acts] = [
         "symmetric", "granularity", "scale_search", "rounding"))),
     *only_if("quantizer.activation.bits", tuple(range(2, 9)), *(f"quantizer.activation.{key}" for key in (
         "symmetric", "scale_search", "scales"))),
+    # classification
+    *only_if("task.split_file", (None,), "task.validation_fraction", "task.split_seed"),
     # supernets
     Acts("method.fsnas_split", "method.sampler", ("fsnas",)),
     *only_if("method.momentum_separation", (True,), "method.split"),
     Acts("method.decay", "method.calr", (False,)),
     Acts("method.ranking.calibration_images", "method.ranking.batch_norm", ("recalibrated",)),
+    Acts("method.search.complexity", "method.search.complexity_limit", GIVEN),
     Acts("method.ranking.stand_alone", "method.ranking.truth", (None,)),
     *only_if("method.search.strategy", ("evolutionary", "random"), "method.search.population", "method.search.generations"),
     *only_if("method.search.strategy", ("evolutionary",), *(f"method.search.{key}" for key in (

@@ -78,6 +78,12 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+def _ascending(edges: list[float]) -> list[float]:
+    if any(after <= before for before, after in zip(edges, edges[1:])):
+        raise ValueError("not ascending")
+    return edges
+
+
 def _from_anywhere(path: str) -> str:
     """A directory that is there is meant wherever the run is resumed from; a hub id stays one."""
     local = os.path.expanduser(path)
@@ -92,6 +98,8 @@ CountFromTwo = Annotated[int, Field(ge=2), says("an integer of at least 2", 2)]
 CountFromZero = Annotated[int, Field(ge=0), says("an integer of at least 0", 0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
 Positive = Annotated[float, Field(gt=0), says("a number above 0", 0.001)]
+BinEdges = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2), AfterValidator(_ascending),
+                     says("at least two ascending numbers", "[300e6,310e6]")]
 NotNegative = Annotated[float, Field(ge=0), says("a number of at least 0", 0.0)]
 Negative = Annotated[float, Field(lt=0), says("a number below 0", -0.1)]
 AboveOne = Annotated[float, Field(gt=1), says("a number above 1", 1.1)]
@@ -106,6 +114,7 @@ Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduse
 ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
 File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
+SplitFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "cifar-split.txt")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
     Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8, (*range(2, 9), 32))
@@ -115,6 +124,10 @@ TrainedBits = Annotated[
     says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2, (*range(1, 9), 32))
 ]
 BinaryBits = Annotated[Literal[1, 32], BeforeValidator(_whole), says("1, or 32 (not quantized)", 1)]
+GradientBits = Annotated[
+    Literal[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32], BeforeValidator(_whole),
+    says("2 to 16, or 32 (not quantized)", 8, (*range(2, 17), 32))
+]
 UnquantizedBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; the others take fewer)", 32)
 ]

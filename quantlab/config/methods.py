@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, Count, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict, Switch,
-    TableFile, UpToOne, files_in,
+    AboveOne, BinEdges, Count, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict,
+    Switch, TableFile, UpToOne, files_in, says,
 )
 
 
@@ -119,6 +119,13 @@ class LearningRateByOptimizer(Strict):
     adamw: Positive
 
 
+class LearningRateOfQAT(LearningRateByOptimizer):
+    nadam: Positive
+    adamax: Positive
+    rmsprop: Positive
+    adagrad: Positive
+
+
 class QuantizedTraining(Method):
     model_kinds = ("classifier", "detector", "super_resolver")
     task_kinds = ("classification", "detection", "super_resolution")
@@ -136,30 +143,47 @@ class QuantizedTraining(Method):
     scale_learning_rate: Positive
     momentum: Fraction
     weight_decay: NotNegative
+    batch_norm_batches: CountFromZero
 
 
 class LowBit(QuantizedTraining):
     target: Literal["quantlab.methods.low_bit.LowBit"] = Field(alias="_target_")
     initialization: Literal["scratch", "full_precision"]
+    deviation_scaling: Switch
+    deviation_alpha: Positive
+    deviation_beta: UpToOne
     integer_check: Switch
 
 
 class Dampening(Strict):
     weight: NotNegative
     start: Fraction
+    aggregation: Literal["kernel_mean", "sum", "mean"]
 
 
 class Freezing(Strict):
     threshold_start: Positive
     threshold_end: Positive
     start: Fraction
+    mean_from: Literal["start_of_freezing", "start_of_run"]
+    max_bits: Count
+
+
+class Teacher(Strict):
+    architecture: OrNull[Name]
+    weights: OrNull[File]
 
 
 class QAT(QuantizedTraining):
     target: Literal["quantlab.methods.qat.QAT"] = Field(alias="_target_")
     start: OrNull[Directory]
+    teacher: Teacher
     schedule: Literal["transition_rate", "learning_rate"]
+    optimizer: Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad"]
+    learning_rate: LearningRateOfQAT
+    nesterov: Switch
     target_transition_rate: UpToOne
+    target_bits: Literal["layer", "section"]
     rule: Literal["additive", "multiplicative", "momentum_multiplicative"]
     m: Fraction
     eta: Positive
@@ -170,7 +194,7 @@ class QAT(QuantizedTraining):
 
 
 class StandAlone(Strict):
-    subnets: Count
+    subnets: CountFromZero
     steps: Count
 
 
@@ -180,15 +204,20 @@ class Ranking(Strict):
     subset: OrNull[Name]
     subnets: OrNull[Count]
     images: OrNull[Count]
+    batches: Literal["whole", "random"]
     batch_size: Count
     batch_norm: Literal["batch", "recalibrated"]
     calibration_images: Count
     stand_alone: StandAlone
 
 
+Complexity = Annotated[Literal["parameters", "flops"], says("parameters, flops", "flops")]
+
+
 class Search(Strict):
     strategy: Literal["evolutionary", "random", "exhaustive"]
     complexity_limit: OrNull[Positive]
+    complexity: OrNull[Complexity]
     population: Count
     generations: Count
     parents: Count
@@ -204,6 +233,7 @@ class Supernet(Method):
     target: Literal["quantlab.methods.supernet.Supernet"] = Field(alias="_target_")
     sampler: Literal["spos", "fairnas", "fsnas"]
     fsnas_split: CountFromZero
+    flops_bins: OrNull[BinEdges]
     epochs: Count
     batch_size: Count
     learning_rate: Positive
@@ -212,7 +242,7 @@ class Supernet(Method):
     gradient_clip: OrNull[Positive]
     calr: Switch
     gamma_max: AboveOne
-    complexity: Literal["parameters", "flops"]
+    complexity: Complexity
     decay: Literal["cosine", "uniform", "constant"]
     momentum_separation: Switch
     split: OrNull[CountFromZero]

@@ -134,6 +134,7 @@ class MobileNetSupernet(Searchable):
     first: Count
     stages: Annotated[list[MobileNetStage], Field(min_length=1)]
     last: Count
+    initialization: Literal["torch", "he_fan_out"]
     dropout: Fraction
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, BinaryBits, Bits, Count, Name, OpenFraction, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict, Switch, TrainedBits,
-    UnquantizedBits, UnquantizedGradientBits, UpToOne,
+    AboveOne, BinaryBits, Bits, Count, GradientBits, Name, OpenFraction, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict,
+    Switch, TrainedBits, UnquantizedBits, UnquantizedGradientBits, UpToOne,
 )
 
 
@@ -35,7 +35,8 @@ class NoGradientBits(Strict):
 
 
 class Gradient(Strict):
-    bits: Bits
+    bits: GradientBits
+    granularity: Literal["tensor", "channel"]
     interval: Literal["large_gradient", "fixed", "min_max", "dsgc", "piecewise"]
     alpha: OpenFraction
     beta: OpenFraction

@@ -18,6 +18,7 @@ class Trainer(Section):
     checkpoint_every: Count
     log_every: Count
     mixed_precision: Literal["no", "fp16", "bf16"]
+    drop_last: Switch
     num_workers: OrNull[CountFromZero]
     compile: Switch
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Channels, Count, CountFromTwo, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, Positive, Section, Seed,
-    Strict, Switch, UpscalingFactor, UpToOne,
+    Channels, Count, CountFromTwo, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Seed,
+    SplitFile, Strict, Switch, UpscalingFactor, UpToOne,
 )
 from quantlab.config.models import TaskClassifier
 
@@ -68,6 +68,7 @@ class ClassificationTask(Section):
     validation_fraction: OpenFraction
     split_seed: Seed
     normalization: Normalization
+    label_smoothing: Fraction
     evaluation: AccuracyEvaluation
 
 
@@ -85,6 +86,7 @@ class TorchvisionClassification(ImagesInMemory):
     ] = Field(alias="_target_")
     data_dir: Directory
     download: Switch
+    split_file: OrNull[SplitFile]
 
 
 class ResizedCrop(Strict):

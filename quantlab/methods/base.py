@@ -44,6 +44,7 @@ class Outcome:
     baseline: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
+    notes: list[str] = field(default_factory=list)              # sentences without which the results would be misread; in every table
     cost: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)          # `step` and `metrics` of the best validated state, if not the last
     best_model: dict[str, Tensor] | None = None
@@ -147,12 +148,14 @@ def seeded(*seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def shuffled_batch(size: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch).
+def batches_per_epoch(size: int, batch_size: int, drop_last: bool) -> int:
+    """Steps that an epoch of `size` items makes. drop_last: without its last, smaller batch, unless that is all there is."""
+    return max(size // batch_size, 1) if drop_last else -(-size // batch_size)
 
-    The last, smaller batch of an epoch is kept unless the set is larger than a batch, when it is dropped.
-    """
-    per_epoch = max(size // batch_size, 1)
-    epoch, position = divmod(step, per_epoch)
+
+def shuffled_batch(size: int, batch_size: int, seed: int, step: int, drop_last: bool) -> list[int]:
+    """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch); an epoch is
+    `batches_per_epoch` long."""
+    epoch, position = divmod(step, batches_per_epoch(size, batch_size, drop_last))
     order = seeded(seed, epoch).permutation(size)
     return order[position * batch_size : (position + 1) * batch_size].tolist()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from quantlab.checkpoint import tensors_digest
-from quantlab.methods.base import Method, Outcome, RunContext, seeded, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, seeded, shuffled_batch
 from quantlab.methods.denoiser_samples import measure_full_precision
 from quantlab.tasks.base import to_device
 
@@ -79,7 +79,8 @@ class Pretrain(Method):
         self.average = None         # of the weights, once training has begun
         self.start = self.start_facts()
         self.steps = self.recipe.steps
-        self.steps_per_epoch = max(len(self.trained_on) // self.recipe.batch_size, 1)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.trained_on), self.recipe.batch_size, self.drop_last)
 
     @property
     def is_evaluated(self) -> bool:
@@ -103,6 +104,8 @@ class Pretrain(Method):
             model.pop(name, None)
         model["pretrain"]["steps"] = total_steps
         start = {"start": self.start} if self.start else {}
+        if not self.drop_last:      # weights cached before this key existed are still found
+            start["drop_last"] = False
         return start | {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
                 "mixed_precision": config.trainer.mixed_precision}
 
@@ -121,7 +124,7 @@ class Pretrain(Method):
         return model.weights() if hasattr(model, "weights") else model
 
     def batch_indices(self, step: int) -> list[int]:
-        batch = shuffled_batch(len(self.trained_on), self.recipe.batch_size, self.recipe.seed, step)
+        batch = shuffled_batch(len(self.trained_on), self.recipe.batch_size, self.recipe.seed, step, self.drop_last)
         return self.trained_on[batch].tolist()
 
     def build(self, total_steps: int) -> None:

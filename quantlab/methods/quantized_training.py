@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
-from quantlab.errors import RunError
-from quantlab.methods.base import Method, Outcome, RunContext, shuffled_batch
+from quantlab.errors import RequestError, RunError
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
+from quantlab.methods.batch_norm_statistics import batch_norms, reestimate
 from quantlab.methods.pretrain import LossOf
-from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
+from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.trained_layer import (
@@ -26,7 +28,7 @@ from quantlab.quantizers.trained_layer import (
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.report.runs import read_metrics
-from quantlab.tasks.base import to_device
+from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -66,14 +68,20 @@ class QuantizedTraining(Method):
         super().__init__(section, context)
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
-        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
+        self.notes: list[str] = []                  # for the tables
+        self.held: dict[str, Any] = {}              # layers whose clip ratio stays
         self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
+        if section.batch_norm_batches and not batch_norms(context.model):
+            raise RequestError(f"method.batch_norm_batches: got {section.batch_norm_batches}, but model={context.config.model.name} has no BatchNorm "
+                               "with running statistics, allowed: 0; type method.batch_norm_batches=0")
 
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step)
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last)
 
     # build ---------------------------------------------------------------------------------------------------------
     def measure_start(self) -> dict[str, Any]:
@@ -122,29 +130,31 @@ class QuantizedTraining(Method):
             logger.info("%d of %d layers are not quantized, the network never calls them: %s", len(unused), len(self.planned), ", ".join(unused))
 
     def _say_what_stays(self) -> None:
-        intervals = {name: quantizer.interval for name, quantizer in self.gradients_of.items()}
-        held = [name for name, interval in intervals.items() if isinstance(interval, LargeGradient) and not interval.is_resolved]
+        """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the results."""
+        learning = {name: one for name, one in self.gradients_of.items() if isinstance(one.interval, LargeGradient)}
+        held = [name for name, one in learning.items() if one.elements < one.interval.fewest_elements(one.bits)]
         if held:
-            needed = math.ceil(1 / intervals[held[0]].target(self.context.config.quantizer.gradient.bits))
-            logger.info("gradients: in %d of %d layers a batch has fewer than the %d elements that alpha=%g can resolve; there gamma stays at %g",
-                        len(held), len(intervals), needed, intervals[held[0]].alpha, intervals[held[0]].high)
+            first, count = learning[held[0]], f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}"
+            needed, gamma = first.interval.fewest_elements(first.bits), float(first.interval.clip_ratio)
+            same = " (min_max)" if gamma == 1 else ""
+            self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch")
+            self.held = {"layers": len(learning), "held": held, "fewest_elements": needed, "gamma": gamma}
+            logger.info("gradients: %s", self.notes[-1])
 
     def after_wrapping(self) -> None:
         """The network is quantized and calibrated, and no optimizer has seen it yet."""
 
     def parameter_groups(self) -> dict[str, list[Tensor]]:
         """Every parameter that an optimizer moves, once: `latent` (weights that are quantized), `weights` (other weights, and the
-        biases of layers), `scales` (of quantizers), `normalization`. The clip ratios of gradients have a rule of their own.
+        biases of layers), `scales` (of quantizers), `normalization`.
         """
         model = self.context.model
         latent = {id(layer.weight) for layer in self.layers.values()}
         scales = {id(parameter) for parameter in quantizer_parameters(model)}
-        seen = {id(quantizer.interval.clip_ratio) for quantizer in self.gradients_of.values()}
         groups: dict[str, list[Tensor]] = {"latent": [], "weights": [], "scales": [], "normalization": []}
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad or id(parameter) in seen:
+            if not parameter.requires_grad:
                 continue
-            seen.add(id(parameter))
             if id(parameter) in latent:
                 groups["latent"].append(parameter)
             elif id(parameter) in scales:
@@ -170,9 +180,17 @@ class QuantizedTraining(Method):
         # What these switches ask for is not in the compiled graph.
         self.stance = "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
 
+    def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of the dataset as the network is trained on it."""
+        return self.context.task.prepare(batch, train=True)
+
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.compiler.set_stance(self.stance):
-            return self.model(self.context.task.prepare(batch, train=True))
+            return self.model(self.training_batch(batch))
+
+    def after_backward(self) -> None:
+        if any(quantizer.choosing for quantizer in self.gradients_of.values()):
+            agree_on_choice(self.gradients_of.values())
 
     def update(self) -> None:
         for optimizer in self.optimizers:
@@ -223,11 +241,27 @@ class QuantizedTraining(Method):
         if found is None or found[0] >= self.total_steps:
             return {}, None
         step, state, _ = found
-        tensors, last = state["method"]["model"], copy.deepcopy(context.model.state_dict())
-        context.model.load_state_dict(tensors)
-        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        last = copy.deepcopy(context.model.state_dict())
+        context.model.load_state_dict(state["method"]["model"])
+        self.reestimate_batch_norm()
+        metrics = self._test_metrics()
+        tensors = copy.deepcopy(context.model.state_dict())
         context.model.load_state_dict(last)
         return {"step": step, "metrics": metrics}, tensors
+
+    def reestimate_batch_norm(self) -> None:
+        """`batch_norm_batches` of the batches that would come next, augmented as in training; the same for every process."""
+        context, count = self.context, self.section.batch_norm_batches
+        if not count:
+            return
+        workers = context.config.trainer.num_workers
+        loader = DataLoader(self.dataset, batch_sampler=[self.batch_indices(self.total_steps + number) for number in range(count)],
+                            collate_fn=self.collate, num_workers=self.workers if workers is None else workers)
+        batches = (context.task.prepare(to_device(batch, context.device), train=True)
+                   for batch in loaded(context.progress(loader, "BatchNorm statistics")))
+        with torch.random.fork_rng():
+            torch.manual_seed(context.config.seed)      # a run that is resumed at its end draws the same augmentation
+            reestimate(context.model, batches, context.model.training_loss)
 
     def draw(self) -> None:
         """Pictures of the training, on the main process."""
@@ -242,8 +276,12 @@ class QuantizedTraining(Method):
             gradient_figures.gradient_histograms(shown, folder / "gradient_histograms.png")
 
     def finish(self) -> Outcome:
-        context, quantizer = self.context, self.context.config.quantizer
-        metrics = context.task.evaluate(context.model, "test", context.device, context.progress)
+        context, section, quantizer = self.context, self.section, self.context.config.quantizer
+        metrics, baseline, protocol = self._test_metrics(), self.baseline, context.task.protocol()
+        if section.batch_norm_batches:
+            self.reestimate_batch_norm()
+            baseline = baseline | {"running_statistics": metrics}
+            metrics, protocol = self._test_metrics(), protocol | {"batch_norm_batches": section.batch_norm_batches}
         bits = format_bits({part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")})
         if context.accelerator.is_main_process:
             self.draw()
@@ -251,8 +289,12 @@ class QuantizedTraining(Method):
                 models = {label: model.to(context.device) for label, model in self.drawn.items()} | {bits: context.model}
                 context.task.draw(models, context.directory / "samples", context.device)
         best, tensors = self.best_validated()
-        return Outcome(metrics=metrics, baseline=self.baseline, protocol=context.task.protocol(), best=best, best_model=tensors,
-                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits})
+        return Outcome(metrics=metrics, baseline=baseline, protocol=protocol, best=best, best_model=tensors,
+                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits}, notes=self.notes,
+                       diagnostics={"held_clip_ratios": self.held} if self.held else {})
+
+    def _test_metrics(self) -> dict[str, float]:
+        return self.context.task.evaluate(self.context.model, "test", self.context.device, self.context.progress)
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:

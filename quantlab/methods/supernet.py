@@ -14,15 +14,18 @@ at a constant learning rate (the released code).
 import logging
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantlab.config import to_plain
+from quantlab.config.checks import space_of
 from quantlab.errors import RequestError
-from quantlab.methods.base import Method, Outcome, RunContext, run_length, seeded, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
+from quantlab.methods.supernet_images import Batches, scoring_batches
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures
@@ -30,12 +33,11 @@ from quantlab.report.commands import training_command
 from quantlab.report.page import RANKING
 from quantlab.report.runs import read_metrics
 from quantlab.search.evaluation import accuracies, recalibrated_accuracies
-from quantlab.search.ranking import rank_metrics, save_ranking
+from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.samplers import build_sampler
-from quantlab.search.spaces import Subnet
+from quantlab.search.spaces import MEASURES, Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search, require_exhaustible
-from quantlab.search.truth import TruthTable, table_file
-from quantlab.tasks.base import to_device
+from quantlab.search.truth import TruthTable
 
 logger = logging.getLogger("quantlab")
 
@@ -55,8 +57,9 @@ class Supernet(Method):
         self.space, self.seed = context.model.space, context.config.seed
         self.dataset = context.task.dataset()
         self.collate, self.workers = context.task.collate, context.task.workers
-        self.sampler = build_sampler(section.sampler, self.space, self._decision("fsnas_split", section.fsnas_split))
-        self.steps_per_epoch = max(len(self.dataset) // section.batch_size, 1)
+        self.sampler = build_sampler(section.sampler, self.space, self._decision("fsnas_split", section.fsnas_split), section.flops_bins)
+        self.drop_last = context.config.trainer.drop_last
+        self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch * self.sampler.parts
         steps, parts = run_length(context.config.trainer, self.steps, self.steps_per_epoch), self.sampler.parts
         if steps < parts:
@@ -66,20 +69,20 @@ class Supernet(Method):
         self.clusters = self.space.choices(self.split) if section.momentum_separation else (0,)
         self.bounds = self.space.complexity_range(section.complexity)
         self.truth = None if section.ranking.truth is None else TruthTable.load(section.ranking.truth, self.space, "method.ranking.truth")
-        if self.truth is not None:      # names that the table does not have, before any work
-            self.truth.subset(section.ranking.subset)
-            self.truth.lookup(section.ranking.column or next(iter(self.truth.accuracies)), [])
         self.limit = None
         if section.search.complexity_limit is not None:
-            self.limit = ComplexityLimit(self.space, section.complexity, section.search.complexity_limit)
+            self.limit = ComplexityLimit(self.space, section.search.complexity or section.complexity, section.search.complexity_limit)
             self.limit.check()
         if section.search.strategy == "exhaustive":
             require_exhaustible(self.space)
 
     @classmethod
     def check_files(cls, section, config) -> None:
+        """Also looks for the names that the table shall have: images take half a minute to decode."""
         if section.ranking.truth is not None:
-            table_file(section.ranking.truth, "method.ranking.truth")
+            truth = TruthTable.load(section.ranking.truth, space_of(config.model), "method.ranking.truth")
+            truth.subset(section.ranking.subset)
+            truth.lookup(section.ranking.column or next(iter(truth.accuracies)), [])
 
     def _decision(self, key: str, decision: int) -> int:
         count = len(self.space.decisions)
@@ -97,7 +100,7 @@ class Supernet(Method):
 
     # training ------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.seed, step)
+        return shuffled_batch(len(self.dataset), self.section.batch_size, self.seed, step, self.drop_last)
 
     def build(self, total_steps: int) -> None:
         self.total_steps = total_steps
@@ -127,6 +130,8 @@ class Supernet(Method):
             for module in self.model.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
+            if hasattr(self.model, "initialize"):
+                self.model.initialize()
         self._make_optimizer()
 
     def before_step(self, step: int) -> None:
@@ -166,10 +171,12 @@ class Supernet(Method):
         """decay=uniform: gamma of subnets drawn as each supernet draws them; the mean of their factors is everyone's."""
         if self.section.calr or self.section.decay != "uniform":
             return []
-        rng = seeded(self.seed, WEIGHING)
-        drawn = [self.space.sample(rng) for _ in range(WEIGHED)]
-        return [np.array([decay_exponent(self.complexity(self.sampler.within(subnet, part)), *self.bounds, self.section.gamma_max)
-                          for subnet in drawn]) for part in range(self.sampler.parts)]
+        means = []
+        for part in range(self.sampler.parts):
+            rng = seeded(self.seed, WEIGHING)
+            drawn = [self.complexity(self.sampler.sample(rng, part)) for _ in range(WEIGHED)]
+            means.append(np.array([decay_exponent(complexity, *self.bounds, self.section.gamma_max) for complexity in drawn]))
+        return means
 
     def gradients(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         accelerator = self.context.accelerator
@@ -220,7 +227,7 @@ class Supernet(Method):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Mean loss of the watched subnets on a batch of validation images, and of each level of complexity."""
-        batch = self._images("validation", self.section.ranking.batch_size)[0]
+        batch = self.watched_on[0]
         self.model.eval()
         losses = {}
         for level, subnets in self.watched.items():
@@ -229,21 +236,23 @@ class Supernet(Method):
         self.model.train()
         return {"loss": sum(losses.values()) / len(losses)} | losses
 
-    def _images(self, part: str, count: int | None = None) -> list[dict[str, Tensor]]:
-        """Batches of a part, for BatchNorms whose statistics are the batch's: of its first `count` images (or all) whole ones, or the one
-        that there is; of the test part all images in batches of nearly one size."""
-        images, size = self.context.task.part(part), self.section.ranking.batch_size
-        count = min(count or len(images), len(images))
-        if part == "test":
-            chosen = [one.tolist() for one in np.array_split(np.arange(count), -(-count // size))]
-        else:
-            count -= count % size if count > size else 0
-            chosen = [list(range(first, min(first + size, count))) for first in range(0, count, size)]
-        batches = [images.__getitems__(indices) for indices in chosen]
-        return [self.context.task.prepare(to_device(self.collate(batch), self.context.device), train=False) for batch in batches]
+    def _images(self, part: str, count: int | None = None) -> Batches:
+        return scoring_batches(self.context, part, self.section.ranking.batch_size, self.section.ranking.batches, count)
+
+    @cached_property
+    def watched_on(self) -> Batches:
+        return self._images("validation", self.section.ranking.batch_size)
+
+    @cached_property
+    def ranked_on(self) -> Batches:
+        return self._images("validation", self.section.ranking.images)
+
+    @cached_property
+    def calibrated_on(self) -> Batches:
+        return self._images("train", self.section.ranking.calibration_images)
 
     # ranking and search --------------------------------------------------------------------------------------------
-    def score(self, subnets: Sequence[Subnet], what: str, images: Sequence[dict[str, Tensor]]) -> list[float]:
+    def score(self, subnets: Sequence[Subnet], what: str, images: Batches) -> list[float]:
         """Accuracy on batches of images, percent, of each subnet with the supernet's weights."""
         context, ranking = self.context, self.section.ranking
         scores = np.zeros(len(subnets))
@@ -255,8 +264,7 @@ class Supernet(Method):
                 self.model.load_state_dict(self.finished[part])
             chosen = [subnets[place] for place in places]
             if ranking.batch_norm == "recalibrated":
-                found = recalibrated_accuracies(self.model, chosen, images, self._images("train", ranking.calibration_images),
-                                                context.progress, what)
+                found = recalibrated_accuracies(self.model, chosen, images, self.calibrated_on, context.progress, what)
             else:
                 partial = context.directory / f"{what}_{part}-unfinished" if context.accelerator.is_main_process else None
                 found = accuracies(self.model, chosen, images, context.progress, partial, what)
@@ -266,39 +274,47 @@ class Supernet(Method):
     def finish(self) -> Outcome:
         section, context = self.section, self.context
         self.finished.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
-        self.ranked_on = self._images("validation", section.ranking.images)
         truth, ranked = self._truth()
-        subnets = [self.space.subnet(int(index)) for index in ranked]
-        scores = self.score(subnets, "ranking", self.ranked_on)
-        complexities = [self.complexity(subnet) for subnet in subnets]
-        main = section.ranking.column if section.ranking.column is not None else next(iter(truth.accuracies))
-        metrics, by_complexity = self._rank(truth, ranked, scores, main), self._rank(truth, ranked, complexities, main)
+        ranking = self._ranking(truth, ranked) if len(ranked) else None
         found, score = self._search()
+        metrics = {} if ranking is None else ranking.metrics
         metrics["top1"] = self.score([found], "test", self._images("test"))[0]
         if self.space.index(found) in set(truth.indices.tolist()):
-            for name, accuracies_of in [("top1_alone", main), *((f"top1_alone_{other}", other) for other in beside(truth, main))]:
-                metrics[name] = float(truth.lookup(accuracies_of, [self.space.index(found)])[0])
+            for name in ranking.truth:
+                alone = "top1_alone" if name == ranking.main else f"top1_alone_{name}"
+                metrics[alone] = float(truth.lookup(name, [self.space.index(found)])[0])
         encoding = self.space.encode(found)
         logger.info("found %s: %.2f %% on validation and %.2f %% on test images with the supernet's weights; train it alone with: %s",
                     encoding, score, metrics["top1"], training_command(to_plain(context.config), encoding))
         if context.accelerator.is_main_process:
-            columns = {name: truth.lookup(name, ranked).tolist() for name in (main, *beside(truth, main))}
-            save_ranking(context.directory / RANKING, [self.space.encode(subnet) for subnet in subnets], scores, columns,
-                         section.complexity, complexities)
-            self._draw(scores, truth.lookup(main, ranked).tolist(), complexities, main, metrics["kendall_tau"],
-                       by_complexity["kendall_tau"], found)
-        protocol = {"ranked_subnets": len(subnets), "truth": "stand_alone_training" if self.truth is None else main,
-                    "ranking_images": sum(len(batch["label"]) for batch in self.ranked_on), "batch_norm": section.ranking.batch_norm,
+            self._draw(ranking, found)
+        protocol = {"ranked_subnets": len(ranked), "ranking_images": self.ranked_on.images, "batch_norm": section.ranking.batch_norm,
                     "search": section.search.strategy, "top1": "of the subnet found, with the supernet's weights"} | context.task.protocol()
-        diagnostics = {"found": encoding, "found_supernet_accuracy": score, "found_complexity": self.complexity(found)}
+        if ranking is not None:
+            protocol["truth"] = "stand_alone_training" if self.truth is None else ranking.main
+        if section.ranking.batches == "random":
+            protocol["ranking_batches"] = "random"
+        diagnostics = {"found": encoding, "found_supernet_accuracy": score} | {
+            f"found_{measure}": self.space.complexity(found, measure) for measure in MEASURES}
         if section.momentum_separation:
             diagnostics["split"] = self.space.decisions[self.split]
         model = {f"supernet{part}.{name}": tensor for part, state in enumerate(self.finished) for name, tensor in state.items()}
-        return Outcome(metrics=metrics, baseline={"complexity_alone": by_complexity}, protocol=protocol, diagnostics=diagnostics,
-                       model=model, model_facts={"weights": "last step", "sampler": section.sampler})
+        return Outcome(metrics=metrics, baseline={} if ranking is None else {"complexity_alone": ranking.by_complexity}, protocol=protocol,
+                       diagnostics=diagnostics, model=model, model_facts={"weights": "last step", "sampler": section.sampler})
+
+    def _ranking(self, truth: TruthTable, ranked: np.ndarray) -> Ranking:
+        """Scores the subnets of those numbers; on the main process ranking.csv holds them."""
+        subnets = [self.space.subnet(int(index)) for index in ranked]
+        scores, complexities = self.score(subnets, "ranking", self.ranked_on), [self.complexity(subnet) for subnet in subnets]
+        ranking = rank(truth, ranked, scores, complexities, self.section.ranking.column)
+        if self.context.accelerator.is_main_process:
+            columns = {name: values.tolist() for name, values in ranking.truth.items()}
+            save_ranking(self.context.directory / RANKING, [self.space.encode(subnet) for subnet in subnets], scores, columns,
+                         self.section.complexity, complexities)
+        return ranking
 
     def _truth(self) -> tuple[TruthTable, np.ndarray]:
-        """Accuracies of networks trained alone, and the numbers of the subnets to rank."""
+        """Accuracies of networks trained alone, and the numbers of the subnets to rank: none, where none shall be trained."""
         ranking = self.section.ranking
         if self.truth is not None:
             ranked = self.truth.subset(ranking.subset)
@@ -306,16 +322,11 @@ class Supernet(Method):
                 ranked = np.sort(seeded(self.seed, SAMPLING).choice(ranked, ranking.subnets, replace=False))
             return self.truth, ranked
         # Of a generator without the seed: all seeds are compared on the same subnets
+        if not ranking.stand_alone.subnets:
+            return TruthTable(np.arange(0), {}), np.arange(0)
         chosen = different_subnets(self.space, ranking.subnets or ranking.stand_alone.subnets, seeded(SAMPLING))
         table = train_alone(self.context, self.space, chosen, ranking.stand_alone.steps)
         return table, table.indices
-
-    def _rank(self, truth: TruthTable, ranked: np.ndarray, scores: Sequence[float], main: str) -> dict[str, float]:
-        """Rank metrics against the main column, and Kendall's tau against those beside it."""
-        scores = np.array(scores, dtype=float)
-        metrics = rank_metrics(scores, truth.lookup(main, ranked))
-        return metrics | {f"kendall_tau_{name}": rank_metrics(scores, truth.lookup(name, ranked))["kendall_tau"]
-                          for name in beside(truth, main)}
 
     def _search(self) -> tuple[Subnet, float]:
         """The best subnet by the supernet's accuracy, and that accuracy (percent)."""
@@ -334,11 +345,12 @@ class Supernet(Method):
                                          mutation_probability=search.mutation_probability)
         return scored[0]
 
-    def _draw(self, scores: list[float], truth: list[float], complexities: list[float], name: str, tau: float, complexity_tau: float,
-              found: Subnet) -> None:
+    def _draw(self, ranking: Ranking | None, found: Subnet) -> None:
         folder, rows = self.context.directory / "figures", read_metrics(self.context.directory)
-        pictures.ranking_scatter(scores, truth, complexities, name, tau, folder / "ranking.png", parameters_tau=complexity_tau,
-                                 measure=self.section.complexity)
+        if ranking is not None:
+            pictures.ranking_scatter(ranking.scores, ranking.truth[ranking.main].tolist(), ranking.complexities, ranking.main,
+                                     ranking.metrics["kendall_tau"], folder / "ranking.png",
+                                     parameters_tau=ranking.by_complexity["kendall_tau"], measure=self.section.complexity)
         pictures.fairness_curves(rows, folder / "fairness.png")
         pictures.noise_curve(rows, folder / "noise.png")
         operations, title = [self.space.operations[operation] for operation in found], f"found: {self.space.encode(found)}"
@@ -357,9 +369,3 @@ class Supernet(Method):
         self.model.load_state_dict(state["model"])
         self._make_optimizer()      # a part's schedule is of its own steps
         self.separated.load_state_dict(state["optimizer"])
-
-
-def beside(truth: TruthTable, main: str) -> list[str]:
-    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not cifar10_valid."""
-    split = next((ending for ending in ("_test", "_valid") if main.endswith(ending)), "")
-    return [name for name in truth.accuracies if name != main and name.endswith(split)]

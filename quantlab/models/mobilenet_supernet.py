@@ -4,6 +4,8 @@ A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution,
 shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms have no weights and no running
 statistics: batch statistics also in evaluation, as the lab's released code; the single network's have both. `model.dropout` stands
 before the classifier of a single network alone.
+
+`model.initialization`: torch's own, uniform by the fan-in, or the released code's (Few-Shot-NAS), normal by the fan-out.
 """
 
 from collections.abc import Sequence
@@ -44,10 +46,10 @@ class MobileNet(nn.Module):
 
     class_layers = ("fc",)
 
-    def __init__(self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool):
-        """offered: the operations of each layer; dropout: fraction before the classifier."""
+    def __init__(self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool, initialization: str):
+        """offered: the operations of each layer; dropout: fraction before the classifier; initialization: torch, he_fan_out."""
         super().__init__()
-        self.space = space
+        self.space, self.initialization = space, initialization
         self.stem = nn.Sequential(*convolution(space.channels, space.stem, 3, space.stem_stride, learns), nn.ReLU6())
         self.first = nn.Sequential(*convolution(space.stem, space.stem, 3, 1, learns, groups=space.stem), nn.ReLU6(),
                                    *convolution(space.stem, space.first, 1, 1, learns))
@@ -58,6 +60,18 @@ class MobileNet(nn.Module):
         self.last = nn.Sequential(*convolution(space.layers[-1].after, space.last, 1, 1, learns), nn.ReLU6())
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(space.last, space.classes)
+        self.initialize()
+
+    def initialize(self) -> None:
+        """Draws weights as `initialization` says over torch's own: He fan-out is a normal distribution of variance 2 / (k^2 channels after)
+        for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins uniform, without bias."""
+        if self.initialization == "he_fan_out":
+            for module in self.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                elif isinstance(module, nn.Linear):
+                    nn.init.uniform_(module.weight, -module.in_features**-0.5, module.in_features**-0.5)
+                    nn.init.zeros_(module.bias)
 
     def logits(self, images: Tensor, subnet: Subnet) -> Tensor:
         x = self.enter(images)
@@ -89,8 +103,8 @@ class MobileNetSupernet(MobileNet):
 
     kind = "supernet"
 
-    def __init__(self, space: MobileNetSpace):
-        super().__init__(space, [space.choices(layer) for layer in range(len(space.decisions))], dropout=0.0, learns=False)
+    def __init__(self, space: MobileNetSpace, initialization: str = "torch"):
+        super().__init__(space, [space.choices(layer) for layer in range(len(space.decisions))], 0.0, False, initialization)
         self.activate(space.subnet(space.size - 1))
 
     def activate(self, subnet: Subnet) -> None:
@@ -124,8 +138,8 @@ class MobileNetNetwork(MobileNet):
 
     kind = "classifier"
 
-    def __init__(self, space: MobileNetSpace, subnet: Subnet, dropout: float):
-        super().__init__(space, [(operation,) for operation in subnet], dropout, learns=True)
+    def __init__(self, space: MobileNetSpace, subnet: Subnet, dropout: float, initialization: str = "torch"):
+        super().__init__(space, [(operation,) for operation in subnet], dropout, True, initialization)
         self.subnet = subnet
 
     def forward(self, images: Tensor) -> Tensor:
@@ -141,5 +155,5 @@ def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
     space = MobileNetSpace(stages, section.stem, section.first, section.last, section.stem_stride,
                            task.image_size, task.channels, task.classes)
     if section.subnet is None:
-        return MobileNetSupernet(space)
-    return MobileNetNetwork(space, space.decode(section.subnet, key="model.subnet"), section.dropout)
+        return MobileNetSupernet(space, section.initialization)
+    return MobileNetNetwork(space, space.decode(section.subnet, key="model.subnet"), section.dropout, section.initialization)

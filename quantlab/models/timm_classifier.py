@@ -23,29 +23,32 @@ def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(network(batch["image"]), batch["label"])
 
 
-def build_timm_classifier(section: Any, task: Any) -> nn.Module:
-    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`.
+def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Module:
+    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`. `key`: where the config has
+    the section.
 
     Raises RequestError for a name that timm does not know, images that the network does not take, weights that cannot be had.
     """
     import timm
 
-    require_known(section.architecture, "model.architecture")
+    require_known(section.architecture, f"{key}.architecture")
     facts = timm.get_pretrained_cfg(section.architecture)
     options = {"num_classes": task.classes, "in_chans": task.channels}
     if facts is not None and facts.fixed_input_size and task.image_size != facts.input_size[-1]:
         options["img_size"] = task.image_size
-    file = _fetch(section, facts) if section.pretrained else None
+    file = None
+    if section.pretrained:
+        file = fetch_weights(section.architecture, f"{key}.pretrained", f"{key}.pretrained=false {key}.weights=FILE, a .safetensors file")
     if file is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     try:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise RequestError(f"model.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
-                           f"({first_line(error)}); choose another task.image_size or model.architecture") from error
+        raise RequestError(f"{key}.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
+                           f"({first_line(error)}); choose another task.image_size or {key}.architecture") from error
     if section.pretrained:
-        require_finite(network.state_dict(), f"model.pretrained: {section.architecture}")
-    _check_images(network, section, task)
+        require_finite(network.state_dict(), f"{key}.pretrained: {section.architecture}")
+    _check_images(network, section, task, key)
     network.kind = "classifier"
     network.training_loss = MethodType(cross_entropy, network)
     network.weights_from = file
@@ -71,7 +74,7 @@ def require_known(architecture: str, key: str) -> None:
                           f"; type {key}=resnet18, or another name of timm.list_models()"))
 
 
-def _check_images(network: nn.Module, section: Any, task: Any) -> None:
+def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None:
     """One black image through the network: what does not work fails here, before any work."""
     embed = getattr(network, "patch_embed", None)
     for patch in {*(getattr(embed, "patch_size", None) or ())}:
@@ -84,29 +87,31 @@ def _check_images(network: nn.Module, section: Any, task: Any) -> None:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, task.channels, task.image_size, task.image_size)).shape)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"model.architecture: '{section.architecture}' does not take {_images(task)} ({first_line(error)}); "
-                           "choose another task.image_size or model.architecture") from error
+        raise RequestError(f"{key}.architecture: '{section.architecture}' does not take {_images(task)} ({first_line(error)}); "
+                           f"choose another task.image_size or {key}.architecture") from error
     if shape != (1, task.classes):
-        raise RequestError(f"model.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
-                           f"of {task.classes} classes; type model.architecture=resnet18, or another classifier's name")
+        raise RequestError(f"{key}.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
+                           f"of {task.classes} classes; type {key}.architecture=resnet18, or another classifier's name")
     network.train()
 
 
-def _fetch(section: Any, facts: Any) -> str:
-    """Path of timm's weights, from the hub or its local cache."""
+def fetch_weights(architecture: str, key: str, remedy: str) -> str:
+    """Path of timm's weights of `architecture`, from the hub or its local cache. Raises RequestError, which begins with `key` and ends with
+    what to type instead, where there are none."""
+    import timm
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging as hub_logging
 
+    facts = timm.get_pretrained_cfg(architecture)
     if facts is None or not facts.hf_hub_id:
-        raise RequestError(f"model.pretrained: timm has no weights of '{section.architecture}' on the hub; type model.pretrained=false, "
-                           "and model.weights=FILE for a .safetensors file")
+        raise RequestError(f"{key}: timm has no weights of '{architecture}' on the hub; type {remedy}")
     hub_logging.set_verbosity_error()       # the hub would announce each of its retries
     source = facts.hf_hub_id
     try:
         return hf_hub_download(source, WEIGHTS)
     except (OSError, ValueError) as error:
-        raise RequestError(f"model.pretrained: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
-                           f"({first_line(error)}); type model.pretrained=false model.weights=FILE, a .safetensors file") from error
+        raise RequestError(f"{key}: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
+                           f"({first_line(error)}); type {remedy}") from error
 
 
 def _images(task: Any) -> str:

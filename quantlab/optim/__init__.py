@@ -2,6 +2,6 @@
 
 from quantlab.optim.calr import CaLR
 from quantlab.optim.momentum_separation import MomentumSeparation
-from quantlab.optim.transition_rate import SGDT, AdamT, AdamWT
+from quantlab.optim.transition_rate import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpropT
 
-__all__ = ["SGDT", "AdamT", "AdamWT", "CaLR", "MomentumSeparation"]
+__all__ = ["SGDT", "AdagradT", "AdamT", "AdamWT", "AdamaxT", "CaLR", "MomentumSeparation", "NAdamT", "RMSpropT"]

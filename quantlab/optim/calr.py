@@ -59,7 +59,8 @@ class CaLR:
     """Sets the learning rate of every group of `optimizer` to `initial_lr` (1 - t/T)^gamma(a) for the subnet about to be trained.
 
     total: T, iterations of the whole run; least, largest: complexity of the smallest and the largest subnet of the space. Every
-    group's `initial_lr` is its `lr` at construction, unless it has one, as with torch's schedulers.
+    group's `initial_lr` is its `lr` at construction, unless it has one, as with torch's schedulers; of a group that is added later, its
+    `lr` at the first `set` after that.
 
     Not an `LRScheduler`, though its use is much the same. Those count their own steps and must step after the optimizer; this
     rate is a function of the iteration and of the subnet that was drawn for it, so it is set before, and nothing is counted.
@@ -80,7 +81,7 @@ class CaLR:
         """Call before `optimizer.step`, with the global iteration t from 0. Returns the factor."""
         factor = self.factor(t, complexity)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
         return factor
 
     def state_dict(self) -> dict[str, float]:

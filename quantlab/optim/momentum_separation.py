@@ -29,7 +29,8 @@ class MomentumSeparation(Optimizer):
     """`optimizer` (SGD, Adam, any whose memory is all in `state`) with one such memory per cluster; parameters, groups and learning
     rates are shared. With one cluster it is `optimizer`, bit for bit.
 
-    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had. Selecting another copies nothing. A
+    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had (with SGDT and its kin, each has a U of its own and
+    counts the transitions since its own last step). Selecting another copies nothing. A
     cluster's buffer for a parameter is made when it first moves it, so memory grows to `clusters` times the optimizer's; frozen, to less,
     as the operations that tell the clusters apart are each moved by one alone. Use `optimizer` only through this.
 
@@ -38,7 +39,8 @@ class MomentumSeparation(Optimizer):
     decayed: a zero gradient for each that ever had one at a step, so that weight decay and what is left of the momentum move it. The
     paper's released code does so, knowingly or not: it was written for torch 1.8, whose `zero_grad` wrote zeros.
 
-    Raises: ValueError for fewer than one cluster, an `inactive_parameters` that is not allowed.
+    Raises: ValueError for fewer than one cluster, an `inactive_parameters` that is not allowed, and for Adagrad, whose memory is made with the
+    optimizer and not by a cluster's first step.
     """
 
     def __init__(self, optimizer: Optimizer, clusters: int, inactive_parameters: str = "frozen"):
@@ -46,6 +48,9 @@ class MomentumSeparation(Optimizer):
             raise ValueError(f"clusters: got {clusters}, allowed: 1 or more, one per operation of the split edge")
         if inactive_parameters not in INACTIVE:
             raise ValueError(f"inactive_parameters: got {inactive_parameters!r}, allowed: {', '.join(INACTIVE)}")
+        if isinstance(optimizer, torch.optim.Adagrad):
+            raise ValueError(f"optimizer: got {type(optimizer).__name__}, which makes its memory before the first step, allowed: one that makes it "
+                             "at a parameter's first step (SGD, Adam, AdamW, NAdam, Adamax, RMSprop)")
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.inactive_parameters = optimizer, inactive_parameters
         self.states: list[defaultdict[Tensor, Any]] = [optimizer.state, *(defaultdict(dict) for _ in range(clusters - 1))]
@@ -70,19 +75,23 @@ class MomentumSeparation(Optimizer):
         memory = self.states[self.cluster if cluster is None else self._checked(cluster)].get(parameter, {})
         return memory.get("momentum_buffer", memory.get("exp_avg"))
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, once."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        if self.inactive_parameters == "decayed":
+        """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, as often as `optimizer`
+        calls it (LBFGS: several times, all others once). Hooks of `optimizer` run inside of this object's own."""
+        if closure is None:
             self._give_zero_gradients()
-        self.optimizer.step()
-        return loss
+            return self.optimizer.step()
+
+        def with_zero_gradients() -> float:
+            loss = closure()
+            self._give_zero_gradients()
+            return loss
+
+        return self.optimizer.step(with_zero_gradients)
 
     def _give_zero_gradients(self) -> None:
+        if self.inactive_parameters == "frozen":
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -103,7 +112,17 @@ class MomentumSeparation(Optimizer):
         return {"states": [one["state"] for one in packed], "param_groups": groups, "touched": touched, "cluster": self.cluster}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises: ValueError for the state of another number of clusters, or of other groups of parameters."""
+        """The state of one of these, or of a plain optimizer of `optimizer`'s kind. The latter means what constructing from that optimizer
+        does: its memory is cluster 0's, which is selected, and the others have none; what it has a memory of had a gradient.
+
+        Raises: ValueError for the state of another number of clusters, of other groups of parameters, or of no optimizer.
+        """
+        if missing := {"param_groups", "states" if "states" in state_dict else "state"} - state_dict.keys():
+            raise ValueError(f"state_dict: got no {' and no '.join(sorted(missing))}, allowed: what state_dict() of MomentumSeparation or of a "
+                             "torch optimizer gives")
+        if "states" not in state_dict:
+            plain, empty = state_dict["state"], ({} for _ in range(self.clusters - 1))
+            state_dict = {"states": [plain, *empty], "param_groups": state_dict["param_groups"], "touched": list(plain), "cluster": 0}
         saved = state_dict["states"]
         if len(saved) != self.clusters:
             raise ValueError(f"clusters: got {self.clusters}, and a state of {len(saved)}; load it into one with clusters={len(saved)}")
@@ -117,7 +136,8 @@ class MomentumSeparation(Optimizer):
         self.select(state_dict["cluster"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__        # Optimizer's own would copy one cluster only
+        own = ("optimizer", "inactive_parameters", "states", "touched", "cluster")
+        return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def _checked(self, cluster: int) -> int:
         if not 0 <= cluster < self.clusters:

@@ -56,28 +56,35 @@ class TransitionTracker:
             setattr(self, name, tensor.to(getattr(self, name), copy=True))
 
 
-def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor) -> Tensor:
+def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor, aggregation: str = "kernel_mean") -> Tensor:
     """Nagel et al., Eq. (7): the squared distance of latent weights `[O, ...]` to the middle of their bin; a scalar.
 
     bin_center: the quantized value in units of the weight, taken as constant. clipped: bool, where the weight lies outside its
-    quantizer's range; nothing pulls there. Summed over output channels and averaged within each, as the
-    authors' code does by default; the paper only sums.
+    quantizer's range; nothing pulls there. aggregation, over the weights of the layer: kernel_mean (summed over output channels,
+    averaged within each; the default of the authors' code), sum (the paper's), mean.
     """
-    distance = torch.where(clipped, 0.0, weight - bin_center)
-    return distance.square().sum() * (weight.shape[0] / weight.numel())
+    squared = torch.where(clipped, 0.0, weight - bin_center).square()
+    return {"sum": squared.sum, "mean": squared.mean, "kernel_mean": lambda: squared.sum(0).mean()}[aggregation]()
 
 
 class IterativeFreezing:
     """Nagel et al., Algorithm 1, of one layer: a weight whose oscillation frequency exceeds a threshold is fixed, for the rest
-    of training, to the level where it spent most of its time: a running mean of its levels (momentum m_o), rounded.
+    of training, to the level where it spent most of its time: a running mean of its levels (momentum m_o) up to the update before,
+    rounded.
 
     latent: from levels (float tensor) to the latent weight in the middle of their bin; asked anew at every update, so a frozen weight
     keeps its level though the scale is learned. Tells the tracker of every update itself.
+
+    The mean begins with the levels at the first update that has a threshold, as in the authors' code: what freezes soon after keeps
+    about the level it had then. mean_from_start: it begins with the levels at construction instead, so that it knows the whole run
+    (Algorithm 1 has no time without a threshold, and does not tell the two apart).
+
+    In the authors' code a layer learns of a new level in its next forward pass, so that a weight freezes one pass later than here.
     """
 
-    def __init__(self, tracker: TransitionTracker, latent: Callable[[Tensor], Tensor]):
+    def __init__(self, tracker: TransitionTracker, latent: Callable[[Tensor], Tensor], mean_from_start: bool = False):
         self.tracker, self.latent = tracker, latent
-        self.mean_level = tracker.levels.to(torch.float32)
+        self.mean_level = tracker.levels.to(torch.float32) if mean_from_start else None
         self.frozen = torch.zeros_like(tracker.levels, dtype=torch.bool)
         self.frozen_level = torch.zeros_like(tracker.levels)
 
@@ -86,23 +93,28 @@ class IterativeFreezing:
         """Move the frozen among `weight` back, in place. threshold: of the frequency; None: nothing new is frozen yet."""
         self._hold(weight)
         self.tracker.update(weight)
-        self.mean_level.lerp_(self.tracker.levels.to(torch.float32), self.tracker.m_o)
-        if threshold is None:
-            return
-        new = (self.tracker.frequency > threshold) & ~self.frozen
+        levels = self.tracker.levels.to(torch.float32)
+        if threshold is not None:
+            self.mean_level = levels.clone() if self.mean_level is None else self.mean_level
+            self._freeze(self.tracker.frequency > threshold)
+            self._hold(weight)
+        if self.mean_level is not None:
+            self.mean_level.lerp_(levels, self.tracker.m_o)
+
+    def _freeze(self, oscillating: Tensor) -> None:
         # Through the quantizer and not by rounding the mean, which for one bit could give 0, no level at all
         nearest = self.tracker.discrete(self.latent(self.mean_level)).to(torch.int8)
-        self.frozen_level = torch.where(new, nearest, self.frozen_level)
-        self.frozen |= new
-        self._hold(weight)
+        self.frozen_level = torch.where(oscillating & ~self.frozen, nearest, self.frozen_level)
+        self.frozen |= oscillating
 
     def _hold(self, weight: Tensor) -> None:
         held = self.latent(self.frozen_level.to(torch.float32)).to(weight.dtype)
         weight.copy_(torch.where(self.frozen, held, weight))
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor | None]:
+        """`mean_level` is None before the mean has begun."""
         return {name: getattr(self, name) for name in ("mean_level", "frozen", "frozen_level")}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         for name, tensor in state.items():
-            setattr(self, name, tensor.to(getattr(self, name), copy=True))
+            setattr(self, name, None if tensor is None else tensor.to(self.frozen.device, copy=True))

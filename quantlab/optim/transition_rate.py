@@ -1,4 +1,4 @@
-"""SGDT, AdamT, AdamWT: schedule the transition rate of quantized weights instead of a learning rate.
+"""SGDT, AdamT, AdamWT and four more: schedule the transition rate of quantized weights instead of a learning rate.
 
 "Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025, arXiv 2404.19248. A latent weight w is
 trained; the network sees its discrete version w_d. A *transition* is a change of w_d. In every layer, at every update t:
@@ -9,7 +9,8 @@ trained; the network sees its discrete version w_d. A *transition* is a change o
     w^{t+1} = w^t - U^t g^t                                                         (12)
 
 R is the target transition rate, which takes the place of the learning rate: any scheduler of torch moves it. g is the
-ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps).
+ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps). Every optimizer here is torch's own,
+whose `step` is called with U as the learning rate of each layer.
 
     optimizer = SGDT([
         {"params": [conv.weight], "discretize": [quantizer.discrete], "lr": 5e-3 * 2**0.5},   # lr: the target R
@@ -19,13 +20,15 @@ ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 RULES = ("additive", "multiplicative", "momentum_multiplicative")
 EPS = 1e-8      # in R / K
+COUNTED = ("running_transition_rate", "talr", "discrete")      # K, U and w_d, in the state of a scheduled parameter
 
 
 def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float) -> Tensor:
@@ -40,33 +43,42 @@ def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float
     return wanted if rule == "multiplicative" else m * U + (1 - m) * wanted
 
 
-class TransitionRateOptimizer(Optimizer):
-    """What the three share. A subclass gives the direction g of a group's parameters.
+class TransitionRate:
+    """Mixin before an optimizer of torch's: `class SGDT(TransitionRate, torch.optim.SGD)`. All that it takes goes on to torch's.
 
     A group with the key `discretize` is scheduled by transition rate: one function per parameter, from the latent weight to its
     discrete levels (integers from -128 to 127 in a tensor of the same shape, any dtype). In such a group `lr` is the target
-    R^t. Every other group is the ordinary optimizer's.
+    R^t, and torch's learning rate is each layer's U^t; so it scales what a learning rate scales, decoupled weight decay too. Every other
+    group is the ordinary optimizer's, bit for bit.
 
-    initial_talr: U^0 (the paper: the learning rate of the plain optimizer). eta: gain of the additive rule; None: U^0, as the
-    paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
+    initial_talr: U^0; None: `lr` of the optimizer (the paper: the learning rate of the plain optimizer). eta: gain of the additive
+    rule; None: U^0, as the paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
 
     The paper leaves K^0 and the first update open; as the released code, K^0 = R^0, and the first update, which has no earlier
     discrete weights to compare with, uses U^0. Transitions are counted when `step` is called, between the weights of two
     successive updates, so gradient accumulation and skipped steps of a gradient scaler count right; processes that hold the same
     weights count the same.
 
+    A copy (`copy.deepcopy`) has parameters and functions of its own: what is bound to a quantizer is bound to its copy, which is the
+    copied model's where both are copied in one call. The same holds of pickle, which takes methods and functions of modules but no lambdas;
+    `state_dict` holds no function.
+
     Raises: ValueError for a rule, target, m, initial_talr or eta that is not allowed, or a `discretize` of another length
     than `params`.
     """
 
-    def __init__(self, params: Iterable, defaults: dict, initial_talr: float | None, eta: float | None, m: float, rule: str):
+    def __init__(self, params: Iterable, *args, initial_talr: float | None = None, eta: float | None = None, m: float = 0.99,
+                 rule: str = "additive", **options):
         self._discretize: dict[Tensor, Callable[[Tensor], Tensor]] = {}
-        initial_talr = defaults["lr"] if initial_talr is None else initial_talr
-        super().__init__(params, defaults | {"initial_talr": initial_talr, "eta": eta, "m": m, "rule": rule})
+        self._scheduling = {"initial_talr": initial_talr, "eta": eta, "m": m, "rule": rule}
+        super().__init__(params, *args, **options)
 
     def add_param_group(self, param_group: dict) -> None:
         param_group = dict(param_group)
         functions = param_group.pop("discretize", None)     # not a value that a checkpoint could hold
+        if self._scheduling["initial_talr"] is None:
+            self._scheduling["initial_talr"] = self.defaults["lr"]
+        self.defaults |= self._scheduling
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         group["scheduled"] = functions is not None
@@ -87,123 +99,104 @@ class TransitionRateOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update. `closure`, if given, computes the loss and its gradients again."""
+        """One update. `closure`, if given, computes the loss and its gradients again, once."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            if not group["scheduled"]:
-                self._decay(params, group, [group["lr"]] * len(params))
-                torch._foreach_add_(params, self._directions(params, group), alpha=-group["lr"])
-                continue
-            talrs = [self._scheduled_talr(p, group) for p in params]
-            self._decay(params, group, talrs)
-            for p, g, U in zip(params, self._directions(params, group), talrs):
-                p.addcmul_(g, U, value=-1)
+        counted = {p: self._counted(p, group) for group in self.param_groups if group["scheduled"]
+                   for p in group["params"] if p.grad is not None}
+        talrs = [values["talr"] for values in counted.values()]
+        rates = dict(zip(counted, torch.stack([U.to(talrs[0].device) for U in talrs]).tolist() if talrs else ()))    # one synchronization
+        groups, self.param_groups = self.param_groups, [part for group in self.param_groups for part in _parts(group, rates)]
+        try:
+            self._plain_step()
+        finally:
+            self.param_groups = groups
+        for p, values in counted.items():
+            self.state[p] |= values     # after torch's, which takes an empty state for the first update
         return loss
 
-    def _scheduled_talr(self, p: Tensor, group: dict) -> Tensor:
-        """U^t of the layer whose latent weight is p, after counting the transitions since the update before."""
+    def _plain_step(self) -> None:
+        """torch's `step` without its hooks: those of this object's `step` are running already."""
+        plain = super().step
+        if getattr(plain, "hooked", False):     # torch wraps the `step` of a class when its first object is made
+            plain = plain.__wrapped__.__get__(self)
+        plain()
+
+    def _counted(self, p: Tensor, group: dict) -> dict[str, Tensor]:
+        """K^t, U^t and the levels of the layer whose latent weight is p, after counting the transitions since the update before."""
         state, R = self.state[p], group["lr"]
         discrete = self._discretize[p](p).to(torch.int8)
         if "discrete" not in state:
-            state["running_transition_rate"] = torch.full((), float(R), dtype=torch.float32, device=p.device)
-            state["talr"] = torch.full((), float(group["initial_talr"]), dtype=torch.float32, device=p.device)
+            K, U = (torch.full((), float(value), dtype=torch.float32, device=p.device) for value in (R, group["initial_talr"]))
         else:
             k = (discrete != state["discrete"]).mean(dtype=torch.float32)
-            K = state["running_transition_rate"].lerp_(k, 1 - group["m"])
+            K = state["running_transition_rate"].lerp(k, 1 - group["m"])
             eta = group["initial_talr"] if group["eta"] is None else group["eta"]
-            state["talr"] = updated_talr(group["rule"], state["talr"], R, K, eta, group["m"])
-        state["discrete"] = discrete
-        return state["talr"]
-
-    def _decay(self, params: list[Tensor], group: dict, rates: list) -> None:
-        """Weight decay that is not part of the gradient (AdamW's)."""
-
-    def _directions(self, params: list[Tensor], group: dict) -> list[Tensor]:
-        """g of Eq. (12), one tensor per parameter. Advances the optimizer's own memory."""
-        raise NotImplementedError  # each optimizer has its own
+            U = updated_talr(group["rule"], state["talr"], R, K, eta, group["m"])
+        return {"running_transition_rate": K, "talr": U, "discrete": discrete}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)     # gives every tensor the parameter's dtype
-        for state in self.state.values():
-            if "discrete" in state:
-                state["discrete"] = state["discrete"].to(torch.int8)
-                for name in ("running_transition_rate", "talr"):
-                    state[name] = state[name].to(torch.float32)
+        """Raises: ValueError for the state of groups that are scheduled where these are not, or the other way round."""
+        saved_groups, scheduled = state_dict["param_groups"], [group["scheduled"] for group in self.param_groups]
+        saved = [group.get("scheduled", False) for group in saved_groups]
+        if len(saved) == len(scheduled) and saved != scheduled:
+            raise ValueError(f"scheduled groups: got a state of {saved}, allowed: {scheduled}; give `discretize` for the groups that had it")
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:         # a plain optimizer's, or one saved by an earlier version, lacks some
+            for name, value in (self.defaults | {"scheduled": False}).items():
+                group.setdefault(name, value)
+        # torch gives every tensor the parameter's dtype, which rounds U and K of bfloat16 weights
+        numbers = chain(*(group["params"] for group in saved_groups))
+        for number, p in zip(numbers, chain(*(group["params"] for group in self.param_groups))):
+            found = state_dict["state"].get(number, {})
+            for name in COUNTED:
+                if name in found:
+                    self.state[p][name] = found[name].to(p.device, copy=True)
 
-    def _with_l2(self, params: list[Tensor], weight_decay: float) -> list[Tensor]:
-        gradients = [p.grad for p in params]
-        return torch._foreach_add(gradients, params, alpha=weight_decay) if weight_decay else gradients
-
-    def _memory(self, params: list[Tensor], name: str) -> list[Tensor]:
-        for p in params:
-            if name not in self.state[p]:
-                self.state[p][name] = torch.zeros_like(p)
-        return [self.state[p][name] for p in params]
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_discretize": self._discretize, "_scheduling": self._scheduling}
 
 
-class SGDT(TransitionRateOptimizer):
-    """SGD with momentum (torch's: b = momentum b + grad + weight_decay w, g = b) whose scheduled groups follow a target rate.
+def _parts(group: dict, rates: dict[Tensor, float]) -> list[dict]:
+    """The groups in torch's sense: `group` itself, or of a scheduled one each parameter that has a gradient, with its U for a rate."""
+    return [group | {"params": [p], "lr": rates[p]} for p in group["params"] if p in rates] if group["scheduled"] else [group]
+
+
+class SGDT(TransitionRate, torch.optim.SGD):
+    """SGD with momentum (b = momentum b + grad + weight_decay w, g = b; with `nesterov`, g = grad + weight_decay w + momentum b).
 
     lr: learning rate of ordinary groups, and U^0 of scheduled ones unless `initial_talr` says otherwise. Weight decay is L2:
     part of the gradient, so it is scaled by U too.
     """
 
-    def __init__(self, params, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0, *,
-                 initial_talr: float | None = None, eta: float | None = None, m: float = 0.99, rule: str = "additive"):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, initial_talr, eta, m, rule)
-
-    def _directions(self, params: list[Tensor], group: dict) -> list[Tensor]:
-        gradients = self._with_l2(params, group["weight_decay"])
-        if group["momentum"] == 0:
-            return gradients
-        buffers = self._memory(params, "momentum_buffer")
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, gradients)
-        return buffers
+    def __init__(self, params: Iterable, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False, **options):
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, **options)
 
 
-class AdamT(TransitionRateOptimizer):
-    """Adam (Kingma & Ba 2015; L2 weight decay) whose scheduled groups follow a target rate: g = m^ / (sqrt(v^) + eps)."""
-
-    def __init__(self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, *, initial_talr: float | None = None, eta: float | None = None, m: float = 0.99,
-                 rule: str = "additive"):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}, initial_talr, eta, m, rule)
-
-    def _gradients(self, params: list[Tensor], group: dict) -> list[Tensor]:
-        return self._with_l2(params, group["weight_decay"])
-
-    def _directions(self, params: list[Tensor], group: dict) -> list[Tensor]:
-        beta1, beta2 = group["betas"]
-        gradients = self._gradients(params, group)
-        first, second = self._memory(params, "exp_avg"), self._memory(params, "exp_avg_sq")
-        torch._foreach_lerp_(first, gradients, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
-        directions = []
-        for p, average, square in zip(params, first, second):
-            step = self.state[p]["step"] = self.state[p].get("step", 0) + 1
-            denominator = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
-            directions.append((average / denominator).div_(1 - beta1**step))
-        return directions
+class AdamT(TransitionRate, torch.optim.Adam):
+    """Adam (Kingma & Ba 2015; L2 weight decay): g = m^ / (sqrt(v^) + eps)."""
 
 
-class AdamWT(AdamT):
-    """AdamT with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - U weight_decay) w first."""
+class AdamWT(TransitionRate, torch.optim.AdamW):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - U weight_decay) w first."""
 
-    def __init__(self, params, lr: float = 3e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.01, **scheduling):
-        super().__init__(params, lr, betas, eps, weight_decay, **scheduling)
+    def __init__(self, params: Iterable, lr: float = 3e-4, *args, **options):
+        super().__init__(params, lr, *args, **options)
 
-    def _gradients(self, params: list[Tensor], group: dict) -> list[Tensor]:
-        return [p.grad for p in params]
 
-    def _decay(self, params: list[Tensor], group: dict, rates: list) -> None:
-        for p, rate in zip(params, rates):
-            p.mul_(1 - rate * group["weight_decay"])
+class NAdamT(TransitionRate, torch.optim.NAdam):
+    """Adam with Nesterov momentum (Dozat 2016)."""
+
+
+class AdamaxT(TransitionRate, torch.optim.Adamax):
+    """Adam with the infinity norm of past gradients in place of their root mean square (Kingma & Ba 2015)."""
+
+
+class RMSpropT(TransitionRate, torch.optim.RMSprop):
+    """RMSprop (Tieleman & Hinton 2012): g = grad / (sqrt(mean of grad^2) + eps)."""
+
+
+class AdagradT(TransitionRate, torch.optim.Adagrad):
+    """Adagrad (Duchi et al. 2011): g = grad / (sqrt(sum of grad^2) + eps)."""

@@ -2,3 +2,8 @@
 
 They know neither methods nor tasks and can be used alone.
 """
+
+from quantlab.quantizers.gradient import GradientQuantizer
+from quantlab.quantizers.gradient_interval import LargeGradient
+
+__all__ = ["GradientQuantizer", "LargeGradient"]

@@ -1,26 +1,33 @@
 """One bit: the binary networks of XNOR-Net and ReActNet.
 
 "XNOR-Net", Rastegari et al., ECCV 2016 (arXiv 1603.05279): weights sign(w) mean|w| per output channel; gradients pass sign where
-|w| <= 1 (Sec. 3.1).
+|w| <= 1, times mean|w| (Sec. 3.1).
 
-"ReActNet", Liu et al., ECCV 2020 (arXiv 2003.03488): inputs sign(x - beta) with one learned shift beta per channel (RSign,
-Eq. 1), whose gradient is that of Bi-Real Net's piecewise polynomial, 2 - 2 |x| within one of the shift. The network's other
-half, RPReLU, is in quantlab/models/reactnet.py.
+"ReActNet", Liu et al., ECCV 2020 (arXiv 2003.03488): the same weights, but gradients pass as they are where |w| <= 1 (the released
+code; so steps of weights do not shrink with the weights); inputs sign(x - beta) with one learned shift beta per channel (RSign, Eq. 1),
+whose gradient is that of Bi-Real Net's piecewise polynomial, 2 - 2 |x| within one of the shift. The network's other half, RPReLU, is
+in quantlab/models/reactnet.py.
+
+Zero counts as positive everywhere; in the released code, which uses torch.sign, it stays zero.
 """
 
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.fixed_point import FixedPointActivation
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 
-class _ScaledSign(torch.autograd.Function):
+class _ScaledSign(QuantizerFunction):
     @staticmethod
-    def forward(ctx, w, size):
-        ctx.save_for_backward(w, size)
+    def forward(w, size):
         return torch.where(w >= 0, size, -size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -31,16 +38,31 @@ class _ScaledSign(torch.autograd.Function):
 def scaled_sign(w: Tensor, size: Tensor) -> Tensor:
     """sign(w) size, a float tensor of w's shape `[O, ...]`; zero counts as positive. size: `[O, 1, ...]`, taken as constant.
 
-    dw = size where |w| <= 1, else 0.
+    dw = size where |w| <= 1, else 0. (XNOR-Net adds 1/n, n weights to a channel, for what w does to the size: with the other
+    weights' share left out that is no derivative, and it is small.)
     """
-    return _ScaledSign.apply(w, size)
+    return _ScaledSign.call(w, size)
 
 
-class _PolynomialSign(torch.autograd.Function):
+class _StraightSign(_ScaledSign):
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
+    def backward(ctx, grad):
+        return grad * (ctx.saved_tensors[0].abs() <= 1), None
+
+
+def straight_sign(w: Tensor, size: Tensor) -> Tensor:
+    """As `scaled_sign`, with the gradient of ReActNet's code: dw = 1 where |w| <= 1, ends included, else 0, whatever the size."""
+    return _StraightSign.call(w, size)
+
+
+class _PolynomialSign(QuantizerFunction):
+    @staticmethod
+    def forward(x):
         return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
@@ -50,7 +72,7 @@ class _PolynomialSign(torch.autograd.Function):
 
 def polynomial_sign(x: Tensor) -> Tensor:
     """sign(x), a float tensor of x's shape (any), with the gradient of Bi-Real Net (Liu et al., ECCV 2018, Eq. 6)."""
-    return _PolynomialSign.apply(x)
+    return _PolynomialSign.call(x)
 
 
 class BinaryWeight(LatentWeightQuantizer):
@@ -88,6 +110,14 @@ class BinaryWeight(LatentWeightQuantizer):
         return scaled_sign(weight, self._size_like(weight))
 
 
+class ReActNetWeight(BinaryWeight):
+    """The same values, whose gradient is not multiplied by mean|w|."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calibrate(weight.detach())
+        return straight_sign(weight, self._size_like(weight))
+
+
 class RSign(ActivationQuantizer):
     """sign(x - beta), -1 or 1, of an input `[N, C, ...]`, or `[..., C]` of a linear layer. beta starts at 0, and at the channel's
     mean where no input is negative, which would otherwise all become 1 (our choice: ReActNet's inputs are signed)."""
@@ -121,6 +151,9 @@ class BinaryPolicy(TrainingPolicy):
 
 class ReActNetPolicy(BinaryPolicy):
     """quantizer=reactnet."""
+
+    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> ReActNetWeight:
+        return ReActNetWeight(layer.weight.shape[0])
 
     def activation(self, layer: nn.Module, bits: int) -> ActivationQuantizer:
         is_conv = isinstance(layer, nn.Conv2d)

@@ -5,28 +5,32 @@
     forward: sign(phi); backward: the derivative of phi;   Q(x) = l + Delta (i + (sign(phi) + 1) / 2)       (9)
 
 alpha, l and u are learned: the smaller alpha, the steeper phi, and at 0 it is the step itself.
+Half way between two levels, where the paper is silent, the even one is taken.
 """
 
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import LEAST_INTERVAL, ActivationQuantizer, IntervalWeightQuantizer, half_normal_deviation
+from quantlab.quantizers.trained import (
+    LEAST_INTERVAL, ActivationQuantizer, IntervalWeightQuantizer, clip, half_normal_deviation, straight_through,
+)
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 ALPHA_RANGE = 1e-3, 0.5     # where the learned alpha is held; the paper gives 0.5 as the most
 
 
 def dsq(x: Tensor, l: Tensor, u: Tensor, alpha: Tensor, bits: int) -> Tensor:
-    """Q(x) of Eq. (9), a float tensor of x's shape (any); l, u, alpha: float tensors of one element."""
-    u = torch.maximum(u, l + LEAST_INTERVAL)
+    """Q(x) of Eq. (9), a float tensor of x's shape (any); l, u, alpha: float tensors of one element.
+
+    The gradient of x passes where l <= x <= u; where it is clipped, the end gets it.
+    """
+    u = torch.where(u >= l + LEAST_INTERVAL, u, l + LEAST_INTERVAL)
     delta = (u - l) / (2.0**bits - 1)
-    along = (torch.minimum(torch.maximum(x, l), u) - l) / delta         # 0 .. 2^b - 1
+    along = (clip(x, l, u) - l) / delta         # 0 .. 2^b - 1
     interval = along.detach().floor().clamp_(max=2.0**bits - 2)
-    alpha = alpha.clamp(*ALPHA_RANGE)
+    alpha = clip(alpha, *ALPHA_RANGE)
     phi = torch.tanh((2 / alpha - 1).log() * (along - interval - 0.5)) / (1 - alpha)
-    soft = interval + (phi + 1) / 2
-    level = soft + (along.round() - soft).detach()
-    return l + delta * level
+    return l + delta * straight_through(along.detach().round(), interval + (phi + 1) / 2)
 
 
 class DSQWeight(IntervalWeightQuantizer):

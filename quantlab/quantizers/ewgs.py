@@ -4,32 +4,36 @@
     x_q = round((2^b - 1) x_n) / (2^b - 1);   weights become 2 (x_q - 1/2), inputs stay x_q      (2), (3)
     g_xn = g_xq (1 + delta sign(g_xq) (x_n - x_q))                                               (5)
 
-l, u and a factor on the layer's output are learned. delta = 0 is the straight-through estimator. The paper also sets delta
+l, u and a factor |s| on the layer's output are learned. delta = 0 is the straight-through estimator. The paper also sets delta
 from the trace of the Hessian every ten epochs; here it is the constant that the paper gives as the alternative.
 """
 
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.trained import LEAST_INTERVAL, ActivationQuantizer, IntervalWeightQuantizer, half_normal_deviation
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 
-class _EWGS(torch.autograd.Function):
+class _EWGS(QuantizerFunction):
     @staticmethod
-    def forward(ctx, x, l, u, steps, delta):
-        position = (x - l) / (u - l).clamp_min(LEAST_INTERVAL)
-        ctx.save_for_backward(position, l, u)
-        ctx.constants = steps, delta
-        return position.clamp(0, 1).mul_(steps).round_().div_(steps)
+    def forward(x, l, u, steps, delta):
+        return ((x - l) / (u - l).clamp_min(LEAST_INTERVAL)).clamp_(0, 1).mul_(steps).round_().div_(steps)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, l, u, *ctx.constants = inputs
+        ctx.save_for_backward(x, l, u)
 
     @staticmethod
     def backward(ctx, grad):
-        position, l, u = ctx.saved_tensors
+        x, l, u = ctx.saved_tensors
         steps, delta = ctx.constants
+        length = (u - l).clamp_min(LEAST_INTERVAL)
+        position = (x - l) / length
         x_n = position.clamp(0, 1)
         rounding_error = x_n - (x_n * steps).round_().div_(steps)
-        length = (u - l).clamp_min(LEAST_INTERVAL)
         scaled = (grad + delta * grad.abs() * rounding_error) * (position == x_n) / length
         grad_l = grad_u = None
         if ctx.needs_input_grad[1]:
@@ -40,8 +44,11 @@ class _EWGS(torch.autograd.Function):
 
 
 def ewgs(x: Tensor, l: Tensor, u: Tensor, bits: int, delta: float) -> Tensor:
-    """x_q of Eq. (2) in [0, 1], a float tensor of x's shape (any); l and u: float tensors of one element, both learned or neither."""
-    return _EWGS.apply(x, l, u, 2.0**bits - 1, delta)
+    """x_q of Eq. (2) in [0, 1], a float tensor of x's shape (any); l and u: float tensors of one element, both learned or neither.
+
+    The gradient of x passes where l <= x <= u, else it is 0.
+    """
+    return _EWGS.call(x, l, u, 2.0**bits - 1, delta)
 
 
 class EWGSWeight(IntervalWeightQuantizer):
@@ -54,6 +61,10 @@ class EWGSWeight(IntervalWeightQuantizer):
     @property
     def effective_step_size(self) -> float:
         return 1.0 if self.bits == 1 else 2 / (2.0**self.bits - 1)      # 1 bit: half of the distance, as Eq. (8) has it
+
+    def above_lowest(self, weight: Tensor) -> Tensor:
+        length = (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL)
+        return (weight - self.lower.detach()) / length * (2.0**self.bits - 1)
 
     def forward(self, weight: Tensor) -> Tensor:
         return 2 * ewgs(weight, self.lower, self.upper, self.bits, self.delta) - 1

@@ -9,12 +9,17 @@
 
 Unlike LSQ's the result is not multiplied by s again: it is a fixed-point number, and a normalization layer after every
 quantized layer takes care of the size; without one, an output scale is learned for the layer (`output_scale`).
+
+At one bit the sign of a weight of zero is positive; in the released code, which rounds (clip(w / s, -1, 1) + 1) / 2, it is negative.
 """
 
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, for_compiler, half_normal_deviation, straight_through
+from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.trained import (
+    ActivationQuantizer, LatentWeightQuantizer, clip, deviation, for_compiler, half_normal_deviation, straight_through,
+)
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-6      # added to |s|, as the released code does
@@ -28,23 +33,28 @@ def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
     return (0.0, 1.0, 1.0) if bits == 1 else (0.0, 2.0**bits - 1, 2.0**bits)
 
 
-class _FixedPoint(torch.autograd.Function):
-    # One function, one saved tensor: uncompiled, torch's operations (`_composed`) would save four and take twice as long.
+class _FixedPoint(QuantizerFunction):
+    # One function, which saves its input: uncompiled, torch's operations (`_composed`) would save four tensors and take twice as long.
     @staticmethod
-    def forward(ctx, x, scale, bits, signed):
+    def forward(x, scale, bits, signed):
         alpha, beta, gamma = clip_range(bits, signed)
         v = x * (gamma / (scale.abs() + EPS))
-        ctx.save_for_backward(v, scale)
-        ctx.limits = alpha, beta, gamma
         if bits == 1 and signed:
             return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
-        return v.clamp(alpha, beta).round_().div_(gamma)
+        return v.clamp_(alpha, beta).round_().div_(gamma)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, scale, bits, signed = inputs
+        ctx.save_for_backward(x, scale)
+        ctx.limits = clip_range(bits, signed)
 
     @staticmethod
     def backward(ctx, grad):
-        v, scale = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         alpha, beta, gamma = ctx.limits
         size = scale.abs() + EPS
+        v = x * (gamma / size)
         passed = grad * (v == v.clamp(alpha, beta))
         grad_scale = None
         if ctx.needs_input_grad[1]:
@@ -56,18 +66,18 @@ class _FixedPoint(torch.autograd.Function):
 def _composed(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
     alpha, beta, gamma = clip_range(bits, signed)
     v = x.to(scale.dtype) * (gamma / (scale.abs() + EPS))
-    clipped = v.clamp(alpha, beta)
+    clipped = clip(v, alpha, beta)
     levels = torch.where(v >= 0, 1.0, -1.0) if bits == 1 and signed else clipped.round()
-    return (straight_through(levels, clipped) / gamma).to(x.dtype)
+    return (straight_through(levels.detach(), clipped) / gamma).to(x.dtype)
 
 
 def fixed_point(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
     """x_q of Eq. (13), a float tensor of x's shape (any). scale: a float tensor of one element.
 
-    Straight-through for round and sign only; the rest is differentiated: dx_q/dx = 1/|s| where x is not clipped, else 0, and
-    dx_q/ds = -x sign(s)/s^2 there, else 0 (as the released code, and unlike LSQ, whose gradient has a rounding term).
+    Straight-through for round and sign only; the rest is differentiated: dx_q/dx = 1/|s| where alpha <= gamma x/s <= beta, else 0,
+    and dx_q/ds = -x sign(s)/s^2 there, else 0 (as the released code, and unlike LSQ, whose gradient has a rounding term).
     """
-    return for_compiler(_composed, x, scale, bits, signed) if torch.compiler.is_compiling() else _FixedPoint.apply(x, scale, bits, signed)
+    return for_compiler(_composed, x, scale, bits, signed) if torch.compiler.is_compiling() else _FixedPoint.call(x, scale, bits, signed)
 
 
 class FixedPointWeight(LatentWeightQuantizer):

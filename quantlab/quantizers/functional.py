@@ -11,6 +11,8 @@ representable. Rounding is half to even (torch.round).
 import torch
 from torch import Tensor
 
+from quantlab.quantizers.autograd_function import QuantizerFunction
+
 
 def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
     """Smallest and largest code of `bits` bits: (0, 2^b - 1), or (-2^(b-1), 2^(b-1) - 1) if symmetric."""
@@ -43,23 +45,22 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (codes - zero_point) * scale
 
 
-class _FakeQuantize(torch.autograd.Function):
-    # One function instead of the composition of round, clamp and two products: one tensor is saved for the backward pass
-    # instead of five, and none where nothing learns. Masks are floats, since products of bool and float are slow on CPUs.
+class _FakeQuantize(QuantizerFunction):
+    # One function instead of the composition of round, clamp and two products: its input is saved for the backward pass instead of
+    # five tensors. Masks are floats, since products of bool and float are slow on CPUs.
     @staticmethod
-    def forward(ctx, x, scale, zero_point, q_min, q_max):
-        ratio = x / scale
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(ratio, scale, zero_point)
-            ctx.q_min, ctx.q_max = q_min, q_max
-            code = torch.round(ratio)
-        else:
-            code = ratio.round_()
-        return code.add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
+    def forward(x, scale, zero_point, q_min, q_max):
+        return (x / scale).round_().add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, scale, zero_point, ctx.q_min, ctx.q_max = inputs
+        ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
     def backward(ctx, grad):
-        ratio, scale, zero_point = ctx.saved_tensors
+        x, scale, zero_point = ctx.saved_tensors
+        ratio = x / scale
         code = torch.round(ratio).add_(zero_point)
         clamped = code.clamp(ctx.q_min, ctx.q_max)
         inside = code.eq_(clamped)
@@ -78,7 +79,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_ma
 
     x: float tensor of any shape; scale, zero_point: float tensors that broadcast against it.
     """
-    return _FakeQuantize.apply(x, scale, zero_point, q_min, q_max)
+    return _FakeQuantize.call(x, scale, zero_point, q_min, q_max)
 
 
 def min_max_range(x_RN: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,18 @@ the weight and that of the input:
 
 2^b - 1 levels, zero among them. Inside [-c, c] the mean over u is G; beyond, a gradient goes to the nearer end. Where the
 interval ends, gamma, is the business of `gradient_interval`.
+
+u has 16 bits, and each of its 65,536 values stands in the middle of its cell, so that its mean is 1/2: what Q G / c has beyond 16
+binary places is rounded to nearest, at most 2^-17 of a step away and to either side alike. That is fine enough for 16-bit
+gradients, too: there the step is 1 / 32,767 of c, and float32 itself tells no more than 2^-9 of it apart near the ends.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 LEAST = 1e-30           # in place of an interval of zero: an all-zero gradient stays zero
@@ -42,8 +48,8 @@ def _(count: int, device: torch.device) -> Tensor:
 
 
 def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
-    """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16: two uint8 tensors of `like`'s shape, which a compiler vectorizes and
-    int16 it does not."""
+    """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16 + 1 / 2^17: two uint8 tensors of `like`'s shape, which a compiler
+    vectorizes and int16 it does not."""
     drawn = random_bytes(2 * like.numel(), like.device).view(2, -1)
     if like.ndim == 4 and (torch.compiler.is_compiling() or like.is_contiguous(memory_format=torch.channels_last)):
         n, c, h, w = like.shape     # laid out as the gradient is, or as compiled convolutions leave it
@@ -54,15 +60,23 @@ def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stochastic_codes(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
-    """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor."""
+    """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor, or one that
+    broadcasts. Where Q G / c is an integer, that is the code, whatever u."""
     q = largest_code(bits)
-    high, low = uniform_noise(gradient)
+    noise = uniform_noise(gradient)
     scaled = gradient.float() * (q / end)
-    return scaled.add_(high, alpha=2.0**-8).add_(low, alpha=2.0**-16).floor_().clamp_(-q, q)
+    if bits <= 8:
+        return _floor_with_noise(scaled, *noise).clamp_(-q, q)
+    whole = scaled.floor()      # float32 has no room for u beside more than 8 bits
+    return _floor_with_noise(scaled.sub_(whole), *noise).add_(whole).clamp_(-q, q)
+
+
+def _floor_with_noise(x: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    return x.add_(high, alpha=2.0**-8).add_(low, alpha=2.0**-16).add_(2.0**-17).floor_()
 
 
 def quantize_gradient(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
-    """G_q of Eq. (1), a new tensor of the gradient's shape and dtype; end: c, a scalar tensor."""
+    """G_q of Eq. (1), a new tensor of the gradient's shape and dtype; end: c, a scalar tensor, or one that broadcasts."""
     end = end.float().clamp_min(LEAST)
     return stochastic_codes(gradient, end, bits).mul_(end / largest_code(bits)).to(gradient.dtype)
 
@@ -70,57 +84,71 @@ def quantize_gradient(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
 class _QuantizeGradient(torch.autograd.Function):
     # Never in place: autograd may hand the same tensor to a residual branch, whose gradient would be quantized with it.
     @staticmethod
-    def forward(ctx, output, clip_ratio, quantizer):
-        ctx.save_for_backward(clip_ratio)
-        ctx.quantizer = quantizer
+    def forward(output, clip_ratio, tally, quantizer):
         return output.clone()   # not a view: an in-place activation may follow, as in torchvision's networks
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, clip_ratio, _, ctx.quantizer = inputs
+        ctx.save_for_backward(clip_ratio)
 
     @staticmethod
     def backward(ctx, gradient):
         (clip_ratio,) = ctx.saved_tensors
-        quantized, ratio_gradient = ctx.quantizer.quantized(gradient, clip_ratio)
-        return quantized, ratio_gradient if ctx.needs_input_grad[1] else None, None
+        quantized, counts = ctx.quantizer.quantized(gradient, clip_ratio)
+        return quantized, None, counts if ctx.needs_input_grad[2] else None, None
 
 
 class GradientQuantizer(nn.Module):
-    """The identity, through which gradients come back quantized to `bits` within the interval that `interval` keeps.
+    """The identity, through which gradients come back quantized to `bits` (2 to 16) within the interval that `interval` keeps.
 
     Call it on the output of a layer. For a whole network: `gradient_quantizers`, `calibrate_gradients` once, and
     `update_intervals` after every optimizer step.
 
-    `observing`: keep of the next gradient what a person wants to know (`observed`); it costs several passes over it.
+    per_channel: max|G| is that of each channel of [N, C, H, W], for depthwise convolutions; the clip ratio is one for all of them.
+    `choosing`: let the interval be chosen anew from the next gradient; `elements`: how many came in the backward pass of
+    `calibrate_gradients`. `observing`: keep of the next gradient what a person wants to know (`observed`); it costs several passes over it.
     """
 
-    def __init__(self, bits: int, interval: nn.Module):
+    def __init__(self, bits: int, interval: nn.Module, per_channel: bool = False):
         super().__init__()
-        self.bits, self.interval = bits, interval
+        self.bits, self.interval, self.per_channel = bits, interval, per_channel
         self.choosing = False
+        self.elements = 0
         self.observing = False
         self.observed: dict[str, Tensor] = {}
 
     def forward(self, output: Tensor) -> Tensor:
-        return _QuantizeGradient.apply(output, self.interval.clip_ratio, self)
+        # `.data`: DDP copies buffers anew at every forward pass, which may come between another and its backward pass
+        return _QuantizeGradient.apply(output, self.interval.clip_ratio.data, self.interval.tally, self)
 
-    def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gradient quantized, and the gradient of the clip ratio where it is learned (see `gradient_interval`)."""
-        largest = max_abs(gradient)
+    def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient quantized, and what the interval's tally adds up (see `gradient_interval`)."""
+        if gradient.numel() == 0:       # of an empty batch: there is no largest
+            return gradient.clone(), gradient.new_zeros(2, dtype=torch.float32)
+        largest = max_abs(gradient, self.per_channel)
         if self.choosing:
+            self.elements += gradient.numel()
             self.interval.choose(gradient, largest, self.bits)
         quantized = self.interval.quantize(gradient, clip_ratio, largest, self.bits)
         if self.observing:
             self.observed = observe(gradient, quantized, largest, clip_ratio, self.interval)
-        return quantized, self.interval.ratio_gradient(gradient, clip_ratio, largest, self.bits)
+        return quantized, self.interval.counts(gradient, clip_ratio, largest)
 
 
-def max_abs(gradient: Tensor) -> Tensor:
-    """max|G|, a float32 scalar."""
+def max_abs(gradient: Tensor, per_channel: bool = False) -> Tensor:
+    """max|G|, a float32 scalar; per_channel: of [N, C, H, W] or [C, H, W], float32 of that shape with sizes 1 but for C."""
+    if per_channel:
+        return gradient.abs().amax([dim for dim in range(gradient.ndim) if dim != gradient.ndim - 3], keepdim=True).float()
     low, high = torch.aminmax(gradient)
     return torch.maximum(-low, high).float()
 
 
 def clipped_count(gradient: Tensor, end: Tensor) -> Tensor:
-    """How many elements lie beyond [-end, end]: an int32 scalar."""
-    return (gradient.abs() > end).sum(dtype=torch.int32)
+    """How many elements lie beyond [-end, end]: an integer scalar."""
+    beyond = gradient.abs() > end
+    # Each is the faster one in its place
+    return beyond.sum(dtype=torch.int32) if torch.compiler.is_compiling() else torch.count_nonzero(beyond)
 
 
 @torch.no_grad()
@@ -128,53 +156,95 @@ def observe(gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Te
     """What is drawn of one gradient: scalars, and the histogram of G / max|G| over [-1, 1] (float [HISTOGRAM_BINS]).
 
     E(G): mean|G_q - G| / max|G|; E(G_L): the same over the large gradients, the share `large_share` of all that is largest in
-    magnitude (Sec. 3; the released code's definitions). `clipped_share`: R, beyond the interval.
+    magnitude (Sec. 3; the released code's definitions, but that its threshold of large gradients follows their share by a step of 1e-3
+    per update, where ours is exact). `clipped_share`: R, beyond the interval. Where max|G| is one per channel, errors are relative to
+    the largest of all, the histogram to each channel's own.
     """
     size, error = gradient.float().abs().flatten(), (quantized.float() - gradient.float()).abs().flatten()
-    unit = largest.clamp_min(LEAST)
+    unit = largest.max().clamp_min(LEAST)
     large = size.topk(max(1, round(interval.large_share * size.numel()))).indices
     return {
-        "clip_ratio": clip_ratio.detach().clone(), "clipped_share": (size > clip_ratio * largest).mean(dtype=torch.float32),
+        "clip_ratio": clip_ratio.clone(), "clipped_share": clipped_count(gradient, clip_ratio * largest).float() / gradient.numel(),
         "error": error.mean() / unit, "large_gradient_error": error[large].mean() / unit,
-        "histogram": (gradient.float() / unit).flatten().cpu().histc(HISTOGRAM_BINS, -1, 1),
+        "histogram": (gradient.float() / largest.clamp_min(LEAST)).flatten().cpu().histc(HISTOGRAM_BINS, -1, 1),
     }
 
 
 def gradient_quantizers(network: nn.Module) -> dict[str, GradientQuantizer]:
-    """Those of `network`, by the name of the layer they stand behind."""
-    return {name.rpartition(".")[0]: module for name, module in network.named_modules() if isinstance(module, GradientQuantizer)}
+    """Those of `network`: of a quantized layer by the layer's name, any other by its own."""
+    return {re.sub(r"(^|\.)gradient_quantizer$", "", name): module
+            for name, module in network.named_modules() if isinstance(module, GradientQuantizer)}
 
 
 @contextlib.contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
-    """Whatever runs inside leaves the buffers and gradients of `network` as they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    gradients = [(parameter, parameter.grad) for parameter in network.parameters()]
-    network.zero_grad(set_to_none=True)
+    """Whatever runs inside leaves the gradients of `network`, the tallies of its intervals and its buffers as they were, but for what
+    an interval chooses."""
+    intervals = [quantizer.interval for quantizer in gradient_quantizers(network).values()]
+    chosen = {id(buffer) for interval in intervals for buffer in interval.buffers()}
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if id(buffer) not in chosen]
+    gathering = [*network.parameters(), *(interval.tally for interval in intervals if interval.tally is not None)]
+    gradients = [(tensor, tensor.grad) for tensor in gathering]
+    for tensor in gathering:
+        tensor.grad = None
     yield
     with torch.no_grad():
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    for parameter, kept in gradients:
-        parameter.grad = kept
+    for tensor, kept in gradients:
+        tensor.grad = kept
 
 
 def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
     """One backward pass of the scalar that `loss()` computes with `network`, in which every interval is chosen from the gradient
     that comes; nothing else of the network changes.
 
-    From the last layer to the first, each on what the layers behind it have quantized already.
+    From the last layer to the first, each on what the layers behind it have quantized already. Several processes end with the mean of
+    what each has chosen.
     """
     quantizers = gradient_quantizers(network).values()
     for quantizer in quantizers:
-        quantizer.choosing = True
+        quantizer.choosing, quantizer.elements = True, 0
     with untouched(network):
         loss().backward()
     for quantizer in quantizers:
         quantizer.choosing = False
+    agree_on_choice(quantizers)
 
 
 def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
-    """After every optimizer step: let each interval learn from the gradients that have come since the last call."""
-    for quantizer in quantizers:
-        quantizer.interval.update()
+    """After every optimizer step: let each interval learn from the gradients that have come since the last call.
+
+    Where torch.distributed is initialized every process must call it, with the same quantizers: what was counted is summed over all.
+    """
+    quantizers = list(quantizers)
+    if any(quantizer.choosing for quantizer in quantizers):
+        agree_on_choice(quantizers)
+    learning = [quantizer for quantizer in quantizers if quantizer.interval.tally is not None]
+    if learning and _process_count() > 1:
+        for quantizer in learning:
+            if quantizer.interval.tally.grad is None:       # its layer was not called here, but perhaps elsewhere
+                quantizer.interval.tally.grad = torch.zeros_like(quantizer.interval.tally)
+        _sum_over_processes([quantizer.interval.tally.grad for quantizer in learning])
+    for quantizer in learning:
+        quantizer.interval.update(quantizer.bits)
+
+
+def agree_on_choice(quantizers: Iterable[GradientQuantizer]) -> None:
+    """After a backward pass in which intervals were chosen: several processes take the mean of what each has chosen from its own share
+    of the batch."""
+    chosen = [buffer for quantizer in quantizers for buffer in quantizer.interval.buffers()]
+    if chosen and _process_count() > 1:
+        _sum_over_processes(chosen, divide_by=_process_count())
+
+
+def _process_count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _sum_over_processes(tensors: list[Tensor], divide_by: int = 1) -> None:
+    """In one message; float64, in which the mean of equal numbers is that number."""
+    flat = torch.cat([tensor.detach().flatten().double() for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor) / divide_by)

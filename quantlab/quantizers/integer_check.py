@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RunError
-from quantlab.quantizers.gradient import largest_code, max_abs, untouched
+from quantlab.quantizers.gradient import LEAST, largest_code, max_abs, untouched
 from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, quantized_layers
 
 TOLERANCE = 1e-4            # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
-ACCUMULATOR = 2**31 - 1     # the largest 32-bit integer
 
 
 @dataclass
@@ -42,7 +41,7 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the bias is taken off,
     and not below one integer's worth), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer
     why it has no product to check}. Raises RunError, naming the layer, where a tensor is not on its grid, a product differs by more than
-    TOLERANCE, or a sum does not fit into 32 bits.
+    TOLERANCE, or a sum does not fit into the accumulator: 32 bits, and 64 beside gradients of more than 8.
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
     with untouched(network), _recorded(network) as calls:
@@ -53,9 +52,10 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
             for product, simulated, integers, scale, largest in _products(call):
                 difference = max(difference, float((integers * scale - simulated).abs().max()) / largest)
                 accumulator = max(accumulator, int(integers.abs().max()))
-                if difference > TOLERANCE or accumulator > ACCUMULATOR:
+                allowed = 2**31 - 1 if call.layer.gradient_quantizer.bits <= 8 else 2**63 - 1
+                if difference > TOLERANCE or accumulator > allowed:
                     raise RunError(f"integer check: layer {call.name}, {product}: integers differ from the simulation by {difference:.2e} of "
-                                   f"the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and {ACCUMULATOR}")
+                                   f"the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and {allowed}")
                 products += 1
     called = {call.name for call in calls}
     not_checked = {name: _why_not(layer, name in called) for name, layer in quantized_layers(network) if name not in names}
@@ -111,33 +111,37 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
 
 
 def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
-    """The tensor as 8-bit integers (uint8 where none is negative). Raises RunError where it is not a whole number of steps."""
+    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or one of each
+    channel. Raises RunError where the tensor is not a whole number of steps."""
     ratio = call.tensors[key].double() / step.double()
     codes = ratio.round()
     away = float((ratio - codes).abs().max())
-    if away > 1e-3 or float(codes.abs().max()) > limit:
+    if away > max(1e-3, limit * 2.0**-22) or float(codes.abs().max()) > limit:
         raise RunError(f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond {limit}")
-    return codes.to(torch.uint8 if codes.min() >= 0 else torch.int8)
+    low, high = codes.aminmax()
+    kinds = (torch.uint8, torch.int8, torch.int16)
+    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
 
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
-    """Name, simulated tensor, integer tensor (int64), scale, and the value that errors are compared with, of the three products of one
-    call."""
+    """Name, simulated tensor, integer tensor (int64), scale (a scalar, or one of each channel), and the value that errors are compared
+    with, of the three products of one call."""
     layer, tensors = call.layer, call.tensors
     gradient = layer.gradient_quantizer
     q = largest_code(gradient.bits)
     s_x, s_w = layer.activation_quantizer.integer_step, layer.weight_quantizer.integer_step
-    s_g = gradient.interval.clip_ratio.detach() * max_abs(tensors["gradient"]).clamp_min(1e-30) / q
+    s_g = gradient.interval.clip_ratio * max_abs(tensors["gradient"], gradient.per_channel).clamp_min(LEAST) / q
     x, w, g = _codes(call, "x", s_x, 255), _codes(call, "w", s_w, 128), _codes(call, "g", s_g, q)
     simulated = tensors["y"]
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
     y, dx, dw = _convolved(x, w, g, layer) if layer.is_conv else _multiplied(x, w, g)
+    of_rows = s_g.view(-1, 1, 1, 1) if gradient.per_channel else s_g        # the weight has a row per channel
     found = [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
-             ("gradient of the weight", tensors["dw"], dw, s_x * s_g)]
+             ("gradient of the weight", tensors["dw"], dw, s_x * of_rows)]
     # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are made of.
     held = float(tensors["y"].abs().max()), 0.0, 0.0
-    return [(*product, max(float(product[1].abs().max()), float(product[3]), size)) for product, size in zip(found, held)]
+    return [(*product, max(float(product[1].abs().max()), float(product[3].max()), size)) for product, size in zip(found, held)]
 
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,8 @@
 
 s and u are learned with straight-through rounding; their gradient goes through the division and the product, and is not
 scaled: with the step s / L this is LSQ's quantizer on symmetric levels. They start at three standard deviations (of the
-half-normal that fits, for inputs >= 0), as in the released code.
+half-normal that fits, for inputs >= 0), as in the released code. That differs in two points: half way between two
+signed levels it takes the odd one, ours the even one; and under a negative s its weights change their sign, ours do not.
 """
 
 import torch

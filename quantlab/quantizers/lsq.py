@@ -7,10 +7,13 @@
     s starts at 2 mean|v| / sqrt(Q_P)                                                            (Sec. 2.1)
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, for_compiler, straight_through
+from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 EPS = 1e-8      # added to |s|: our choice, a step that is learned might reach zero
@@ -21,19 +24,22 @@ def step_range(bits: int, signed: bool) -> tuple[float, float]:
     return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
 
 
-class _LSQ(torch.autograd.Function):
+class _LSQ(QuantizerFunction):
     @staticmethod
-    def forward(ctx, v, s, low, high, g):
+    def forward(v, s, low, high, g):
         size = s.abs() + EPS
-        in_levels = v * (1 / size)
-        ctx.save_for_backward(in_levels, s)
-        ctx.constants = low, high, g
-        return in_levels.clamp(low, high).round_().mul_(size)
+        return (v * (1 / size)).clamp_(low, high).round_().mul_(size)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        v, s, *ctx.constants = inputs
+        ctx.save_for_backward(v, s)
 
     @staticmethod
     def backward(ctx, grad):
-        in_levels, s = ctx.saved_tensors
+        v, s = ctx.saved_tensors
         low, high, g = ctx.constants
+        in_levels = v * (1 / (s.abs() + EPS))
         clipped = in_levels.clamp(low, high)
         inside = in_levels == clipped
         grad_s = None
@@ -45,11 +51,14 @@ class _LSQ(torch.autograd.Function):
         return grad * inside if ctx.needs_input_grad[0] else None, grad_s, None, None, None
 
 
-class _ScaledGradient(torch.autograd.Function):
+class _ScaledGradient(QuantizerFunction):
     @staticmethod
-    def forward(ctx, s, g):
-        ctx.g = g
+    def forward(s, g):
         return s.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.g = inputs[1]
 
     @staticmethod
     def backward(ctx, grad):
@@ -57,15 +66,17 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def _composed(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
-    size = _ScaledGradient.apply(s, g).abs() + EPS
-    clipped = (v.to(s.dtype) * (1 / size)).clamp(low, high)
-    return (straight_through(clipped.round(), clipped) * size).to(v.dtype)
+    size = _ScaledGradient.call(s, g).abs() + EPS
+    clipped = clip(v.to(s.dtype) * (1 / size), low, high)
+    return (straight_through(clipped.detach().round(), clipped) * size).to(v.dtype)
 
 
 def lsq(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
     """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is scaled by.
+
+    dv_hat/dv = 1 where low <= v / s <= high, else 0.
     """
-    return for_compiler(_composed, v, s, low, high, g) if torch.compiler.is_compiling() else _LSQ.apply(v, s, low, high, g)
+    return for_compiler(_composed, v, s, low, high, g) if torch.compiler.is_compiling() else _LSQ.call(v, s, low, high, g)
 
 
 class LSQWeight(LatentWeightQuantizer):
@@ -114,7 +125,7 @@ class LSQActivation(ActivationQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = step_range(self.bits, self.is_signed)
-        return lsq(x, self.scale, low, high, (x[0].numel() * high) ** -0.5)
+        return lsq(x, self.scale, low, high, (max(1, math.prod(x.shape[1:])) * high) ** -0.5)
 
 
 class LSQPolicy(TrainingPolicy):

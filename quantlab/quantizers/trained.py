@@ -1,4 +1,7 @@
-"""What training asks of a quantizer: the bases of those in fixed_point, lsq, ewgs, dsq and binary."""
+"""What training asks of a quantizer: the bases of those in fixed_point, lsq, ewgs, dsq and binary.
+
+Gradients pass a clip at both of its ends, in all of them, compiled or not: `clip`.
+"""
 
 from collections.abc import Callable
 
@@ -6,26 +9,41 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from quantlab.errors import RunError
+from quantlab.quantizers.autograd_function import is_transformed
 
 LEAST_SPREAD = 1e-3         # of values, relative to their size, from which their deviation tells a scale
 LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
 
 
 def deviation(x: Tensor) -> Tensor:
-    """Standard deviation of x (any shape); of values that hardly differ, their root mean square: our choice, an interval of some
-    deviations around zero would clip all of a constant, and no gradient would reach it."""
-    spread, size = x.std(correction=0), x.square().mean().sqrt()
+    """Standard deviation of x (any shape), that of n - 1 as in the released code of TRS, LBT and EWGS; of values that hardly differ,
+    or of one value, their root mean square: our choice, an interval of some deviations around zero would clip all of a constant, and no
+    gradient would reach it."""
+    spread, size = x.std(correction=min(1, x.numel() - 1)), x.square().mean().sqrt()
     return torch.where(spread > LEAST_SPREAD * size, spread, size)
 
 
+def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """x clipped to [low, high], whose gradient x gets where low <= x <= high, both ends included; ends that are tensors get the rest.
+
+    So `torch.clamp` was when the papers' code was written. What it gives at the ends has changed since, and after a ReLU many
+    inputs are at one: here it is the same under every version, compiled or not.
+    """
+    return torch.where(x < low, low, torch.where(x > high, high, x))
+
+
 def straight_through(levels: Tensor, x: Tensor) -> Tensor:
-    """`levels`, whose gradient x gets as if it were x itself. Exact for levels that are the nearest integers of x."""
-    return x + (levels - x).detach()
+    """`levels` (finite, without a gradient), whose gradient x gets as if it were x itself."""
+    return levels + (x - x.detach())
 
 
 def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
     """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours. Of it only
-    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest."""
+    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest.
+
+    Raises RunError inside a transform of torch.func."""
+    is_transformed()
     return checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -112,8 +130,16 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
         """Distance of neighbouring transition points, in units of the weight."""
         return (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL) / (2.0**self.bits - 1)
 
+    def above_lowest(self, weight: Tensor) -> Tensor:
+        """The weight in units of levels above the lowest: 0 to 2^b - 1 inside the interval. As `forward` computes it: what is half
+        way between two levels must not be rounded otherwise."""
+        return (weight - self.lower.detach()) / self.step
+
     def in_levels(self, weight: Tensor) -> Tensor:
-        return (weight - self.lower.detach()) / self.step + self.limits[0]      # 0 .. 2^b - 1, shifted into a signed byte
+        return self.above_lowest(weight) + self.limits[0]       # 0 .. 2^b - 1, shifted into a signed byte
+
+    def discrete(self, weight: Tensor) -> Tensor:
+        return self.above_lowest(weight.detach()).clamp_(0, 2.0**self.bits - 1).round_() + self.limits[0]
 
     def latent(self, levels: Tensor) -> Tensor:
         return (levels - self.limits[0]) * self.step + self.lower.detach()
@@ -134,7 +160,8 @@ class ActivationQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
-        """Choose sign and scale for the first batch of inputs (any shape)."""
+        """Choose sign and scale for the first batch of inputs (any shape). Raises RunError if it is empty."""
+        require_values(x)
         if self.asked == "auto":
             self.is_signed = bool((x < 0).any())
             self.signed.fill_(self.is_signed)
@@ -146,6 +173,12 @@ class ActivationQuantizer(nn.Module):
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         self.is_signed = bool(self.signed)
+
+
+def require_values(x: Tensor) -> None:
+    """Raises RunError for an empty batch, which tells no scale."""
+    if not x.numel():
+        raise RunError(f"calibration: got an empty batch, of shape {list(x.shape)}, allowed: one input or more")
 
 
 def half_normal_deviation(x: Tensor, is_signed: bool) -> Tensor:

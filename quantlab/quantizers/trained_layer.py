@@ -18,7 +18,7 @@ from quantlab.quantizers.gradient import GradientQuantizer
 from quantlab.quantizers.gradient_interval import build_interval
 from quantlab.quantizers.layer_kinds import layer_kind
 from quantlab.quantizers.refusal import refusal, require_matches, unknown_kinds
-from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
+from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, require_values
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer
 from quantlab.quantizers.wrap import LayerBits, quantizable_layers
 
@@ -27,8 +27,8 @@ class TrainedQuantizedLayer(nn.Module):
     """A Conv2d or Linear of one of `layer_kinds`, whose input and latent weight pass quantizers, and the gradient of whose output does
     on its way back; None: that one stays in full precision.
 
-    With `output_scale` the product of both is multiplied by a learned number, before the bias: for quantizers whose weights and
-    inputs lost their size, where no normalization follows.
+    With `output_scale` the product of both is multiplied by the magnitude of a learned number, before the bias: for quantizers whose
+    weights and inputs lost their size, where no normalization follows.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, weight_quantizer: LatentWeightQuantizer | None,
@@ -55,7 +55,7 @@ class TrainedQuantizedLayer(nn.Module):
         x, weight = self._quantized(x)
         if self.output_scale is None:
             return self._product(x, weight, bias)
-        out = self._product(x, weight, None) * self.output_scale
+        out = self._product(x, weight, None) * self.output_scale.abs()
         if bias is None:
             return out
         return out + (bias.view(-1, 1, 1) if self.is_conv else bias)
@@ -80,6 +80,7 @@ class TrainedQuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def _calibrate(self, x: Tensor) -> None:
+        require_values(x)
         if self.activation_quantizer is not None:
             self.activation_quantizer.calibrate(x)
         if self.output_scale is not None:
@@ -121,10 +122,18 @@ class TrainingPolicy:
         """Quantizer of the layer's input."""
         raise NotImplementedError  # every quantizer's own
 
-    def gradient(self) -> GradientQuantizer | None:
-        """Quantizer of the gradient of a layer's output, the same for every layer whose weight or input is quantized."""
+    def gradient(self, layer: nn.Conv2d | nn.Linear) -> GradientQuantizer | None:
+        """Quantizer of the gradient of the layer's output, of every layer whose weight or input is quantized."""
         section = self.section.gradient
-        return None if section.bits == 32 else GradientQuantizer(section.bits, build_interval(section))
+        if section.bits == 32:
+            return None
+        return GradientQuantizer(section.bits, build_interval(section), section.granularity == "channel" and is_depthwise(layer))
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether each channel of the output comes from one channel of the input that no other sees: scales of channels then factor out of
+    both products of the backward pass."""
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
 
 def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
@@ -163,7 +172,7 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
         if weight is not None and (standardize := layer_kind(modules[name]).standardize) is not None:
             weight = StandardizedWeightQuantizer(weight, standardize)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
-        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient())
+        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient(modules[name]))
         layer = layer.to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())

@@ -181,11 +181,19 @@ def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> No
     axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
 
 
+def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
+    """Steps and values of `layers/KEY`, once for layers whose values are the same throughout."""
+    drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
+    curves = dict.fromkeys(tuple(row[f"layers/{key}"].get(name) for row in drawn) for name in (drawn[0][f"layers/{key}"] if drawn else ()))
+    return [([row["step"] for row in drawn], curve) for curve in curves]
+
+
 def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], targets: Mapping[str, tuple[str, str]], path: Path,
                  columns: int) -> Path:
     """One panel per quantity of metrics.jsonl that was logged, over training: the mean over layers on top of each layer, from 0.
 
-    panels: title by key. targets: by key of a panel the key that is its target, and the target's label; drawn where it was logged.
+    panels: title by key. targets: by key of a panel the key that is its target, and the target's label; drawn where it was logged, and
+    where layers have targets of their own, one line for each that there is.
     """
     found = {key: title for key, title in panels.items() if any(is_number(row.get(key)) for row in rows)}
     figure, axes_of = new_panels(max(len(found), 1), columns)
@@ -193,6 +201,10 @@ def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], t
         draw_layers(axes, rows, key)
         draw_curve(axes, rows, key, color=NAMED[""]["color"], label="mean over layers")
         target, label = targets.get(key, ("", ""))
+        own = _distinct_layers(rows, target)
+        for steps, values in own:
+            axes.plot(steps, values, color=NAMED["accuquant"]["color"], linewidth=0.8, linestyle=":", label=f"{label} of each layer")
+        label = f"{label}, mean over layers" if own else label
         if any(is_number(row.get(target)) for row in rows):
             draw_curve(axes, rows, target, color=NAMED["accuquant"]["color"], label=label, linestyle="--")
         axes.set_ylim(bottom=0)

@@ -82,7 +82,7 @@ def final_table(results: dict[str, Any], label: str | None = None) -> str:
             for row in (header, *lines)]  # fmt: skip
     rule = "-" * len(text[0])
     what = f"{_quantized(results) or format_bits(results['bits'])}, {results['model']} on {results['task']}, seed {results.get('seed', '–')}"
-    notes = [note for note in (protocol_words(results.get("protocol") or {}), _cost_words(results)) if note]
+    notes = [note for note in (*(results.get("notes") or []), protocol_words(results.get("protocol") or {}), _cost_words(results)) if note]
     return "\n".join([what, rule, text[0], rule, *text[1:], rule, *notes])
 
 
@@ -136,6 +136,8 @@ def _numbers(run: dict[str, Any]) -> str:
     shown = column_order({name for _, metrics in _measured(results, "") for name in metrics})
     meanings = [f"- `{name}`: {METRICS[name].meaning}" for name in shown if name in METRICS]
     lines += ["", *meanings] if meanings else []
+    for note in results.get("notes") or []:
+        lines += ["", f"Note: {note}."]
     protocol = protocol_words(results.get("protocol") or {})
     if protocol:
         lines += ["", f"Measured with: {protocol}. Values measured otherwise do not compare."]

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 SAME = ("method", "settings", "task", "model", "bits", "protocol")  # what rows averaged together have in common
 LEADING = ("method", "settings", "task", "model", "bits", "seed", "seeds", "n")
-TRAILING = ("protocol", "seconds", "peak_mib", "state", "directory")
+TRAILING = ("notes", "protocol", "seconds", "peak_mib", "state", "directory")
 
 # Keys of the config that say where, how fast or how talkatively a run went, or that have a column of their own.
 NOT_SETTINGS = (
@@ -59,7 +59,7 @@ def method_label(method: str, config: dict[str, Any]) -> str:
 
 
 def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, seconds, peak_mib, state and directory.
+    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, notes, seconds, peak_mib, state and directory.
 
     `settings` (dict, dotted key to value) holds the keys of the config in which the run differs from other runs of the
     same method, task, model, bits and protocol. Runs without results have no metrics.
@@ -74,7 +74,7 @@ def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def aggregate(rows: Iterable[Row]) -> list[Row]:
-    """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost.
+    """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost, and all of their notes.
 
     Rows without metrics (unfinished runs) are left out. A seed counts once: of runs that repeat it, the first.
     """
@@ -86,6 +86,7 @@ def aggregate(rows: Iterable[Row]) -> list[Row]:
             by_seed.setdefault(row["seed"], row)
         merged = {name: group[0][name] for name in SAME}
         merged |= {"seeds": ", ".join(str(seed) for seed in sorted(by_seed, key=str)), "n": len(by_seed)}
+        merged["notes"] = "; ".join(dict.fromkeys(row["notes"] for row in by_seed.values() if row["notes"]))
         for name in [*metric_names(group), "seconds", "peak_mib"]:
             values = [row[name] for row in by_seed.values() if is_number(row.get(name))]
             if values:
@@ -162,6 +163,7 @@ def _row(run: dict[str, Any]) -> Row:
         "bits": format_bits(results["bits"]),
         "seed": results.get("seed"),
         **{name: value for name, value in results["metrics"].items() if is_number(value)},
+        "notes": "; ".join(results.get("notes") or []),
         "protocol": dict(flatten(results.get("protocol") or {})),
         "seconds": cost.get("seconds"),
         "peak_mib": peak / 2**20 if is_number(peak) else None,

@@ -33,26 +33,30 @@ def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Ba
     at the end.
     """
     model.eval()
-    right, start = _remembered(partial, subnets)
+    right, counted, start = _remembered(partial, subnets)
     for number in progress(range(start, len(batches)), f"{what}: {len(subnets)} subnets"):
-        images, labels = batches[number]["image"], batches[number]["label"]
+        batch = batches[number]
+        images, labels = batch["image"], batch["label"]
         for first in range(0, len(subnets), SUBNETS_AT_ONCE):
             found = model.logits_of(images, subnets[first : first + SUBNETS_AT_ONCE]).argmax(2) == labels
             right[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
+        counted += len(labels)
         if partial is not None:
-            _remember(partial, subnets, right, number + 1)
+            _remember(partial, subnets, right, counted, number + 1)
     if partial is not None:
         remove_state(partial)
-    images = sum(len(batch["label"]) for batch in batches)
-    return (100 * right / images).tolist()
+    return (100 * right / counted).tolist()
 
 
 @torch.no_grad()
 def recalibrated_accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Batch], calibration: Sequence[Batch],
                             progress: Callable[..., Iterable], what: str = "ranking") -> list[float]:
-    """As `accuracies`, with statistics that each subnet gathers on the `calibration` batches (their plain mean)."""
+    """As `accuracies`, with statistics that each subnet gathers on the `calibration` batches.
+
+    They are the plain mean over all batches (our choice). Where the lab's released search recalibrates, which it does not by default, it
+    keeps BatchNorm's moving average of momentum 0.1, which forgets all but the last twenty batches or so.
+    """
     found = []
-    images = sum(len(batch["label"]) for batch in batches)
     with running_statistics(model) as layers:
         for subnet in progress(subnets, f"{what}: {len(subnets)} subnets, recalibrated"):
             model.activate(subnet)
@@ -62,8 +66,11 @@ def recalibrated_accuracies(model: nn.Module, subnets: Sequence[Subnet], batches
             for batch in calibration:
                 model(batch["image"])
             model.eval()
-            right = sum((model(batch["image"]).argmax(1) == batch["label"]).sum() for batch in batches)
-            found.append(100 * float(right) / images)
+            right, counted = 0, 0
+            for batch in batches:
+                right += int((model(batch["image"]).argmax(1) == batch["label"]).sum())
+                counted += len(batch["label"])
+            found.append(100 * right / counted)
     return found
 
 
@@ -85,9 +92,10 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
-def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int]:
-    """How many images each subnet got right, and how many batches that were; nothing, where the file is not what was written."""
-    nothing = np.zeros(len(subnets), dtype=np.int64), 0
+def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
+    """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is not what was
+    written."""
+    nothing = np.zeros(len(subnets), dtype=np.int64), 0, 0
     if partial is None:
         return nothing
     try:
@@ -97,12 +105,14 @@ def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.nda
     except CorruptFileError as error:
         logger.warning("%s; the subnets are evaluated from the start", error)
         return nothing
-    return (np.array(saved["right"]), saved["batches"]) if saved["subnets"] == _digest(subnets) else nothing
+    if saved["subnets"] != _digest(subnets) or "images" not in saved:       # earlier versions did not write them
+        return nothing
+    return np.array(saved["right"]), saved["images"], saved["batches"]
 
 
-def _remember(partial: Path, subnets: Sequence[Subnet], right: np.ndarray, batches: int) -> None:
+def _remember(partial: Path, subnets: Sequence[Subnet], right: np.ndarray, images: int, batches: int) -> None:
     # A list and no tensor: all of it is then in one file, which is replaced as a whole.
-    save_state(partial, {"subnets": _digest(subnets), "right": right.tolist(), "batches": batches})
+    save_state(partial, {"subnets": _digest(subnets), "right": right.tolist(), "images": images, "batches": batches})
 
 
 def _digest(subnets: Sequence[Subnet]) -> str:

@@ -2,10 +2,49 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from quantlab.search.truth import TruthTable
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well scores, and complexities, order subnets.
+
+    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main column first and
+    of those beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities against the main column, and Kendall's tau
+    against each other one, `kendall_tau_NAME`.
+    """
+
+    main: str
+    truth: Mapping[str, np.ndarray]
+    scores: Sequence[float]
+    complexities: Sequence[float]
+    metrics: dict[str, float]
+    by_complexity: dict[str, float]
+
+
+def rank(truth: TruthTable, indices: np.ndarray, scores: Sequence[float], complexities: Sequence[float], column: str | None) -> Ranking:
+    """The ranking of the subnets of those numbers. column: the main one, by default the table's first. Raises RequestError as `lookup`."""
+    main = column if column is not None else next(iter(truth.accuracies))
+    columns = {name: truth.lookup(name, indices) for name in (main, *beside(truth, main))}
+
+    def metrics(order: Sequence[float]) -> dict[str, float]:
+        order = np.array(order, dtype=float)
+        others = {f"kendall_tau_{name}": rank_metrics(order, values)["kendall_tau"] for name, values in columns.items() if name != main}
+        return rank_metrics(order, columns[main]) | others
+
+    return Ranking(main, columns, scores, complexities, metrics(scores), metrics(complexities))
+
+
+def beside(truth: TruthTable, main: str) -> list[str]:
+    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not cifar10_valid."""
+    split = next((ending for ending in ("_test", "_valid") if main.endswith(ending)), "")
+    return [name for name in truth.accuracies if name != main and name.endswith(split)]
 
 
 def kendall_tau(scores: np.ndarray, truth: np.ndarray) -> float:

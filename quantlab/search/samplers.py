@@ -1,12 +1,44 @@
 """Which subnets a supernet's training step sees: SPOS, FairNAS, few-shot NAS. Every draw is the generator's that the caller gives."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from quantlab.errors import RequestError
 from quantlab.search.spaces import SearchSpace, Subnet
 
 if TYPE_CHECKING:   # the command's help imports this, and shall answer at once
     import numpy as np
+
+
+TRIES = 500     # draws for a subnet of the bin before any will do
+
+
+class FlopsBins:
+    """Draws that are uniform over bins of FLOPs instead of over subnets, of which most have about the same number.
+
+    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken, whatever its
+    FLOPs. As the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330 M); the supernet paper's own
+    trainer for that space is not released.
+    """
+
+    def __init__(self, space: SearchSpace, edges: Sequence[float], key: str = "method.flops_bins"):
+        """edges: of the bins, ascending. Raises RequestError, under the name `key`, for a bin that no subnet of the space lies in."""
+        self.space, self.edges = space, edges
+        least, most = space.complexity_range("flops")
+        for low, high in zip(edges, edges[1:]):
+            if high < least or low > most:
+                middle, step = (least + most) // 2, max((most - least) // 10, 1)
+                raise RequestError(f"{key}: got a bin from {low:g} to {high:g}, but subnets of {space.name} have {least} to {most} FLOPs "
+                                   f"here, allowed: bins among these; type {key}=[{middle - step},{middle},{middle + step}], or null for none")
+
+    def draw(self, rng: "np.random.Generator", sample: Callable[[], Subnet]) -> Subnet:
+        place = rng.integers(len(self.edges) - 1)
+        for _ in range(TRIES):
+            subnet = sample()
+            if self.edges[place] <= self.space.complexity(subnet, "flops") <= self.edges[place + 1]:
+                return subnet
+        return sample()
 
 
 class Sampler(ABC):
@@ -14,8 +46,16 @@ class Sampler(ABC):
 
     parts = 1
 
-    def __init__(self, space: SearchSpace):
-        self.space = space
+    def __init__(self, space: SearchSpace, bins: FlopsBins | None = None):
+        """bins: what single subnets are drawn by; None: uniformly over the space."""
+        self.space, self.bins = space, bins
+
+    def sample(self, rng: "np.random.Generator", part: int) -> Subnet:
+        """One subnet, as supernet `part` sees them in training."""
+        def uniform() -> Subnet:
+            return self.within(self.space.sample(rng), part)
+
+        return uniform() if self.bins is None else self.bins.draw(rng, uniform)
 
     @abstractmethod
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
@@ -32,10 +72,10 @@ class Sampler(ABC):
 
 
 class SPOS(Sampler):
-    """One subnet, uniform: "Single Path One-Shot Neural Architecture Search with Uniform Sampling", Guo et al., ECCV 2020."""
+    """One subnet: "Single Path One-Shot Neural Architecture Search with Uniform Sampling", Guo et al., ECCV 2020."""
 
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
-        return [self.space.sample(rng)]
+        return [self.sample(rng, part)]
 
 
 class FairNAS(Sampler):
@@ -43,7 +83,8 @@ class FairNAS(Sampler):
 
     A random order of the operations per decision; subnet k takes the k-th of each. With a shared decision its one operation is drawn for
     all, and fairness there holds in expectation only (the supernet paper's released code). Where decisions offer different numbers
-    of operations, the shorter orders begin again (our choice): there an operation may come twice.
+    of operations, the shorter orders begin again (our choice): there an operation may come twice. Bins of FLOPs are not for it: its subnets
+    have every operation once, so what one of them has the others lack.
     """
 
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
@@ -57,13 +98,13 @@ class FairNAS(Sampler):
 class FSNAS(Sampler):
     """Few-shot NAS (Zhao et al., ICML 2021): one supernet per operation of one decision, `split`, which is fixed in it; inside, as SPOS."""
 
-    def __init__(self, space: SearchSpace, split: int):
-        super().__init__(space)
+    def __init__(self, space: SearchSpace, split: int, bins: FlopsBins | None = None):
+        super().__init__(space, bins)
         self.split, self.fixed = split, space.choices(split)
         self.parts = len(self.fixed)
 
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
-        return [self.within(self.space.sample(rng), part)]
+        return [self.sample(rng, part)]
 
     def part_of(self, subnet: Subnet) -> int:
         return self.fixed.index(subnet[self.split])
@@ -72,6 +113,7 @@ class FSNAS(Sampler):
         return (*subnet[: self.split], self.fixed[part], *subnet[self.split + 1 :])
 
 
-def build_sampler(name: str, space: SearchSpace, split: int) -> Sampler:
-    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on."""
-    return {"spos": SPOS, "fairnas": FairNAS}[name](space) if name != "fsnas" else FSNAS(space, split)
+def build_sampler(name: str, space: SearchSpace, split: int, flops_bins: Sequence[float] | None = None) -> Sampler:
+    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on; flops_bins: edges of bins, not with fairnas, or None."""
+    bins = None if flops_bins is None else FlopsBins(space, flops_bins)
+    return FSNAS(space, split, bins) if name == "fsnas" else {"spos": SPOS, "fairnas": FairNAS}[name](space, bins)

@@ -72,7 +72,8 @@ def evolutionary_search(space: SearchSpace, score: Score, rng: np.random.Generat
     population: subnets scored in each of `generations`, random in the first; parents: the best ever scored, from which `mutation`
     children are made by redrawing each decision with `mutation_probability`, and `crossover` children by taking each decision from
     one of two parents. Children that were scored before or exceed the limit are made anew, up to ten times as often as children are
-    wanted; random subnets fill up. Ends early when the space has nothing new.
+    wanted; random subnets fill up. Ends early when the space has nothing new. The released code does not count the random generation among
+    its 20: it scores as many subnets as 21 here.
     """
     _check(limit)
     scored: Scored = []

@@ -21,7 +21,7 @@ def table_file(path: str | Path, key: str) -> Path:
     """The file of a table. Raises RequestError, under the name `key`, where there is none."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes one of the official benchmark file")
+        raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes NAS-Bench-201's")
     return file
 
 
@@ -86,8 +86,9 @@ class TruthTable:
         if name is None:
             return self.indices
         if name not in self.subsets:
-            raise RequestError(f"truth: got the list '{name}', allowed: null (all), {', '.join(self.subsets)}"
-                               f"{did_you_mean(name, self.subsets)}")
+            held = f", {', '.join(self.subsets)}" if self.subsets else "; the table holds no lists"
+            raise RequestError(f"truth: got the list '{name}', allowed: null (all){held}{did_you_mean(name, self.subsets)}; type "
+                               "method.ranking.subset=null, or bring it into the table with --lists of scripts/convert_nats_bench.py")
         return self.subsets[name]
 
     @property

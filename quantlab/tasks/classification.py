@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
 from quantlab.tasks.base import ImageDataset, ImageTask, loaded, refuse_other_channels, resize, validation_count
+from quantlab.tasks.split_file import read_split, require_images
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
@@ -80,9 +81,12 @@ class ClassificationTask(ImageTask):
         return np.random.default_rng(self.section.split_seed if seed is None else seed).permutation(count)
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, labels, split, augmentation, normalization."""
+        """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split, augmentation,
+        normalization."""
         digest = hashlib.sha256(super().fingerprint().encode())
         shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
+        if self.section.label_smoothing:        # where there is none, weights cached before this key existed are still found
+            shaping["label_smoothing"] = self.section.label_smoothing
         digest.update(json.dumps(shaping, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -91,8 +95,16 @@ class ClassificationTask(ImageTask):
         return self.part("train")
 
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
-        images = batch["image"]
-        return batch | {"image": self.normalize(self.augment(images) if train else self.centre(images))}
+        if not train:
+            return batch | {"image": self.normalize(self.centre(batch["image"]))}
+        return batch | {"image": self.normalize(self.augment(batch["image"])), "label": self.smooth(batch["label"])}
+
+    def smooth(self, label: Tensor) -> Tensor:
+        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to be predicted with,
+        `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0. Cross-entropy takes either, so every
+        method that trains a classifier trains on it; accuracies and validation losses know nothing of it."""
+        share = self.section.label_smoothing
+        return (1 - share) * F.one_hot(label, self.classes) + share / self.classes if share else label
 
     def normalize(self, images: Tensor) -> Tensor:
         """`[N, C, H, W]` with values 0 to 255 to float32, `(x / 255 - mean) / std` per channel."""
@@ -169,7 +181,34 @@ class Digits(ImagesInMemory):
         return datasets.load_digits()
 
 
-class Mnist(ImagesInMemory):
+class OfficialTest(ImagesInMemory):
+    """A set whose test split is its own, so that a file may divide the training split: `split_file`, in place of a random draw."""
+
+    def __init__(self, section: Any):
+        super().__init__(section)
+        # Before the images, which take half a minute to decode
+        self.split = None if section.split_file is None else read_split(section.split_file)
+
+    def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.split is None:
+            return super().validation_and_train(order)
+        require_images(self.split, len(order), self.section.split_file)
+        train, validation = self.split
+        return validation, train
+
+    def fingerprint(self) -> str:
+        whole = super().fingerprint()
+        return whole if self.split is None else hashlib.sha256(whole.encode() + b"".join(part.tobytes() for part in self.split)).hexdigest()
+
+    def protocol(self) -> dict[str, Any]:
+        found = super().protocol()
+        if self.split is not None:
+            found["split_file"] = Path(self.section.split_file).name
+            del found["split_seed"]
+        return found
+
+
+class Mnist(OfficialTest):
     """MNIST, 28x28, grey: 60,000 images for training and validation, 10,000 for the test."""
 
     channels, classes = 1, 10
@@ -181,7 +220,7 @@ class Mnist(ImagesInMemory):
         return datasets.load_mnist(Path(self.section.data_dir).expanduser(), self.section.download, "test")
 
 
-class Cifar10(ImagesInMemory):
+class Cifar10(OfficialTest):
     """CIFAR-10, 32x32, RGB: 50,000 images for training and validation, 10,000 for the test."""
 
     channels, classes = 3, 10
@@ -193,7 +232,7 @@ class Cifar10(ImagesInMemory):
         return datasets.load_cifar10(Path(self.section.data_dir).expanduser(), self.section.download, "test")
 
 
-class Cifar100(ImagesInMemory):
+class Cifar100(OfficialTest):
     """CIFAR-100, 32x32, RGB: 50,000 images for training and validation, 10,000 for the test."""
 
     channels, classes = 3, 100

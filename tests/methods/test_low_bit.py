@@ -99,18 +99,22 @@ def test_clipping_values_have_an_optimizer_of_their_own(quantlab, tmp_path):
     assert still["layer1.0.conv1.weight"].equal(moving["layer1.0.conv1.weight"])
 
 
-def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+def interrupt_after(steps, monkeypatch):
     from quantlab.methods.low_bit import LowBit
     original, calls = LowBit.after_update, []
 
     def stop(self):
         calls.append(1)
-        if len(calls) == 13:
+        if len(calls) == steps:
             monkeypatch.setattr(LowBit, "after_update", original)
             raise KeyboardInterrupt
         original(self)
 
     monkeypatch.setattr(LowBit, "after_update", stop)
+
+
+def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
+    interrupt_after(13, monkeypatch)
     directory = tmp_path / "run"
     assert quantlab(*TINY_LOW_BIT, f"output_dir={directory}")[0] == 130
     assert quantlab(f"resume={directory}")[0] == 0
@@ -172,9 +176,21 @@ def test_full_precision_may_be_the_start(quantlab, tmp_path):
     assert set(results(directory)["baseline"]) == {"full_precision"}
 
 
-def test_batches_too_small_for_the_condition_are_said_once(quantlab, tmp_path):
-    code, _, err = quantlab("method=low_bit", *TINY, "quantizer.gradient.bits=8", "trainer.max_steps=2", f"output_dir={tmp_path / 'run'}")
-    assert code == 0 and err.count("fewer than the 255000 elements") == 1
+def test_nobody_reads_a_held_clip_ratio_for_a_learned_one(quantlab, whole, tmp_path, capsys):
+    """Where a batch has too few gradients, log, final table, results, report and the table over runs say what the row is."""
+    from quantlab.cli.report import main
+    directory = tmp_path / "runs" / "held"
+    code, out, err = quantlab("method=low_bit", *TINY, "quantizer.gradient.bits=8", "trainer.max_steps=2", f"output_dir={directory}")
+    note = "gamma stays at 1 (min_max) in all 6 layers: fewer than 255000 gradients in a batch"
+    assert code == 0 and err.count(note) == 1 and out.count(note) == 1
+    found = results(directory)
+    held = found["diagnostics"]["held_clip_ratios"]
+    assert found["notes"] == [note] and len(held.pop("held")) == 6
+    assert held == {"layers": 6, "fewest_elements": 255000, "gamma": 1.0}
+    assert f"Note: {note}." in (directory / "report.md").read_text()
+    assert main([str(directory)]) == 0
+    assert note in capsys.readouterr().out
+    assert "notes" not in results(whole)
 
 
 @pytest.mark.slow
@@ -188,12 +204,31 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     assert np.abs(np.diff(np.array(clip_ratios(tmp_path / "run")), axis=0)).max() > 0
 
 
+def test_the_rate_of_a_layer_falls_with_the_deviation_of_its_gradient(quantlab, tmp_path, monkeypatch):
+    """max(e^(-20 d_c), 0.1) times the rate of everything else, and kept through a stop between two choices."""
+    words = ("method=low_bit", *TINY, "quantizer.gradient.interval=dsgc", "quantizer.gradient.period=4", "method.deviation_scaling=true",
+             "quantizer.gradient.bits=3", "method.weight_decay=0", "method.decay=constant", "trainer.checkpoint_every=2")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert quantlab(*words, "trainer.max_steps=7", f"output_dir={whole}")[0] == 0
+    scales = np.array([list(row["layers/learning_rate_scale"].values()) for row in rows(whole) if "learning_rate_scale" in row])
+    assert scales.shape == (7, 6) and ((0.1 <= scales) & (scales < 0.95)).all()
+    assert (scales[:4] == scales[0]).all() and (scales[4:] == scales[4]).all() and (scales[4] != scales[0]).any()
+    interrupt_after(7, monkeypatch)
+    assert quantlab(*words, "trainer.max_steps=7", f"output_dir={stopped}")[0] == 130
+    assert quantlab(f"resume={stopped}")[0] == 0
+    assert results(stopped)["metrics"] == results(whole)["metrics"]
+
+
 @pytest.mark.parametrize("words, says", [
-    (("quantizer.gradient.bits=1",), "allowed: 2, 3, 4"),
+    (("quantizer.gradient.bits=1",), "allowed: 2 to 16"),
     (("quantizer.gradient.alpha=1",), "allowed: a number between 0 and 1"),
     (("quantizer.gradient.interval=large_gradients",), "large_gradient"),
     (("quantizer.gradient.gamma_min=0.9", "quantizer.gradient.gamma_max=0.5"), "allowed: up to gamma_max (0.5)"),
-    (("quantizer.gradient.interval=piecewise", "quantizer.gradient.bits=2"), "allowed: 3 to 8"),
+    (("quantizer.gradient.interval=piecewise", "quantizer.gradient.bits=2"), "allowed: 3 to 16"),
+    (("quantizer.gradient.bits=10", "trainer.mixed_precision=bf16"), "allowed: 2 to 9; type trainer.mixed_precision=no"),
+    (("method.deviation_scaling=true",), "interval=large_gradient measures no deviation"),
+    (("method.deviation_scaling=true", "quantizer.gradient.bits=32", "quantizer.gradient.interval=dsgc"), "bits=32 measures no deviation"),
+    (("quantizer.gradient.granularity=row",), "channel"),
     (("method.integer_check=true", "quantizer=ewgs"), "allowed: learned_clipping, lsq, fixed_point"),
     (("method.integer_check=true", "quantizer.gradient.bits=32"), "type method.integer_check=false"),
     (("quantizer=uniform_affine",), "this quantizer quantizes no gradient"),

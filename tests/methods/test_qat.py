@@ -38,6 +38,47 @@ def test_what_a_run_leaves(whole):
     assert [row["step"] for row in rows(whole) if "validation_top1" in row] == [5, 10, 15, 20]
 
 
+def test_every_layer_has_the_target_of_its_own_bits(whole, quantlab, tmp_path):
+    words = (*TINY_QAT, "quantizer.first_layer={weight_bits: 8, activation_bits: 8}")
+    assert quantlab(*words, "trainer.max_steps=4", f"output_dir={tmp_path / 'own'}")[0] == 0
+    first, last = rows(tmp_path / "own")[0], rows(tmp_path / "own")[-2]
+    targets = first["layers/target_transition_rate"]
+    assert targets.pop("conv1") == pytest.approx(5e-3 * 8**0.5) and set(targets.values()) == {5e-3 * 2**0.5}
+    assert first["target_transition_rate"] == pytest.approx(5e-3 * (8**0.5 + 6 * 2**0.5) / 7)
+    assert first["layers/running_transition_rate"]["conv1"] == pytest.approx(5e-3 * 8**0.5)        # K^0 = R^0
+    assert last["layers/target_transition_rate"]["conv1"] == pytest.approx(2 * last["layers/target_transition_rate"]["layer1.0.conv1"])
+    assert "layers/target_transition_rate" not in rows(whole)[0]
+
+    assert quantlab(*words, "method.target_bits=section", "trainer.max_steps=2", f"output_dir={tmp_path / 'one'}")[0] == 0
+    first = rows(tmp_path / "one")[0]
+    assert first["target_transition_rate"] == 5e-3 * 2**0.5 and "layers/target_transition_rate" not in first
+    assert first["layers/running_transition_rate"]["conv1"] == pytest.approx(5e-3 * 2**0.5)
+
+
+def test_layers_of_several_targets_repeat_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch):
+    words = (*TINY_QAT, "quantizer.policy=[{modules: layer1, weight_bits: 4, activation_bits: 4}]", "method.batch_norm_batches=2",
+             "trainer.max_steps=6")
+    assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
+    stop_at_step(monkeypatch, 4)
+    assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
+    assert quantlab(f"resume={tmp_path / 'cut'}")[0] == 0
+    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert results(tmp_path / "cut")["metrics"] == results(tmp_path / "whole")["metrics"]
+
+
+def test_batch_norm_statistics_of_the_last_weights(whole, quantlab, tmp_path):
+    code, out, err = quantlab(*TINY_QAT, "method.batch_norm_batches=3", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    found = results(tmp_path / "run")
+    assert found["baseline"]["running_statistics"] == results(whole)["metrics"] != found["metrics"]
+    assert found["protocol"]["batch_norm_batches"] == 3 and "running statistics" in out
+    plain, new = (load_model(directory / "checkpoints" / "model")[0] for directory in (whole, tmp_path / "run"))
+    changed = {name for name in plain if not plain[name].equal(new[name])}
+    assert changed == {name for name in plain if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    code, out, err = quantlab("method=evaluate", f"method.run={tmp_path / 'run'}", "device=cpu", f"output_dir={tmp_path / 'again'}")
+    assert code == 0 and results(tmp_path / "again")["metrics"] == found["metrics"], err
+
+
 def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
     code, _, err = quantlab(*TINY_QAT, "quantizer.weight.bits=4", f"model.weights={whole / 'checkpoints' / 'model.safetensors'}",
                             f"output_dir={tmp_path / 'run'}")
@@ -142,14 +183,15 @@ def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
     assert results(directory)["metrics"]["top1"] > 0
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
-@pytest.mark.parametrize("bits", [1, 3])
+@pytest.mark.parametrize("optimizer, schedule, bits", [
+    *((optimizer, schedule, bits) for optimizer in ("sgd", "adam", "adamw") for schedule in ("transition_rate", "learning_rate") for bits in (1, 3)),
+    *((optimizer, "transition_rate", 3) for optimizer in ("nadam", "adamax", "rmsprop", "adagrad")), ("rmsprop", "learning_rate", 3),
+])
 def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
     directory = tmp_path / "run"
     code, _, err = quantlab(*TINY_QAT, f"method.optimizer={optimizer}", f"method.schedule={schedule}", f"output_dir={directory}",
                             f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4",
-                            "method.learning_rate.sgd=0.1")
+                            "method.learning_rate.sgd=0.1", "method.nesterov=true")
     assert code == 0, err
     assert rows(directory)[0]["effective_step_size"] > 0
 
@@ -157,7 +199,7 @@ def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
 def test_dampening_pulls_and_freezing_stops(whole, quantlab, tmp_path):
     plain = ("method.schedule=learning_rate", "method.m_o=0.1")
     cures = {
-        "none": (), "dampening": ("method.dampening.weight=100", "method.dampening.start=0.5"),
+        "none": (), "dampening": ("method.dampening.weight=100", "method.dampening.start=0.5", "method.dampening.aggregation=kernel_mean"),
         "freezing": ("method.freezing.threshold_start=0.05", "method.freezing.threshold_end=0.01", "method.freezing.start=0.5"),
     }
     found = {}
@@ -200,7 +242,12 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     (("quantizer.policy=[{modules: downsmple, weight_bits: 8, activation_bits: 8}]",), "'downsmple' is found in no layer's name, allowed: a part of one of conv1, layer1.0.conv1"),
     (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
     (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
-    (("method.optimizer=rmsprop",), "allowed: sgd, adam, adamw"),
+    (("method.target_transition_rate=0.9",), "asks for 1.27 of a layer's weights per update, allowed: at most 1; type method.target_transition_rate=0.707"),
+    (("method.target_transition_rate=0.5", "quantizer.last_layer={weight_bits: 8, activation_bits: 8}"), "type method.target_transition_rate=0.353"),
+    (("method.optimizer=lion",), "allowed: sgd, adam, adamw, nadam, adamax, rmsprop, adagrad"),
+    (("method.nesterov=true", "method.momentum=0"), "type method.nesterov=false or method.momentum=0.9"),
+    (("method.oscillation=freezing", "method.freezing.max_bits=1"), "below the bits of every layer, so that nothing would be frozen; type method.freezing.max_bits=2"),
+    (("model=timm", "model.architecture=vit_tiny_patch16_224", "task.image_size=16", "method.batch_norm_batches=5"), "has no BatchNorm with running statistics"),
     (("quantizer=uniform_affine",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
     (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
     (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),

@@ -1,8 +1,13 @@
 """A batch of one image under BatchNorm: refused before any work, with a remedy that helps; taken where the network can train on it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
+
+from quantlab.errors import RequestError
+from quantlab.methods import single_image
 
 SMALL = ("task=digits", "model=resnet20", "model.depth=8", "model.width=4", "device=cpu", "trainer.max_steps=1")
 
@@ -17,6 +22,35 @@ def test_a_step_of_one_image_is_refused_before_any_work(words, key, quantlab, tm
     code, _, err = quantlab(*words, *SMALL, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and f"{key}: a step has 1 of the 1294 training images" in err and f"; type {key}=2" in err, err
     assert len(err.strip().splitlines()) == 1 and not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_last_step_of_one_image_is_refused_where_it_would_be_reached(quantlab, tmp_path):
+    words = ("method=qat", *SMALL[:-1], "method.batch_size=431", "trainer.drop_last=false")       # 1,294 images: three batches and one image
+    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'run'}")
+    assert code == 2 and "method.batch_size: the last step of an epoch has 1 of the 1294" in err and err.endswith("type trainer.drop_last=true\n")
+    assert len(err.strip().splitlines()) == 1 and not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("last, normalizes, said", [
+    (3, True, "has 3 of the 100 training images, but model=net normalizes over the batch (torch: more), allowed: at least 2 images in each of 2"),
+    (1, False, "has 1 of the 100 training images, allowed: at least 1 image in each of 2 processes; type trainer.drop_last=true"),
+    (3, False, None), (4, True, None)])
+def test_every_process_has_its_images_of_the_last_step(last, normalizes, said, monkeypatch):
+    monkeypatch.setattr(single_image, "_refusal_of_one", lambda *_: "more" if normalizes else None)
+    training = SimpleNamespace(needs_full_precision=False, steps=20, steps_per_epoch=10, dataset=range(100),
+                               batch_indices=lambda step: list(range(last if step == 9 else 11)))
+
+    def check(**cap):
+        trainer = SimpleNamespace(**{"max_steps": None, "epochs": None} | cap)
+        config = SimpleNamespace(method=SimpleNamespace(trains_network=True), model=SimpleNamespace(name="net"), trainer=trainer)
+        single_image.refuse_single_images(SimpleNamespace(config=config, model=None, accelerator=SimpleNamespace(num_processes=2)), training)
+
+    check(max_steps=9)      # the last step of an epoch is never reached
+    if said is None:
+        return check()
+    with pytest.raises(RequestError) as caught:
+        check()
+    assert said in str(caught.value)
 
 
 def test_a_network_without_batch_normalization_may_see_one_image_at_a_time(quantlab, tmp_path):

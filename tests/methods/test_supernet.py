@@ -99,11 +99,27 @@ def tiny(words):
     ("method.calr=false", "method.decay=uniform"), ("method.calr=false", "method.momentum_separation=false"),
     ("method.inactive_parameters=frozen", "method.complexity=flops"), ("method.ranking.batch_norm=recalibrated",),
     ("method.search.strategy=random", "method.search.complexity_limit=5000"), ("model=mobilenet_supernet_small", "model.stem=4"),
+    ("method.ranking.batches=random", "method.search.complexity=flops", "method.search.complexity_limit=100000", "trainer.drop_last=false"),
 ])
 def test_every_variant_runs(words, quantlab, tmp_path):
     code, _, err = quantlab(*tiny(words), "trainer.max_steps=3", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
     assert (tmp_path / "run" / "figures" / "found_subnet.png").is_file()
+
+
+def test_few_shot_over_the_mobilenet_space_by_bins_of_flops_without_a_ranking(quantlab, tmp_path):
+    code, out, err = quantlab(*tiny(["model=mobilenet_supernet_small", "model.initialization=he_fan_out"]), "method.sampler=fsnas",
+                              "method.flops_bins=[300e3,400e3]", "method.ranking.stand_alone.subnets=0", "trainer.max_steps=12",
+                              "method.search.complexity=flops", "method.search.complexity_limit=400e3", f"output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    found = results(tmp_path / "run")
+    assert set(found["metrics"]) == {"top1"} and found["protocol"]["ranked_subnets"] == 0 and "truth" not in found["protocol"]
+    assert not (tmp_path / "run" / "ranking.csv").exists() and not (tmp_path / "run" / "figures" / "ranking.png").exists()
+    assert found["diagnostics"]["found_flops"] <= 400e3 and "complexity_alone" not in found.get("baseline", {})
+    tensors, _ = load_model(tmp_path / "run" / "checkpoints" / "model")
+    assert {name.partition(".")[0] for name in tensors} == {f"supernet{part}" for part in range(6)}
+    for part in range(6):       # the second to sixth begin as the first did: He fan-out, and hardly trained
+        assert tensors[f"supernet{part}.layers.3.7x7_e6.body.0.weight"].std() == pytest.approx((2 / 96) ** 0.5, rel=0.1)
 
 
 def test_the_control_has_the_mean_rate_of_calr_at_every_step(quantlab, tmp_path):
@@ -144,6 +160,9 @@ def table(path, **arrays):
     (("model=mobilenet_supernet", "method.search.strategy=exhaustive"), "allowed there: random, evolutionary"),
     (("method.sampler=fsnas", "trainer.max_steps=4"), "got 4 steps, allowed with method.sampler=fsnas: from 5"),
     (("method.gamma_max=0.5",), "method.gamma_max: got 0.5"),
+    (("method.flops_bins=[3e5,2e5]",), "method.flops_bins: got [300000.0, 200000.0], allowed: at least two ascending numbers, or null"),
+    (("method.flops_bins=[1e9,2e9]",), "allowed: bins among these; type method.flops_bins=["),
+    (("method.flops_bins=[1e5,2e5]", "method.sampler=fairnas"), "method.flops_bins=null, or method.sampler=spos"),
 ])
 def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
     code, _, err = quantlab(*tiny(words), f"output_dir={tmp_path / 'run'}")
@@ -152,7 +171,7 @@ def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
 
 
 def test_what_stands_beside_an_accuracy_is_of_the_same_split():
-    from quantlab.methods.supernet import beside
+    from quantlab.search.ranking import beside
     from quantlab.search.truth import TruthTable
     names = [f"{data}_{split}" for data in ("cifar10", "cifar100", "imagenet16_120") for split in ("test", "valid")]
     truth = TruthTable(np.arange(2), {name: np.array([10.0, 20.0]) for name in [*names, "other"]})

@@ -468,7 +468,7 @@ class Recipe(SimpleNamespace):
 def pretrain_key(path):
     section = Recipe(path=str(path), pretrain=SimpleNamespace(steps=1, batch_size=1, seed=0))
     task = SimpleNamespace(dataset=lambda: range(10), collate=list, workers=0, fingerprint=lambda: "data", name="task")
-    config = SimpleNamespace(model=section, task=task, trainer=SimpleNamespace(mixed_precision="no"))
+    config = SimpleNamespace(model=section, task=task, trainer=SimpleNamespace(mixed_precision="no", drop_last=True))
     return Pretrain(None, SimpleNamespace(config=config, task=task, model=load(path))).cache_facts(1)
 
 

@@ -17,9 +17,10 @@ SMALL = [SimpleNamespace(channels=channels, layers=2, stride=stride) for channel
 MIXED = "3-6-1-5-4-6"
 
 
-def build(subnet=None, task=DIGITS, stages=SMALL, stem=8, first=8, last=32, stem_stride=1):
+def build(subnet=None, task=DIGITS, stages=SMALL, stem=8, first=8, last=32, stem_stride=1, initialization="torch"):
     torch.manual_seed(0)
-    section = SimpleNamespace(subnet=subnet, stages=stages, stem=stem, first=first, last=last, stem_stride=stem_stride, dropout=0.2)
+    section = SimpleNamespace(subnet=subnet, stages=stages, stem=stem, first=first, last=last, stem_stride=stem_stride, dropout=0.2,
+                              initialization=initialization)
     return build_mobilenet_supernet(section, task)
 
 

@@ -87,6 +87,16 @@ def test_every_group_keeps_its_proportion():
     assert rates_of(optimizer) == pytest.approx([0.1 * 0.5**0.25, 0.4 * 0.5**0.25])
 
 
+def test_a_group_that_is_added_later_starts_from_the_rate_it_came_with():
+    optimizer = optimizer_of(0.1)
+    calr = CaLR(optimizer, 10, 1, 100)
+    calr.set(3, 1)
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.4})
+    for t in (5, 6):
+        calr.set(t, 100)
+    assert rates_of(optimizer) == pytest.approx([0.1 * 0.4**0.25, 0.4 * 0.4**0.25])
+
+
 def test_a_resumed_schedule_goes_on_from_the_first_rate():
     optimizer = optimizer_of(0.1)
     calr = CaLR(optimizer, 10, 1, 100, gamma_max=3.0)

@@ -1,6 +1,7 @@
 """Momentum separation: torch's optimizers as the case of one cluster, the released code's five optimizers as the case of five."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 from accelerate import Accelerator
 
 from quantlab.checkpoint import load_state, save_state
-from quantlab.optim import CaLR, MomentumSeparation
+from quantlab.optim import SGDT, CaLR, MomentumSeparation
 
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.02),
     "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=0.02),
     "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=0.02),
+    "sgdt": lambda weights: SGDT([{"params": weights, "discretize": [torch.round] * 3, "lr": 0.02}], weight_decay=0.02),
 }
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -199,15 +201,68 @@ def test_groups_and_rates_are_of_all_clusters_before_and_after_loading():
         torch.testing.assert_close(weight.detach(), start - rate * 0.5**0.25)
 
 
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
+
+
 @every_optimizer
-def test_a_copy_walks_as_the_original_does(make):
+@pytest.mark.parametrize("copied_by", COPIES.values(), ids=COPIES)
+def test_a_copy_walks_as_the_original_does(make, copied_by):
     weights = parameters()
     optimizer = MomentumSeparation(make(weights), 3, "decayed")
+    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)      # puts a `step` of its own on the original
     walk(weights, optimizer, range(9))
-    copied_weights, copied = copy.deepcopy((weights, optimizer))
+    copied_weights, copied = copied_by((weights, optimizer))
     walk(weights, optimizer, range(9, 20))
     walk(copied_weights, copied, range(9, 20))
     assert_equal(copied_weights, weights)
+    assert copied.optimizer.state is copied.state is copied.states[copied.cluster]
+
+
+@every_optimizer
+@pytest.mark.parametrize("inactive", ["frozen", "decayed"])
+def test_the_state_of_a_plain_optimizer_is_the_first_clusters(make, inactive):
+    begun, weights = parameters(), parameters()
+    plain = make(begun)
+    for weight, gradient in zip(begun, draws(0)[1]):
+        weight.grad = gradient
+    plain.step()
+    plain.zero_grad()
+    for weight, other in zip(weights, begun):
+        weight.data.copy_(other)
+    loaded = MomentumSeparation(make(weights), 3, inactive)
+    loaded.select(2)
+    loaded.load_state_dict(copy.deepcopy(plain.state_dict()))
+    assert loaded.cluster == 0
+    wrapped = MomentumSeparation(plain, 3, inactive)
+    wrapped.touched = set(plain.state)      # constructing cannot know it
+    walk(begun, wrapped, range(1, 12))
+    walk(weights, loaded, range(1, 12))
+    assert_equal(weights, begun)
+
+
+def test_an_optimizer_that_calls_its_closure_several_times():
+    ours, torchs = scalar(3.0), scalar(3.0)
+    separated, plain = MomentumSeparation(torch.optim.LBFGS([ours]), 2), torch.optim.LBFGS([torchs])
+    for weight, optimizer in ((ours, separated), (torchs, plain)):
+        def closure():
+            optimizer.zero_grad()
+            loss = (weight - 1) ** 4
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert torch.equal(ours, torchs) and ours.item() != 3
+
+
+def test_hooks_of_both_run_once():
+    weight, calls = scalar(), []
+    plain = torch.optim.SGD([weight])
+    optimizer = MomentumSeparation(plain, 2)
+    plain.register_step_pre_hook(lambda *_: calls.append("inner"))
+    optimizer.register_step_pre_hook(lambda *_: calls.append("outer"))
+    weight.grad = torch.tensor(1.0)
+    optimizer.step()
+    assert calls == ["outer", "inner"]
 
 
 def test_a_closure_is_called_once_and_its_gradients_are_used():
@@ -253,10 +308,12 @@ def test_prepared_by_accelerate_it_is_the_same(make):
 @pytest.mark.parametrize("call, says", [
     (lambda optimizer: MomentumSeparation(optimizer, 0), "clusters: got 0, allowed: 1 or more"),
     (lambda optimizer: MomentumSeparation(optimizer, 2, "thawed"), "inactive_parameters: got 'thawed', allowed: frozen, decayed"),
+    (lambda optimizer: MomentumSeparation(torch.optim.Adagrad(parameters()), 2), "optimizer: got Adagrad, which makes its memory before"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).select(2), "cluster: got 2, allowed: 0 to 1"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).select(-1), "cluster: got -1"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).momentum(scalar(), 2), "cluster: got 2"),
     (lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict(MomentumSeparation(optimizer, 3).state_dict()), "clusters=3"),
+    (lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict({"model": {}}), "got no param_groups and no state, allowed: what state_dict"),
 ])
 def test_what_is_not_allowed_is_said(call, says):
     with pytest.raises(ValueError, match=says):

@@ -48,30 +48,46 @@ def test_dampening_pulls_to_the_middle_of_the_bin():
     assert loss.item() == pytest.approx((0.09 + 0.04) / 2 + 0.01 / 2)      # the mean within each of the two output channels
     loss.backward()
     assert torch.allclose(weight.grad, torch.tensor([[0.3, -0.2], [0.0, -0.1]]))
+    for aggregation, wanted in (("sum", 0.14), ("mean", 0.14 / 4), ("kernel_mean", 0.14 / 2)):
+        assert dampening_loss(weight, torch.tensor([[0.0, -1.0], [1.0, 1.0]]), clipped, aggregation).item() == pytest.approx(wanted)
 
 
-def test_freezing_holds_the_level_where_an_oscillating_weight_spent_its_time():
-    def level(weight):
+@pytest.mark.parametrize("mean_from_start, level", [(True, 0.0), (False, 1.0)])
+def test_freezing_holds_the_level_where_an_oscillating_weight_spent_its_time(mean_from_start, level):
+    def round_(weight):
         return weight.round()
 
     weight = torch.zeros(2)
-    freezing = IterativeFreezing(TransitionTracker(level, weight, m_o=0.5), latent=lambda levels: levels * 1.0)
-    for value in (0.9, 0.2, 0.8):                           # levels 1, 0, 1: f = 0, .5, .75; mean level .5, .25, .625
+    freezing = IterativeFreezing(TransitionTracker(round_, weight, m_o=0.5), lambda levels: levels * 1.0, mean_from_start)
+    for value in (0.1, 0.2, 0.9, 0.1):                      # levels 0, 0, 1, 0: f = 0, 0, 0, .5
         weight.copy_(torch.tensor([value, 3.0]))
         freezing.update(weight, threshold=None)
-    assert not freezing.frozen.any() and weight.tolist() == pytest.approx([0.8, 3.0])
+    # of the first weight: mean level from the start 0, 0, .5, .25; of the freezing none yet
+    assert not freezing.frozen.any() and (freezing.mean_level is None) != mean_from_start
+    if mean_from_start:
+        assert freezing.mean_level[0] == 0.25
     weight.copy_(torch.tensor([1.2, 3.1]))
-    freezing.update(weight, threshold=0.3)                  # f = .375; mean level .8125
-    assert freezing.frozen.tolist() == [True, False] and weight.tolist() == pytest.approx([1.0, 3.1])
+    freezing.update(weight, threshold=0.3)                  # f = .75: frozen at the mean up to the update before, or at what it is
+    assert freezing.frozen.tolist() == [True, False] and weight.tolist() == pytest.approx([level, 3.1])
     weight.copy_(torch.tensor([-2.0, 4.4]))
     freezing.update(weight, threshold=0.3)
-    assert weight.tolist() == pytest.approx([1.0, 4.4])     # the frozen one is back, the other is free
+    assert weight.tolist() == pytest.approx([level, 4.4])   # the frozen one is back, the other is free
+    weight.copy_(torch.tensor([-2.0, 5.4]))
+    freezing.update(weight, threshold=0.3)
     assert freezing.tracker.transition_rate == 0.5          # and only the other one counts
 
-    again = IterativeFreezing(TransitionTracker(level, torch.zeros(2)), latent=lambda levels: levels * 2.0)
+    again = IterativeFreezing(TransitionTracker(round_, torch.zeros(2)), latent=lambda levels: levels * 2.0)
     again.load_state_dict(freezing.state_dict())
     again.update(weight, threshold=0.3)
-    assert weight.tolist() == pytest.approx([2.0, 4.4])     # the level is frozen, not the number: scales may be learned
+    assert weight.tolist() == pytest.approx([2 * level, 5.4])       # the level is frozen, not the number: scales may be learned
+
+
+def test_a_state_from_before_the_freezing_comes_back():
+    freezing, other = (IterativeFreezing(TransitionTracker(torch.round, torch.zeros(3)), lambda levels: levels) for _ in range(2))
+    other.load_state_dict(freezing.state_dict())
+    for one in (freezing, other):
+        one.update(torch.tensor([0.0, 1.0, 2.0]), threshold=0.5)
+    assert torch.equal(freezing.mean_level, other.mean_level) and other.mean_level.tolist() == [0.0, 1.0, 2.0]
 
 
 def test_a_frozen_binary_weight_has_a_level():
@@ -80,7 +96,7 @@ def test_a_frozen_binary_weight_has_a_level():
 
     weight = torch.full((1,), -1.0)
     freezing = IterativeFreezing(TransitionTracker(sign, weight, m_o=0.5), latent=lambda levels: levels * 0.3)
-    for value in (0.1, -0.1, 0.1):
+    for value in (0.1, -0.1, 0.1, -0.1):
         weight.fill_(value)
         freezing.update(weight, threshold=0.4)
     assert freezing.frozen.all() and float(weight.abs()) == pytest.approx(0.3)

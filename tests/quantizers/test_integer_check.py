@@ -19,16 +19,17 @@ from quantlab.quantizers.trained_layer import calibrate_activations, quantized_l
 POLICIES = {"learned_clipping": LearnedClippingPolicy, "lsq": LSQPolicy, "fixed_point": FixedPointPolicy}
 
 
-def wrapped(policy: str, bits: int = 4) -> tuple[nn.Module, torch.Tensor]:
+def wrapped(policy: str, bits: int = 4, gradient_bits: int | None = None, net: nn.Module | None = None) -> tuple[nn.Module, torch.Tensor]:
     """Convolutions with stride, groups, dilation and bias, and a linear layer, all quantized; and a batch."""
     torch.manual_seed(0)
-    net = nn.Sequential(
+    net = net or nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4), nn.BatchNorm2d(8),
         nn.Conv2d(8, 6, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 5, 7),
     )
     ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    gradient = SimpleNamespace(bits=bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile")
+    gradient = SimpleNamespace(bits=gradient_bits or bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile",
+                               granularity="channel")
     section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
                               first_layer=ends, last_layer=ends, policy=[], output_scale=False)
     x = torch.randn(8, 3, 10, 10)
@@ -47,6 +48,32 @@ def test_integers_give_what_the_simulation_gives(policy, bits):
     assert 0 < found["largest_difference"] < 1e-5 and found["largest_accumulator"] > 7
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("gradient_bits", [9, 12, 16])
+def test_gradients_of_more_than_8_bits(gradient_bits):
+    net, x = wrapped("lsq", 8, gradient_bits)
+    found = check_integers(net, lambda: net(x).square().mean())
+    assert found["products"] == 12 and found["largest_difference"] < 1e-5 and found["largest_accumulator"] > 2**gradient_bits
+
+
+def test_channels_of_a_depthwise_layer_have_scales_of_their_own():
+    torch.manual_seed(1)
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    scale = nn.Parameter(10.0 ** torch.linspace(-3, 2, 8).view(1, 8, 1, 1))
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return x * scale
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), depthwise, Scaled(), nn.Conv2d(8, 4, 1))
+    net, x = wrapped("lsq", 4, net=net)
+    layers = dict(quantized_layers(net))
+    assert {name: layer.gradient_quantizer.per_channel for name, layer in layers.items()} == {"0": False, "1": True, "3": False}
+    found = check_integers(net, lambda: net(x).square().mean())
+    assert found["layers"] == 3 and found["products"] == 9 and found["largest_difference"] < 1e-5
+    net(x).square().mean().backward()
+    assert (layers["1"].weight.grad.abs().amax((1, 2, 3)) > 0).all()     # with one range the small channels' would be lost
 
 
 @pytest.mark.parametrize("part", ["weight_quantizer", "activation_quantizer"])

@@ -12,6 +12,7 @@ from quantlab.quantizers.ewgs import EWGSPolicy
 from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.learned_clipping import ClippedActivation
 from quantlab.quantizers.lsq import LSQPolicy
+from quantlab.quantizers.trained import deviation
 from quantlab.quantizers.trained_layer import calibrate_activations, quantizer_parameters, wrap_for_training
 
 POLICIES = {"fixed_point": FixedPointPolicy, "lsq": LSQPolicy, "ewgs": EWGSPolicy, "dsq": DSQPolicy, "binary": BinaryPolicy,
@@ -57,6 +58,12 @@ def test_a_constant_input_is_not_erased(value):
     x, quantizer = torch.full((4, 3, 2, 2), value), ClippedActivation(4)
     quantizer.calibrate(x)
     torch.testing.assert_close(quantizer(x), x, rtol=0.2, atol=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values, wanted", [([3.0], 3.0), ([-2.0], 2.0), ([1.0, 3.0], 2**0.5), ([0.0], 0.0)])
+def test_a_deviation_is_that_of_n_minus_1_and_of_one_value_its_size(values, wanted):
+    assert deviation(torch.tensor(values)).item() == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("name, bits", CASES)

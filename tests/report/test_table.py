@@ -1,6 +1,7 @@
 """Numbers of the comparison: exact means, and what is never averaged."""
 
 import csv
+import json
 import math
 
 import pytest
@@ -27,6 +28,18 @@ def test_mean_and_sample_standard_deviation_over_seeds(make_run):
 def test_one_seed_has_no_deviation():
     assert str(spread([1.25])) == "1.250"
     assert str(Spread(1.25, 0.5, 2)) == "1.250 ± 0.50"
+
+
+def test_notes_stand_in_the_row_and_part_no_rows(make_run):
+    directories = [make_run(f"s{seed}", seed=seed, metrics={"fid": 1.0 + seed}) for seed in range(3)]
+    for directory, notes in zip(directories, (["in 2 layers"], ["in 3 layers"], [])):
+        file = directory / "results.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | ({"notes": notes} if notes else {})))
+    rows = rows_of(*directories)
+    (mean,) = aggregate(rows)
+    assert mean["n"] == 3 and mean["notes"] == "in 2 layers; in 3 layers"
+    assert "| notes |" in to_markdown([mean]) and "| in 2 layers; in 3 layers |" in to_markdown([mean])
+    assert "notes" not in to_markdown(aggregate(rows[2:]))
 
 
 def test_a_seed_counts_once(make_run):

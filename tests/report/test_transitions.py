@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from quantlab.report.figures import _distinct_layers
 from quantlab.report.table import Spread
 from quantlab.report.transitions import MEAN, TARGET, accuracy_over_targets, latent_weight_histograms, transition_curves
 
@@ -30,6 +31,14 @@ def test_mean_and_layers_are_drawn_and_the_target_where_there_is_one(scheduled, 
     empty = transition_curves(alone, tmp_path / "without_layers.png")
     assert pixels(path, MEAN) > 500 and pixels(path, "#aaaaaa", 60) > pixels(empty, "#aaaaaa", 60) + 100
     assert (pixels(path, TARGET) > 200) == scheduled
+
+
+def test_every_target_is_drawn_where_layers_differ(tmp_path):
+    own = {"a": 0.003, "b": 0.008, "c": 0.003}
+    differing = [row | {"layers/target_transition_rate": own} if "target_transition_rate" in row else row for row in rows(scheduled=True)]
+    assert [curve[0] for _, curve in _distinct_layers(differing, "target_transition_rate")] == [0.003, 0.008]
+    path, one = (transition_curves(made, tmp_path / f"{len(made[0])}.png") for made in (differing, rows(scheduled=True)))
+    assert pixels(path, TARGET) > pixels(one, TARGET) + 100
 
 
 def test_histograms_show_their_transition_points(tmp_path):

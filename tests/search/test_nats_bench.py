@@ -16,10 +16,15 @@ import torch
 from quantlab.errors import RequestError
 from quantlab.search.nas_bench_201 import OPERATIONS, NasBench201
 from quantlab.search.nats_bench import SOURCES, mean_accuracy, parse_cell, read_benchmark
+from quantlab.search.released_tables import FILES, LIST, read_list, read_released
 from quantlab.search.truth import TruthTable
 
 SPACE = NasBench201()
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_nats_bench.py"
+
+
+def convert(*words):
+    return subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True)
 
 
 def text_of(number):
@@ -56,13 +61,18 @@ def write(path, content):
     return path
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All cells, as NATS-Bench has them."""
+    return write(tmp_path_factory.mktemp("benchmark") / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+
+
 @pytest.mark.parametrize("form", ["pth", "pbz2"])
-def test_every_cell_finds_its_number(tmp_path, form):
+def test_every_cell_finds_its_number(tmp_path, whole, form):
+    path = whole
     if form == "pth":
         path = tmp_path / "NAS-Bench-201-v1_1-096897.pth"
         torch.save(benchmark("full"), path)
-    else:
-        path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
     table = read_benchmark(path)
     for name in SOURCES:
         np.testing.assert_allclose(table.accuracies[name], [expected(number, name) for number in range(SPACE.size)])
@@ -127,13 +137,59 @@ def test_texts_that_are_no_cell_are_refused(text):
         parse_cell(text)
 
 
-def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path):
-    path = write(tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
+def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path, whole):
     np.savez(tmp_path / "other.npz", accuracy=np.zeros(SPACE.size), kendall_indices=np.array([4, 2]))
-    words = [sys.executable, str(SCRIPT), str(path), str(tmp_path / "table.npz"), "--lists", str(tmp_path / "other.npz")]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = convert(whole, tmp_path / "table.npz", "--lists", tmp_path / "other.npz")
     assert done.returncode == 0, done.stderr
     assert "cifar10_test: 0.00 to 62.50 percent, best cell 4-4-4-4-4-4" in done.stdout
     assert TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices").tolist() == [4, 2]
-    done = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "nothing"), "x.npz"], capture_output=True, text=True)
+    done = convert(tmp_path / "nothing", "x.npz")
     assert done.returncode == 2 and done.stderr.startswith("convert_nats_bench: error: ") and done.stderr.count("\n") == 1
+
+
+def released(folder):
+    """What the supernet paper's code ships, made up here."""
+    folder.mkdir()
+    for number, file in enumerate(FILES.values()):
+        (folder / file).write_bytes(pickle.dumps([float((cell * 7 + number) % 100) for cell in range(SPACE.size)]))
+    (folder / LIST).write_bytes(pickle.dumps([15_624, 0, 11_663]))
+    return folder
+
+
+def test_the_paper_s_own_tables_are_read_with_their_list(tmp_path):
+    folder = released(tmp_path / "benchmark_data")
+    done = convert(folder, tmp_path / "data" / "table.npz")
+    assert done.returncode == 0 and "kendall_indices: 3 cells" in done.stdout
+    table = TruthTable.load(tmp_path / "data" / "table.npz", SPACE)
+    assert set(table.accuracies) == set(FILES) and table.subset("kendall_indices").tolist() == [15_624, 0, 11_663]
+    assert table.lookup("imagenet16_120_test", [11_663])[0] == (11_663 * 7 + list(FILES).index("imagenet16_120_test")) % 100
+
+
+def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
+    folder = released(tmp_path / "benchmark_data")
+    (folder / LIST).rename(tmp_path / LIST)
+    done = convert(folder, tmp_path / "table.npz")
+    assert done.returncode == 0 and "no kendall_indices" in done.stdout and "--lists" in done.stdout
+    with pytest.raises(RequestError, match="got the list 'kendall_indices', allowed: null.*method.ranking.subset=null, or bring it .* --lists"):
+        TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices")
+    assert convert(folder, tmp_path / "table.npz", "--lists", tmp_path / LIST).returncode == 0
+    assert len(TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices")) == 3
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"text", "not readable"), (pickle.dumps(Malice()), "only plain containers and numbers"), (pickle.dumps([1, 1]), "holds no list of different cells"),
+    (pickle.dumps([0, 15_625]), "0 to 15624"), (pickle.dumps([]), "holds no list"), (pickle.dumps([0.5]), "holds no list"), (pickle.dumps(["0"]), "holds no list"),
+])
+def test_a_list_that_is_none_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / LIST).write_bytes(content)
+    with pytest.raises(RequestError, match=said):
+        read_list(tmp_path / LIST)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_accuracies_of_another_space_are_refused(tmp_path):
+    folder = released(tmp_path / "benchmark_data")
+    (folder / "cifar100_accs.pkl").write_bytes(pickle.dumps([50.0] * 100))
+    with pytest.raises(RequestError, match="cifar100_accs.pkl: holds no list of 15625 accuracies"):
+        read_released(folder)

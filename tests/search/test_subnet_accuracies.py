@@ -61,15 +61,15 @@ def test_an_interrupted_evaluation_goes_on(supernet, batches, tmp_path):
 
 def test_what_was_counted_for_other_subnets_does_not_count(supernet, batches, tmp_path):
     partial = tmp_path / "ranking"
-    _remember(partial, SUBNETS[::-1], np.full(5, 32), 1)
+    _remember(partial, SUBNETS[::-1], np.full(5, 32), 32, 1)
     assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))
 
 
 def test_counts_that_were_changed_do_not_count(supernet, batches, tmp_path):
     partial = tmp_path / "ranking"
-    _remember(partial, SUBNETS, np.full(5, 31), 1)
+    _remember(partial, SUBNETS, np.full(5, 31), 32, 1)
     file = tmp_path / "ranking.json"
-    file.write_text(file.read_text().replace("31", "32"))
+    file.write_text(file.read_text().replace("31", "30"))
     assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))
 
 

@@ -1,18 +1,22 @@
 """Classification tasks: parts that share nothing, augmentation that moves whole images, accuracy counted right."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from quantlab.config.tasks import Digits as DigitsSection
-from quantlab.errors import RequestError
-from quantlab.tasks.classification import Digits, random_crop_and_flip
+from quantlab.config.tasks import TorchvisionClassification as TorchvisionSection
+from quantlab.errors import RequestError, RunError
+from quantlab.tasks.classification import Digits, OfficialTest, random_crop_and_flip
 
 
 def section(**values):
     return DigitsSection.model_validate({
         "_target_": "quantlab.tasks.classification.Digits", "name": "digits", "image_size": 8, "validation_fraction": 0.1, "split_seed": 0,
-        "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
+        "label_smoothing": 0.0, "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
         "normalization": {"mean": [0.305], "std": [0.376]}} | values)
 
 
@@ -27,14 +31,46 @@ def test_parts_share_no_image_and_the_split_follows_its_seed():
 
 def test_fingerprint_follows_what_shapes_the_weights():
     prints = {Digits(section(**values)).fingerprint() for values in (
-        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2})}
-    assert len(prints) == 4 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
+        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2},
+        {"label_smoothing": 0.1})}
+    assert len(prints) == 5 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
 
 
 def test_normalized_images_have_the_moments_that_the_config_claims():
     task = Digits(section())
     images = task.normalize(task.images())
     assert abs(images.mean()) < 0.01 and abs(images.std() - 1) < 0.01
+
+
+def test_smoothed_labels_give_the_smoothed_cross_entropy_and_only_in_training():
+    plain, task = Digits(section()), Digits(section(label_smoothing=0.1))
+    batch, logits = plain.dataset().__getitems__([0, 1, 2, 3]), torch.randn(4, 10)
+    assert torch.equal(plain.prepare(batch, train=True)["label"], batch["label"])
+    assert torch.equal(task.prepare(batch, train=False)["label"], batch["label"])
+    smoothed = task.prepare(batch, train=True)["label"]
+    assert smoothed[0].sort().values.tolist() == pytest.approx([0.01] * 9 + [0.91]) and smoothed[0].argmax() == batch["label"][0]
+    expected = nn.functional.cross_entropy(logits, batch["label"], label_smoothing=0.1)
+    assert torch.allclose(nn.functional.cross_entropy(logits, smoothed), expected)
+
+
+@pytest.mark.parametrize("words", [
+    ("method=pretrain", "model=resnet20", "model.pretrain.steps=1"), ("method=low_bit", "method.batch_size=64"),     # qat shares its loss
+    ("method=supernet", "model.width=2", "method.ranking.stand_alone={subnets: 2, steps: 1}", "method.ranking.images=64",
+     "method.search.population=2", "method.search.generations=1"),
+], ids=lambda words: words[0])
+def test_every_method_that_trains_a_classifier_trains_on_smoothed_labels(words, quantlab, tmp_path, monkeypatch):
+    plain = nn.functional.cross_entropy
+
+    def recording(logits, target, **options):
+        if torch.is_grad_enabled() and target.is_floating_point():
+            raise RunError("trains on smoothed labels")      # what comes after is not asked about here
+        return plain(logits, target, **options)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", recording)
+    tiny = () if "supernet" in words[0] else ("model.depth=8", "model.width=2", "model.pretrain.batch_size=64")
+    code, _, err = quantlab(*words, *tiny, "task=digits", "task.label_smoothing=0.1", "trainer.max_steps=1", "device=cpu",
+                            f"output_dir={tmp_path / 'run'}")
+    assert code == 1 and "trains on smoothed labels" in err, err
 
 
 def test_crops_are_shifts_and_flips_are_mirrors():
@@ -75,3 +111,51 @@ def test_labels_outside_the_classes_are_refused():
     task.classes = 9
     with pytest.raises(RequestError, match="label 9, allowed: 0 to 8"):
         task.check()
+
+
+class Sixty(OfficialTest):
+    """Sixty images whose first pixel is their place."""
+
+    channels, classes = 1, 3
+
+    def _load(self):
+        return np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(8, 2).repeat(8, 3), np.arange(60) % 3
+
+    _load_test = _load
+
+
+def sixty(split_file):
+    shared = section().model_dump(by_alias=True) | {"_target_": "quantlab.tasks.classification.Mnist", "data_dir": "nowhere", "download": False}
+    return Sixty(TorchvisionSection.model_validate(shared | {"split_file": split_file and str(split_file)}))
+
+
+def write_split(path, train, valid):
+    path.write_text(json.dumps({"train": ["int", [str(number) for number in train]], "valid": ["int", [str(number) for number in valid]]}))
+    return path
+
+
+def test_a_split_file_says_which_image_is_whose(tmp_path):
+    file = write_split(tmp_path / "cifar-split.txt", range(1, 60, 2), range(0, 60, 2))      # as NAS-Bench-201 writes it
+    task, random = sixty(file), sixty(None)
+    places = {name: [int(image[0, 0, 0]) for image in task.part(name).images] for name in ("train", "validation")}
+    assert places == {"train": list(range(1, 60, 2)), "validation": list(range(0, 60, 2))} and len(task.part("test")) == 60
+    assert task.protocol()["split_file"] == "cifar-split.txt" and "split_seed" not in task.protocol() and "split_file" not in random.protocol()
+    (tmp_path / "plain.json").write_text(json.dumps({"train": list(range(1, 60, 2)), "valid": list(range(0, 60, 2))}))
+    other = sixty(write_split(tmp_path / "other.txt", range(0, 60, 2), range(1, 60, 2)))
+    prints = [one.fingerprint() for one in (task, random, other, sixty(tmp_path / "plain.json"))]
+    assert len(set(prints)) == 3 and prints[3] == prints[0]
+
+
+@pytest.mark.parametrize("content, said", [
+    (None, "task.split_file: no such file: .*type task.split_file=null"), ("train: 0", "is no JSON"), ("[1, 2]", 'holds no list of numbers "train"'),
+    ('{"train": [0, 1], "valid": []}', 'holds no list of numbers "valid"'), ('{"train": [0, "a"], "valid": [1]}', 'holds no list of numbers "train"'),
+    ('{"train": [0, 1], "valid": [1]}', "names an image twice"), ('{"train": [0, -1], "valid": [1]}', "names image -1"),
+    ('{"train": [0, 60], "valid": [1]}', "names image 60, allowed: up to 59"),
+])
+def test_a_file_that_is_no_split_is_refused_in_one_line(content, said, tmp_path):
+    file = tmp_path / "split.txt"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(RequestError, match=said) as caught:
+        sixty(file).check()
+    assert "\n" not in str(caught.value)

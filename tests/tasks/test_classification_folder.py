@@ -16,7 +16,7 @@ from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification_folder import FolderImages, ImageFolder, ImageNet, random_resized_crop
 
 COMMON = {
-    "image_size": 8, "decode_size": 10, "validation_fraction": 0.2, "split_seed": 0, "evaluation": {"batch_size": 7},
+    "image_size": 8, "decode_size": 10, "validation_fraction": 0.2, "split_seed": 0, "label_smoothing": 0.0, "evaluation": {"batch_size": 7},
     "augmentation": {"scale": [0.08, 1.0], "ratio": [0.75, 1.3333], "horizontal_flip": True},
     "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }

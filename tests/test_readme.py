@@ -1,0 +1,106 @@
+"""What the README says can be typed: its Python runs, its commands are sound requests, its keys, names and files exist."""
+
+import importlib
+import random
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from test_keys import dotted
+
+from quantlab.cli.arguments import read_arguments
+from quantlab.cli.overrides import parse
+from quantlab.cli.request import _expand
+from quantlab.config import validate
+from quantlab.config.catalog import groups, options
+from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
+from quantlab.quantizers.fixed_point import FixedPointWeight
+from quantlab.search.nas_bench_201 import NasBench201
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+TEXT = "\n".join(document.read_text() for document in DOCUMENTS)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL))
+PROGRAMS = [code for language, code in BLOCKS if language == "python"]
+LINES = [line for language, code in BLOCKS if not language for line in code.splitlines()]
+NOT_COMPOSED = ("--help", "resume=", "--config-dir", "NAME")     # no config of a run of ours
+
+
+def commands() -> list[str]:
+    """Every `quantlab ...` that would start a run or a sweep."""
+    parts = [part.strip() for line in [*LINES, *SPANS] for part in line.split(" && ")]
+    found = dict.fromkeys(shlex.join(shlex.split(part, comments=True)) for part in parts if part.startswith("quantlab "))
+    return [command for command in found if not any(word in command for word in NOT_COMPOSED)]
+
+
+def surroundings() -> dict:
+    """What the programs take as given: someone's layers, network and loss."""
+    conv, head, space = torch.nn.Conv2d(2, 3, 3), torch.nn.Linear(3, 2), NasBench201()
+    quantizer = FixedPointWeight(2, learn_scale=False)
+    quantizer.calibrate(conv.weight.detach())
+    supernet = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(2)) for _ in range(5)])
+    return {"torch": torch, "conv": conv, "quantizer": quantizer, "others": list(head.parameters()), "supernet": supernet, "edge": 3, "steps": 4,
+            "draw": lambda: space.subnet(random.randrange(space.size)), "complexity": space.complexity,
+            "loss": lambda subnet: supernet[subnet[3]].square().sum()}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=[program.splitlines()[0] for program in PROGRAMS])
+def test_a_program_runs_and_its_optimizer_moves_weights(program):
+    random.seed(0)
+    names = surroundings()
+    exec(compile(program, "README.md", "exec"), names)
+    optimizer = names["optimizer"]
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    before = [weight.detach().clone() for weight in weights]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert not any(torch.equal(weight, old) for weight, old in zip(weights, before))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_is_a_sound_request(command):
+    arguments = read_arguments(shlex.split(command)[1:])
+    with initialize_config_module("quantlab.conf", version_base="1.3"):
+        parsed, problems = parse(arguments.overrides, arguments.multirun)
+        jobs = _expand(parsed)
+        assert not problems and (len(jobs) > 1) == arguments.multirun
+        for job in (jobs[0], jobs[-1])[: len(jobs)]:
+            mapping = OmegaConf.to_container(compose("config", job), resolve=True)
+            validate({key: value for key, value in mapping.items() if key != "experiment"})
+
+
+def test_there_is_something_to_test():
+    assert len(PROGRAMS) >= 2 and len(commands()) >= 30
+
+
+def test_names_of_the_library_exist():
+    """`Name(...)` of `quantlab.module`."""
+    named = re.findall(r"`(\w+)\([^`]*\)` of `(quantlab[\w.]*)`", TEXT)
+    assert named and all(hasattr(importlib.import_module(module), name) for name, module in named)
+
+
+def test_keys_and_choices_exist():
+    sections = {*BY_TARGET.values(), *WITHOUT_TARGET.values()}
+    known = {part for section in sections for key in dotted(section, section.group) for part in (key, f"{key}.")}
+    assigned = [word.partition("=") for span in SPANS for word in span.split() if re.match(r"[a-z_.]+=", word)]
+    named = [span for span in SPANS if re.fullmatch(rf"({'|'.join(groups())})\.[a-z_.0-9]+", span) and not span.endswith(".safetensors")]
+    wrong = {key for key in [*named, *(key for key, _, _ in assigned if "." in key)] if key not in known}
+    wrong |= {f"{key}={value}" for key, _, value in assigned if key in groups() and value and value not in ("NAME", "mine")
+              and value not in options(key)}
+    assert wrong == set()
+
+
+def test_files_and_options_of_scripts_exist():
+    scripts = "".join(script.read_text() for script in ROOT.glob("scripts/*"))
+    words = [word for text in [*LINES, *SPANS] for word in text.partition("#")[0].split()]
+    files = {word for word in [*words, *re.findall(r"\]\(([^)#:]+)\)", TEXT)] if re.match(r"(scripts|results|conf|quantlab|tests)/[\w./]+$", word)}
+    missing = {file for file in files if not (ROOT / file).exists()}
+    lines = [text.partition("#")[0] for text in [*LINES, *SPANS] if "scripts/" in text.partition("#")[0]]
+    missing |= {flag for line in lines for flag in re.findall(r"--[a-z-]+", line) if f'"{flag}"' not in scripts}
+    assert missing == set()
