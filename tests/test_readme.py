@@ -1,6 +1,5 @@
 """What the README says can be typed: its Python runs, its commands are sound requests, its keys, names and files exist."""
 
-import importlib
 import random
 import re
 import shlex
@@ -77,12 +76,6 @@ def test_a_command_is_a_sound_request(command):
 
 def test_there_is_something_to_test():
     assert len(PROGRAMS) >= 2 and len(commands()) >= 30
-
-
-def test_names_of_the_library_exist():
-    """`Name(...)` of `quantlab.module`."""
-    named = re.findall(r"`(\w+)\([^`]*\)` of `(quantlab[\w.]*)`", TEXT)
-    assert named and all(hasattr(importlib.import_module(module), name) for name, module in named)
 
 
 def test_keys_and_choices_exist():

@@ -44,12 +44,12 @@ class Outcome:
     baseline: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
-    notes: list[str] = field(default_factory=list)              # sentences without which the results would be misread; in every table
     cost: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)          # `step` and `metrics` of the best validated state, if not the last
     best_model: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
     model_facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)      # sentences without which the results would be misread; in every table
 
 
 class Method:

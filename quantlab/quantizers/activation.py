@@ -46,7 +46,7 @@ class ActivationQuantizer(nn.Module):
 
         The error of a range is that of a fair sample of all values; their extremes only bound the ranges that are tried.
         """
-        observed, self.observed = self.observed or {}, None
+        observed, self.observed = {group: seen for group, seen in (self.observed or {}).items() if seen.seen}, None
         if not observed:
             return  # a layer that no forward pass reached
         for group in range(len(self.log_scale)):

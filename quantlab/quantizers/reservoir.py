@@ -21,8 +21,10 @@ class Reservoir:
         self.random = np.random.default_rng(0)
 
     def add(self, x: Tensor) -> None:
-        """Take part in the draw with every value of x (float, any shape, not empty)."""
+        """Take part in the draw with every value of x (float, any shape)."""
         new = x.detach().flatten()
+        if not len(new):
+            return
         low, high = torch.aminmax(new)
         if self.values is None:
             self.values, self.low, self.high = new[:0], low.clamp(max=0), high.clamp(min=0)

@@ -61,6 +61,15 @@ def test_initial_scales_of_fixed_point():
     assert activation.scale.item() == pytest.approx(cases["activation"], rel=1e-6)
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_mean_distance_to_the_transition_points(bits):
+    """At one bit the released code's is larger by 0.5: it takes 1 - |u - round(u)|, u = (clip(w / s, -1, 1) + 1) / 2."""
+    quantizer, w = FixedPointWeight(bits, learn_scale=False), normal(7, 300)
+    quantizer.scale.data.fill_(1.5)
+    distance = quantizer.distance_to_transition_point(w).mean().item()
+    assert distance + (0.5 if bits == 1 else 0) == pytest.approx(stored("fixed_point")["distance"][str(bits)], rel=1e-5)
+
+
 @pytest.mark.parametrize("bits", BITS[1:])
 @pytest.mark.parametrize("part", ["weight", "activation"])
 @pytest.mark.parametrize("step", [0.5, 0.3])

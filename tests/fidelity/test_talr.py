@@ -22,8 +22,7 @@ def test_the_walk_is_the_released_codes(name):
     case, (optimizer_class, options) = CASES[name], KINDS[kind]
     weight = torch.nn.Parameter(0.5 * normal(7, N))
     quantizer = FixedPointWeight(int(bits), learn_scale=False)
-    quantizer.calibrate(weight.detach())
-    assert quantizer.scale.item() == pytest.approx(case["scale"], rel=1e-6)
+    quantizer.scale.data.fill_(case["scale"])       # how it is chosen, test_forward_quantizers holds
     target = 5e-3 * int(bits) ** 0.5
     optimizer = optimizer_class([{"params": [weight], "discretize": [quantizer.discrete], "lr": target}], rule=RULES[rule], **options)
     rounding = 1e-4 if rule == "s1" else 2e-5       # U of Eq. (S1) is a product of 400 quotients, here in float32
