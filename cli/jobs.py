@@ -1,15 +1,17 @@
 """From a checked request to runs: Hydra composes each job and makes its directory, the runner does the work.
 
-No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome.
+No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome. The jobs of a
+sweep may run in other processes, or on other machines, as Hydra's launcher says: how they ended is read from their directories.
 """
 
 import argparse
 import contextlib
-import hashlib
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -20,47 +22,69 @@ from quantlab.cli.arguments import flags, question
 from quantlab.cli.folders import MAIN
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Request, check_request, said_once
-from quantlab.cli.resume import run_or_go_on
+from quantlab.cli.resume import run_or_go_on, taken_by_another
 from quantlab.config import RunConfig, validate, with_finished_run
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import check
 
-MAX_NAME = 150
+INTERRUPTED = (130, 143)
 
 
-def start(request: Request) -> list[Outcome]:
-    """Run every job of the request, one after the other; how each ended, in order, up to one that was interrupted."""
+def run_alone(request: Request) -> Outcome:
+    """Run the one job of the request."""
     outcomes: list[Outcome] = []
+    _launch(lambda config: outcomes.append(_one_job(config, request)), request)
+    return outcomes[0]
 
-    def job(config: DictConfig) -> None:
-        check()     # a signal that a library caught still ends the sweep
-        if request.multirun:
-            words = " ".join(request.swept[len(outcomes)])
-            print(f"quantlab: job {len(outcomes) + 1} of {len(request.swept)}: {words}", file=sys.stderr)
-        outcome = _one_job(config, request)
-        outcomes.append(outcome)
-        if outcome.interrupted:
-            # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
-            raise SystemExit(outcome.exit_code)
 
+def sweep(request: Request) -> int | None:
+    """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them, if one did."""
     try:
-        if request.multirun:
-            _refuse_wrong_names(request)
+        _refuse_wrong_names(request)
+    except BaseException:
+        _remove_empty(request.new)
+        raise
+    try:
+        _launch(functools.partial(_job_of_sweep, request=replace(request, configs=())), request)
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+def _job_of_sweep(config: DictConfig, request: Request) -> None:
+    """Perhaps in another process: what it leaves is its directory, and what it says on stderr."""
+    check()     # a signal that a library caught still ends the sweep
+    number = HydraConfig.get().job.num
+    print(f"quantlab: job {number + 1} of {len(request.swept)}: {' '.join(request.swept[number])}", file=sys.stderr)
+    if Path(HydraConfig.get().runtime.output_dir) != request.directories[number]:
+        raise RuntimeError(f"job {number + 1} was to run in {request.directories[number]}, not in {HydraConfig.get().runtime.output_dir}")
+    outcome = _one_job(config, request)
+    if outcome.interrupted:
+        # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
+        raise SystemExit(outcome.exit_code)
+
+
+def _launch(job: Callable[[DictConfig], None], request: Request) -> None:
+    """Raises SystemExit where a signal ended it, and RuntimeError where Hydra did."""
+    try:
         _under_hydra(job, list(request.words))
     except SystemExit as stop:
-        if not (outcomes and outcomes[-1].interrupted):
-            raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+        if stop.code in INTERRUPTED:
+            raise
+        raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
     finally:
         _remove_empty(request.new)
-    return outcomes
 
 
 def _refuse_wrong_names(request: Request) -> None:
-    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the first one."""
+    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the first one, and
+    whether its directory is free."""
     from quantlab.runner import problems_of
 
-    found = problems_of([validate(config) for config in request.configs])
+    configs = [validate(config) for config in request.configs]
+    taken = [taken_by_another(config, directory) for config, directory in zip(configs, request.directories, strict=True)]
+    found = [[*others, *problems] for others, problems in zip(taken, problems_of(configs), strict=True)]
     problems = said_once(found, request.swept)
     if problems:
         raise RequestError(*problems)
@@ -88,18 +112,7 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
     return code
 
 
-def job_directory_name(override_dirname: str) -> str:
-    """A sweep job's directory, from its swept overrides: one path component of at most 150 bytes, unique to them."""
-    name = override_dirname.replace("/", "_")
-    if len(name.encode()) > MAX_NAME or name != override_dirname:
-        # Cutting, or "_" for "/", could make two jobs meet in one directory.
-        digest = hashlib.sha256(override_dirname.encode()).hexdigest()[:8]
-        name = name.encode()[: MAX_NAME - len(digest) - 1].decode(errors="ignore") + "-" + digest
-    return name if name not in ("", ".", "..") else "job"
-
-
 def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
-    OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
     entry = hydra.main(version_base="1.3", config_path=MAIN, config_name="config")(job)
     typed = sys.argv
     sys.argv = ["quantlab", *words]

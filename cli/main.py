@@ -62,19 +62,18 @@ def _help(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> int:
     from quantlab.cli.arguments import question
-    from quantlab.cli.jobs import let_hydra_answer, start
+    from quantlab.cli.jobs import let_hydra_answer, run_alone, sweep
     from quantlab.cli.request import check_request
 
     if question(arguments):
         return let_hydra_answer(arguments)
     request = check_request(arguments)
-    outcomes = start(request)
     if not request.multirun:
-        return outcomes[0].exit_code
+        return run_alone(request).exit_code
 
     from quantlab.cli.multirun import finish
 
-    return finish(request, outcomes)
+    return finish(request, sweep(request))
 
 
 if __name__ == "__main__":

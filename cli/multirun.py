@@ -6,41 +6,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quantlab.cli.outcome import Outcome
 from quantlab.cli.request import Request
 from quantlab.run_directory import RunDirectory
 
 MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 
 
-def finish(request: Request, outcomes: list[Outcome]) -> int:
-    """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, 130 or 143 where interrupted."""
-    print(summary(request, outcomes))
-    last = outcomes[-1]
-    if last.interrupted:
+def finish(request: Request, interrupted: int | None) -> int:
+    """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, or that of the signal which interrupted it."""
+    states = [_state(directory, interrupted) for directory in request.directories]
+    print(summary(request, states))
+    if interrupted is not None:
         print(f"quantlab: resume with: quantlab {shlex.join(request.again)}", file=sys.stderr)
-        return last.exit_code
-    return int(any(outcome.exit_code for outcome in outcomes))
+        return interrupted
+    return int(any(state != "completed" for state in states))
 
 
-def summary(request: Request, outcomes: list[Outcome]) -> str:
+def summary(request: Request, states: list[str]) -> str:
     """One line per job: what was swept, state, main metric, directory."""
     rows = [("job", "state", "metric", "directory")]
-    for number, words in enumerate(request.swept):
-        outcome = outcomes[number] if number < len(outcomes) else None
-        state = _state(outcome)
-        metric = _main_metric(outcome.directory) if state == "completed" else "-"
-        rows.append((" ".join(words) or "-", state, metric, str(outcome.directory if outcome else "-")))
+    for words, state, directory in zip(request.swept, states, request.directories, strict=True):
+        metric = _main_metric(directory) if state == "completed" else "-"
+        rows.append((" ".join(words) or "-", state, metric, str(directory) if state != "not started" else "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows)
 
 
-def _state(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "not started"
-    if outcome.exit_code:
-        return "interrupted" if outcome.interrupted else "failed"
-    return RunDirectory(outcome.directory).state() or "completed"
+def _state(directory: Path, interrupted: int | None) -> str:
+    """What the job in `directory` left, once all have ended. One that left nothing failed before it had begun, or never began."""
+    state = RunDirectory(directory).state()
+    if state is None:
+        return "failed" if interrupted is None else "not started"
+    return "failed" if state == "running" else state        # its process died
 
 
 def _main_metric(directory: Path) -> str:

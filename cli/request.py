@@ -4,6 +4,7 @@ Hydra stops at the first thing that is wrong, late and at length; here all of it
 """
 
 import argparse
+import hashlib
 import os
 import shlex
 import tempfile
@@ -31,11 +32,14 @@ from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
 
 
+MAX_NAME = 150
+
+
 @dataclass(frozen=True)
 class Request:
     """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all; `new`: it and
     those above it that were not there before, innermost first; `configs`: per job, resolved; `source`: the words that say where the
-    configs were found."""
+    configs were found; `directories`: per job of a sweep, absolute."""
 
     words: tuple[str, ...]
     multirun: bool
@@ -44,6 +48,7 @@ class Request:
     new: tuple[Path, ...] = ()
     configs: tuple[dict[str, Any], ...] = ()
     source: tuple[str, ...] = ()
+    directories: tuple[Path, ...] = ()
 
     @property
     def again(self) -> list[str]:
@@ -61,6 +66,17 @@ class Job:
     config: dict[str, Any]
     directory: str = ""
     by_clock: bool = False
+    name: str = ""      # of its directory below that of its sweep
+
+
+def job_directory_name(override_dirname: str) -> str:
+    """A sweep job's directory, from its swept overrides: one path component of at most 150 bytes, unique to them."""
+    name = override_dirname.replace("/", "_")
+    if len(name.encode()) > MAX_NAME or name != override_dirname:
+        # Cutting, or "_" for "/", could make two jobs meet in one directory.
+        digest = hashlib.sha256(override_dirname.encode()).hexdigest()[:8]
+        name = name.encode()[: MAX_NAME - len(digest) - 1].decode(errors="ignore") + "-" + digest
+    return name if name not in ("", ".", "..") else "job"
 
 
 def check_request(arguments: argparse.Namespace) -> Request:
@@ -75,9 +91,10 @@ def check_request(arguments: argparse.Namespace) -> Request:
         jobs = _expand(parsed)
         swept = [[word for word in job if _key(word) in _swept_keys(parsed)] for job in jobs]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+        naming = _naming(parsed) if multirun else []
         read = {override.key_or_group for override in parsed}
         unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
-        examined = [_examine(root, job, key, unread) for job in jobs]
+        examined = [_examine(root, job, key, unread, naming) for job in jobs]
     problems += said_once([job.problems for job in examined], swept)
     if problems:
         raise RequestError(*problems)
@@ -93,13 +110,16 @@ def check_request(arguments: argparse.Namespace) -> Request:
     # The directory is settled here, once: a clock that ticks between this check and the run must not move it. Only
     # the first process of torchrun makes it.
     words = [*flags(arguments), *typed, f"{key}={'.' if follower else as_value(str(directory))}"]
-    if multirun:
-        varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
-        fixed = {override.key_or_group for override in parsed} - varied
-        names = ",".join(map(as_value, sorted(fixed)))
-        words = ["-m", *words, f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
-    return Request(tuple(words), multirun, tuple(map(tuple, swept)), directory, new,
-                   tuple(job.config for job in examined), tuple(source))
+    directories = tuple(directory / job.name for job in examined) if multirun else ()
+    return Request(("-m", *words, *naming) if multirun else tuple(words), multirun, tuple(map(tuple, swept)), directory, new,
+                   tuple(job.config for job in examined), tuple(source), directories)
+
+
+def _naming(parsed: list[Override]) -> list[str]:
+    """The words by which the jobs of a sweep are named after what is swept, and nothing else."""
+    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
+    fixed = {override.key_or_group for override in parsed} - varied
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(as_value, sorted(fixed)))}]"]
 
 
 def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bool, list[str]]:
@@ -120,15 +140,16 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
     return multirun, [*own, *overrides]
 
 
-def _compose(root: str, overrides: list[str], directory_key: str) -> Job:
-    """One job as Hydra composes it; its directory stands under `directory_key`."""
-    config = compose(root, overrides, return_hydra_config=True)
-    directory = OmegaConf.select(config, directory_key)
+def _compose(root: str, overrides: list[str], directory_key: str, naming: list[str]) -> Job:
+    """One job as Hydra composes it; its directory stands under `directory_key`. naming: as `_naming`, of a sweep."""
+    OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
+    config = compose(root, [*overrides, *naming], return_hydra_config=True)
+    directory, name = OmegaConf.select(config, directory_key), OmegaConf.select(config, "hydra.sweep.subdir") if naming else ""
     problems = list(_own_problems(root, config.hydra))
     with open_dict(config):
         del config["hydra"]
     by_clock = "${now:" in str(OmegaConf.to_container(config).get("output_dir")) and directory == config.output_dir
-    return Job(problems, OmegaConf.to_container(config, resolve=True), directory, by_clock)
+    return Job(problems, OmegaConf.to_container(config, resolve=True), directory, by_clock, name)
 
 
 def _own_problems(root: str, hydra: DictConfig) -> Iterator[str]:
@@ -172,8 +193,9 @@ def said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
     ]
 
 
-def _examine(root: str, job: list[str], directory_key: str, unread: set[str]) -> Job:
-    """One job, with every problem that it has. `unread`: groups of which an option was chosen that could not be read."""
+def _examine(root: str, job: list[str], directory_key: str, unread: set[str], naming: list[str]) -> Job:
+    """One job, with every problem that it has. `unread`: groups of which an option was chosen that could not be read; naming: as
+    `_compose`."""
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
     wrong_groups = unread | {override.key_or_group for override in parsed if override.input_line in wrong_options}
@@ -184,12 +206,12 @@ def _examine(root: str, job: list[str], directory_key: str, unread: set[str]) ->
     words = [override.input_line for override in sound]
     try:
         try:
-            composed = _compose(root, words, directory_key)
+            composed = _compose(root, words, directory_key, naming)
         except HydraException:
             chosen = [override.input_line for override in sound if is_group(override) or override.key_or_group == "hydra.searchpath"]
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
             problems += unknown.values()
-            composed = _compose(root, [word for word in words if word not in unknown], directory_key)
+            composed = _compose(root, [word for word in words if word not in unknown], directory_key, naming)
         config = composed.config if wrong_groups else with_finished_run(composed.config, job)
         problems += composed.problems + find_problems(config, without=wrong_groups)
         return replace(composed, config=config, problems=problems)

@@ -40,6 +40,13 @@ def resume(words: list[str]) -> Outcome:
     return Outcome(directory=directory)
 
 
+def taken_by_another(config: RunConfig, directory: Path) -> list[str]:
+    """A line where another experiment than `config` stands in `directory`."""
+    if RunDirectory(directory).holds_a_run() and _experiment(load_config(directory)) != _experiment(config):
+        return [f"{directory} holds another experiment; type another output_dir"]
+    return []
+
+
 def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
     """Run `config` in its directory. Where that run stands there already (`may_stand`): skip it, or go on with it.
 
@@ -47,8 +54,8 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
     """
     directory = Path(config.output_dir)
     if may_stand and RunDirectory(directory).holds_a_run():
-        if _experiment(load_config(directory)) != _experiment(config):
-            raise RequestError(f"{directory} holds another experiment; type another output_dir")
+        if taken := taken_by_another(config, directory):
+            raise RequestError(*taken)
         if RunDirectory(directory).state() == "completed":
             return
         config = config.model_copy(update={"resume": str(directory)})
