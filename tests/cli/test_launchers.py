@@ -7,10 +7,10 @@ CLASSIFIER = ("method=pretrain", "task=digits", "model=resnet20", "model.depth=8
 
 def test_jobs_in_other_processes_are_told_by_their_directories(tmp_path, capfd):
     # A rate that ends in NaN: that job fails, and the other is not hidden
-    words = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *CLASSIFIER, "model.pretrain.learning_rate=0.01,1e30",
+    words = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *CLASSIFIER, "model.pretrain.learning_rate=0.01,1e+30",
              "model.pretrain.steps=4", f"output_dir={tmp_path / 'sweep'}", f"cache_dir={tmp_path / 'cache'}")
     assert main(words) == 1
     out, err = capfd.readouterr()
     lines = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.startswith("model.pretrain.learning_rate=")}
-    assert lines == {"model.pretrain.learning_rate=0.01": "completed", "model.pretrain.learning_rate=1e30": "failed"}
+    assert lines == {"model.pretrain.learning_rate=0.01": "completed", "model.pretrain.learning_rate=1e+30": "failed"}
     assert "IndexError" not in err
