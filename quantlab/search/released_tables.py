@@ -4,7 +4,6 @@ github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled 
 cells, and of the 327 cells (the file's name says 320) that the paper measures rank correlations on. Nothing in them is executed, as in `nats_bench`.
 """
 
-import pickle
 from collections.abc import Callable
 from numbers import Real
 from pathlib import Path

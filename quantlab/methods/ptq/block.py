@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.diffusion.denoiser import network_of
 from quantlab.errors import RequestError
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
-from quantlab.models.diffusers_denoiser import network_of, reconstruction_units
+from quantlab.models.diffusers_denoiser import reconstruction_units
 from quantlab.quantizers import wrap
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from quantlab.diffusion.denoiser import network_of
 from quantlab.diffusion.rollout import Condition, Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
-from quantlab.models.diffusers_denoiser import network_of, shortcut_splits
+from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.quantizers import wrap
 from quantlab.quantizers.activation import GroupPointer
 from quantlab.quantizers.layers import describe_layers, survey
