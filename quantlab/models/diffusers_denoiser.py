@@ -120,9 +120,13 @@ def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
                            f"model.sampler.steps={len(alphas)}")
     walk = build_sampler(alphas, sampler, predicted)
     if 0 in walk.alphas and (predicted == "epsilon" or walk.needs_signal):
+        if predicted != "epsilon":
+            remedy = "model.sampler.name=ddim"
+        else:
+            remedy = "model.sampler.spacing=uniform" if sampler.spacing == "trailing" else f"model.sampler.steps={len(alphas) // 2}"
         raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
-                           f"{sampler.steps} steps starts there, allowed: one that leaves it out; type "
-                           f"model.sampler.steps={len(alphas) // 2}")
+                           f"{sampler.steps} steps starts there, allowed: one that leaves it out, or ddim and ddpm where the "
+                           f"network predicts v or the image; type {remedy}")
     return walk
 
 

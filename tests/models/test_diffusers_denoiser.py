@@ -400,11 +400,13 @@ def test_walks_that_the_model_has_not(model):
     edit(model / "scheduler" / "scheduler_config.json", _class_name="DDIMScheduler", rescale_betas_zero_snr=True)
     every = SimpleNamespace(name="ddim", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
     assert "no signal at all" in refusal(model, sampler=every)
+    trailing = SimpleNamespace(name="ddim", steps=8, eta=0.0, spacing="trailing", clip_sample=False)
+    assert "type model.sampler.spacing=uniform" in refusal(model, sampler=trailing)
     assert load(model).has_weights
     edit(model / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     assert load(model, sampler=every).sampler.alphas[0] == 0        # v says what the image is where epsilon cannot
     euler = SimpleNamespace(name="euler", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
-    assert "no signal at all" in refusal(model, sampler=euler)
+    assert "type model.sampler.name=ddim" in refusal(model, sampler=euler)
 
 
 @pytest.mark.parametrize(("values", "kind"), [
