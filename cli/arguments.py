@@ -20,12 +20,18 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     found, unknown = parser.parse_known_intermixed_args(list(words))
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        raise RequestError(*(f"{word}: no such option{did_you_mean(word.split('=')[0], known) or ';'} Type quantlab --help for all"
-                             for word in unknown))
+        raise RequestError(
+            *(
+                f"{word}: no such option{did_you_mean(word.split('=')[0], known) or ';'} Type quantlab --help for all"
+                for word in unknown
+            )
+        )
     if found.cfg is None and (found.resolve or found.package is not None):
         raise RequestError("--resolve, --package: say how --cfg shows the config; type --cfg job beside them")
     if found.config_path is not None:
-        raise RequestError("--config-path: would take quantlab's own YAML away; type --config-dir DIR, which adds yours to it")
+        raise RequestError(
+            "--config-path: would take quantlab's own YAML away; type --config-dir DIR, which adds yours to it"
+        )
     return found
 
 
@@ -37,7 +43,9 @@ def flags(arguments: argparse.Namespace) -> list[str]:
 
 def question(arguments: argparse.Namespace) -> list[str]:
     """The options that ask Hydra something instead of running; empty where nothing is asked."""
-    asked = [option for option in ("--hydra-help", "--shell-completion") if getattr(arguments, option[2:].replace("-", "_"))]
+    asked = [
+        option for option in ("--hydra-help", "--shell-completion") if getattr(arguments, option[2:].replace("-", "_"))
+    ]
     if arguments.cfg is not None:
         asked += ["--cfg", arguments.cfg] + ["--resolve"] * arguments.resolve
         asked += ["--package", arguments.package] if arguments.package is not None else []
@@ -48,11 +56,23 @@ def _parser() -> _Parser:
     """Hydra's own parser (hydra._internal.utils.get_args_parser), which would print its usage and exit at a mistake."""
     parser = _Parser(prog="quantlab", add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
-    for option in (["--help", "-h"], ["--version"], ["--multirun", "-m"], ["--resolve"], ["--hydra-help"], ["--shell-completion", "-sc"]):
+    for option in (
+        ["--help", "-h"],
+        ["--version"],
+        ["--multirun", "-m"],
+        ["--resolve"],
+        ["--hydra-help"],
+        ["--shell-completion", "-sc"],
+    ):
         parser.add_argument(*option, action="store_true")
     for option in (["--config-dir", "-cd"], ["--config-name", "-cn"], ["--config-path", "-cp"], ["--package", "-p"]):
         parser.add_argument(*option)
     parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-    parser.add_argument("--info", "-i", nargs="?", const="all",
-                        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"])
+    parser.add_argument(
+        "--info",
+        "-i",
+        nargs="?",
+        const="all",
+        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+    )
     return parser

@@ -1,4 +1,6 @@
-"""YAML of the user's beside conf/: `--config-dir`, `--config-name` and `hydra.searchpath`, found where Hydra finds them."""
+"""YAML of the user's beside conf/: `--config-dir`, `--config-name` and `hydra.searchpath`, found where Hydra finds
+them.
+"""
 
 import argparse
 import importlib.util
@@ -26,7 +28,10 @@ def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
     if arguments.config_dir is not None:
         folder = Path(arguments.config_dir).expanduser().absolute()
         if not folder.is_dir():
-            raise RequestError(f"--config-dir: no such directory: {folder}; type a folder that holds GROUP/NAME.yaml, as in model/mine.yaml")
+            raise RequestError(
+                f"--config-dir: no such directory: {folder}; type a folder that holds GROUP/NAME.yaml, as in"
+                " model/mine.yaml"
+            )
         arguments.config_dir = str(folder)
         folders.append(folder)
     with with_folders(folders):
@@ -37,8 +42,10 @@ def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
     with with_folders(folders):
         if arguments.config_name not in root_configs():
             near = did_you_mean(arguments.config_name, root_configs())
-            raise RequestError(f"--config-name: got '{arguments.config_name}', allowed: {', '.join(root_configs())}{near or ';'} "
-                               "Type --config-dir DIR --config-name NAME for DIR/NAME.yaml")
+            raise RequestError(
+                f"--config-name: got '{arguments.config_name}', allowed: {', '.join(root_configs())}{near or ';'} "
+                "Type --config-dir DIR --config-name NAME for DIR/NAME.yaml"
+            )
         yield
 
 
@@ -54,7 +61,9 @@ def hydra_context(config_dir: str | None) -> Iterator[None]:
     version.setbase("1.3")
     search_path = create_config_search_path(MAIN)
     if config_dir is not None:
-        search_path.prepend(provider="command-line", path=f"file://{config_dir}", anchor=SearchPathQuery(provider="schema"))
+        search_path.prepend(
+            provider="command-line", path=f"file://{config_dir}", anchor=SearchPathQuery(provider="schema")
+        )
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2(task_name="quantlab", config_search_path=search_path)
     try:
@@ -97,9 +106,16 @@ def _folder(entry: str) -> Path:
             package = importlib.util.find_spec(place.replace("/", "."))
         except (ImportError, ValueError):
             package = None
-        found = Path(next(iter(package.submodule_search_locations), "")) if package and package.submodule_search_locations else None
+        found = (
+            Path(next(iter(package.submodule_search_locations), ""))
+            if package and package.submodule_search_locations
+            else None
+        )
     else:
         found = Path(place) if scheme in ("", "file") else None
     if found is None or not found.is_dir():
-        raise RequestError(f"hydra.searchpath: got '{entry}', which is no folder; type 'hydra.searchpath=[file://{Path.cwd() / 'FOLDER'}]'")
+        raise RequestError(
+            f"hydra.searchpath: got '{entry}', which is no folder; type"
+            f" 'hydra.searchpath=[file://{Path.cwd() / 'FOLDER'}]'"
+        )
     return found.absolute()

@@ -8,7 +8,7 @@ from quantlab.config.catalog import groups, headline, options, root_config, tabl
 
 ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
 
-MANY = 6        # options in one folder of a group: more are listed on demand
+MANY = 6  # options in one folder of a group: more are listed on demand
 
 USAGE = """\
 quantlab: compose a task, a model, a quantizer and a method into one run, and leave its numbers and pictures behind.
@@ -25,17 +25,17 @@ examples:
 
 END = """\
 options:
-  -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; jobs done under output_dir are skipped
+  -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; skips finished jobs
   --config-dir DIR    options of your own beside these: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
   --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group
   --version           the version
-  --cfg job           the whole config of what was typed, as YAML; --resolve fills in interpolations, --package model shows a part
+  --cfg job           the whole config, as YAML; --resolve fills in interpolations, --package model shows a part
   --hydra-help, --info, --shell-completion: Hydra's own
 
 exit codes: 0 done; 1 the run failed, or a job of a sweep; 2 the request is wrong, nothing was done;
             130, 143 interrupted by SIGINT, SIGTERM: saved, and the line to resume is printed
-more: README.md; the YAML under conf/ says what every key means; HYDRA_FULL_ERROR=1 before the command shows the traceback"""
+more: README.md; the YAML under conf/ says what every key means; HYDRA_FULL_ERROR=1 shows a traceback"""
 
 
 def help_page(words: Sequence[str] = ()) -> str:
@@ -58,7 +58,9 @@ def _group(group: str, whole: bool = False) -> str:
             lines.append(_line(name, headline(path)))
         elif folder not in said:
             said.add(folder)
-            lines.append(_line(f"{folder}/...", f"{folders[folder]} of them, all listed by quantlab --help {group}; one is"))
+            lines.append(
+                _line(f"{folder}/...", f"{folders[folder]} of them, all listed by quantlab --help {group}; one is")
+            )
             lines.append(_line(f"  {name}", headline(path)))
     if whole and group == "experiment":
         lines += _rows()
@@ -68,7 +70,13 @@ def _group(group: str, whole: bool = False) -> str:
 def _rows() -> list[str]:
     """The rows of the papers' tables that are no option by themselves."""
     listed = table_rows()
-    lines = ["", "rows of the papers' tables that are an experiment and a word more (add data_dir=DIR), their columns as a sweep:"]
+    lines = [
+        "",
+        (
+            "rows of the papers' tables that are an experiment and a word more (add data_dir=DIR), their columns as a"
+            " sweep:"
+        ),
+    ]
     for paper, rows in listed["with_a_word"].items():
         lines.append(f"  {paper}:")
         for one in rows:

@@ -1,7 +1,8 @@
 """From a checked request to runs: Hydra composes each job and makes its directory, the runner does the work.
 
-No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome. The jobs of a
-sweep may run in other processes, or on other machines, as Hydra's launcher says: how they ended is read from their directories.
+No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome. The
+jobs of a sweep may run in other processes, or on other machines, as Hydra's launcher says: how they ended is read from
+their directories.
 """
 
 import argparse
@@ -39,7 +40,9 @@ def run_alone(request: Request) -> Outcome:
 
 
 def sweep(request: Request) -> int | None:
-    """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them, if one did."""
+    """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them,
+    if one did.
+    """
     try:
         _refuse_wrong_names(request)
     except BaseException:
@@ -54,11 +57,14 @@ def sweep(request: Request) -> int | None:
 
 def _job_of_sweep(config: DictConfig, request: Request) -> None:
     """Perhaps in another process: what it leaves is its directory, and what it says on stderr."""
-    check()     # a signal that a library caught still ends the sweep
+    check()  # a signal that a library caught still ends the sweep
     number = HydraConfig.get().job.num
     print(f"quantlab: job {number + 1} of {len(request.swept)}: {' '.join(request.swept[number])}", file=sys.stderr)
     if Path(HydraConfig.get().runtime.output_dir) != request.directories[number]:
-        raise RuntimeError(f"job {number + 1} was to run in {request.directories[number]}, not in {HydraConfig.get().runtime.output_dir}")
+        raise RuntimeError(
+            f"job {number + 1} was to run in {request.directories[number]}, not in"
+            f" {HydraConfig.get().runtime.output_dir}"
+        )
     outcome = _one_job(config, request)
     if outcome.interrupted:
         # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
@@ -78,12 +84,15 @@ def _launch(job: Callable[[DictConfig], None], request: Request) -> None:
 
 
 def _refuse_wrong_names(request: Request) -> None:
-    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the first one, and
+    """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the
+    first one, and
     whether its directory is free."""
     from quantlab.runner import problems_of
 
     configs = [validate(config) for config in request.configs]
-    taken = [taken_by_another(config, directory) for config, directory in zip(configs, request.directories, strict=True)]
+    taken = [
+        taken_by_another(config, directory) for config, directory in zip(configs, request.directories, strict=True)
+    ]
     found = [[*others, *problems] for others, problems in zip(taken, problems_of(configs), strict=True)]
     problems = said_once(found, request.swept)
     if problems:
@@ -105,7 +114,7 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     if code:
-        check_request(arguments)        # says it in a line
+        check_request(arguments)  # says it in a line
         raise RequestError(" ".join(complained.getvalue().split()) or f"Hydra stopped with exit code {code}")
     print(complained.getvalue(), end="", file=sys.stderr)
     print(printed.getvalue(), end="")
@@ -123,7 +132,9 @@ def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
 
 
 def _remove_empty(directories: Iterable[Path]) -> None:
-    """Of `directories`, each inside the next, remove those made for a run that never began: a wrong request leaves nothing."""
+    """Of `directories`, each inside the next, remove those made for a run that never began: a wrong request leaves
+    nothing.
+    """
     with contextlib.suppress(OSError):
         for directory in directories:
             directory.rmdir()
@@ -146,4 +157,6 @@ def _one_job(config: DictConfig, request: Request) -> Outcome:
 
 
 def _typed(config: DictConfig, directory: Path, typed: list[str]) -> RunConfig:
-    return validate(with_finished_run({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)}, typed))
+    return validate(
+        with_finished_run({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)}, typed)
+    )

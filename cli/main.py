@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             code = outcome_of(error).tell().exit_code
         if (number := signal_that_came()) is not None:
-            code = 128 + number     # whatever became of it on the way here
+            code = 128 + number  # whatever became of it on the way here
     if argv is None:
         # Nothing is left to save: a signal that comes while Python packs up ends the process, without a traceback.
         for number in SIGNALS:
@@ -42,7 +42,9 @@ def _answer(words: list[str]) -> int:
 
         print(f"quantlab {__version__}")
         return 0
-    if not arguments.help and any(word.startswith("resume=") and word not in ("resume=", "resume=null") for word in arguments.overrides):
+    if not arguments.help and any(
+        word.startswith("resume=") and word not in ("resume=", "resume=null") for word in arguments.overrides
+    ):
         from quantlab.cli.resume import resume
 
         return resume(words).exit_code

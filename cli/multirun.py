@@ -13,7 +13,9 @@ MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 
 
 def finish(request: Request, interrupted: int | None) -> int:
-    """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, or that of the signal which interrupted it."""
+    """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, or that of the signal which
+    interrupted it.
+    """
     states = [_state(directory, interrupted) for directory in request.directories]
     print(summary(request, states))
     if interrupted is not None:
@@ -33,11 +35,13 @@ def summary(request: Request, states: list[str]) -> str:
 
 
 def _state(directory: Path, interrupted: int | None) -> str:
-    """What the job in `directory` left, once all have ended. One that left nothing failed before it had begun, or never began."""
+    """What the job in `directory` left, once all have ended. One that left nothing failed before it had begun, or
+    never began.
+    """
     state = RunDirectory(directory).state()
     if state is None:
         return "failed" if interrupted is None else "not started"
-    return "failed" if state == "running" else state        # its process died
+    return "failed" if state == "running" else state  # its process died
 
 
 def _main_metric(directory: Path) -> str:

@@ -49,8 +49,8 @@ class Outcome:
 def outcome_of(error: BaseException, directory: Path | None = None, resumable: bool = True) -> Outcome:
     """The outcome of a run in `directory` (None: none had begun) that ended by `error`.
 
-    `resumable`: whether a run that was stopped, by a signal or a full disk, is to be gone on with by itself, rather than as a
-    part of its sweep.
+    `resumable`: whether a run that was stopped, by a signal or a full disk, is to be gone on with by itself, rather
+    than as a part of its sweep.
     """
     error = Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else as_interrupted(error)
     trace = "".join(traceback.format_exception(error))

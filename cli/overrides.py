@@ -42,7 +42,8 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
             if isinstance(values, str):
                 problems.append(f"{word}: {values}")
                 continue
-            # Settled here, once: Hydra would shuffle anew, and match parts of others and what no folder of the user's holds.
+            # Settled here, once: Hydra would shuffle anew, and match parts of others and what no folder of the user's
+            # holds.
             word = f"{override.get_key_element()}=choice({','.join(values)})"
             parsed.append(replace(parser.parse_override(word), input_line=word))
         else:
@@ -51,15 +52,22 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
 
 
 def _swept_values(override: Override) -> list[str] | str:
-    """What `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` stand for, in Hydra's grammar; or what is wrong with it."""
+    """What `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` stand for, in Hydra's grammar; or what is wrong
+    with it.
+    """
     if override.is_interval_sweep():
         return "an interval has no values to go through; list the values, as in seed=0,1,2"
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         return list(override.sweep_string_iterator()) or "holds no value, allowed: at least one; as in seed=range(0,3)"
     group, patterns = override.key_or_group, override.value()
     if not is_group(override):
-        return f"glob chooses among the options of a group, allowed: {', '.join(groups())}; list the values, as in seed=0,1,2"
-    names = [name for name in options(group) if _is_like(name, patterns.include) and not _is_like(name, patterns.exclude)]
+        return (
+            f"glob chooses among the options of a group, allowed: {', '.join(groups())}; list the values, as in"
+            " seed=0,1,2"
+        )
+    names = [
+        name for name in options(group) if _is_like(name, patterns.include) and not _is_like(name, patterns.exclude)
+    ]
     allowed = listed(patterns.include[0].strip("*"), options(group), f"quantlab --help {group}")
     return list(map(as_value, names)) or f"matches no {group}, allowed: a pattern of {allowed}"
 
@@ -83,7 +91,9 @@ def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
         if override.is_add() and (CONF / group).is_dir() or override.package is not None and not override.is_add():
             place = f"at {override.package}" if override.package is not None else "a second time"
             value = override.get_value_element_as_str()
-            problems[override.input_line] = f"{override.get_key_element()}: no {group} is chosen {place}; type {group}={value}"
+            problems[override.input_line] = (
+                f"{override.get_key_element()}: no {group} is chosen {place}; type {group}={value}"
+            )
             continue
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if option is None or override.is_delete() or option in allowed:
@@ -133,8 +143,11 @@ def _nearest_key(key: str, known: Collection[str]) -> tuple[str, list[str]]:
     if parent not in known:
         return did_you_mean(key, known), sorted(name for name in known if "." not in name)
     # The shared parent would make any two keys look alike.
-    leaves = sorted(name.removeprefix(parent + dot) for name in known
-                    if name.startswith(parent + dot) and "." not in name.removeprefix(parent + dot))
+    leaves = sorted(
+        name.removeprefix(parent + dot)
+        for name in known
+        if name.startswith(parent + dot) and "." not in name.removeprefix(parent + dot)
+    )
     near = did_you_mean(leaf, leaves)
     return (f"; did you mean '{parent}.{_quoted_in(near)}'?" if near else ""), leaves
 
@@ -149,7 +162,7 @@ def _syntax_problem(parser: OverridesParser, word: str, reason: str) -> str:
         parser.parse_override(quoted)
     except HydraException:
         return f"{word}: not an override that Hydra can read ({reason}); type key=value"
-    return f"{word}: not an override that Hydra can read ({reason}); to take the value as text, type \"{quoted}\""
+    return f'{word}: not an override that Hydra can read ({reason}); to take the value as text, type "{quoted}"'
 
 
 def _quoted_in(near: str) -> str:

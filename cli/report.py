@@ -36,8 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Table (Markdown on stdout) and plots over any number of runs, averaged over seeds. Runs that "
-        "differ in anything but the seed, or that were measured by another protocol, are never averaged together.",
+        description=(
+            "Table (Markdown on stdout) and plots over any number of runs, averaged over seeds. Runs that "
+            "differ in anything but the seed, or that were measured by another protocol, are never averaged together."
+        ),
         epilog=f"example: {PROGRAM} outputs/2025-01-31",
     )
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a run, or a folder that holds runs")

@@ -31,14 +31,14 @@ from quantlab.config.catalog import folders, groups, hidden
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
 
-
 MAX_NAME = 150
 
 
 @dataclass(frozen=True)
 class Request:
-    """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all; `new`: it and
-    those above it that were not there before, innermost first; `configs`: per job, resolved; `source`: the words that say where the
+    """`words`: what Hydra gets; `swept`: per job, the overrides that set it apart; `directory`: absolute, of all;
+    `new`: it and those above it that were not there before, innermost first; `configs`: per job, resolved; `source`:
+    the words that say where the
     configs were found; `directories`: per job of a sweep, absolute."""
 
     words: tuple[str, ...]
@@ -59,14 +59,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a request: what is wrong with it and, where nothing is, its resolved config and directory. `by_clock`: whether the
+    """One job of a request: what is wrong with it and, where nothing is, its resolved config and directory. `by_clock`:
+    whether the
     directory is `output_dir` and named by the time, as by default: then a name beside it will do as well."""
 
     problems: list[str]
     config: dict[str, Any]
     directory: str = ""
     by_clock: bool = False
-    name: str = ""      # of its directory below that of its sweep
+    name: str = ""  # of its directory below that of its sweep
 
 
 def job_directory_name(override_dirname: str) -> str:
@@ -111,8 +112,16 @@ def check_request(arguments: argparse.Namespace) -> Request:
     # the first process of torchrun makes it.
     words = [*flags(arguments), *typed, f"{key}={'.' if follower else as_value(str(directory))}"]
     directories = tuple(directory / job.name for job in examined) if multirun else ()
-    return Request(("-m", *words, *naming) if multirun else tuple(words), multirun, tuple(map(tuple, swept)), directory, new,
-                   tuple(job.config for job in examined), tuple(source), directories)
+    return Request(
+        ("-m", *words, *naming) if multirun else tuple(words),
+        multirun,
+        tuple(map(tuple, swept)),
+        directory,
+        new,
+        tuple(job.config for job in examined),
+        tuple(source),
+        directories,
+    )
 
 
 def _naming(parsed: list[Override]) -> list[str]:
@@ -133,9 +142,13 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
     try:
         hydra = compose(root, fixed, return_hydra_config=True).hydra
         multirun = multirun or OmegaConf.select(hydra, "mode") is RunMode.MULTIRUN
-        params = OmegaConf.to_container(hydra.sweeper.params, resolve=True) if "params" in hydra.sweeper and hydra.sweeper.params else {}
+        params = (
+            OmegaConf.to_container(hydra.sweeper.params, resolve=True)
+            if "params" in hydra.sweeper and hydra.sweeper.params
+            else {}
+        )
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):
-        return multirun, overrides      # said when the jobs are composed
+        return multirun, overrides  # said when the jobs are composed
     own = [f"{key}={value}" for key, value in params.items()] if multirun else []
     return multirun, [*own, *overrides]
 
@@ -144,7 +157,10 @@ def _compose(root: str, overrides: list[str], directory_key: str, naming: list[s
     """One job as Hydra composes it; its directory stands under `directory_key`. naming: as `_naming`, of a sweep."""
     OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
     config = compose(root, [*overrides, *naming], return_hydra_config=True)
-    directory, name = OmegaConf.select(config, directory_key), OmegaConf.select(config, "hydra.sweep.subdir") if naming else ""
+    directory, name = (
+        OmegaConf.select(config, directory_key),
+        OmegaConf.select(config, "hydra.sweep.subdir") if naming else "",
+    )
     problems = list(_own_problems(root, config.hydra))
     with open_dict(config):
         del config["hydra"]
@@ -187,28 +203,39 @@ def said_once(problems: list[list[str]], swept: list[list[str]]) -> list[str]:
         for problem in found:
             seen.setdefault(problem, []).append(number)
     return [
-        problem if len(numbers) == len(problems)
-        else f"{problem} (job {' '.join(swept[numbers[0]])}; {len(numbers)} of {len(problems)} jobs)"
+        (
+            problem
+            if len(numbers) == len(problems)
+            else f"{problem} (job {' '.join(swept[numbers[0]])}; {len(numbers)} of {len(problems)} jobs)"
+        )
         for problem, numbers in seen.items()
     ]
 
 
 def _examine(root: str, job: list[str], directory_key: str, unread: set[str], naming: list[str]) -> Job:
-    """One job, with every problem that it has. `unread`: groups of which an option was chosen that could not be read; naming: as
+    """One job, with every problem that it has. `unread`: groups of which an option was chosen that could not be read;
+    naming: as
     `_compose`."""
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
     wrong_groups = unread | {override.key_or_group for override in parsed if override.input_line in wrong_options}
     # Which keys a group has depends on its option: below a group whose option is wrong, nothing can be judged.
-    sound = [override for override in parsed if override.input_line not in wrong_options
-             and override.key_or_group.split(".")[0] not in wrong_groups]
+    sound = [
+        override
+        for override in parsed
+        if override.input_line not in wrong_options and override.key_or_group.split(".")[0] not in wrong_groups
+    ]
     problems += wrong_options.values()
     words = [override.input_line for override in sound]
     try:
         try:
             composed = _compose(root, words, directory_key, naming)
         except HydraException:
-            chosen = [override.input_line for override in sound if is_group(override) or override.key_or_group == "hydra.searchpath"]
+            chosen = [
+                override.input_line
+                for override in sound
+                if is_group(override) or override.key_or_group == "hydra.searchpath"
+            ]
             unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
             problems += unknown.values()
             composed = _compose(root, [word for word in words if word not in unknown], directory_key, naming)
@@ -226,8 +253,10 @@ def _examine(root: str, job: list[str], directory_key: str, unread: set[str], na
 
 def _refuse_unusable(directory: Path, may_stand: bool) -> None:
     if not may_stand and RunDirectory(directory).holds_a_run():
-        raise RequestError(f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
-                           f"{shlex.quote(f'resume={directory}')}; or type another output_dir")
+        raise RequestError(
+            f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
+            f"{shlex.quote(f'resume={directory}')}; or type another output_dir"
+        )
     standing = directory
     while not standing.exists() and standing != standing.parent:
         standing = standing.parent
@@ -235,8 +264,9 @@ def _refuse_unusable(directory: Path, may_stand: bool) -> None:
         with tempfile.TemporaryFile(dir=standing) as probe:
             probe.write(b"quantlab")
     except OSError as error:
-        raise RequestError(f"output_dir: cannot write {directory} ({error.strerror}: {standing}); "
-                           "type another output_dir") from None
+        raise RequestError(
+            f"output_dir: cannot write {directory} ({error.strerror}: {standing}); type another output_dir"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -17,11 +17,15 @@ BESIDE_RESUME = ("device", "trainer.num_workers")
 
 
 def resume(words: list[str]) -> Outcome:
-    """Answer `resume=DIR`, alone or with words of `BESIDE_RESUME`. Raises `RequestError` where there is nothing to go on with."""
+    """Answer `resume=DIR`, alone or with words of `BESIDE_RESUME`. Raises `RequestError` where there is nothing to
+    go on with.
+    """
     others = [word for word in words if not word.startswith("resume=")]
     if wrong := [word for word in others if word.partition("=")[0] not in BESIDE_RESUME]:
-        raise RequestError(f"resume= goes on with a run as it was configured, allowed beside it: {', '.join(BESIDE_RESUME)}; "
-                           f"drop {' '.join(wrong)}")
+        raise RequestError(
+            f"resume= goes on with a run as it was configured, allowed beside it: {', '.join(BESIDE_RESUME)}; "
+            f"drop {' '.join(wrong)}"
+        )
     # Not Hydra's grammar: the names of sweep jobs hold "=" and ",", and a shell completes them unquoted.
     named = [word for word in words if word.startswith("resume=")][-1]
     directory = Path(named.removeprefix("resume=").strip("'\"")).expanduser().absolute()
@@ -32,7 +36,9 @@ def resume(words: list[str]) -> Outcome:
     if RunDirectory(directory).state() == "completed":
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
     # The directory may have been moved since.
-    config = _changed(load_config(directory), others).model_copy(update={"output_dir": str(directory), "resume": str(directory)})
+    config = _changed(load_config(directory), others).model_copy(
+        update={"output_dir": str(directory), "resume": str(directory)}
+    )
     try:
         _run(config, typed=RunDirectory(directory).read_typed())
     except (Exception, KeyboardInterrupt, Interrupted) as error:
@@ -63,7 +69,9 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
 
 
 def _changed(config: RunConfig, words: list[str]) -> RunConfig:
-    """`config` with the values of `words`, such as "trainer.num_workers=0". Raises `RequestError` for a value that is not allowed."""
+    """`config` with the values of `words`, such as "trainer.num_workers=0". Raises `RequestError` for a value that
+    is not allowed.
+    """
     plain = to_plain(config)
     for word in words:
         key, _, value = word.partition("=")

@@ -28,7 +28,7 @@ def create_whole(path: str | Path, data: bytes | str) -> None:
             os.link(temporary, path)
         except FileExistsError:
             raise
-        except OSError:     # a file system without hard links: new for sure, but a crash in the next moment tears it
+        except OSError:  # a file system without hard links: new for sure, but a crash in the next moment tears it
             with open(path, "xb") as file:
                 file.write(temporary.read_bytes())
 
@@ -44,14 +44,16 @@ def _written_beside(path: Path, data: bytes | str) -> Iterator[Path]:
             os.fsync(file.fileno())
         yield temporary
     except OSError as error:
-        error.filename, error.filename2 = str(path), None   # write() and fsync() know no name
+        error.filename, error.filename2 = str(path), None  # write() and fsync() know no name
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill in the middle of `atomic_write` left in `folder` or below. Only for whoever alone writes there."""
+    """Remove what a kill in the middle of `atomic_write` left in `folder` or below. Only for whoever alone writes
+    there.
+    """
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 

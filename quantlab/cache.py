@@ -34,17 +34,21 @@ class Cache:
         self.root = Path(root).expanduser()
 
     def folder(self, kind: str, facts: dict[str, Any]) -> Path:
-        """Where the thing described by `facts` (plain data) lies; its last part is the first 16 digits of their sha256."""
+        """Where the thing described by `facts` (plain data) lies; its last part is the first 16 digits of their
+        sha256.
+        """
         canonical = json.dumps(facts, sort_keys=True, default=str)
         return self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     @contextmanager
     def lock(self, kind: str, facts: dict[str, Any]) -> Iterator[None]:
-        """Held while a thing is being made, so that two runs that start together make it once. Its holder may take it again."""
+        """Held while a thing is being made, so that two runs that start together make it once. Its holder may take
+        it again.
+        """
         folder = self.folder(kind, facts)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", is_singleton=True):
-            for leftover in folder.glob(".*.tmp"):      # of a process that was killed: no other writes here now
+            for leftover in folder.glob(".*.tmp"):  # of a process that was killed: no other writes here now
                 leftover.unlink(missing_ok=True)
             yield
 
@@ -61,7 +65,9 @@ class Cache:
             return None
 
     def fetch_files(self, kind: str, facts: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        """A folder of files, which `make` writes into it if need be: for what is too large to hold. A damaged one is made again."""
+        """A folder of files, which `make` writes into it if need be: for what is too large to hold. A damaged one
+        is made again.
+        """
         folder = self.folder(kind, facts) / "files"
         if self._is_sound(folder):
             return folder
@@ -70,7 +76,11 @@ class Cache:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 make(folder)
-                save_state(folder.with_name("digests"), {path.name: file_digest(path) for path in sorted(folder.iterdir())}, **facts)
+                save_state(
+                    folder.with_name("digests"),
+                    {path.name: file_digest(path) for path in sorted(folder.iterdir())},
+                    **facts,
+                )
         return folder
 
     def _is_sound(self, folder: Path) -> bool:

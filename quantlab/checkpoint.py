@@ -76,7 +76,9 @@ def remove_state(path: str | Path) -> None:
 
 
 def is_saved_state(path: str | Path) -> bool:
-    """Whether `<path>.json` is one of ours, sound or not, and not what another tool left beside its own .safetensors file."""
+    """Whether `<path>.json` is one of ours, sound or not, and not what another tool left beside its own
+    .safetensors file.
+    """
     try:
         with _json_path(path).open("rb") as file:
             return file.read(len(DOCUMENT_START)) == DOCUMENT_START
@@ -100,7 +102,9 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) of names and values: the key under which what was made from them is kept, wherever they were loaded from."""
+    """sha256 (hex) of names and values: the key under which what was made from them is kept, wherever they were
+    loaded from.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
@@ -144,11 +148,13 @@ class Checkpoints:
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
 
-    def save(self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the checkpoint of `step`, then delete what it makes superfluous, leftovers of a kill included.
 
-        `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk are of a run
-        that went back to an earlier checkpoint, and are superfluous too.
+        `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk
+        are of a run that went back to an earlier checkpoint, and are superfluous too.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
@@ -182,7 +188,9 @@ class Checkpoints:
             except CorruptFileError:
                 continue
         # Earlier versions wrote a plain number.
-        scores = {step: score if isinstance(score, list) else [score] for step, score in scores.items() if score is not None}
+        scores = {
+            step: score if isinstance(score, list) else [score] for step, score in scores.items() if score is not None
+        }
         return sorted(scores, key=lambda step: (scores[step], step))
 
     def _load_first_sound(self, steps: Iterable[int]) -> tuple[int, Any, dict[str, Any]] | None:

@@ -1,4 +1,5 @@
-"""The one family of errors that a person is meant to read: one line, and what to type instead. And `Interrupted`, a signal.
+"""The one family of errors that a person is meant to read: one line, and what to type instead. And `Interrupted`, a
+signal.
 
 Everything else that escapes is a bug or the system's (a full disk), and the command says so in one line too.
 """
@@ -32,7 +33,9 @@ class CorruptFileError(RunError):
 
 
 class LoadingError(RunError):
-    """Data could not be read in the middle of a run, whose last whole step is saved. `words`: what `resume=` needs beside it."""
+    """Data could not be read in the middle of a run, whose last whole step is saved. `words`: what `resume=` needs
+    beside it.
+    """
 
     def __init__(self, message: str, words: str = ""):
         super().__init__(message)
@@ -57,9 +60,11 @@ def did_you_mean(got: str, allowed: Iterable[str]) -> str:
 
 
 def nearest(got: str, allowed: Iterable[str], count: int) -> list[str]:
-    """Up to `count` of the names `allowed`: those that begin with what was typed, that contain it, that are spelled like it.
+    """Up to `count` of the names `allowed`: those that begin with what was typed, that contain it, that are spelled
+    like it.
 
-    Among equals the shortest comes first. Case, "-" and "_" do not count: torchvision's `mobilenet_v2` is timm's `mobilenetv2_...`.
+    Among equals the shortest comes first. Case, "-" and "_" do not count: torchvision's `mobilenet_v2` is timm's
+    `mobilenetv2_...`.
     """
     got, names, typed = str(got).lower(), {str(name): _plain(name) for name in allowed}, _plain(got)
     if len(typed) < 2:
@@ -78,7 +83,9 @@ def nearest(got: str, allowed: Iterable[str], count: int) -> list[str]:
 
 
 def listed(got: str, allowed: Collection[str], everything: str) -> str:
-    """The names `allowed` for an error to show: all, or where they fill more than a line the nearest few; `everything` lists all."""
+    """The names `allowed` for an error to show: all, or where they fill more than a line the nearest few;
+    `everything` lists all.
+    """
     names = ", ".join(map(str, allowed))
     if len(names) <= 160:
         return names

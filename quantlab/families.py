@@ -1,7 +1,8 @@
-"""One small network of every family that timm and torchvision have, and whether it trains quantized: `scripts/families.py` makes the
-table, `tests/test_families.py` holds it.
+"""One small network of every family that timm and torchvision have, and whether it trains quantized:
+`scripts/families.py` makes the table, `tests/test_families.py` holds it.
 
-A family is a module of `timm.models`, or one of `torchvision.models` with classifiers. Nothing is downloaded; weights are random.
+A family is a module of `timm.models`, or one of `torchvision.models` with classifiers. Nothing is downloaded; weights
+are random.
 """
 
 import copy
@@ -23,23 +24,48 @@ from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
 from quantlab.quantizers.refusal import exactly, unknown_kinds
 from quantlab.quantizers.trace import trace_layers
 from quantlab.quantizers.trained_layer import (
-    TrainingPolicy, calibrate_activations, quantized_layers, weight_quantized_layers, wrap_for_training,
+    TrainingPolicy,
+    calibrate_activations,
+    quantized_layers,
+    weight_quantized_layers,
+    wrap_for_training,
 )
 
 CLASSES = 5
-SIZES = (32, 42, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384)    # of images, tried in this order
+SIZES = (32, 42, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384)  # of images, tried in this order
 # Families without a small network: what makes one of theirs small
 SHALLOW = {"depths": (1, 1, 1, 1)}
 SMALLER: dict[tuple[str, str], dict[str, Any]] = {
-    ("timm", "beit"): {"depth": 2, "embed_dim": 48, "num_heads": 3}, ("timm", "davit"): SHALLOW, ("timm", "deepseek_vit"): {"depth": 2},
-    ("timm", "gemma4_vit"): {"depth": 2}, ("timm", "naflexvit"): {"depth": 2}, ("timm", "nasnet"): {"num_features": 288, "stem_size": 12},
-    ("timm", "qwen3_vit"): {"depth": 2}, ("timm", "sequencer"): {"layers": (1, 1, 1, 1)}, ("timm", "swin_transformer"): SHALLOW,
-    ("timm", "swin_transformer_v2"): SHALLOW, ("timm", "swin_transformer_v2_cr"): SHALLOW, ("timm", "tnt"): {"depth": 2},
-    ("timm", "tresnet"): {"layers": (1, 1, 1, 1)}, ("timm", "twins"): SHALLOW, ("timm", "vision_transformer_hybrid"): {"depth": 2},
-    ("timm", "vision_transformer_sam"): {"depth": 2}, ("timm", "xcit"): {"depth": 2},
+    ("timm", "beit"): {"depth": 2, "embed_dim": 48, "num_heads": 3},
+    ("timm", "davit"): SHALLOW,
+    ("timm", "deepseek_vit"): {"depth": 2},
+    ("timm", "gemma4_vit"): {"depth": 2},
+    ("timm", "naflexvit"): {"depth": 2},
+    ("timm", "nasnet"): {"num_features": 288, "stem_size": 12},
+    ("timm", "qwen3_vit"): {"depth": 2},
+    ("timm", "sequencer"): {"layers": (1, 1, 1, 1)},
+    ("timm", "swin_transformer"): SHALLOW,
+    ("timm", "swin_transformer_v2"): SHALLOW,
+    ("timm", "swin_transformer_v2_cr"): SHALLOW,
+    ("timm", "tnt"): {"depth": 2},
+    ("timm", "tresnet"): {"layers": (1, 1, 1, 1)},
+    ("timm", "twins"): SHALLOW,
+    ("timm", "vision_transformer_hybrid"): {"depth": 2},
+    ("timm", "vision_transformer_sam"): {"depth": 2},
+    ("timm", "xcit"): {"depth": 2},
 }
 # What stops a network from being built for images of one size, or from taking them
-UNSUITABLE = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+UNSUITABLE = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+)
 
 
 def families(library: str) -> dict[str, list[str]]:
@@ -48,7 +74,7 @@ def families(library: str) -> dict[str, list[str]]:
     if library == "timm":
         import timm
 
-        for name in timm.list_models(exclude_filters="*_enc"):     # Gemma's encoders are no classifiers
+        for name in timm.list_models(exclude_filters="*_enc"):  # Gemma's encoders are no classifiers
             found[timm.models.model_entrypoint(name).__module__.rpartition(".")[2]].append(name)
     else:
         import torchvision
@@ -59,10 +85,12 @@ def families(library: str) -> dict[str, list[str]]:
 
 
 def smallest(library: str, names: Iterable[str]) -> str:
-    """The one of `names` with the fewest parameters; those that cannot be built without weights or further packages are left out."""
+    """The one of `names` with the fewest parameters; those that cannot be built without weights or further packages
+    are left out.
+    """
     sizes = {}
     for name in names:
-        for device in ("meta", "cpu"):      # without memory, unless widths are computed as torchvision's RegNet does
+        for device in ("meta", "cpu"):  # without memory, unless widths are computed as torchvision's RegNet does
             try:
                 with torch.device(device):
                     sizes[name] = sum(parameter.numel() for parameter in create(library, name).parameters())
@@ -91,7 +119,9 @@ def create(library: str, name: str, image_size: int | None = None, **options: An
 
 
 def fitting(library: str, name: str, sizes: Iterable[int] = SIZES, **options: Any) -> tuple[nn.Module, int]:
-    """The network for the smallest images that it takes, and their size. Raises ValueError where it takes none of `sizes`."""
+    """The network for the smallest images that it takes, and their size. Raises ValueError where it takes none of
+    `sizes`.
+    """
     network, built_for = None, None
     for size in sizes:
         torch.manual_seed(0)
@@ -114,19 +144,21 @@ def fitting(library: str, name: str, sizes: Iterable[int] = SIZES, **options: An
 class Facts:
     """What became of one network."""
 
-    layers: int = 0                         # Conv2d and Linear
+    layers: int = 0  # Conv2d and Linear
     quantized: int = 0
-    refused: dict[str, str] = field(default_factory=dict)       # by name why the layer cannot be quantized
-    unused: list[str] = field(default_factory=list)             # planned, and neither called nor their weights taken
-    weight_share: float = 0.0               # of the weights of layers, those that are quantized
-    multiplication_share: float = 0.0       # of the multiplications of a forward pass, those with quantized weights and inputs
-    qat: str = ""                           # "ok", or what went wrong in one step
+    refused: dict[str, str] = field(default_factory=dict)  # by name why the layer cannot be quantized
+    unused: list[str] = field(default_factory=list)  # planned, and neither called nor their weights taken
+    weight_share: float = 0.0  # of the weights of layers, those that are quantized
+    # of the multiplications of a forward pass, those with quantized weights and inputs
+    multiplication_share: float = 0.0
+    qat: str = ""  # "ok", or what went wrong in one step
     low_bit: str = ""
     integer_check: str = ""
 
 
 def examine(network: nn.Module, image_size: int) -> Facts:
-    """One step of QAT (fixed_point, W4A4), one of low-bit training (learned_clipping, W4A4G4) and the integer check, each on a copy of
+    """One step of QAT (fixed_point, W4A4), one of low-bit training (learned_clipping, W4A4G4) and the integer check,
+    each on a copy of
     `network` in which what is refused stays in full precision."""
     facts = Facts()
     generator = torch.Generator().manual_seed(0)
@@ -135,7 +167,9 @@ def examine(network: nn.Module, image_size: int) -> Facts:
     layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     facts.layers, facts.refused = len(layers), unknown_kinds(layers)
 
-    def quantized(policy: Callable[[Any], TrainingPolicy], gradient_bits: int) -> tuple[nn.Module, Callable[[], Tensor]]:
+    def quantized(
+        policy: Callable[[Any], TrainingPolicy], gradient_bits: int
+    ) -> tuple[nn.Module, Callable[[], Tensor]]:
         net = copy.deepcopy(network).train()
         wrap_for_training(net, policy(section(gradient_bits, facts.refused)), learn_weight_scale=True)
         facts.unused = calibrate_activations(net, lambda: net(images))
@@ -159,7 +193,7 @@ def examine(network: nn.Module, image_size: int) -> Facts:
         try:
             step()
             setattr(facts, column, "ok")
-        except Exception as error:      # the table says what went wrong
+        except Exception as error:  # the table says what went wrong
             where = "integer_check" if facts.low_bit == "ok" else column
             setattr(facts, where, f"{type(error).__name__}: {error}".splitlines()[0])
     return facts
@@ -170,10 +204,25 @@ def section(gradient_bits: int, exempt: Iterable[str]) -> SimpleNamespace:
     ends = SimpleNamespace(weight_bits=32, activation_bits=32)
     exempt = list(exempt)
     rules = [SimpleNamespace(modules=exactly(exempt), weight_bits=32, activation_bits=32)] if exempt else []
-    gradient = SimpleNamespace(bits=gradient_bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0,
-                               init="quantile", granularity="tensor")
-    return SimpleNamespace(weight=SimpleNamespace(bits=4), activation=SimpleNamespace(bits=4, signed="auto"), gradient=gradient,
-                           first_layer=ends, last_layer=ends, policy=rules, output_scale=False)
+    gradient = SimpleNamespace(
+        bits=gradient_bits,
+        interval="large_gradient",
+        alpha=0.05,
+        beta=1e-3,
+        gamma_min=1e-3,
+        gamma_max=1.0,
+        init="quantile",
+        granularity="tensor",
+    )
+    return SimpleNamespace(
+        weight=SimpleNamespace(bits=4),
+        activation=SimpleNamespace(bits=4, signed="auto"),
+        gradient=gradient,
+        first_layer=ends,
+        last_layer=ends,
+        policy=rules,
+        output_scale=False,
+    )
 
 
 def logits(output: Any) -> list[Tensor]:
@@ -182,7 +231,9 @@ def logits(output: Any) -> list[Tensor]:
 
 
 def _step(network: nn.Module, loss: Callable[[], Tensor], unused: list[str]) -> None:
-    """One step of plain SGD, and of the gradients' intervals. Raises ValueError where the loss is not finite, or a quantized weight has no gradient."""
+    """One step of plain SGD, and of the gradients' intervals. Raises ValueError where the loss is not finite, or a
+    quantized weight has no gradient.
+    """
     value = loss()
     value.backward()
     used = {name: layer for name, layer in weight_quantized_layers(network).items() if name not in unused}

@@ -22,7 +22,9 @@ def build_model(section, task):
 
 
 def given_model(section, task, key: str = "model"):
-    """`build_model`, with the weights of the file that the section names, if it names one. `key`: where the config has the section."""
+    """`build_model`, with the weights of the file that the section names, if it names one. `key`: where the config
+    has the section.
+    """
     model = build_model(section, task)
     if section.weights is not None:
         load_weights(model, section.weights, f"{key}.weights")
@@ -30,25 +32,29 @@ def given_model(section, task, key: str = "model"):
 
 
 def load_weights(model, path: str, key: str) -> None:
-    """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in one line for anything
-    that is wrong with it; the model is then unchanged.
+    """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in
+    one line for anything that is wrong with it; the model is then unchanged.
 
-    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from the file.
-    What is to be said of it, lines for the run's log, becomes `model.said_of_weights`.
+    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from
+    the file. What is to be said of it, lines for the run's log, becomes `model.said_of_weights`.
     """
     tensors, facts = read(path, key)
     what = f"{key}: {path}"
     if "bits" in facts or any(name.endswith(".codes") for name in tensors):
-        raise RequestError(f"{what} holds a model quantized to {facts.get('bits', 'integers')}, allowed: weights in full precision, as "
-                           "method=pretrain leaves them; they are quantized to the bits of this run's quantizer")
+        raise RequestError(
+            f"{what} holds a model quantized to {facts.get('bits', 'integers')}, allowed: weights in full precision, as"
+            " method=pretrain leaves them; they are quantized to the bits of this run's quantizer"
+        )
     network = Pretrain.weights_of(model)
     found = match(tensors, network, what)
     network.load_state_dict(found.tensors)
     model.has_weights, model.weights_from = not found.new, f"{key}={path}"
     model.said_of_weights = ["; ".join([f"{what}: loaded", *found.notes])]
     if found.new:
-        model.said_of_weights.append(f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts "
-                                     "from full precision, the recipe of model.pretrain trains on first")
+        model.said_of_weights.append(
+            f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts "
+            "from full precision, the recipe of model.pretrain trains on first"
+        )
 
 
 def say_of_weights(model) -> None:
@@ -67,10 +73,11 @@ def provide_full_precision(context: RunContext) -> None:
 
 
 def full_precision_at_hand(context: RunContext) -> bool:
-    """Give `context.model` full-precision weights if that takes no training: those it came with, those of `model.weights`, or the
+    """Give `context.model` full-precision weights if that takes no training: those it came with, those of
+    `model.weights`, or the
     cache's; whether there are any. Raises RequestError for a file that cannot be used."""
     model, path = context.model, context.config.model.weights
-    if path is not None and context.saved_model is not None:     # else they are loaded
+    if path is not None and context.saved_model is not None:  # else they are loaded
         load_weights(model, path, "model.weights")
     pretrain = Pretrain(None, context)
     if not getattr(model, "has_weights", False) and not pretrain.restore(pretrain.steps):
@@ -82,8 +89,9 @@ def full_precision_at_hand(context: RunContext) -> bool:
 def train_or_restore(context: RunContext) -> None:
     """The weights of `method=pretrain` with this model and task, made now if they are not in the cache.
 
-    The training run lies in the cache, so one that is interrupted goes on when any run next asks for the same weights. It obeys
-    `trainer.max_steps`, which makes a run short in all its parts; `trainer.epochs` counts epochs of the method alone.
+    The training run lies in the cache, so one that is interrupted goes on when any run next asks for the same weights.
+    It obeys `trainer.max_steps`, which makes a run short in all its parts; `trainer.epochs` counts epochs of the method
+    alone.
     """
     trainer = context.config.trainer.model_copy(update={"epochs": None})
     context = replace(context, config=context.config.model_copy(update={"trainer": trainer}))
@@ -91,13 +99,20 @@ def train_or_restore(context: RunContext) -> None:
     total = run_length(trainer, pretrain.steps, pretrain.steps_per_epoch)
     facts = pretrain.cache_facts(total)
     if total < pretrain.steps:
-        logger.warning("full-precision %s: trainer.max_steps cuts its training from %d to %d steps; its numbers are a smoke test's",
-                       name, pretrain.steps, total)
+        logger.warning(
+            "full-precision %s: trainer.max_steps cuts its training from %d to %d steps; its numbers are a smoke"
+            " test's",
+            name,
+            pretrain.steps,
+            total,
+        )
     if pretrain.restore(total):
         return
     if context.accelerator.num_processes > 1:
-        raise RequestError(f"full-precision {name} is not in the cache yet, and several processes would wait for each "
-                           "other to train it; type method=pretrain with this task and model first")
+        raise RequestError(
+            f"full-precision {name} is not in the cache yet, and several processes would wait for each "
+            "other to train it; type method=pretrain with this task and model first"
+        )
     with context.cache.lock(CACHE, facts):
         if pretrain.restore(total):
             return

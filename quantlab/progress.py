@@ -1,4 +1,6 @@
-"""The one kind of progress bar: on a terminal tqdm's; into a file or a pipe a line at its start, a line a minute, and its end."""
+"""The one kind of progress bar: on a terminal tqdm's; into a file or a pipe a line at its start, a line a minute,
+and its end.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -6,11 +8,13 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-LINE_EVERY = 60.0       # seconds
+LINE_EVERY = 60.0  # seconds
 
 
 class Bar(tqdm):
-    """tqdm over `batches`; with `delay`, for short work: silent unless it takes that many seconds, and on a terminal gone at its end."""
+    """tqdm over `batches`; with `delay`, for short work: silent unless it takes that many seconds, and on a
+    terminal gone at its end.
+    """
 
     def __init__(self, batches: Iterable, what: str, unit: str = "batch", **options: Any):
         stream = sys.stderr
@@ -24,17 +28,22 @@ class Bar(tqdm):
 
 
 class Steps(Bar):
-    """A bar over the batches of the steps `first` to `total`, of which some cost more than others: share and time left go by cost.
+    """A bar over the batches of the steps `first` to `total`, of which some cost more than others: share and time left
+    go by cost.
 
     cost: what a step costs, in any unit; the steps before `first` were made earlier.
     """
 
     FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {step}/{steps} [{elapsed}<{remaining}, {speed}{postfix}]"
 
-    def __init__(self, batches: Iterable, what: str, first: int, total: int, cost: Callable[[int], float], **options: Any):
+    def __init__(
+        self, batches: Iterable, what: str, first: int, total: int, cost: Callable[[int], float], **options: Any
+    ):
         self.step, self.steps, self.cost = first, total, cost
         before, after = sum(map(cost, range(first))), sum(map(cost, range(first, total)))
-        super().__init__(batches, what, unit="step", initial=before, total=before + after, bar_format=self.FORMAT, **options)
+        super().__init__(
+            batches, what, unit="step", initial=before, total=before + after, bar_format=self.FORMAT, **options
+        )
 
     def __iter__(self) -> Iterator:
         try:
@@ -48,7 +57,8 @@ class Steps(Bar):
     @property
     def format_dict(self) -> dict[str, Any]:
         facts = super().format_dict
-        rate = facts["rate"] or (facts["n"] - facts["initial"]) / facts["elapsed"] if facts["elapsed"] else None    # of costs
+        # of costs
+        rate = facts["rate"] or (facts["n"] - facts["initial"]) / facts["elapsed"] if facts["elapsed"] else None
         now = self.cost(min(self.step, self.steps - 1)) if self.steps else 0.0
         speed = rate / now if rate and now else None
         shown = "?step/s" if speed is None else f"{speed:.2f}step/s" if speed >= 1 else f"{1 / speed:.2f}s/step"

@@ -66,8 +66,8 @@ class RunDirectory:
         resolved = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A run
-            # that is killed before it can simply be started again, and one killed after it gone on with.
+            # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
+            # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
             run.write_status("running")
             hydra = run._folder(".hydra")
@@ -101,7 +101,9 @@ class RunDirectory:
         return run
 
     def _taken(self) -> RequestError:
-        return RequestError(f"{self.path} already holds a run; go on with it by resume={self.path}, or choose another output_dir")
+        return RequestError(
+            f"{self.path} already holds a run; go on with it by resume={self.path}, or choose another output_dir"
+        )
 
     @property
     def checkpoints(self) -> Path:
@@ -203,7 +205,9 @@ class RunDirectory:
         atomic_write(self.results_path, _json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write `layers.json`: by name of every part of the network its bits, why it stays in full precision, and its shares."""
+        """Write `layers.json`: by name of every part of the network its bits, why it stays in full precision, and
+        its shares.
+        """
         atomic_write(self.layers_path, _json(layers, indent=1) + "\n")
 
     @contextmanager
@@ -226,7 +230,7 @@ class RunDirectory:
         try:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
-        except (OSError, ValueError):   # closed, full, or a pipe without a reader
+        except (OSError, ValueError):  # closed, full, or a pipe without a reader
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
         self.append_to_log(text)
 

@@ -24,7 +24,13 @@ from quantlab.checkpoint import save_model
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.config.effects import without_effect
 from quantlab.errors import Interrupted, QuantlabError, RequestError
-from quantlab.full_precision import build_model, full_precision_at_hand, given_model, provide_full_precision, say_of_weights
+from quantlab.full_precision import (
+    build_model,
+    full_precision_at_hand,
+    given_model,
+    provide_full_precision,
+    say_of_weights,
+)
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
 from quantlab.methods.generation_judge import require_feature_network
 from quantlab.methods.pretrain import Pretrain
@@ -40,10 +46,11 @@ from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
 
-NOT_A_NAME = ("seed", "output_dir", "resume", "trainer", "logger")     # keys under which no file and no architecture is named
+# keys under which no file and no architecture is named
+NOT_A_NAME = ("seed", "output_dir", "resume", "trainer", "logger")
 
-MODEL = "model"     # checkpoints/model.safetensors: what the run made, ready to be sampled from
-BEST_MODEL = "best"     # and the best validated state, where that is another
+MODEL = "model"  # checkpoints/model.safetensors: what the run made, ready to be sampled from
+BEST_MODEL = "best"  # and the best validated state, where that is another
 
 
 def run(config: RunConfig, typed: list[str]) -> None:
@@ -65,7 +72,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 outcome, trainer, steps = execute(context, method, directory, started)
                 if main:
                     conclude(context, directory, outcome, steps, trainer)
-                check()     # a signal that a library caught has still ended the run
+                check()  # a signal that a library caught has still ended the run
             except BaseException as error:
                 error = as_interrupted(error)
                 # A second signal waits until the first is written down.
@@ -93,13 +100,14 @@ def problems_of(configs: Sequence[RunConfig]) -> list[list[str]]:
             found[key] = list(error.problems)
         except Interrupted:
             raise
-        except Exception as error:      # not the request's fault: that job says it, and hinders no other
+        except Exception as error:  # not the request's fault: that job says it, and hinders no other
             logger.debug("%s", error)
     return [found[key] for key in keys]
 
 
 def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[RunContext, Method]:
-    """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before any work.
+    """Task, model, method and services of a run. Everything that can be wrong with the request is found here, before
+    any work.
 
     tasks: checked tasks by the hash of their section, for several jobs to share; the task of this one is added.
     """
@@ -110,7 +118,8 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
     if config.trainer.num_workers is not None:
         task.workers = config.trainer.num_workers
     # Files of weights are read in moments, images are decoded in up to a minute: these come last
-    getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)    # ptq's is a function
+    # ptq's is a function
+    getattr(implementation(config.method), "check_files", Method.check_files)(config.method, config)
     if config.method.judges_samples and config.model.kind == "denoiser":
         require_feature_network(task)
         if task.evaluation.features == "task_classifier":
@@ -120,12 +129,19 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
         task.check()
         checked[key] = task
     context = RunContext(
-        config=config, task=task, model=model.to(accelerator.device), accelerator=accelerator,
-        cache=Cache(config.cache_dir), directory=Path(config.output_dir), progress=progress_bar,
-        feature_network=lambda: feature_network(context), trained=lambda section: trained_model(context, section),
-        full_precision_at_hand=lambda: full_precision_at_hand(context), saved_model=saved_model,
+        config=config,
+        task=task,
+        model=model.to(accelerator.device),
+        accelerator=accelerator,
+        cache=Cache(config.cache_dir),
+        directory=Path(config.output_dir),
+        progress=progress_bar,
+        feature_network=lambda: feature_network(context),
+        trained=lambda section: trained_model(context, section),
+        full_precision_at_hand=lambda: full_precision_at_hand(context),
+        saved_model=saved_model,
     )
-    if accelerator.device.type == "cuda":   # the jobs of a sweep share the process, and each reports its own peak
+    if accelerator.device.type == "cuda":  # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     method = instantiate(config.method, context=context)
     refuse_single_images(context, method)
@@ -143,19 +159,21 @@ def make_accelerator(config: RunConfig, trackers: bool = True) -> Accelerator:
             import wandb  # noqa: F401
         except ImportError:
             raise RequestError("logger=wandb needs the package: pip install wandb, or logger=none") from None
-    AcceleratorState._reset_state()     # jobs of a sweep share a process and may differ in precision
+    AcceleratorState._reset_state()  # jobs of a sweep share a process and may differ in precision
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     name = config.logger.name
     accelerator = Accelerator(
-        cpu=config.device == "cpu", mixed_precision=config.trainer.mixed_precision,
-        log_with=name if trackers and name != "none" else None, project_dir=config.output_dir,
+        cpu=config.device == "cpu",
+        mixed_precision=config.trainer.mixed_precision,
+        log_with=name if trackers and name != "none" else None,
+        project_dir=config.output_dir,
         dynamo_backend="inductor" if config.trainer.compile else None,
     )
     if accelerator.num_processes > 1 and not config.method.trains_network:
         raise RequestError(
-            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train with "
-            "method=pretrain first, then run this method alone, which finds the weights in cache_dir"
+            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train"
+            " with method=pretrain first, then run this method alone, which finds the weights in cache_dir"
         )
     return accelerator
 
@@ -176,21 +194,28 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
     return directory
 
 
-def execute(context: RunContext, method: Method, directory: RunDirectory, started: float) -> tuple[Outcome, Trainer, int]:
+def execute(
+    context: RunContext, method: Method, directory: RunDirectory, started: float
+) -> tuple[Outcome, Trainer, int]:
     """Full-precision weights, the method in the trainer's loop, its end. Returns also the number of steps made.
 
     started: `time.perf_counter()` at which this sitting of the run began.
     """
     config, steps = context.config, 0
     if config.logger.name != "none":
-        options = {"wandb": {"dir": str(directory.path), "mode": config.logger.mode}} if config.logger.name == "wandb" else {}
+        options = (
+            {"wandb": {"dir": str(directory.path), "mode": config.logger.mode}} if config.logger.name == "wandb" else {}
+        )
         context.accelerator.init_trackers(getattr(config.logger, "project", "quantlab"), init_kwargs=options)
     if method.needs_full_precision:
         provide_full_precision(context)
     trainer = Trainer(config.trainer, directory, context.accelerator, config.seed, started)
     # A run that has begun to train goes on with its own checkpoints: what it has put into the cache is its own work.
-    if not (isinstance(method, Pretrain) and not trainer.has_begun and method.restore(
-            run_length(config.trainer, method.steps, method.steps_per_epoch))):
+    if not (
+        isinstance(method, Pretrain)
+        and not trainer.has_begun
+        and method.restore(run_length(config.trainer, method.steps, method.steps_per_epoch))
+    ):
         steps = trainer.fit(method, config.method.name)
     return method.finish(), trainer, steps
 
@@ -200,14 +225,18 @@ def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, ste
     if outcome.model is not None:
         save_model(directory.checkpoints / MODEL, outcome.model, outcome.model_facts)
     if outcome.best_model is not None:
-        save_model(directory.checkpoints / BEST_MODEL, outcome.best_model, outcome.model_facts | {"weights": f"step {outcome.best['step']}"})
+        save_model(
+            directory.checkpoints / BEST_MODEL,
+            outcome.best_model,
+            outcome.model_facts | {"weights": f"step {outcome.best['step']}"},
+        )
     results = results_of(context, outcome, steps, trainer.seconds)
     rows = read_metrics(directory.path)
     if len(rows) > 1:
         figures.training_curves(rows, directory.figures / "training.png")
     page.write_page(directory.path, results)
     check()
-    with deferred():    # a run is completed whole or not at all
+    with deferred():  # a run is completed whole or not at all
         directory.write_results(results)
         directory.write_status("completed", exit_code=0)
         directory.print_table(page.final_table(results))
@@ -219,17 +248,35 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
     config, quantizer = context.config, context.config.quantizer
     bits = {part: getattr(quantizer, part).bits for part in ("weight", "activation", "gradient")}
     results = {
-        "method": config.method.name, "task": config.task.name, "model": config.model.name, "seed": config.seed,
-        "bits": bits, "metrics": outcome.metrics, "baseline": outcome.baseline, "protocol": outcome.protocol,
-        "cost": {"seconds": round(seconds, 2), "steps": steps, "peak_memory_bytes": peak_memory(context), **outcome.cost},
+        "method": config.method.name,
+        "task": config.task.name,
+        "model": config.model.name,
+        "seed": config.seed,
+        "bits": bits,
+        "metrics": outcome.metrics,
+        "baseline": outcome.baseline,
+        "protocol": outcome.protocol,
+        "cost": {
+            "seconds": round(seconds, 2),
+            "steps": steps,
+            "peak_memory_bytes": peak_memory(context),
+            **outcome.cost,
+        },
         "provenance": {
-            "quantlab": quantlab.__version__, "commit": commit(), "torch": torch.__version__, "device": str(context.device),
+            "quantlab": quantlab.__version__,
+            "commit": commit(),
+            "torch": torch.__version__,
+            "device": str(context.device),
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
     layers = read_layers(context.directory)
-    more = {"quantized": None if layers is None else quantized_share(layers, bits), "best": outcome.best,
-            "diagnostics": outcome.diagnostics, "notes": outcome.notes}
+    more = {
+        "quantized": None if layers is None else quantized_share(layers, bits),
+        "best": outcome.best,
+        "diagnostics": outcome.diagnostics,
+        "notes": outcome.notes,
+    }
     return results | {key: value for key, value in more.items() if value}
 
 
@@ -251,7 +298,9 @@ def record_failure(directory: RunDirectory, error: BaseException) -> None:
 
 
 def feature_network(context: RunContext):
-    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or None."""
+    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or
+    None.
+    """
     features = context.task.evaluation.features
     if features != "task_classifier":
         return None if features == "none" else features
@@ -259,10 +308,14 @@ def feature_network(context: RunContext):
 
 
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
-    """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in evaluation
+    """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in
+    evaluation
     mode, on the device."""
-    own = replace(context, model=given_model(section, context.task, key).to(context.device),
-                  config=context.config.model_copy(update={"model": section}))
+    own = replace(
+        context,
+        model=given_model(section, context.task, key).to(context.device),
+        config=context.config.model_copy(update={"model": section}),
+    )
     say_of_weights(own.model)
     provide_full_precision(own)
     return own.model
@@ -271,7 +324,7 @@ def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.
 def progress_bar(batches: Iterable, what: str) -> Iterator:
     """`batches` with a bar on stderr, shown only once they have taken a second."""
     for batch in Bar(batches, what, delay=1, leave=False):
-        check()     # a signal that a library caught ends the run here
+        check()  # a signal that a library caught ends the run here
         yield batch
 
 
@@ -279,7 +332,7 @@ def peak_memory(context: RunContext) -> int:
     """Bytes: of the device's allocator on CUDA, else the process's largest resident set so far."""
     if context.device.type == "cuda":
         return torch.cuda.max_memory_allocated(context.device)
-    unit = 1 if sys.platform == "darwin" else 1024      # ru_maxrss is in bytes there, in KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 

@@ -29,7 +29,9 @@ _interruptible = 0
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `Interrupted` inside the block. Blocks nest; after the outermost the earlier handlers come back."""
+    """Let SIGINT and SIGTERM raise `Interrupted` inside the block. Blocks nest; after the outermost the earlier
+    handlers come back.
+    """
     global _came, _interruptible
     if not _in_main_thread() or _interruptible:
         yield
@@ -82,7 +84,8 @@ def check() -> None:
 
 
 def as_interrupted(error: BaseException) -> BaseException:
-    """`error`; where a signal has come it is the `Interrupted` of it, caused by `error` unless that only stands for the signal.
+    """`error`; where a signal has come it is the `Interrupted` of it, caused by `error` unless that only stands for the
+    signal.
 
     A run that a signal ends has ended by the signal, whatever else went wrong on the way out.
     """

@@ -1,7 +1,8 @@
 """The one loop of quantlab: steps, logging, checkpoints, resume, signals. What happens inside a step is the method's.
 
-Every step seeds its own random numbers from (seed, step, process), and which data it sees depends only on the step. So a run
-that is killed and resumed repeats the same bits as one that never stopped, and a checkpoint holds no generator states.
+Every step seeds its own random numbers from (seed, step, process), and which data it sees depends only on the step. So
+a run that is killed and resumed repeats the same bits as one that never stopped, and a checkpoint holds no generator
+states.
 """
 
 import logging
@@ -50,23 +51,25 @@ class Batches:
 class Trainer:
     """Runs a method to its end in `directory`, from its latest checkpoint if there is one.
 
-    section: the config's `trainer`; seed: root of every random number of the loop; started: `time.perf_counter()` at which
-    this sitting of the run began, now unless given.
+    section: the config's `trainer`; seed: root of every random number of the loop; started: `time.perf_counter()` at
+    which this sitting of the run began, now unless given.
     """
 
     def __init__(self, section, directory: RunDirectory, accelerator, seed: int, started: float | None = None):
         self.section, self.directory, self.accelerator, self.seed = section, directory, accelerator, seed
         self.checkpoints = Checkpoints(directory.checkpoints)
         self.started = time.perf_counter() if started is None else started
-        self.earlier = 0.0              # seconds of earlier sittings, up to the checkpoint that this one goes on from
+        self.earlier = 0.0  # seconds of earlier sittings, up to the checkpoint that this one goes on from
         self.interval_losses: list = []
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
-        self.loading = False            # whether the loop is waiting for data
-        self.validated = True           # whether the checkpoint that this sitting goes on from was
+        self.loading = False  # whether the loop is waiting for data
+        self.validated = True  # whether the checkpoint that this sitting goes on from was
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run so far. Of a sitting that was killed, what came after its last checkpoint is not known."""
+        """Wall time of the run so far. Of a sitting that was killed, what came after its last checkpoint is not
+        known.
+        """
         return self.earlier + time.perf_counter() - self.started
 
     @property
@@ -84,12 +87,20 @@ class Trainer:
         loader = DataLoader(
             method.dataset,
             batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=method.collate, num_workers=self.workers(method), worker_init_fn=leave_process_group,
+            collate_fn=method.collate,
+            num_workers=self.workers(method),
+            worker_init_fn=leave_process_group,
             pin_memory=self.accelerator.device.type == "cuda",
         )
         batches = iter(loader) if start < total else ()
-        bar = Steps(self._loaded(batches, method), description, start, total, method.cost,
-                    disable=not self.accelerator.is_local_main_process or start == total)
+        bar = Steps(
+            self._loaded(batches, method),
+            description,
+            start,
+            total,
+            method.cost,
+            disable=not self.accelerator.is_local_main_process or start == total,
+        )
         # A signal waits for the end of a step, even one that comes while a batch is loaded.
         with deferred(), self._no_death_inside_a_step():
             if not self.validated and self._is_regular(start, total):
@@ -117,8 +128,8 @@ class Trainer:
                     self._save(method, done)
                 if stopping:
                     if pending():
-                        break       # leaving `deferred` raises the signal
-                    raise Interrupted(signal.SIGTERM)   # another process got it
+                        break  # leaving `deferred` raises the signal
+                    raise Interrupted(signal.SIGTERM)  # another process got it
         bar.close()
         return total
 
@@ -155,7 +166,8 @@ class Trainer:
 
     @contextmanager
     def _saved_if_data_fails(self, method: Method) -> Iterator[None]:
-        """Around what reads data between two steps: where that fails, the last step is whole, and saved before the error goes on.
+        """Around what reads data between two steps: where that fails, the last step is whole, and saved before the
+        error goes on.
 
         Raises: LoadingError for what a person can mend: a loading process that died, a file that cannot be read.
         """
@@ -163,20 +175,23 @@ class Trainer:
             yield
         except Exception as error:
             if self.accelerator.is_main_process and self.done > self.saved and self.finite:
-                self._save(method, self.done, together=False)   # this process alone has failed
-            if pending():       # a signal to all processes of the run stops those that load its data too
+                self._save(method, self.done, together=False)  # this process alone has failed
+            if pending():  # a signal to all processes of the run stops those that load its data too
                 raise as_interrupted(error) from None
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             if line.startswith("DataLoader worker"):
-                raise LoadingError(f"a process that loads data has died, often for want of memory ({line.rstrip('.')})",
-                                   "trainer.num_workers=0") from error
+                raise LoadingError(
+                    f"a process that loads data has died, often for want of memory ({line.rstrip('.')})",
+                    "trainer.num_workers=0",
+                ) from error
             if isinstance(error, (RequestError, OSError)):
                 raise LoadingError(f"loading data failed: {line}") from error
             raise
 
     @contextmanager
     def _no_death_inside_a_step(self) -> Iterator[None]:
-        """torch raises the death of a loading process wherever the main thread is, half-way through an update too. Here it does so
+        """torch raises the death of a loading process wherever the main thread is, half-way through an update too. Here
+        it does so
         only while the loop waits for data; a death at another time is found when the next batch does not come."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
             yield
@@ -216,7 +231,8 @@ class Trainer:
         self._save(method, done, score)
 
     def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:
-        """Write a checkpoint. Without a score it only serves to go on from: a run that never stopped has none at this step, so it is
+        """Write a checkpoint. Without a score it only serves to go on from: a run that never stopped has none at this
+        step, so it is
         not validated, writes no line, and is never the best. together: whether all processes are here."""
         state = {"method": method.state_dict()}
         if self.interval_losses:
@@ -224,7 +240,9 @@ class Trainer:
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
-            self.checkpoints.save(done, state, score=score, facts={"seconds": self.seconds, "validated": score is not None})
+            self.checkpoints.save(
+                done, state, score=score, facts={"seconds": self.seconds, "validated": score is not None}
+            )
         self.saved = done
         if together:
             self.accelerator.wait_for_everyone()
@@ -242,11 +260,15 @@ class Trainer:
         if not self.finite:
             kept = self.checkpoints.load_latest()
             last = f"the last good checkpoint is at step {kept[0]}" if kept else "there is no checkpoint yet"
-            raise RunError(f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again")
+            raise RunError(
+                f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again"
+            )
 
 
 def leave_process_group(worker: int) -> None:
-    """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint with it."""
+    """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint
+    with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()

@@ -1,7 +1,7 @@
 """AccuQuant against its baselines at an equal budget of network evaluations: the table under results/.
 
-    python scripts/accuquant_quality.py digits                                   # 36 runs, about 40 minutes on two cores
-    python scripts/accuquant_quality.py mnist --data-dir DIR --workers 2
+    python scripts/accuquant_quality.py digits                                   # 36 runs, about 40 minutes on two
+    cores python scripts/accuquant_quality.py mnist --data-dir DIR --workers 2
 
 Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
 """
@@ -19,10 +19,7 @@ METHODS = {
     "block": ("experiment=accuquant/small_ptq", "method.reconstruction=block"),
     "accuquant": ("experiment=accuquant/small",),
 }
-TASKS = {
-    "digits": (),
-    "mnist": ("task=mnist_generation", "task.image_size=16", "model=ddim_mnist"),
-}
+TASKS = {"digits": (), "mnist": ("task=mnist_generation", "task.image_size=16", "model=ddim_mnist")}
 
 
 def main() -> int:
@@ -30,13 +27,24 @@ def main() -> int:
     parser.add_argument("task", choices=TASKS)
     add_options(parser, runs=Path("outputs/accuquant_quality"))
     options = parser.parse_args()
-    jobs = {f"{method}_w{weight}a{activation}": [*METHODS[method], *TASKS[options.task], f"quantizer.weight.bits={weight}",
-                                                 f"quantizer.activation.bits={activation}"]
-            for weight, activation in BITS for method in METHODS}
+    jobs = {
+        f"{method}_w{weight}a{activation}": [
+            *METHODS[method],
+            *TASKS[options.task],
+            f"quantizer.weight.bits={weight}",
+            f"quantizer.activation.bits={activation}",
+        ]
+        for weight, activation in BITS
+        for method in METHODS
+    }
     folder = options.runs / options.task
     failed = sweep_all(jobs, folder, options)
     title = f"AccuQuant against its baselines: {options.task}"
-    print(write_table(folder, f"accuquant_quality_{options.task}", title, "the calibration; one full-precision model", options)[0])
+    print(
+        write_table(
+            folder, f"accuquant_quality_{options.task}", title, "the calibration; one full-precision model", options
+        )[0]
+    )
     return failed
 
 

@@ -3,10 +3,10 @@
     python scripts/benchmark_accuquant_memory.py                      # a table on stdout, five minutes on two cores
     python scripts/benchmark_accuquant_memory.py --device cuda --batch 32 --output results/accuquant_memory
 
-On CPU every measurement is a process of its own (peak resident set, with malloc told to give freed blocks back at once, so
-that it follows what is alive); on CUDA it is the allocator's peak. `growth` is the
-peak over that of the same gradient at the smallest group. `forwards per step` is the time of one iteration over
-(M x the time of one forward pass of the quantized network without a graph).
+On CPU every measurement is a process of its own (peak resident set, with malloc told to give freed blocks back at once,
+so that it follows what is alive); on CUDA it is the allocator's peak. `growth` is the peak over that of the same
+gradient at the smallest group. `forwards per step` is the time of one iteration over (M x the time of one forward pass
+of the quantized network without a graph).
 """
 
 import argparse
@@ -34,17 +34,40 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     torch.manual_seed(0)
     device = torch.device(options["device"])
     size, channels = options["size"], options["channels"]
-    unet = UNet2DModel(sample_size=size, in_channels=3, out_channels=3, block_out_channels=(channels, 2 * channels),
-                       layers_per_block=1, down_block_types=("DownBlock2D", "DownBlock2D"),
-                       up_block_types=("UpBlock2D", "UpBlock2D")).to(device).eval().requires_grad_(False)
+    unet = (
+        UNet2DModel(
+            sample_size=size,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(channels, 2 * channels),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+        )
+        .to(device)
+        .eval()
+        .requires_grad_(False)
+    )
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
-    sampler = build_sampler(alphas, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    sampler = build_sampler(
+        alphas, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False)
+    )
     ends = SimpleNamespace(weight_bits=4, activation_bits=8)
     section = SimpleNamespace(
-        weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
+        weight=SimpleNamespace(
+            bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
+        ),
         activation=SimpleNamespace(bits=8, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
-        first_layer=ends, last_layer=ends, policy=[])
+        p=2.4,
+        zeta=1.1,
+        gamma=-0.1,
+        attention=True,
+        softmax_bits=8,
+        split_shortcuts=True,
+        first_layer=ends,
+        last_layer=ends,
+        policy=[],
+    )
     quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(sampler), group_size)
     x = torch.randn(options["batch"], 3, size, size, device=device)
     states = torch.randn(21, 1, 3, size, size)
@@ -81,13 +104,19 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     peak = resident(device, peak=True) - before
     whole = min(whole, *(seconds(iteration) for _ in range(options["repeats"])))
     forward = min(seconds(forwards) for _ in range(options["repeats"] + 1))
-    return {"gradient": gradient, "group_size": group_size, "peak_bytes": peak, "seconds": whole,
-            "forwards_per_step": whole / forward}
+    return {
+        "gradient": gradient,
+        "group_size": group_size,
+        "peak_bytes": peak,
+        "seconds": whole,
+        "forwards_per_step": whole / forward,
+    }
 
 
 def resident(device, peak: bool) -> int:
     """Bytes now in use, or the most that ever were."""
     import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     if peak:
@@ -97,7 +126,7 @@ def resident(device, peak: bool) -> int:
 
 
 def in_process_of_its_own(*arguments) -> dict:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"      # read by glibc as the new process starts
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # read by glibc as the new process starts
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 
@@ -107,8 +136,10 @@ def table(rows: list[dict]) -> str:
     smallest = {}
     for row in rows:
         first = smallest.setdefault(row["gradient"], row["peak_bytes"])
-        lines.append(f"| {row['gradient']} | {row['group_size']} | {row['peak_bytes'] / 2**20:.0f} | "
-                     f"{row['peak_bytes'] / first:.2f} | {row['seconds']:.2f} | {row['forwards_per_step']:.2f} |")
+        lines.append(
+            f"| {row['gradient']} | {row['group_size']} | {row['peak_bytes'] / 2**20:.0f} | "
+            f"{row['peak_bytes'] / first:.2f} | {row['seconds']:.2f} | {row['forwards_per_step']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -132,7 +163,9 @@ def main() -> None:
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.with_suffix(".md").write_text(
-            f"Made by `python {' '.join(['scripts/benchmark_accuquant_memory.py', *sys.argv[1:]])}`, one run.\n\n{table(rows)}\n")
+            f"Made by `python {' '.join(['scripts/benchmark_accuquant_memory.py', *sys.argv[1:]])}`, one"
+            f" run.\n\n{table(rows)}\n"
+        )
         output.with_suffix(".json").write_text(json.dumps({"options": options, "rows": rows}, indent=1))
 
 

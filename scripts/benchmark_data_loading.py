@@ -1,9 +1,10 @@
-"""How much of a training step is spent waiting for data, in one run: sets in memory, and a folder of JPEG files, by loading processes.
+"""How much of a training step is spent waiting for data, in one run: sets in memory, and a folder of JPEG files, by
+loading processes.
 
     python scripts/benchmark_data_loading.py                 # a table on stdout, two minutes on two cores
 
-A step trains a ResNet-20 on a batch as the trainer does: the DataLoader of the task's part, then augmentation and the update
-on the device. The images are made up; their number and sizes are those of the data sets that they stand for.
+A step trains a ResNet-20 on a batch as the trainer does: the DataLoader of the task's part, then augmentation and the
+update on the device. The images are made up; their number and sizes are those of the data sets that they stand for.
 """
 
 import argparse
@@ -24,8 +25,14 @@ from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.tasks.classification import Cifar10
 from quantlab.tasks.classification_folder import ImageFolder
 
-COMMON = {"validation_fraction": 0.1, "split_seed": 0, "label_smoothing": 0.0,
-          "normalization": SimpleNamespace(mean=[0.5] * 3, std=[0.25] * 3), "data_dir": None, "download": False}
+COMMON = {
+    "validation_fraction": 0.1,
+    "split_seed": 0,
+    "label_smoothing": 0.0,
+    "normalization": SimpleNamespace(mean=[0.5] * 3, std=[0.25] * 3),
+    "data_dir": None,
+    "download": False,
+}
 
 
 class MadeUpCifar10(Cifar10):
@@ -41,8 +48,15 @@ class MadeUpCifar10(Cifar10):
 
 
 def in_memory() -> Cifar10:
-    return MadeUpCifar10(SimpleNamespace(name="cifar10", image_size=32, evaluation=SimpleNamespace(batch_size=500),
-                                         augmentation=SimpleNamespace(crop_padding=4, horizontal_flip=True), **COMMON))
+    return MadeUpCifar10(
+        SimpleNamespace(
+            name="cifar10",
+            image_size=32,
+            evaluation=SimpleNamespace(batch_size=500),
+            augmentation=SimpleNamespace(crop_padding=4, horizontal_flip=True),
+            **COMMON,
+        )
+    )
 
 
 def folder(root: Path, images: int, image_size: int) -> ImageFolder:
@@ -54,9 +68,18 @@ def folder(root: Path, images: int, image_size: int) -> ImageFolder:
         small = Image.fromarray(generator.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         small.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
     augmentation = SimpleNamespace(scale=[0.08, 1.0], ratio=[0.75, 1.3333], horizontal_flip=True)
-    return ImageFolder(SimpleNamespace(name="image_folder", image_size=image_size, decode_size=image_size * 8 // 7, channels=3,
-                                       test_fraction=0.1, augmentation=augmentation,
-                                       evaluation=SimpleNamespace(batch_size=500), **COMMON | {"data_dir": str(root)}))
+    return ImageFolder(
+        SimpleNamespace(
+            name="image_folder",
+            image_size=image_size,
+            decode_size=image_size * 8 // 7,
+            channels=3,
+            test_fraction=0.1,
+            augmentation=augmentation,
+            evaluation=SimpleNamespace(batch_size=500),
+            **COMMON | {"data_dir": str(root)},
+        )
+    )
 
 
 def measure(task, batch_size: int, workers: int, steps: int) -> tuple[float, float]:
@@ -83,7 +106,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--image-size", type=int, default=64, help="of the folder's images, which are decoded a seventh larger")
+    parser.add_argument(
+        "--image-size", type=int, default=64, help="of the folder's images, which are decoded a seventh larger"
+    )
     parser.add_argument("--files", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="also write FILE.md")
@@ -91,16 +116,24 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     lines = ["| images | loading processes | a step (ms) | waiting for data (ms) | share |", "|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as place:
-        tasks = {"in memory, 32x32": in_memory(), f"JPEG files, {options.image_size}x{options.image_size}":
-                 folder(Path(place), options.files, options.image_size)}
+        tasks = {
+            "in memory, 32x32": in_memory(),
+            f"JPEG files, {options.image_size}x{options.image_size}": folder(
+                Path(place), options.files, options.image_size
+            ),
+        }
         for name, task in tasks.items():
             for workers in (0, 1, 2):
                 print(f"{name}, {workers} ...", file=sys.stderr, flush=True)
                 step, wait = measure(task, options.batch, workers, options.steps)
-                lines.append(f"| {name} | {workers} | {1000 * step:.1f} | {1000 * wait:.1f} | {100 * wait / step:.1f} % |")
-    text = (f"# Waiting for data\n\n`python scripts/benchmark_data_loading.py {' '.join(sys.argv[1:])}`: ResNet-20, batch {options.batch}, "
-            f"{options.steps} steps each, {options.threads} thread(s), {platform.machine()}, {os.cpu_count()} cores, torch "
-            f"{torch.__version__}.\n\n" + "\n".join(lines) + "\n")
+                lines.append(
+                    f"| {name} | {workers} | {1000 * step:.1f} | {1000 * wait:.1f} | {100 * wait / step:.1f} % |"
+                )
+    text = (
+        f"# Waiting for data\n\n`python scripts/benchmark_data_loading.py {' '.join(sys.argv[1:])}`: ResNet-20, batch"
+        f" {options.batch}, {options.steps} steps each, {options.threads} thread(s), {platform.machine()},"
+        f" {os.cpu_count()} cores, torch {torch.__version__}.\n\n" + "\n".join(lines) + "\n"
+    )
     print(text)
     if options.output:
         options.output.with_suffix(".md").write_text(text)

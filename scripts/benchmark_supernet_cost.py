@@ -1,12 +1,13 @@
 """What complexity-aware rates and momentum separation cost: steps of SPOS with and without them, in turns, in one run.
 
-    python scripts/benchmark_supernet_cost.py                                     # the small space, two minutes on one core
-    python scripts/benchmark_supernet_cost.py model=nas_bench_201 device=cuda     # the benchmark's networks
+    python scripts/benchmark_supernet_cost.py                                     # the small space, two minutes on one
+    core python scripts/benchmark_supernet_cost.py model=nas_bench_201 device=cuda     # the benchmark's networks
 
-Both sides are `method=supernet` on digits enlarged to 32x32; words of the command apply to both. They draw the same subnets in the same
-order, and every step is made by one and then the other, in changing order: the table gives the median of the two times' quotient. On
-a CPU it is time of the process, so that other work does not count. Memory is that of all tensors alive between two steps, weights, images
-and momentum, beyond those that were alive before the side was built.
+Both sides are `method=supernet` on digits enlarged to 32x32; words of the command apply to both. They draw the same
+subnets in the same order, and every step is made by one and then the other, in changing order: the table gives the
+median of the two times' quotient. On a CPU it is time of the process, so that other work does not count. Memory is that
+of all tensors alive between two steps, weights, images and momentum, beyond those that were alive before the side was
+built.
 """
 
 import argparse
@@ -28,8 +29,14 @@ from quantlab.runner import prepare
 from quantlab.tasks.base import to_device
 from quantlab.trainer import seed_everything
 
-COMMON = ["method=supernet", "task.image_size=32", "method.sampler=spos", "method.epochs=1000", "trainer.log_every=1000000"]
-WARM_UP = 200       # steps, in which every cluster gets its buffers
+COMMON = [
+    "method=supernet",
+    "task.image_size=32",
+    "method.sampler=spos",
+    "method.epochs=1000",
+    "trainer.log_every=1000000",
+]
+WARM_UP = 200  # steps, in which every cluster gets its buffers
 SIDES = {"SPOS": ["method.calr=false", "method.momentum_separation=false"], "SPOS + CaLR + MS": []}
 
 
@@ -45,7 +52,9 @@ class Side:
     def step(self, number: int) -> float:
         """Seconds of a step: subnet and rate, forward, backward, update."""
         method: Method = self.method
-        batch = to_device(method.collate(method.dataset.__getitems__(method.batch_indices(number))), self.context.device)
+        batch = to_device(
+            method.collate(method.dataset.__getitems__(method.batch_indices(number))), self.context.device
+        )
         seed_everything(0, number)
         started = self.now()
         method.before_step(number)
@@ -84,7 +93,7 @@ def measure(words: list[str], steps: int) -> tuple[dict[str, list[float]], dict[
         memory[name] = bytes_alive() - before, momentum_bytes(side)
     times: dict[str, list[float]] = {name: [] for name in SIDES}
     for number in range(WARM_UP, WARM_UP + steps):
-        for name in (list(SIDES) if number % 2 else reversed(SIDES)):
+        for name in list(SIDES) if number % 2 else reversed(SIDES):
             times[name].append(sides[name].step(number))
         if number % 100 == 0:
             print(f"step {number - WARM_UP} of {steps}", file=sys.stderr, flush=True)
@@ -94,13 +103,20 @@ def measure(words: list[str], steps: int) -> tuple[dict[str, list[float]], dict[
 def table(times: dict[str, list[float]], memory: dict[str, tuple[int, int]]) -> str:
     plain, dynamic = SIDES
     lines = ["| | milliseconds a step | tensors, bytes | of them momentum |", "|---|---|---|---|"]
-    lines += [f"| {name} | {1000 * statistics.median(times[name]):.2f} | {memory[name][0]:,} | {memory[name][1]:,} |" for name in SIDES]
+    lines += [
+        f"| {name} | {1000 * statistics.median(times[name]):.2f} | {memory[name][0]:,} | {memory[name][1]:,} |"
+        for name in SIDES
+    ]
     quotients = [b / a for a, b in zip(times[plain], times[dynamic], strict=True)]
     lower, _, upper = statistics.quantiles(quotients, n=4)
     more, buffers = (memory[dynamic][part] - memory[plain][part] for part in (0, 1))
-    time_words = (f"Time: {statistics.median(quotients):.4f} times SPOS's step (median of {len(quotients)} pairs of steps on one subnet; "
-                  f"quartiles {lower:.4f}, {upper:.4f}).")
-    return "\n".join([*lines, "", f"{time_words} Memory: {more:,} bytes more, of which {buffers:,} are momentum buffers."])
+    time_words = (
+        f"Time: {statistics.median(quotients):.4f} times SPOS's step (median of {len(quotients)} pairs of steps on one"
+        f" subnet; quartiles {lower:.4f}, {upper:.4f})."
+    )
+    return "\n".join(
+        [*lines, "", f"{time_words} Memory: {more:,} bytes more, of which {buffers:,} are momentum buffers."]
+    )
 
 
 def main() -> int:
@@ -111,8 +127,11 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     times, memory = measure(options.words, options.steps)
-    text = (f"# Cost of CaLR and momentum separation\n\n`{' '.join(['python', 'scripts/benchmark_supernet_cost.py', *sys.argv[1:]])}`: "
-            f"one thread, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.\n\n{table(times, memory)}\n")
+    text = (
+        "# Cost of CaLR and momentum"
+        f" separation\n\n`{' '.join(['python', 'scripts/benchmark_supernet_cost.py', *sys.argv[1:]])}`: one thread,"
+        f" {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}.\n\n{table(times, memory)}\n"
+    )
     print(text)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

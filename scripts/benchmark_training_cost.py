@@ -1,11 +1,12 @@
 """What training quantized networks costs: every side's training step, in turns, in one run.
 
-    pip install -e '.[benchmark]'; python scripts/benchmark_training_cost.py     # a table on stdout, ten minutes on one core
+    pip install -e '.[benchmark]'; python scripts/benchmark_training_cost.py     # a table on stdout, ten minutes on one
+    core
 
-ResNet-20 on 32x32 images, batch 128. Each round times some steps (forward, backward, update) of every side; the table gives the
-median over rounds and the median of the ratio to full precision within a round, which what else the machine does cannot
-shift. Bookkeeping of transition rates is the time of SGDT's update and the transition counts beyond SGD's update. G: low-bit
-training, gradients quantized too, with the interval of large gradients.
+ResNet-20 on 32x32 images, batch 128. Each round times some steps (forward, backward, update) of every side; the table
+gives the median over rounds and the median of the ratio to full precision within a round, which what else the machine
+does cannot shift. Bookkeeping of transition rates is the time of SGDT's update and the transition counts beyond SGD's
+update. G: low-bit training, gradients quantized too, with the interval of large gradients.
 """
 
 import argparse
@@ -28,10 +29,13 @@ from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
 from quantlab.quantizers.trained_layer import (
-    calibrate_activations, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+    calibrate_activations,
+    quantizer_parameters,
+    weight_quantized_layers,
+    wrap_for_training,
 )
 
-Step = Callable[[], float]      # makes one training step; returns the seconds of its update
+Step = Callable[[], float]  # makes one training step; returns the seconds of its update
 
 
 def network() -> CifarResNet:
@@ -39,12 +43,29 @@ def network() -> CifarResNet:
     return CifarResNet(channels=3, classes=10, depth=20, width=16, final_batch_norm=True).train()
 
 
-def quantized(bits: int, batch: dict, policy: type = FixedPointPolicy, gradient_bits: int = 32, learn_weight_scale: bool = True) -> CifarResNet:
+def quantized(
+    bits: int, batch: dict, policy: type = FixedPointPolicy, gradient_bits: int = 32, learn_weight_scale: bool = True
+) -> CifarResNet:
     ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    gradient = SimpleNamespace(bits=gradient_bits, interval="large_gradient", alpha=1e-3, beta=1e-3, gamma_min=1e-3, gamma_max=1.0,
-                               init="quantile", granularity="tensor")
-    section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
-                              first_layer=ends, last_layer=ends, policy=[], output_scale=False)
+    gradient = SimpleNamespace(
+        bits=gradient_bits,
+        interval="large_gradient",
+        alpha=1e-3,
+        beta=1e-3,
+        gamma_min=1e-3,
+        gamma_max=1.0,
+        init="quantile",
+        granularity="tensor",
+    )
+    section = SimpleNamespace(
+        weight=SimpleNamespace(bits=bits),
+        activation=SimpleNamespace(bits=bits, signed="auto"),
+        gradient=gradient,
+        first_layer=ends,
+        last_layer=ends,
+        policy=[],
+        output_scale=False,
+    )
     model = network()
     wrap_for_training(model, policy(section), learn_weight_scale)
     calibrate_activations(model, lambda: model(batch["image"]))
@@ -60,9 +81,18 @@ def in_brevitas(bits: int) -> nn.Module:
     model = network()
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and name != "conv1":
-            layer = qnn.QuantConv2d(module.in_channels, module.out_channels, module.kernel_size, stride=module.stride,
-                                    padding=module.padding, bias=False, weight_quant=Int8WeightPerTensorFloat,
-                                    weight_bit_width=bits, input_quant=Uint8ActPerTensorFloat, input_bit_width=bits)
+            layer = qnn.QuantConv2d(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                stride=module.stride,
+                padding=module.padding,
+                bias=False,
+                weight_quant=Int8WeightPerTensorFloat,
+                weight_bit_width=bits,
+                input_quant=Uint8ActPerTensorFloat,
+                input_bit_width=bits,
+            )
             layer.weight.data.copy_(module.weight)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
@@ -70,7 +100,8 @@ def in_brevitas(bits: int) -> nn.Module:
 
 
 def compiled(trained: nn.Module, compile_it: bool) -> nn.Module:
-    # dynamic=False: sides compiled in one process would otherwise make each other's sizes symbolic, and slower code of it
+    # dynamic=False: sides compiled in one process would otherwise make each other's sizes symbolic, and slower code of
+    # it
     return torch.compile(trained, dynamic=False) if compile_it else trained
 
 
@@ -104,8 +135,12 @@ def with_sgd(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
 def with_low_bit(model: nn.Module, batch: dict, compile_it: bool = False) -> Step:
     scales = quantizer_parameters(model)
     apart = {id(parameter) for parameter in scales}
-    optimizers = [torch.optim.SGD([p for p in model.parameters() if id(p) not in apart], lr=0.01, momentum=0.9, weight_decay=1e-4),
-                  torch.optim.Adam(scales, lr=1e-5)]
+    optimizers = [
+        torch.optim.SGD(
+            [p for p in model.parameters() if id(p) not in apart], lr=0.01, momentum=0.9, weight_decay=1e-4
+        ),
+        torch.optim.Adam(scales, lr=1e-5),
+    ]
     trained = WithLoss(model)
 
     def update() -> None:
@@ -126,8 +161,12 @@ def with_sgdt(model: nn.Module, batch: dict) -> Step:
     discretize = [layer.weight_quantizer.discrete for layer in layers.values()]
     chosen = {id(weight) for weight in latent}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
-    optimizer = SGDT([{"params": latent, "discretize": discretize, "lr": 5e-3}, {"params": others}], lr=0.01, momentum=0.9,
-                     weight_decay=1e-4)
+    optimizer = SGDT(
+        [{"params": latent, "discretize": discretize, "lr": 5e-3}, {"params": others}],
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
     trackers = [TransitionTracker(layer.weight_quantizer.discrete, layer.weight) for layer in layers.values()]
 
     def update() -> None:
@@ -142,7 +181,7 @@ def measure(sides: dict[str, Step], rounds: int, steps: int) -> dict[str, list[t
     """Per side and round: seconds of one step and of its update."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for step in sides.values():
-        for _ in range(3):      # compilation, memory, statistics
+        for _ in range(3):  # compilation, memory, statistics
             step()
     for number in range(rounds):
         for name, step in sides.items():
@@ -164,7 +203,13 @@ def table(times: dict[str, list[tuple[float, float]]], bits: int) -> str:
         lines.append(f"| {name} | {1000 * statistics.median(step for step, _ in values):.1f} | {against} |")
     plain, scheduled = times[f"W{bits}A{bits}, SGD"], times[f"W{bits}A{bits}, SGDT"]
     extra = statistics.median((b - a) / step for (step, a), (_, b) in zip(plain, scheduled, strict=True))
-    lines += ["", f"Bookkeeping of transition rates (update of SGDT and its counts, beyond SGD's): {100 * extra:.2f} % of the step."]
+    lines += [
+        "",
+        (
+            f"Bookkeeping of transition rates (update of SGDT and its counts, beyond SGD's): {100 * extra:.2f} % of the"
+            " step."
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -176,7 +221,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4, help="of a side per round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled sides")
-    parser.add_argument("--no-brevitas", action="store_true", help="leave out Brevitas, which pip install -e '.[benchmark]' brings")
+    parser.add_argument(
+        "--no-brevitas", action="store_true", help="leave out Brevitas, which pip install -e '.[benchmark]' brings"
+    )
     parser.add_argument("--output", type=Path, help="also write FILE.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -199,9 +246,12 @@ def main() -> int:
         sides["full precision, compiled"] = with_sgd(network(), batch, compile_it=True)
         sides[f"W{bits}A{bits}, SGD, compiled"] = with_sgd(quantized(bits, batch), batch, compile_it=True)
         sides[f"W{bits}A{bits}G{bits}, SGD, compiled"] = with_low_bit(low_bit(), batch, compile_it=True)
-    text = (f"# Cost of training quantized networks\n\n`python scripts/benchmark_training_cost.py {' '.join(sys.argv[1:])}`: ResNet-20, batch "
-            f"{options.batch}, {options.rounds} rounds of {options.steps} steps, {options.threads} thread(s), {platform.machine()}, "
-            f"{os.cpu_count()} cores, torch {torch.__version__}.\n\n{table(measure(sides, options.rounds, options.steps), bits)}\n")
+    text = (
+        "# Cost of training quantized networks\n\n`python scripts/benchmark_training_cost.py"
+        f" {' '.join(sys.argv[1:])}`: ResNet-20, batch {options.batch}, {options.rounds} rounds of {options.steps}"
+        f" steps, {options.threads} thread(s), {platform.machine()}, {os.cpu_count()} cores, torch"
+        f" {torch.__version__}.\n\n{table(measure(sides, options.rounds, options.steps), bits)}\n"
+    )
     print(text)
     if options.output:
         options.output.with_suffix(".md").write_text(text)

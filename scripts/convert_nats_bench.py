@@ -2,12 +2,14 @@
 
     git clone https://github.com/cvlab-yonsei/DYNAS
     python scripts/convert_nats_bench.py DYNAS/exps/NAS-Bench-201-algos/benchmark_data DIR/nas_bench_201.npz
-    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple DIR/nas_bench_201.npz --lists DYNAS/exps/.../kendal_320_idx.pkl
+    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple DIR/nas_bench_201.npz --lists
+    DYNAS/exps/.../kendal_320_idx.pkl
 
-The first is the supernet paper's own copy of the benchmark's accuracies, with the list of cells that experiment=supernet/... takes rank
-correlations on (kendall_indices). The benchmark's own files hold no such list: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2, and the
-unpacked NATS-tss-v1_0-*-simple, which takes the least memory; --lists brings it, from that file or from another table. All are pickles,
-but nothing in them is executed: a file that holds more than containers and numbers is refused.
+The first is the supernet paper's own copy of the benchmark's accuracies, with the list of cells that
+experiment=supernet/... takes rank correlations on (kendall_indices). The benchmark's own files hold no such list:
+NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2, and the unpacked NATS-tss-v1_0-*-simple, which takes the least
+memory; --lists brings it, from that file or from another table. All are pickles, but nothing in them is executed: a
+file that holds more than containers and numbers is refused.
 """
 
 import argparse
@@ -23,10 +25,20 @@ from quantlab.search.truth import TruthTable
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", type=Path, help="the official file or its unpacked folder, or the paper's benchmark_data")
-    parser.add_argument("output", type=Path, help="the .npz to write; as DIR/nas_bench_201.npz the experiments find it with data_dir=DIR")
-    parser.add_argument("--lists", type=Path, metavar="FILE",
-                        help=f"{LIST}, or another table (.npz), whose lists of cells are taken over")
+    parser.add_argument(
+        "benchmark", type=Path, help="the official file or its unpacked folder, or the paper's benchmark_data"
+    )
+    parser.add_argument(
+        "output",
+        type=Path,
+        help="the .npz to write; as DIR/nas_bench_201.npz the experiments find it with data_dir=DIR",
+    )
+    parser.add_argument(
+        "--lists",
+        type=Path,
+        metavar="FILE",
+        help=f"{LIST}, or another table (.npz), whose lists of cells are taken over",
+    )
     options = parser.parse_args()
     try:
         # What is quickly read comes first: a benchmark takes minutes
@@ -46,15 +58,19 @@ def main() -> int:
     for name, cells in table.subsets.items():
         print(f"{name}: {len(cells)} cells")
     if LIST_NAME not in table.subsets:
-        print(f"no {LIST_NAME}: rank correlations will be of all cells (method.ranking.subset=null); the paper's are of a list, {LIST} of "
-              "github.com/cvlab-yonsei/DYNAS, which --lists brings")
+        print(
+            f"no {LIST_NAME}: rank correlations will be of all cells (method.ranking.subset=null); the paper's are of a"
+            f" list, {LIST} of github.com/cvlab-yonsei/DYNAS, which --lists brings"
+        )
     return 0
 
 
 def read_lists(path: Path) -> dict:
     """The lists of cells of another table, or the one of the paper's own file."""
     path = path.expanduser()
-    return read_list(path) if path.suffix == ".pkl" else dict(TruthTable.load(path, NasBench201(), key="--lists").subsets)
+    return (
+        read_list(path) if path.suffix == ".pkl" else dict(TruthTable.load(path, NasBench201(), key="--lists").subsets)
+    )
 
 
 if __name__ == "__main__":

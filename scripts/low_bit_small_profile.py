@@ -1,8 +1,8 @@
 """Intervals of quantized gradients on small profiles: the tables under results/.
 
-    python scripts/low_bit_small_profile.py --data-dir DIR                  # 13 sweeps of three seeds, three hours on two cores
-    python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # four bits alone
-    python scripts/low_bit_small_profile.py --tasks         # super-resolution and detection, embedded data, twenty minutes
+    python scripts/low_bit_small_profile.py --data-dir DIR                  # 13 sweeps of three seeds, three hours on
+    two cores python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # four bits alone python
+    scripts/low_bit_small_profile.py --tasks         # super-resolution and detection, embedded data, twenty minutes
 
 Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
 """
@@ -15,12 +15,18 @@ from tables import add_options, sweep_all, write_table
 
 JOBS = {"full_precision": ["experiment=low_bit/small/full_precision"]} | {
     f"w{bits}a{bits}g{bits}_{interval}": [
-        "experiment=low_bit/small/w4a4g4", *(f"quantizer.{part}.bits={bits}" for part in ("weight", "activation", "gradient")),
-        f"quantizer.gradient.interval={interval}"]
-    for bits in (4, 5, 8) for interval in ("large_gradient", "min_max", "dsgc", "piecewise")
+        "experiment=low_bit/small/w4a4g4",
+        *(f"quantizer.{part}.bits={bits}" for part in ("weight", "activation", "gradient")),
+        f"quantizer.gradient.interval={interval}",
+    ]
+    for bits in (4, 5, 8)
+    for interval in ("large_gradient", "min_max", "dsgc", "piecewise")
 }
-TASKS = {f"{model}_{interval}": [f"experiment=low_bit/small/{model}_w6a6g6", f"quantizer.gradient.interval={interval}"]
-         for model in ("edsr", "retinanet") for interval in ("large_gradient", "min_max")}
+TASKS = {
+    f"{model}_{interval}": [f"experiment=low_bit/small/{model}_w6a6g6", f"quantizer.gradient.interval={interval}"]
+    for model in ("edsr", "retinanet")
+    for interval in ("large_gradient", "min_max")
+}
 
 
 def main() -> int:
@@ -30,12 +36,26 @@ def main() -> int:
     options = parser.parse_args()
     if options.tasks:
         failed = sweep_all(TASKS, options.runs / "tasks", options)
-        print(write_table(options.runs / "tasks", "low_bit_small_tasks", "Quantized gradients: super-resolution and detection, small profile",
-                          "training and full precision", options)[0])
+        print(
+            write_table(
+                options.runs / "tasks",
+                "low_bit_small_tasks",
+                "Quantized gradients: super-resolution and detection, small profile",
+                "training and full precision",
+                options,
+            )[0]
+        )
         return failed
     failed = sweep_all(JOBS, options.runs / "cifar10", options)
-    print(write_table(options.runs / "cifar10", "low_bit_small", "Quantized gradients: CIFAR-10, small profile",
-                      "the training", options)[0])
+    print(
+        write_table(
+            options.runs / "cifar10",
+            "low_bit_small",
+            "Quantized gradients: CIFAR-10, small profile",
+            "the training",
+            options,
+        )[0]
+    )
     return failed
 
 

@@ -1,10 +1,12 @@
-"""The paper's Tables 1 to 3 of transition-rate-scheduled QAT: every row's experiment over seeds, beside the published numbers.
+"""The paper's Tables 1 to 3 of transition-rate-scheduled QAT: every row's experiment over seeds, beside the published
+numbers.
 
-    python scripts/qat_paper_tables.py 2 --data-dir DIR --only resnet20_cifar10_     # needs a GPU: see each experiment's header
-    python scripts/qat_paper_tables.py 2 --data-dir DIR trainer.max_steps=20        # words for every run, to try it out
+    python scripts/qat_paper_tables.py 2 --data-dir DIR --only resnet20_cifar10_     # needs a GPU: see each
+    experiment's header python scripts/qat_paper_tables.py 2 --data-dir DIR trainer.max_steps=20        # words for
+    every run, to try it out
 
-Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run. ReActNet's
-first stage, W32A1, is run once for all of its rows.
+Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
+ReActNet's first stage, W32A1, is run once for all of its rows.
 """
 
 import argparse
@@ -42,8 +44,11 @@ def main() -> int:
         found = find_runs([folder / "starts" / network(name)]) if name.startswith("reactnet") else []
         return [f"method.start='{run}'" for run in found]
 
-    starts = {network(name): [f"experiment=qat/{name.rsplit('_', 1)[0]}_sgd", "quantizer.weight.bits=32", *arguments.words]
-              for name in rows if name.startswith("reactnet")}
+    starts = {
+        network(name): [f"experiment=qat/{name.rsplit('_', 1)[0]}_sgd", "quantizer.weight.bits=32", *arguments.words]
+        for name in rows
+        if name.startswith("reactnet")
+    }
     failed = 0
     if starts:
         only_one = argparse.Namespace(**vars(arguments) | {"only": "", "first_seed": 0, "seeds": 1})
@@ -51,12 +56,16 @@ def main() -> int:
         if failed:
             print(f"the first stage failed: see {folder / 'starts'}", file=sys.stderr)
             return failed
-    jobs = {name: [f"experiment=qat/{name}", *arguments.words,
-                   *start(name)] for name in rows}
+    jobs = {name: [f"experiment=qat/{name}", *arguments.words, *start(name)] for name in rows}
     failed |= sweep_all(jobs, folder / "rows", arguments)
     name = f"qat_table{arguments.table}"
-    text, measured = write_table(folder / "rows", name, f"Transition-rate-scheduled QAT, Table {arguments.table}",
-                                 "the training; one full-precision model", arguments)
+    text, measured = write_table(
+        folder / "rows",
+        name,
+        f"Transition-rate-scheduled QAT, Table {arguments.table}",
+        "the training; one full-precision model",
+        arguments,
+    )
     lines = ["| row | the paper's top-1 (%) | measured here, by seed |", "|---|---|---|"]
     for row, said in rows.items():
         here = [f"{one['top1']:.2f}" for one in measured if f"/{row}/" in one["directory"] and "top1" in one]

@@ -1,8 +1,9 @@
 """Transition rates against learning rates on the small profile of CIFAR-10: the tables under results/.
 
     python scripts/qat_small_profile.py optimizers --data-dir DIR     # W1A1 and W2A2, SGD, SGDT, Adam, AdamT: 24 runs
-    python scripts/qat_small_profile.py optimizers --data-dir DIR --only w1a1 --seeds 6   # three more seeds of W1A1: 12 runs
-    python scripts/qat_small_profile.py targets --data-dir DIR        # W2A2, SGDT, lambda from 1e-3 to 8e-3: 8 runs a seed
+    python scripts/qat_small_profile.py optimizers --data-dir DIR --only w1a1 --seeds 6   # three more seeds of W1A1: 12
+    runs python scripts/qat_small_profile.py targets --data-dir DIR        # W2A2, SGDT, lambda from 1e-3 to 8e-3: 8
+    runs a seed
 
 Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
 """
@@ -18,10 +19,18 @@ from quantlab.report.transitions import accuracy_over_targets
 
 TARGETS = [f"{number}e-3" for number in range(1, 9)]
 JOBS = {
-    "optimizers": {f"{bits}_{optimizer}": [f"experiment=qat/small/{bits}_{optimizer}"]
-                   for bits in ("w1a1", "w2a2") for optimizer in ("sgd", "sgdt", "adam", "adamt")},
-    "targets": {"sgd": ["experiment=qat/small/w2a2_sgd"]}
-    | {f"sgdt_{target}": ["experiment=qat/small/w2a2_sgdt", f"method.target_transition_rate={target}"] for target in TARGETS},
+    "optimizers": {
+        f"{bits}_{optimizer}": [f"experiment=qat/small/{bits}_{optimizer}"]
+        for bits in ("w1a1", "w2a2")
+        for optimizer in ("sgd", "sgdt", "adam", "adamt")
+    },
+    "targets": (
+        {"sgd": ["experiment=qat/small/w2a2_sgd"]}
+        | {
+            f"sgdt_{target}": ["experiment=qat/small/w2a2_sgdt", f"method.target_transition_rate={target}"]
+            for target in TARGETS
+        }
+    ),
 }
 TITLES = {
     "optimizers": "Transition rates against learning rates: CIFAR-10, small profile",
@@ -40,9 +49,15 @@ def main() -> int:
     text, rows = write_table(folder, name, TITLES[options.table], "the training; one full-precision model", options)
     print(text)
     if options.table == "targets":
+
         def accuracies(method: str, target: str) -> list[float]:
-            return [row["top1"] for row in rows if row["method"] == method and "top1" in row
-                    and (method == "qat/sgd" or row["settings"]["method.target_transition_rate"] == float(target))]
+            return [
+                row["top1"]
+                for row in rows
+                if row["method"] == method
+                and "top1" in row
+                and (method == "qat/sgd" or row["settings"]["method.target_transition_rate"] == float(target))
+            ]
 
         found = {float(target): spread(values) for target in TARGETS if (values := accuracies("qat/sgdt", target))}
         accuracy_over_targets(found, spread(accuracies("qat/sgd", "")), options.output / f"{name}.png")

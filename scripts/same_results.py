@@ -1,10 +1,12 @@
-"""Do two commits give the same results? Short commands of every kind, run with both on this machine, compared bit for bit.
+"""Do two commits give the same results? Short commands of every kind, run with both on this machine, compared bit for
+bit.
 
     python scripts/same_results.py main HEAD                     # about 25 minutes on two cores
     python scripts/same_results.py main . --only qat             # the working tree; only the cases whose name begins so
 
-Compared are all numbers of results.json but seconds and memory, and every line of metrics.jsonl. Runs that are there already are
-skipped, so it can be stopped and started again. Exit 1: something differs, and the table says what and by how much.
+Compared are all numbers of results.json but seconds and memory, and every line of metrics.jsonl. Runs that are there
+already are skipped, so it can be stopped and started again. Exit 1: something differs, and the table says what and by
+how much.
 """
 
 import argparse
@@ -21,52 +23,140 @@ from pathlib import Path
 
 EVERY_STEP = ("device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=4")
 DENOISER = (
-    *EVERY_STEP, "model.unet.block_out_channels=[8,16]", "model.unet.norm_num_groups=4", "model.pretrain.steps=12",
-    "model.pretrain.batch_size=16", "model.sampler.steps=6", "task.feature_network.pretrain.steps=4",
-    "task.feature_network.width=8", "task.evaluation.samples=24", "task.evaluation.step_error_samples=8",
+    *EVERY_STEP,
+    "model.unet.block_out_channels=[8,16]",
+    "model.unet.norm_num_groups=4",
+    "model.pretrain.steps=12",
+    "model.pretrain.batch_size=16",
+    "model.sampler.steps=6",
+    "task.feature_network.pretrain.steps=4",
+    "task.feature_network.width=8",
+    "task.evaluation.samples=24",
+    "task.evaluation.step_error_samples=8",
 )
-PTQ = (*DENOISER, "method.calibration.trajectories=12", "method.calibration.range_samples=4", "method.batch_size=4", "method.group_size=3")
+PTQ = (
+    *DENOISER,
+    "method.calibration.trajectories=12",
+    "method.calibration.range_samples=4",
+    "method.batch_size=4",
+    "method.group_size=3",
+)
 ACCUQUANT = ("method=accuquant", *PTQ, "method.initialization.iterations=4", "method.iterations=6")
 STEPWISE = ("method=ptq", *PTQ, "method.network_evaluations=60")
 CLASSIFIER = (*EVERY_STEP, "model.depth=8", "model.width=4", "model.pretrain.steps=10")
 TRAINED = (*CLASSIFIER, "method.epochs=1", "method.batch_size=128")
 ONE_BIT = ("quantizer.weight.bits=1", "quantizer.activation.bits=1")
 SUPERNET = (
-    "method=supernet", *EVERY_STEP, "model.width=2", "method.epochs=1", "method.batch_size=128", "method.ranking.stand_alone.subnets=3",
-    "method.ranking.stand_alone.steps=3", "method.ranking.batch_size=64", "method.search.population=4", "method.search.generations=2",
-    "method.search.parents=2", "method.search.crossover=1", "method.search.mutation=1",
+    "method=supernet",
+    *EVERY_STEP,
+    "model.width=2",
+    "method.epochs=1",
+    "method.batch_size=128",
+    "method.ranking.stand_alone.subnets=3",
+    "method.ranking.stand_alone.steps=3",
+    "method.ranking.batch_size=64",
+    "method.search.population=4",
+    "method.search.generations=2",
+    "method.search.parents=2",
+    "method.search.crossover=1",
+    "method.search.mutation=1",
 )
-DETECTOR = (*EVERY_STEP, "task=detection", "model=retinanet_small", "trainer.max_steps=2", "task.scenes={train: 16, validation: 4, test: 8}")
+DETECTOR = (
+    *EVERY_STEP,
+    "task=detection",
+    "model=retinanet_small",
+    "trainer.max_steps=2",
+    "task.scenes={train: 16, validation: 4, test: 8}",
+)
 CASES: dict[str, tuple[str, ...]] = {
     "pretrain_denoiser": ("method=pretrain", *DENOISER),
     "pretrain_classifier": ("method=pretrain", "model=resnet20", "task=digits", *CLASSIFIER),
     **{f"accuquant_{gradient}": (*ACCUQUANT, f"method.gradient={gradient}") for gradient in ("copy", "exact", "bptt")},
-    "accuquant_adaround_noise": (*ACCUQUANT, "quantizer.weight.rounding=adaround", "model.sampler.eta=0.5", "method.loss=l1"),
+    "accuquant_adaround_noise": (
+        *ACCUQUANT,
+        "quantizer.weight.rounding=adaround",
+        "model.sampler.eta=0.5",
+        "method.loss=l1",
+    ),
     "ptq_none": (*STEPWISE, "method.reconstruction=none"),
-    "ptq_step": (*STEPWISE, "method.reconstruction=step", "quantizer.attention=true", "quantizer.activation.scales=shared"),
-    "ptq_step_output": (*STEPWISE, "method.reconstruction=step", "method.step_loss=output", "quantizer.weight.symmetric=true"),
-    "ptq_block": (*STEPWISE, "method.network_evaluations=150", "method.reconstruction=block", "quantizer.weight.rounding=adaround"),
+    "ptq_step": (
+        *STEPWISE,
+        "method.reconstruction=step",
+        "quantizer.attention=true",
+        "quantizer.activation.scales=shared",
+    ),
+    "ptq_step_output": (
+        *STEPWISE,
+        "method.reconstruction=step",
+        "method.step_loss=output",
+        "quantizer.weight.symmetric=true",
+    ),
+    "ptq_block": (
+        *STEPWISE,
+        "method.network_evaluations=150",
+        "method.reconstruction=block",
+        "quantizer.weight.rounding=adaround",
+    ),
     "qat_sgdt": ("method=qat", *TRAINED),
     "qat_adamt": ("method=qat", *TRAINED, "method.optimizer=adam", "method.rule=momentum_multiplicative"),
     "qat_adamw": ("method=qat", *TRAINED, "method.schedule=learning_rate", "method.optimizer=adamw"),
-    "qat_freezing": ("method=qat", *TRAINED, "method.schedule=learning_rate", "method.oscillation=freezing", "method.freezing.start=0.2"),
-    "qat_dampening": ("method=qat", *TRAINED, "method.schedule=learning_rate", "method.oscillation=dampening", "method.dampening.start=0.2"),
-    **{f"qat_{quantizer}": ("method=qat", *TRAINED, f"quantizer={quantizer}", "method.schedule=learning_rate")
-       for quantizer in ("lsq", "ewgs", "dsq")},
-    **{f"qat_{quantizer}": ("method=qat", *TRAINED, f"quantizer={quantizer}", *ONE_BIT) for quantizer in ("binary", "reactnet")},
-    **{f"low_bit_{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}", "quantizer.gradient.alpha=0.01")
-       for interval in ("large_gradient", "dsgc", "piecewise")},
-    "low_bit_super_resolution": ("method=low_bit", "task=super_resolution", "model=edsr_small", *EVERY_STEP, "trainer.max_steps=3"),
+    "qat_freezing": (
+        "method=qat",
+        *TRAINED,
+        "method.schedule=learning_rate",
+        "method.oscillation=freezing",
+        "method.freezing.start=0.2",
+    ),
+    "qat_dampening": (
+        "method=qat",
+        *TRAINED,
+        "method.schedule=learning_rate",
+        "method.oscillation=dampening",
+        "method.dampening.start=0.2",
+    ),
+    **{
+        f"qat_{quantizer}": ("method=qat", *TRAINED, f"quantizer={quantizer}", "method.schedule=learning_rate")
+        for quantizer in ("lsq", "ewgs", "dsq")
+    },
+    **{
+        f"qat_{quantizer}": ("method=qat", *TRAINED, f"quantizer={quantizer}", *ONE_BIT)
+        for quantizer in ("binary", "reactnet")
+    },
+    **{
+        f"low_bit_{interval}": (
+            "method=low_bit",
+            *TRAINED,
+            f"quantizer.gradient.interval={interval}",
+            "quantizer.gradient.alpha=0.01",
+        )
+        for interval in ("large_gradient", "dsgc", "piecewise")
+    },
+    "low_bit_super_resolution": (
+        "method=low_bit",
+        "task=super_resolution",
+        "model=edsr_small",
+        *EVERY_STEP,
+        "trainer.max_steps=3",
+    ),
     "qat_detection": ("method=qat", *DETECTOR),
     **{f"supernet_{sampler}": (*SUPERNET, f"method.sampler={sampler}") for sampler in ("spos", "fairnas", "fsnas")},
-    "supernet_mobilenet": (*SUPERNET[:4], *SUPERNET[5:], "model=mobilenet_supernet_small", "method.calr=false", "trainer.max_steps=4"),
+    "supernet_mobilenet": (
+        *SUPERNET[:4],
+        *SUPERNET[5:],
+        "model=mobilenet_supernet_small",
+        "method.calr=false",
+        "trainer.max_steps=4",
+    ),
     "sweep": ("-m", *ACCUQUANT, "seed=0,1", "quantizer.weight.bits=3"),
 }
-STOPPED = {"resumed_qat": "qat_sgdt", "resumed_accuquant": "accuquant_copy"}     # stopped after five steps, and gone on with
+# stopped after five steps, and gone on with
+STOPPED = {"resumed_qat": "qat_sgdt", "resumed_accuquant": "accuquant_copy"}
 
 
 def install(source: str, folder: Path) -> Path:
-    """A folder for PYTHONPATH that holds the package of a commit, or of a checkout's working tree, as the wheel lays it out."""
+    """A folder for PYTHONPATH that holds the package of a commit, or of a checkout's working tree, as the wheel
+    lays it out.
+    """
     site = folder / "site"
     if site.exists() and not Path(source).is_dir():
         return site
@@ -91,7 +181,12 @@ def run(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> No
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     target = [] if words[0].startswith("resume=") else [f"output_dir={directory}", f"cache_dir={folder / 'cache'}"]
     with open(f"{directory}.log", "a") as log:
-        subprocess.run([sys.executable, "-m", "quantlab.cli", *words, *target], env=environment, stdout=log, stderr=subprocess.STDOUT)
+        subprocess.run(
+            [sys.executable, "-m", "quantlab.cli", *words, *target],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> None:
@@ -101,8 +196,12 @@ def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Pat
     shutil.rmtree(directory, ignore_errors=True)
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     with open(f"{directory}.log", "a") as log:
-        running = subprocess.Popen([sys.executable, "-m", "quantlab.cli", *words, f"output_dir={directory}", f"cache_dir={folder / 'cache'}"],
-                                   env=environment, stdout=log, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            [sys.executable, "-m", "quantlab.cli", *words, f"output_dir={directory}", f"cache_dir={folder / 'cache'}"],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         metrics = directory / "metrics.jsonl"
         while running.poll() is None and not (metrics.is_file() and metrics.read_bytes().count(b"\n") >= 3):
             time.sleep(0.01)
@@ -143,17 +242,32 @@ def measured(directory: Path) -> dict[str, float | str]:
     for path in sorted(directory.rglob("results.json")):
         results, job = json.loads(path.read_text()), str(path.parent.relative_to(directory))
         cost = {name: value for name, value in results["cost"].items() if name not in ("seconds", "peak_memory_bytes")}
-        found |= numbers({part: results.get(part) or {} for part in ("metrics", "baseline", "best", "diagnostics")} | {"cost": cost}, job)
-        for line in (path.parent / "metrics.jsonl").read_text().splitlines() if (path.parent / "metrics.jsonl").is_file() else []:
+        found |= numbers(
+            {part: results.get(part) or {} for part in ("metrics", "baseline", "best", "diagnostics")} | {"cost": cost},
+            job,
+        )
+        for line in (
+            (path.parent / "metrics.jsonl").read_text().splitlines()
+            if (path.parent / "metrics.jsonl").is_file()
+            else []
+        ):
             row = json.loads(line)
-            found |= numbers({name: value for name, value in row.items() if "second" not in name}, f"{job}/step {row['step']}")
+            found |= numbers(
+                {name: value for name, value in row.items() if "second" not in name}, f"{job}/step {row['step']}"
+            )
     return found
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """One line: how many numbers there are, how many differ, the largest relative difference and where; then what only one side has."""
+    """One line: how many numbers there are, how many differ, the largest relative difference and where; then what
+    only one side has.
+    """
     both = old.keys() & new.keys()
-    changed = {place for place in both if old[place] != new[place] and not (old[place] != old[place] and new[place] != new[place])}
+    changed = {
+        place
+        for place in both
+        if old[place] != new[place] and not (old[place] != old[place] and new[place] != new[place])
+    }
 
     def relative(place: str) -> float:
         a, b = old[place], new[place]
@@ -185,7 +299,7 @@ def main() -> int:
     for source in (options.old, options.new):
         if Path(source).is_dir():
             name = "tree_" + Path(source).resolve().name
-            shutil.rmtree(options.runs / name, ignore_errors=True)      # nobody knows what it was when it ran
+            shutil.rmtree(options.runs / name, ignore_errors=True)  # nobody knows what it was when it ran
         else:
             name = subprocess.run(["git", "rev-parse", source], check=True, capture_output=True, text=True).stdout[:12]
         folders[source] = (options.runs / name).resolve()

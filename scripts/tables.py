@@ -1,4 +1,6 @@
-"""What the scripts that reproduce tables share: sweeps as ordinary quantlab runs, several at a time, and the table of them."""
+"""What the scripts that reproduce tables share: sweeps as ordinary quantlab runs, several at a time, and the table
+of them.
+"""
 
 import argparse
 import json
@@ -17,7 +19,9 @@ from quantlab.report.table import Row, aggregate, comparison_rows, to_csv, to_ma
 def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", metavar="NAME", help="only the sweeps whose name begins so; the table is of all runs")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="only the sweeps whose name begins so; the table is of all runs"
+    )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="sweeps at a time")
     parser.add_argument("--runs", type=Path, default=runs, help="where the runs go; those that are there are skipped")
@@ -41,8 +45,12 @@ def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namesp
             words.append(f"data_dir={options.data_dir}")
         print(f"{folder / name} ...", file=sys.stderr, flush=True)
         with open(folder / f"{name}.log", "w") as log:
-            return subprocess.run([sys.executable, "-m", "quantlab.cli", "-m", *words], env=environment, stdout=log,
-                                  stderr=subprocess.STDOUT).returncode
+            return subprocess.run(
+                [sys.executable, "-m", "quantlab.cli", "-m", *words],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ).returncode
 
     first, *others = [name for name in jobs if name.startswith(options.only)]
     codes = [sweep(first)]
@@ -61,11 +69,19 @@ def without_places(words: list[str]) -> list[str]:
     return kept
 
 
-def write_table(folder: Path, name: str, title: str, spread_over: str, options: argparse.Namespace, baseline: str | None = None,
-                left_out: Container[str] = ()) -> tuple[str, list[Row]]:
+def write_table(
+    folder: Path,
+    name: str,
+    title: str,
+    spread_over: str,
+    options: argparse.Namespace,
+    baseline: str | None = None,
+    left_out: Container[str] = (),
+) -> tuple[str, list[Row]]:
     """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows.
 
-    baseline: one of results.json's that is the same for all runs, the first row; left_out: metrics that only the CSV has.
+    baseline: one of results.json's that is the same for all runs, the first row; left_out: metrics that only the CSV
+    has.
     """
     runs = find_runs([folder])
     read = [read_run(run) for run in runs]
@@ -73,16 +89,21 @@ def write_table(folder: Path, name: str, title: str, spread_over: str, options: 
     options.output.mkdir(parents=True, exist_ok=True)
     below = [row | {"directory": os.path.relpath(row["directory"], folder)} for row in rows]
     to_csv(below, options.output / f"{name}.csv")
-    commits = {json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
-               for run in map(Path, runs) if (run / "results.json").is_file()}
+    commits = {
+        json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
+        for run in map(Path, runs)
+        if (run / "results.json").is_file()
+    }
     means = aggregate(rows)
     if baseline is not None:
         means = baseline_rows(baseline, read, rows) + means
     means = [{column: value for column, value in row.items() if column not in left_out} for row in means]
     command = " ".join(["python", *sys.argv[:1], *without_places(sys.argv[1:])])
-    text = (f"# {title}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, "
-            f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}. "
-            f"Single runs: {name}.csv.\n\n{to_markdown(means)}\n")
+    text = (
+        f"# {title}\n\nMade by `{command}` with runs at commit {', '.join(sorted(one[:12] for one in commits))}, "
+        f"{platform.machine()}, {os.cpu_count()} cores. Mean ± standard deviation over seeds of {spread_over}. "
+        f"Single runs: {name}.csv.\n\n{to_markdown(means)}\n"
+    )
     (options.output / f"{name}.md").write_text(text)
     return text, rows
 

@@ -16,6 +16,7 @@ def cache(tmp_path_factory):
 def quantlab(cache, capsys, monkeypatch):
     """quantlab(word, ...) -> (exit code, stdout, stderr), in this process."""
     from quantlab.cli.main import main
+
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def command(*words):
@@ -33,10 +34,15 @@ def process(cache, tmp_path):
     started = []
 
     def start(*words, launcher=(sys.executable, "-m", "quantlab.cli")):
-        started.append(subprocess.Popen(
-            [*launcher, *words, f"cache_dir={cache}"], cwd=tmp_path, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ))
+        started.append(
+            subprocess.Popen(
+                [*launcher, *words, f"cache_dir={cache}"],
+                cwd=tmp_path,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
         return started[-1]
 
     yield start

@@ -1,7 +1,7 @@
 """Real kills, cheaply: a run in a forked process, which sends itself a signal at a moment that the test chose.
 
-A fork has torch imported already. It keeps to one thread, since OpenMP's do not survive a fork, and so must the runs that it
-is compared with: `torch.set_num_threads(1)`.
+A fork has torch imported already. It keeps to one thread, since OpenMP's do not survive a fork, and so must the runs
+that it is compared with: `torch.set_num_threads(1)`.
 """
 
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+
 
 def signal_to_self(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
@@ -35,6 +36,7 @@ class Moments:
     def __enter__(self) -> "Moments":
         from quantlab import atomic_files, trainer
         from quantlab.methods.base import Method
+
         to_device, fit, fsync = trainer.to_device, trainer.Trainer.fit, os.fsync
 
         def step(batch, device):
@@ -56,8 +58,11 @@ class Moments:
             fsync(descriptor)
             self.happens("write")
 
-        self.patches = [mock.patch.object(trainer, "to_device", step), mock.patch.object(trainer.Trainer, "fit", fitted),
-                        mock.patch.object(atomic_files.os, "fsync", synced)]
+        self.patches = [
+            mock.patch.object(trainer, "to_device", step),
+            mock.patch.object(trainer.Trainer, "fit", fitted),
+            mock.patch.object(atomic_files.os, "fsync", synced),
+        ]
         for patch in self.patches:
             patch.start()
         self.hook = torch.nn.modules.module.register_module_forward_pre_hook(called)
@@ -78,7 +83,7 @@ def forked(work: Callable[[], int], log: Path) -> int:
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             for standard in (1, 2):
                 os.dup2(descriptor, standard)
-            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")     # pytest's are in memory
+            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 (pytest's are in memory)
             torch.set_num_threads(1)
             code = work()
             sys.stdout.flush()
@@ -88,11 +93,20 @@ def forked(work: Callable[[], int], log: Path) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def disturbed(words, kind: str, number: int, log: Path, act: Callable[[], None] = signal_to_self(signal.SIGKILL)) -> int:
-    """Exit code of `quantlab WORDS` in a forked process, to which `act`, by default SIGKILL, happens at moment `number` of `kind`."""
+def disturbed(
+    words,
+    kind: str,
+    number: int,
+    log: Path,
+    act: Callable[[], None] = signal_to_self(signal.SIGKILL),  # noqa: B008
+) -> int:
+    """Exit code of `quantlab WORDS` in a forked process, to which `act`, by default SIGKILL, happens at moment
+    `number` of `kind`.
+    """
     from quantlab.cli.main import main
 
     def work() -> int:
         with Moments(kind, number, act):
             return main([*words])
+
     return forked(work, log)

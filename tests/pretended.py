@@ -1,7 +1,9 @@
-"""A stand-in for an accelerator where there is none: the CPU computes on tensors of the device `pretend`, but its own refuse to meet them.
+"""A stand-in for an accelerator where there is none: the CPU computes on tensors of the device `pretend`, but its own
+refuse to meet them.
 
-A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python pretended.py WORDS` is
-`quantlab WORDS` with `device=cpu` meaning it. (Not within a process that has back-propagated before: autograd counts devices once.)
+A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python
+pretended.py WORDS` is `quantlab WORDS` with `device=cpu` meaning it. (Not within a process that has back-propagated
+before: autograd counts devices once.)
 """
 
 import sys
@@ -24,7 +26,13 @@ class Pretended(Tensor):
     @staticmethod
     def __new__(cls, inside: Tensor):
         made = Tensor._make_wrapper_subclass(
-            cls, inside.shape, strides=inside.stride(), storage_offset=inside.storage_offset(), dtype=inside.dtype, device="pretend:0")
+            cls,
+            inside.shape,
+            strides=inside.stride(),
+            storage_offset=inside.storage_offset(),
+            dtype=inside.dtype,
+            device="pretend:0",
+        )
         made.inside = inside
         return made
 
@@ -43,8 +51,11 @@ def computed(op, *args, **kwargs):
     name = op.name().split(".")[0]
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if name not in MEETING and any(one.ndim > 0 and not isinstance(one, Pretended) for one in tensors):
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} found at least two devices, pretend and cpu!")
-    outside = {id(one.inside): one for one in tensors if isinstance(one, Pretended)}     # what an operation in place gives back
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {name} found at least two devices, pretend and cpu!"
+        )
+    # what an operation in place gives back
+    outside = {id(one.inside): one for one in tensors if isinstance(one, Pretended)}
     device = kwargs.get("device")
     inner_args, inner_kwargs = tree_map_only(Pretended, lambda one: one.inside, (args, kwargs))
     if device is not None:
@@ -59,10 +70,18 @@ def computed(op, *args, **kwargs):
 
 
 def by_way_of_the_cpu(make):
-    """torch.tensor or torch.as_tensor as a user sees it: made of Python data, then moved. (A backend in Python cannot be its first home.)"""
+    """torch.tensor or torch.as_tensor as a user sees it: made of Python data, then moved. (A backend in Python
+    cannot be its first home.)
+    """
+
     def made(data, *, device=None, **options):
-        there = make(data, **options) if device is None or not isinstance(data, Tensor) else make(data, device=device, **options)
+        there = (
+            make(data, **options)
+            if device is None or not isinstance(data, Tensor)
+            else make(data, device=device, **options)
+        )
         return there if device is None else there.to(device)
+
     return made
 
 
@@ -70,10 +89,10 @@ def main(words: list[str]) -> int:
     from quantlab.cli.main import main as quantlab
 
     module = backend_registration._DummyBackendModule()
-    module.get_rng_state = lambda device=0: torch.get_rng_state()       # it draws with the CPU's generator
+    module.get_rng_state = lambda device=0: torch.get_rng_state()  # it draws with the CPU's generator
     module.set_rng_state = lambda state, device=0: torch.set_rng_state(state)
     backend_registration._setup_privateuseone_for_python_backend("pretend", module)
-    library = torch.library.Library("_", "IMPL")        # lives as long as what it holds is to be used
+    library = torch.library.Library("_", "IMPL")  # lives as long as what it holds is to be used
     library.fallback(computed, "PrivateUse1")
     torch.tensor, torch.as_tensor = by_way_of_the_cpu(torch.tensor), by_way_of_the_cpu(torch.as_tensor)
     Accelerator.device = property(lambda self: torch.device("pretend", 0))

@@ -191,8 +191,9 @@ def test_other_architecture_is_refused_in_one_line_and_changes_nothing():
     tensors["3.weight"] = torch.zeros(10, 7)
     with pytest.raises(RequestError) as caught:
         strict_load(model, tensors, "model.safetensors")
-    assert str(caught.value) == (
-        "model.safetensors is a checkpoint of another architecture: of its tensors 2 missing (first: 1.weight),"
+    assert (
+        str(caught.value)
+        == "model.safetensors is a checkpoint of another architecture: of its tensors 2 missing (first: 1.weight),"
         " 1 unexpected (first: head.bias), 1 of another shape (first: 3.weight, [10, 7] instead of [10, 144]);"
         " give the model and the quantizer that it was made with"
     )

@@ -47,15 +47,27 @@ def only_problem(mapping):
 @pytest.mark.parametrize("group, option", [(group, option) for group in groups() for option in options(group)])
 def test_every_option_is_valid_and_says_what_it_is(group, option):
     assert headline(options(group)[option])
-    needs = {("method", "sample"): ["method.run=somewhere"],
-             ("experiment", "supernet/mobilenet_retrain"): ["model.subnet=" + "-".join("1" * 21)],
-             ("quantizer", "none"): ["method=pretrain"]}
-    single = {"nas_bench_201": "3-3-3-1-2-3", "nas_bench_201_small": "3-3-3-1-2-3",
-              "mobilenet_supernet": "-".join("1" * 21), "mobilenet_supernet_small": "-".join("1" * 7)}
-    needs |= {("model", name): ["method=pretrain", "task=digits", f"model.subnet={subnet}"] for name, subnet in single.items()}
+    needs = {
+        ("method", "sample"): ["method.run=somewhere"],
+        ("experiment", "supernet/mobilenet_retrain"): ["model.subnet=" + "-".join("1" * 21)],
+        ("quantizer", "none"): ["method=pretrain"],
+    }
+    single = {
+        "nas_bench_201": "3-3-3-1-2-3",
+        "nas_bench_201_small": "3-3-3-1-2-3",
+        "mobilenet_supernet": "-".join("1" * 21),
+        "mobilenet_supernet_small": "-".join("1" * 7),
+    }
+    needs |= {
+        ("model", name): ["method=pretrain", "task=digits", f"model.subnet={subnet}"] for name, subnet in single.items()
+    }
     kind = getattr(BY_TARGET.get(target_of(group, options(group)[option])), "kind", "")
-    beside = {"detector": ["method=pretrain", "task=detection"], "detection": ["method=pretrain", "model=retinanet_small"],
-              "super_resolver": ["method=pretrain", "task=super_resolution"], "super_resolution": ["method=pretrain", "model=edsr"]}
+    beside = {
+        "detector": ["method=pretrain", "task=detection"],
+        "detection": ["method=pretrain", "model=retinanet_small"],
+        "super_resolver": ["method=pretrain", "task=super_resolution"],
+        "super_resolution": ["method=pretrain", "model=edsr"],
+    }
     beside |= dict.fromkeys(("classifier", "classification", "training"), ["method=qat"])
     validate(compose_plain(f"{group}={option}", *needs.get((group, option), beside.get(kind, []))))
 
@@ -79,30 +91,37 @@ def test_round_trip_through_yaml(mapping, tmp_path):
     assert to_plain(config)["method"]["_target_"] == "quantlab.methods.accuquant.AccuQuant"
 
 
-@pytest.mark.parametrize("key, value, said", [
-    ("quantizer.weight.bits", 9, "quantizer.weight.bits=8"),
-    ("quantizer.weight.bits", 4.0, "got 4.0, allowed: 2, 3, 4, 5, 6, 7, 8, or 32"),
-    ("quantizer.activation.bits", 1, "or 32 (not quantized); type quantizer.activation.bits=2"),
-    ("quantizer.gradient.bits", 8, "allowed: 32"),
-    ("method.gradient", "exat", "allowed: copy, exact, bptt; did you mean 'exact'? Type method.gradient=exact"),
-    ("method.iterations", 0, "got 0, allowed: an integer of at least 1; type method.iterations=1"),
-    ("method.iterations", 1.0, "allowed: an integer of at least 1"),
-    ("method.learning_rate.rounding", 0.0, "allowed: a number above 0"),
-    ("method.learning_rate.rounding", math.inf, "allowed: a number above 0"),
-    ("model.pretrain.ema_decay", 1.0, "allowed: a number from 0 to below 1"),
-    ("model.sampler.clip_sample", 1, "allowed: true, false"),
-    ("model.sampler.steps", None, "got null"),
-    ("quantizer.policy.0.modules", "(", "allowed: a regular expression (missing )"),
-    ("trainer.max_steps", 0, "allowed: an integer of at least 1, or null; type trainer.max_steps=1"),
-    ("trainer.max_steps", True, "got true"),
-    ("task.evaluation", 3, "allowed: a mapping"),
-    ("seed", -1, "allowed: an integer from 0"),
-    ("device", "gpu", "allowed: auto, cpu, cuda, mps"),
-    ("output_dir", "", "allowed: a path"),
-    ("trainer.log_evry", 1, "trainer.log_evry: no such key; did you mean 'log_every'? Type trainer.log_every=VALUE"),
-    ("sed", 1, "sed: no such key; did you mean 'seed'? Type seed=VALUE"),
-    ("trainer", None, "trainer: got null, allowed: one of default; type trainer=default"),
-])
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("quantizer.weight.bits", 9, "quantizer.weight.bits=8"),
+        ("quantizer.weight.bits", 4.0, "got 4.0, allowed: 2, 3, 4, 5, 6, 7, 8, or 32"),
+        ("quantizer.activation.bits", 1, "or 32 (not quantized); type quantizer.activation.bits=2"),
+        ("quantizer.gradient.bits", 8, "allowed: 32"),
+        ("method.gradient", "exat", "allowed: copy, exact, bptt; did you mean 'exact'? Type method.gradient=exact"),
+        ("method.iterations", 0, "got 0, allowed: an integer of at least 1; type method.iterations=1"),
+        ("method.iterations", 1.0, "allowed: an integer of at least 1"),
+        ("method.learning_rate.rounding", 0.0, "allowed: a number above 0"),
+        ("method.learning_rate.rounding", math.inf, "allowed: a number above 0"),
+        ("model.pretrain.ema_decay", 1.0, "allowed: a number from 0 to below 1"),
+        ("model.sampler.clip_sample", 1, "allowed: true, false"),
+        ("model.sampler.steps", None, "got null"),
+        ("quantizer.policy.0.modules", "(", "allowed: a regular expression (missing )"),
+        ("trainer.max_steps", 0, "allowed: an integer of at least 1, or null; type trainer.max_steps=1"),
+        ("trainer.max_steps", True, "got true"),
+        ("task.evaluation", 3, "allowed: a mapping"),
+        ("seed", -1, "allowed: an integer from 0"),
+        ("device", "gpu", "allowed: auto, cpu, cuda, mps"),
+        ("output_dir", "", "allowed: a path"),
+        (
+            "trainer.log_evry",
+            1,
+            "trainer.log_evry: no such key; did you mean 'log_every'? Type trainer.log_every=VALUE",
+        ),
+        ("sed", 1, "sed: no such key; did you mean 'seed'? Type seed=VALUE"),
+        ("trainer", None, "trainer: got null, allowed: one of default; type trainer=default"),
+    ],
+)
 def test_one_wrong_value_is_one_line(mapping, key, value, said):
     if ".policy." in key:
         mapping["quantizer"]["policy"] = [{"modules": value, "weight_bits": 8, "activation_bits": 8}]
@@ -112,19 +131,22 @@ def test_one_wrong_value_is_one_line(mapping, key, value, said):
     assert problem.startswith(f"{key}: ") and said in problem and "\n" not in problem
 
 
-@pytest.mark.parametrize("key, value, said", [
-    ("method.group_size", 21, "allowed: 1 to 20 (model.sampler.steps)"),
-    ("method.calibration.range_samples", 257, "allowed: 1 to 256 (method.calibration.trajectories)"),
-    ("method.batch_size", 257, "allowed: 1 to 256 (method.calibration.trajectories)"),
-    ("task.evaluation.step_error_samples", 1025, "allowed: 1 to 1024 (task.evaluation.samples)"),
-    ("model.sampler.steps", 1001, "allowed: 1 to 1000 (model.noise_schedule.train_timesteps)"),
-    ("model.noise_schedule.beta_start", 0.5, "up to beta_end (0.02)"),
-    ("model.unet.attention", [True], "one per entry of block_out_channels (2)"),
-    ("model.unet.norm_num_groups", 64, "multiples of norm_num_groups (64)"),
-    ("method.learn", {"rounding": False, "activation_scales": False}, "nothing to learn"),
-    ("quantizer.weight.bits", 32, None),
-    ("method.group_size", 7, None),
-])
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("method.group_size", 21, "allowed: 1 to 20 (model.sampler.steps)"),
+        ("method.calibration.range_samples", 257, "allowed: 1 to 256 (method.calibration.trajectories)"),
+        ("method.batch_size", 257, "allowed: 1 to 256 (method.calibration.trajectories)"),
+        ("task.evaluation.step_error_samples", 1025, "allowed: 1 to 1024 (task.evaluation.samples)"),
+        ("model.sampler.steps", 1001, "allowed: 1 to 1000 (model.noise_schedule.train_timesteps)"),
+        ("model.noise_schedule.beta_start", 0.5, "up to beta_end (0.02)"),
+        ("model.unet.attention", [True], "one per entry of block_out_channels (2)"),
+        ("model.unet.norm_num_groups", 64, "multiples of norm_num_groups (64)"),
+        ("method.learn", {"rounding": False, "activation_scales": False}, "nothing to learn"),
+        ("quantizer.weight.bits", 32, None),
+        ("method.group_size", 7, None),
+    ],
+)
 def test_keys_that_must_agree(mapping, key, value, said):
     put(mapping, key, value)
     problems = find_problems(mapping)
@@ -140,30 +162,54 @@ def test_all_problems_at_once(mapping):
     with pytest.raises(RequestError) as caught:
         validate(mapping)
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
-        "device", "task.evaluation.samples", "quantizer.weight.bits", "method.iterations", "logger",
+        "device",
+        "task.evaluation.samples",
+        "quantizer.weight.bits",
+        "method.iterations",
+        "logger",
     ]
 
 
-@pytest.mark.parametrize("overrides, said", [
-    (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10; type model=ddim"),
-    (["quantizer=none"], "(nothing to quantize), but method=accuquant needs a post-training quantizer, one of: uniform_affine; type quantizer=uniform_affine"),
-    (["quantizer.weight.bits=32", "quantizer.activation.bits=32"], "got 32 for both, nothing to quantize"),
-    (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),
-    (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; the others take fewer)"),
-    (["method=sample"], "type method.run=DIR"),
-    (["method=pretrain", "task=digits", "model=nas_bench_201"],
-     "model.subnet: got null, the supernet model=nas_bench_201, but method=pretrain takes a single network, allowed: the encoding of one; "
-     "type model.subnet=2-2-2-2-2-2, or method=supernet"),
-    (["method=qat", "model=mobilenet_supernet_small"], "type model.subnet=3-3-3-3-3-3-3, or method=supernet"),
-    (["method=low_bit", "model=nas_bench_201", "model.subnet=3-3-3-3-3-5"], "model.subnet: got 3-3-3-3-3-5 (operation 5 at 3<-2"),
-    (["method=qat", "model=mobilenet_supernet_small", "model.subnet=6-0-0-0-0-0-0"], "operation 6 at stage1.layer1"),
-])
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10; type model=ddim"),
+        (
+            ["quantizer=none"],
+            (
+                "(nothing to quantize), but method=accuquant needs a post-training quantizer, one of: uniform_affine;"
+                " type quantizer=uniform_affine"
+            ),
+        ),
+        (["quantizer.weight.bits=32", "quantizer.activation.bits=32"], "got 32 for both, nothing to quantize"),
+        (["method=pretrain", "quantizer=uniform_affine"], "method=pretrain takes none; type quantizer=none"),
+        (["method=pretrain", "quantizer.weight.bits=4"], "allowed: 32 (quantizer=none; the others take fewer)"),
+        (["method=sample"], "type method.run=DIR"),
+        (
+            ["method=pretrain", "task=digits", "model=nas_bench_201"],
+            (
+                "model.subnet: got null, the supernet model=nas_bench_201, but method=pretrain takes a single network,"
+                " allowed: the encoding of one; type model.subnet=2-2-2-2-2-2, or method=supernet"
+            ),
+        ),
+        (["method=qat", "model=mobilenet_supernet_small"], "type model.subnet=3-3-3-3-3-3-3, or method=supernet"),
+        (
+            ["method=low_bit", "model=nas_bench_201", "model.subnet=3-3-3-3-3-5"],
+            "model.subnet: got 3-3-3-3-3-5 (operation 5 at 3<-2",
+        ),
+        (
+            ["method=qat", "model=mobilenet_supernet_small", "model.subnet=6-0-0-0-0-0-0"],
+            "operation 6 at stage1.layer1",
+        ),
+    ],
+)
 def test_combinations_that_make_no_sense(overrides, said):
     assert said in only_problem(compose_plain(*overrides))
 
 
-@pytest.mark.parametrize("key", ["model._target_", "model.unet._target_", "task.feature_network._target_",
-                                 "quantizer.policy"])
+@pytest.mark.parametrize(
+    "key", ["model._target_", "model.unet._target_", "task.feature_network._target_", "quantizer.policy"]
+)
 def test_foreign_target_is_refused_wherever_it_stands(mapping, key):
     put(mapping, key, [{"_target_": "os.system"}] if key.endswith("policy") else "os.system")
     assert any("_target_: got 'os.system', which may not be instantiated" in line for line in find_problems(mapping))
@@ -200,8 +246,9 @@ def test_every_target_is_ours():
     assert all(target.startswith("quantlab.") for target in BY_TARGET)
 
 
-@pytest.mark.parametrize("text, said", [(None, "no such file"), ("a: [", "not readable"), ("- 1", "got list"),
-                                        ("seed: 0", "task: got null")])
+@pytest.mark.parametrize(
+    "text, said", [(None, "no such file"), ("a: [", "not readable"), ("- 1", "got list"), ("seed: 0", "task: got null")]
+)
 def test_damaged_config_file_names_itself(tmp_path, text, said):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)

@@ -15,14 +15,21 @@ import time
 
 import pytest
 import torch
-
 from kills import disturbed, signal_to_self
 from left import results
 from tiny import TINY, TINY_ACCUQUANT
 
 # 20 steps, which need no other run's weights
-WORDS = ("method=low_bit", "model.depth=8", "model.width=4", "method.epochs=1", "method.batch_size=64", "device=cpu",
-         "trainer.log_every=1", "trainer.checkpoint_every=4")
+WORDS = (
+    "method=low_bit",
+    "model.depth=8",
+    "model.width=4",
+    "method.epochs=1",
+    "method.batch_size=64",
+    "device=cpu",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=4",
+)
 
 
 def status(directory):
@@ -42,7 +49,7 @@ def wait_for_step(directory, step, process, timeout=120):
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)        # as in the forked runs
+    torch.set_num_threads(1)  # as in the forked runs
     yield
     torch.set_num_threads(threads)
 
@@ -50,6 +57,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, cache):
     from quantlab.cli.main import main
+
     directory = tmp_path_factory.mktemp("whole") / "run"
     assert main([*WORDS, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
     return directory
@@ -62,18 +70,23 @@ def assert_same(directory, uninterrupted):
 
 
 def last_saved(directory):
-    return max(json.loads(file.read_text())["content"]["facts"]["step"] for file in (directory / "checkpoints").glob("step-*.json"))
+    return max(
+        json.loads(file.read_text())["content"]["facts"]["step"]
+        for file in (directory / "checkpoints").glob("step-*.json")
+    )
 
 
-@pytest.mark.parametrize("number, code, moment, count", [
-    (signal.SIGINT, 130, "training", 6), (signal.SIGTERM, 143, "write", 5), (signal.SIGTERM, 143, "evaluation", 3)])
+@pytest.mark.parametrize(
+    "number, code, moment, count",
+    [(signal.SIGINT, 130, "training", 6), (signal.SIGTERM, 143, "write", 5), (signal.SIGTERM, 143, "evaluation", 3)],
+)
 def test_signal_saves_and_resume_gives_the_same_bits(number, code, moment, count, quantlab, tmp_path, uninterrupted):
     directory, log = tmp_path / "run", tmp_path / "log"
     assert disturbed([*WORDS, f"output_dir={directory}"], moment, count, log, signal_to_self(number)) == code
     assert f"quantlab resume={directory}" in log.read_text() and "Traceback" not in log.read_text()
     assert status(directory)["state"] == "interrupted" and status(directory)["exit_code"] == code
     if moment == "training":
-        assert last_saved(directory) == 6       # before the next regular checkpoint
+        assert last_saved(directory) == 6  # before the next regular checkpoint
     assert quantlab(f"resume={directory}")[0] == 0
     assert_same(directory, uninterrupted)
 
@@ -95,6 +108,7 @@ def test_a_signal_that_a_library_catches_ends_the_run_all_the_same(remade, tmp_p
 
 def test_a_signal_while_the_results_are_written_leaves_a_completed_run(tmp_path):
     from quantlab.run_directory import RunDirectory
+
     write = RunDirectory.write_results
 
     def interrupted(self, content):
@@ -113,11 +127,17 @@ def test_a_signal_while_the_results_are_written_leaves_a_completed_run(tmp_path)
 def killed(tmp_path_factory, cache):
     """A run that `kill -9` ended, as a shell sends it."""
     import subprocess
+
     directory = tmp_path_factory.mktemp("killed") / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([sys.executable, "-m", "quantlab.cli", *WORDS, f"output_dir={directory}", f"cache_dir={cache}"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    wait_for_step(directory, 11, running)       # nine steps, and what is said of two checkpoints
+    running = subprocess.Popen(
+        [sys.executable, "-m", "quantlab.cli", *WORDS, f"output_dir={directory}", f"cache_dir={cache}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    wait_for_step(directory, 11, running)  # nine steps, and what is said of two checkpoints
     running.kill()
     running.communicate()
     assert running.returncode == -signal.SIGKILL and status(directory)["state"] == "running"
@@ -127,7 +147,7 @@ def killed(tmp_path_factory, cache):
 def test_kill_9_and_resume_gives_the_same_bits(killed, quantlab, tmp_path, uninterrupted):
     directory = shutil.copytree(killed, tmp_path / "run")
     with open(directory / "metrics.jsonl", "a") as file:
-        file.write('{"step": 21, "lo')         # and the last line was torn
+        file.write('{"step": 21, "lo')  # and the last line was torn
     assert quantlab(f"resume={directory}")[0] == 0
     assert_same(directory, uninterrupted)
 
@@ -145,8 +165,13 @@ def test_damaged_last_checkpoint_falls_back_to_the_previous(killed, quantlab, tm
 
 def test_a_loading_process_that_dies_costs_nothing(quantlab, tmp_path, uninterrupted):
     directory, log = tmp_path / "run", tmp_path / "log"
-    code = disturbed([*WORDS, "trainer.num_workers=2", f"output_dir={directory}"], "training", 6, log,
-                     lambda: multiprocessing.active_children()[0].kill())
+    code = disturbed(
+        [*WORDS, "trainer.num_workers=2", f"output_dir={directory}"],
+        "training",
+        6,
+        log,
+        lambda: multiprocessing.active_children()[0].kill(),
+    )
     said = [line for line in log.read_text().splitlines() if line.startswith("quantlab: error")]
     assert code == 1 and len(said) == 1 and "a process that loads data has died" in said[0]
     words = said[0].partition("go on with: quantlab ")[2].split()
@@ -159,20 +184,23 @@ def test_a_loading_process_that_dies_costs_nothing(quantlab, tmp_path, uninterru
 @pytest.mark.parametrize("validating", [False, True])
 def test_data_that_cannot_be_read_cost_nothing(validating, quantlab, tmp_path, monkeypatch, uninterrupted):
     from quantlab.tasks.base import ImageDataset
+
     directory, read = tmp_path / "run", ImageDataset.__getitems__
 
     def cut_off(self, indices):
         metrics = directory / "metrics.jsonl"
         done = metrics.read_text().count('"loss"') if metrics.exists() else 0
-        if done == 8 and (len(self) < 200) == validating:      # the validation part is the smaller
+        if done == 8 and (len(self) < 200) == validating:  # the validation part is the smaller
             raise OSError(errno.EIO, os.strerror(errno.EIO), "images.npz")
         return read(self, indices)
 
     monkeypatch.setattr(ImageDataset, "__getitems__", cut_off)
     code, _, err = quantlab(*WORDS, f"output_dir={directory}")
     said = [line for line in err.splitlines() if line.startswith("quantlab: error")]
-    assert code == 1 and said == [f"quantlab: error: loading data failed: [Errno 5] Input/output error: 'images.npz'; "
-                                  f"go on with: quantlab resume={directory}"]
+    assert code == 1 and said == [
+        "quantlab: error: loading data failed: [Errno 5] Input/output error: 'images.npz'; "
+        f"go on with: quantlab resume={directory}"
+    ]
     assert last_saved(directory) == 8 and status(directory)["state"] == "failed"
     monkeypatch.undo()
     assert quantlab(f"resume={directory}")[0] == 0
@@ -190,8 +218,15 @@ def test_completed_run_is_neither_resumed_nor_overwritten(quantlab, uninterrupte
 
 def test_nan_stops_the_run_with_one_line(quantlab, tmp_path):
     directory = tmp_path / "run"
-    code, _, err = quantlab("method=pretrain", *TINY, "model.pretrain.learning_rate=1e30", "model.pretrain.gradient_clip=null",
-                            "model.pretrain.warmup_steps=1", "trainer.log_every=2", f"output_dir={directory}")
+    code, _, err = quantlab(
+        "method=pretrain",
+        *TINY,
+        "model.pretrain.learning_rate=1e30",
+        "model.pretrain.gradient_clip=null",
+        "model.pretrain.warmup_steps=1",
+        "trainer.log_every=2",
+        f"output_dir={directory}",
+    )
     errors = [line for line in err.splitlines() if "error" in line]
     assert code == 1 and len(errors) == 1 and "NaN" in errors[0]
     assert status(directory)["state"] == "failed" and not (directory / "results.json").exists()
@@ -199,6 +234,7 @@ def test_nan_stops_the_run_with_one_line(quantlab, tmp_path):
 
 def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, monkeypatch, uninterrupted):
     from quantlab import checkpoint
+
     directory, original, calls = tmp_path / "run", checkpoint.save_state, []
 
     def save_state(path, *args, **kwargs):
@@ -218,22 +254,33 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
 
 def test_an_unforeseen_error_leaves_its_traceback_in_the_log_alone(quantlab, tmp_path, monkeypatch):
     from quantlab import runner
+
     monkeypatch.setattr(runner, "execute", lambda *_: 1 / 0)
     directory = tmp_path / "run"
     code, _, err = quantlab("method=pretrain", *TINY, f"output_dir={directory}")
     assert code == 1 and "ZeroDivisionError: division by zero" in err and "Traceback" not in err
-    assert "Traceback" in (log := (directory / "run.log").read_text()) and log.endswith("ZeroDivisionError: division by zero\n\n")
+    assert "Traceback" in (log := (directory / "run.log").read_text()) and log.endswith(
+        "ZeroDivisionError: division by zero\n\n"
+    )
 
 
-@pytest.mark.parametrize("words, says", [
-    (("device=cuda",), "device"),
-    (("task=mnist_generation", "data_dir=no_such_place"), "no_such_place"),
-    (("model=ddpm_cifar10", "model.path=no_such_model", "task=digits_generation"), "no_such_model"),
-    (("model.weights=no_such_file.safetensors",), "no_such_file.safetensors"),
-    (("task.image_size=9",), "image_size"),
-    pytest.param(("task.evaluation.features=inception",), "pip install torch-fidelity",
-                 marks=pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("device=cuda",), "device"),
+        (("task=mnist_generation", "data_dir=no_such_place"), "no_such_place"),
+        (("model=ddpm_cifar10", "model.path=no_such_model", "task=digits_generation"), "no_such_model"),
+        (("model.weights=no_such_file.safetensors",), "no_such_file.safetensors"),
+        (("task.image_size=9",), "image_size"),
+        pytest.param(
+            ("task.evaluation.features=inception",),
+            "pip install torch-fidelity",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed"
+            ),
+        ),
+    ],
+)
 def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tmp_path, monkeypatch):
     if words == ("device=cuda",):
         torch = pytest.importorskip("torch")
@@ -245,15 +292,20 @@ def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tm
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("words", [
-    ("method=qat", "task=digits", "model=resnet20", "model.weights={}"),
-    ("method=qat", "task=digits", "model=resnet20", "method.start={}"),
-    ("method=supernet", "method.ranking.truth={}"),
-    ("method=accuquant", "task.feature_network.weights={}"),
-    ("method=accuquant", "model=ddpm_cifar10", "model.path={}"),
-], ids=["weights", "start", "truth", "features", "path"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=qat", "task=digits", "model=resnet20", "model.weights={}"),
+        ("method=qat", "task=digits", "model=resnet20", "method.start={}"),
+        ("method=supernet", "method.ranking.truth={}"),
+        ("method=accuquant", "task.feature_network.weights={}"),
+        ("method=accuquant", "model=ddpm_cifar10", "model.path={}"),
+    ],
+    ids=["weights", "start", "truth", "features", "path"],
+)
 def test_a_missing_file_is_found_before_data_is_read(words, quantlab, tmp_path, monkeypatch):
     from quantlab.tasks import datasets
+
     monkeypatch.setattr(datasets, "load_digits", lambda: pytest.fail("data was read"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, _, err = quantlab(*(word.format(tmp_path / "missing") for word in words), f"output_dir={tmp_path / 'run'}")
@@ -262,24 +314,53 @@ def test_a_missing_file_is_found_before_data_is_read(words, quantlab, tmp_path, 
 
 
 def test_two_processes_train_together(process, tmp_path):
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617",
-                "-m", "quantlab.cli")
+    launcher = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29617",
+        "-m",
+        "quantlab.cli",
+    )
     # The last batch of the first epoch has 23 images: 12 for one process, 11 for the other
-    running = process("method=pretrain", *TINY, "model.pretrain.batch_size=145", "trainer.drop_last=false", "seed=5", "trainer.log_every=1",
-                      "output_dir=two", launcher=launcher)
+    running = process(
+        "method=pretrain",
+        *TINY,
+        "model.pretrain.batch_size=145",
+        "trainer.drop_last=false",
+        "seed=5",
+        "trainer.log_every=1",
+        "output_dir=two",
+        launcher=launcher,
+    )
     _, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     rows = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))     # one line per step, not one per process
+    # one line per step, not one per process
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 13))
     assert results(tmp_path / "two")["metrics"]["loss"] > 0 and status(tmp_path / "two")["state"] == "completed"
 
 
 def test_sweep_goes_on_after_a_failing_job_and_skips_what_is_done(quantlab, tmp_path):
-    words = ("-m", "method=pretrain", *TINY, "model.pretrain.steps=3", "model.pretrain.warmup_steps=1", "trainer.log_every=1",
-             "model.pretrain.gradient_clip=null", "model.pretrain.learning_rate=1e30,1e-3", f"output_dir={tmp_path / 'sweep'}")
+    words = (
+        "-m",
+        "method=pretrain",
+        *TINY,
+        "model.pretrain.steps=3",
+        "model.pretrain.warmup_steps=1",
+        "trainer.log_every=1",
+        "model.pretrain.gradient_clip=null",
+        "model.pretrain.learning_rate=1e30,1e-3",
+        f"output_dir={tmp_path / 'sweep'}",
+    )
     code, out, err = quantlab(*words)
     assert code == 1
-    states = {path.parent.name: json.loads(path.read_text())["state"] for path in (tmp_path / "sweep").glob("*/status.json")}
+    states = {
+        path.parent.name: json.loads(path.read_text())["state"] for path in (tmp_path / "sweep").glob("*/status.json")
+    }
     assert sorted(states.values()) == ["completed", "failed"]
     assert "failed" in out and "completed" in out
     (done,) = [name for name, state in states.items() if state == "completed"]

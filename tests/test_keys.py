@@ -44,8 +44,11 @@ def keys_of(section: type[Strict]) -> set[tuple[type[Strict], str]]:
 
 
 def kinds_in(annotation: Any) -> list[type]:
-    return [annotation] if isinstance(annotation, type) and not get_args(annotation) else [
-        kind for argument in get_args(annotation) for kind in kinds_in(argument)]
+    return (
+        [annotation]
+        if isinstance(annotation, type) and not get_args(annotation)
+        else [kind for argument in get_args(annotation) for kind in kinds_in(argument)]
+    )
 
 
 def resolved(*words: str) -> RunConfig:
@@ -64,7 +67,11 @@ def read(monkeypatch):
 
     def recording(section, name):
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if name in type(section).__pydantic_fields__ and caller.startswith("quantlab.") and not caller.startswith("quantlab.config"):
+        if (
+            name in type(section).__pydantic_fields__
+            and caller.startswith("quantlab.")
+            and not caller.startswith("quantlab.config")
+        ):
             found.add((type(section), name))
         return plain(section, name)
 
@@ -72,28 +79,75 @@ def read(monkeypatch):
     return found
 
 
-TRAINING = ("model.depth=8", "model.width=2", "model.pretrain.steps=1", "method.batch_size=64", "trainer.max_steps=2", "trainer.epochs=1")
+TRAINING = (
+    "model.depth=8",
+    "model.width=2",
+    "model.pretrain.steps=1",
+    "method.batch_size=64",
+    "trainer.max_steps=2",
+    "trainer.epochs=1",
+)
 PTQ = (*TINY_PTQ, "model.pretrain.steps=1", "model.sampler.steps=3", "task.evaluation.samples=8", "trainer.max_steps=2")
 RUNS = {
-    "accuquant": ("method=accuquant", *PTQ, "quantizer.weight.rounding=adaround", "method.rounding_regularizer.warmup=0.0"),
+    "accuquant": (
+        "method=accuquant",
+        *PTQ,
+        "quantizer.weight.rounding=adaround",
+        "method.rounding_regularizer.warmup=0.0",
+    ),
     "sample": ("method=sample", "method.run={accuquant}", "method.samples=8"),
     "evaluate": ("method=evaluate", "method.run={accuquant}"),
-    "ptq": ("method=ptq", *PTQ, "quantizer.weight.rounding=adaround", "method.reconstruction=step", "trainer.num_workers=0"),
-    "dampening": ("method=qat", *TRAINING, "method.decay=step", "method.oscillation=dampening", "method.dampening.start=0.0"),
-    "freezing": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adam", "method.oscillation=freezing",
-                 "method.freezing.start=0.0"),
+    "ptq": (
+        "method=ptq",
+        *PTQ,
+        "quantizer.weight.rounding=adaround",
+        "method.reconstruction=step",
+        "trainer.num_workers=0",
+    ),
+    "dampening": (
+        "method=qat",
+        *TRAINING,
+        "method.decay=step",
+        "method.oscillation=dampening",
+        "method.dampening.start=0.0",
+    ),
+    "freezing": (
+        "method=qat",
+        *TRAINING,
+        "method.schedule=learning_rate",
+        "method.optimizer=adam",
+        "method.oscillation=freezing",
+        "method.freezing.start=0.0",
+    ),
     "adamw": ("method=qat", *TRAINING, "method.schedule=learning_rate", "method.optimizer=adamw"),
-    "low_bit": ("method=low_bit", *TRAINING, "method.integer_check=true", "quantizer.gradient.interval=dsgc", "method.deviation_scaling=true"),
-    "supernet": ("method=supernet", "method.calr=false", "method.decay=uniform", "model.width=2", "trainer.max_steps=2",
-                 "method.ranking.stand_alone={subnets: 2, steps: 1}",
-                 "method.ranking.batch_norm=recalibrated", "method.ranking.batch_size=64", "method.ranking.calibration_images=64",
-                 "method.ranking.images=64", "method.search.population=2", "method.search.complexity_limit=20000",
-                 "method.search.generations=2"),
+    "low_bit": (
+        "method=low_bit",
+        *TRAINING,
+        "method.integer_check=true",
+        "quantizer.gradient.interval=dsgc",
+        "method.deviation_scaling=true",
+    ),
+    "supernet": (
+        "method=supernet",
+        "method.calr=false",
+        "method.decay=uniform",
+        "model.width=2",
+        "trainer.max_steps=2",
+        "method.ranking.stand_alone={subnets: 2, steps: 1}",
+        "method.ranking.batch_norm=recalibrated",
+        "method.ranking.batch_size=64",
+        "method.ranking.calibration_images=64",
+        "method.ranking.images=64",
+        "method.search.population=2",
+        "method.search.complexity_limit=20000",
+        "method.search.generations=2",
+    ),
 }
 
 
 def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path, monkeypatch, cache):
     from quantlab.runner import run
+
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
     for name, words in RUNS.items():
         words = [word.replace("{accuquant}", str(tmp_path / "accuquant")) for word in words]
@@ -102,26 +156,53 @@ def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path,
     quantizers = sorted(set(options("quantizer")) - {"none", "uniform_affine"})
     intervals = ("large_gradient", "fixed", "dsgc", "piecewise", *["min_max"] * len(quantizers))
     for quantizer, interval in zip(quantizers, intervals):
-        rule = f"{{modules: layer1, weight_bits: 32, activation_bits: {1 if quantizer in ('binary', 'reactnet') else 4}}}"
-        config = resolved("method=qat", f"quantizer={quantizer}", "quantizer.gradient.bits=4", f"quantizer.gradient.interval={interval}",
-                          f"quantizer.policy=[{rule}]")
-        wrap_for_training(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer), learn_weight_scale=True)
-    for method, kind in (("qat", QAT), ("low_bit", LowBit)):        # each optimizer reads its own rate
+        rule = (
+            f"{{modules: layer1, weight_bits: 32, activation_bits: {1 if quantizer in ('binary', 'reactnet') else 4}}}"
+        )
+        config = resolved(
+            "method=qat",
+            f"quantizer={quantizer}",
+            "quantizer.gradient.bits=4",
+            f"quantizer.gradient.interval={interval}",
+            f"quantizer.policy=[{rule}]",
+        )
+        wrap_for_training(
+            CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True),
+            instantiate(config.quantizer),
+            learn_weight_scale=True,
+        )
+    for method, kind in (("qat", QAT), ("low_bit", LowBit)):  # each optimizer reads its own rate
         for optimizer in type(resolved(f"method={method}").method.learning_rate).model_fields:
             one = kind.__new__(kind)
             one.section, one.is_scheduled = resolved(f"method={method}", f"method.optimizer={optimizer}").method, False
-            one.make_optimizers({"latent": [torch.nn.Parameter(torch.ones(1))], "weights": [], "scales": [], "normalization": []})
-    wanted = {key for section in SECTIONS if section.group in ("method", "quantizer", "trainer") for key in keys_of(section)}
+            one.make_optimizers(
+                {"latent": [torch.nn.Parameter(torch.ones(1))], "weights": [], "scales": [], "normalization": []}
+            )
+    wanted = {
+        key for section in SECTIONS if section.group in ("method", "quantizer", "trainer") for key in keys_of(section)
+    }
     assert {f"{kind.__name__}.{name}" for kind, name in wanted - read if name not in READ_ELSEWHERE} == set()
 
 
 def test_every_other_key_stands_in_the_code():
-    """Of tasks, models and loggers, whose data and packages are not all here: the name is an attribute that something asks for."""
+    """Of tasks, models and loggers, whose data and packages are not all here: the name is an attribute that
+    something asks for.
+    """
     root = Path(quantlab.__file__).parent
-    asked = {node.attr for file in root.rglob("*.py") if "config" not in file.relative_to(root).parts[:1]
-             for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
-    unknown = {f"{kind.__name__}.{name}" for section in SECTIONS if section.group in ("task", "model", "logger")
-               for kind, name in keys_of(section) if name not in asked | READ_ELSEWHERE.keys()}
+    asked = {
+        node.attr
+        for file in root.rglob("*.py")
+        if "config" not in file.relative_to(root).parts[:1]
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    unknown = {
+        f"{kind.__name__}.{name}"
+        for section in SECTIONS
+        if section.group in ("task", "model", "logger")
+        for kind, name in keys_of(section)
+        if name not in asked | READ_ELSEWHERE.keys()
+    }
     assert unknown == set()
 
 
@@ -138,35 +219,79 @@ def test_the_table_of_effects_names_keys_that_exist():
     assert {key for rule in EFFECTS for key in (rule.key, rule.of)} <= known
 
 
-@pytest.mark.parametrize("words, said", [
-    (["method=qat", "method.milestones=[0.5]"], "method.milestones has no effect with method.decay=cosine; it acts with step"),
-    (["method=qat", "method.dampening.weight=0.3"], "method.dampening.weight has no effect with method.oscillation=none; it acts with dampening"),
-    (["method=qat", "quantizer.gradient.alpha=0.1"], "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 16"),
-    (["method=qat", "method.optimizer=rmsprop", "method.momentum=0.5"], "method.momentum has no effect with method.optimizer=rmsprop; it acts with sgd"),
-    (["method=qat", "method.schedule=learning_rate", "method.target_bits=section"],
-     "method.target_bits has no effect with method.schedule=learning_rate; it acts with transition_rate"),
-    (["method=qat", "method.learning_rate.adam=0.1"], "method.learning_rate.adam has no effect with method.optimizer=sgd; it acts with adam"),
-    (["method=ptq", "method.step_loss=output"], "method.step_loss has no effect with method.reconstruction=block; it acts with step"),
-    (["method=supernet", "method.decay=uniform"], "method.decay has no effect with method.calr=true; it acts with false"),
-    (["method=supernet", "method.fsnas_split=1"], "method.fsnas_split has no effect with method.sampler=spos; it acts with fsnas"),
-    (["method=supernet", "method.search.complexity=flops"],
-     "method.search.complexity has no effect with method.search.complexity_limit=null; it acts with a value"),
-    (["method=supernet", "method.search.complexity=flops", "method.search.complexity_limit=5000"], None),
-    (["method=qat", "task=cifar10", "task.split_file=x", "task.split_seed=1"], "task.split_seed has no effect with task.split_file=x; it acts with null"),
-    (["quantizer.zeta=1.2"], None), (["method=qat", "method.decay=step", "method.milestones=[0.5]"], None), (["method=qat", "~logger"], None),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["method=qat", "method.milestones=[0.5]"],
+            "method.milestones has no effect with method.decay=cosine; it acts with step",
+        ),
+        (
+            ["method=qat", "method.dampening.weight=0.3"],
+            "method.dampening.weight has no effect with method.oscillation=none; it acts with dampening",
+        ),
+        (
+            ["method=qat", "quantizer.gradient.alpha=0.1"],
+            "quantizer.gradient.alpha has no effect with quantizer.gradient.bits=32; it acts with 2 to 16",
+        ),
+        (
+            ["method=qat", "method.optimizer=rmsprop", "method.momentum=0.5"],
+            "method.momentum has no effect with method.optimizer=rmsprop; it acts with sgd",
+        ),
+        (
+            ["method=qat", "method.schedule=learning_rate", "method.target_bits=section"],
+            "method.target_bits has no effect with method.schedule=learning_rate; it acts with transition_rate",
+        ),
+        (
+            ["method=qat", "method.learning_rate.adam=0.1"],
+            "method.learning_rate.adam has no effect with method.optimizer=sgd; it acts with adam",
+        ),
+        (
+            ["method=ptq", "method.step_loss=output"],
+            "method.step_loss has no effect with method.reconstruction=block; it acts with step",
+        ),
+        (
+            ["method=supernet", "method.decay=uniform"],
+            "method.decay has no effect with method.calr=true; it acts with false",
+        ),
+        (
+            ["method=supernet", "method.fsnas_split=1"],
+            "method.fsnas_split has no effect with method.sampler=spos; it acts with fsnas",
+        ),
+        (
+            ["method=supernet", "method.search.complexity=flops"],
+            "method.search.complexity has no effect with method.search.complexity_limit=null; it acts with a value",
+        ),
+        (["method=supernet", "method.search.complexity=flops", "method.search.complexity_limit=5000"], None),
+        (
+            ["method=qat", "task=cifar10", "task.split_file=x", "task.split_seed=1"],
+            "task.split_seed has no effect with task.split_file=x; it acts with null",
+        ),
+        (["quantizer.zeta=1.2"], None),
+        (["method=qat", "method.decay=step", "method.milestones=[0.5]"], None),
+        (["method=qat", "~logger"], None),
+    ],
+)
 def test_what_was_typed_without_effect_is_told(words, said):
     config = to_plain(resolved(*(word for word in words if not word.startswith("~"))))
     assert without_effect(config, words) == ([] if said is None else [said])
 
 
-@pytest.mark.parametrize("words, key", [
-    (["trainer.epochs=3"], "trainer.epochs"), (["method=ptq", "trainer.epochs=3"], "trainer.epochs"),
-    (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"), (["trainer.drop_last=false"], "trainer.drop_last"), (["trainer.compile=true"], "trainer.compile"),
-    (["method=supernet", "trainer.compile=true"], "trainer.compile"),
-    *((["method=sample", "method.run=x", f"trainer.{word}"], f"trainer.{word.partition('=')[0]}")
-      for word in ("epochs=1", "max_steps=1", "num_workers=2", "mixed_precision=fp16", "compile=true")),
-])
+@pytest.mark.parametrize(
+    "words, key",
+    [
+        (["trainer.epochs=3"], "trainer.epochs"),
+        (["method=ptq", "trainer.epochs=3"], "trainer.epochs"),
+        (["trainer.mixed_precision=bf16"], "trainer.mixed_precision"),
+        (["trainer.drop_last=false"], "trainer.drop_last"),
+        (["trainer.compile=true"], "trainer.compile"),
+        (["method=supernet", "trainer.compile=true"], "trainer.compile"),
+        *(
+            (["method=sample", "method.run=x", f"trainer.{word}"], f"trainer.{word.partition('=')[0]}")
+            for word in ("epochs=1", "max_steps=1", "num_workers=2", "mixed_precision=fp16", "compile=true")
+        ),
+    ],
+)
 def test_a_trainers_key_that_does_nothing_is_refused(words, key):
     with pytest.raises(RequestError) as caught:
         resolved(*words)

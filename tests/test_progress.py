@@ -1,4 +1,6 @@
-"""Progress bars by a clock that the test turns: what stands in a file, what a terminal shows, and how much time is left."""
+"""Progress bars by a clock that the test turns: what stands in a file, what a terminal shows, and how much time is
+left.
+"""
 
 import io
 import sys
@@ -47,7 +49,7 @@ def passing(bar, seconds):
 
 def test_a_file_gets_a_line_a_minute_and_the_end(stderr):
     stream = stderr(terminal=False)
-    bar = passing(Steps(range(600), "qat", 0, 600, lambda step: 1.0), lambda index: 0.5)     # five minutes
+    bar = passing(Steps(range(600), "qat", 0, 600, lambda step: 1.0), lambda index: 0.5)  # five minutes
     for index, _ in enumerate(bar):
         bar.set_postfix_str(f"loss {index}")
         if index == 100:
@@ -77,7 +79,8 @@ def test_a_terminal_is_drawn_over(stderr):
 @pytest.mark.parametrize("first", [0, 40])
 def test_time_left_goes_by_what_steps_cost(stderr, first):
     stderr(terminal=False)
-    total, costs = 100, lambda step: 1.0 if step < 80 else 10.0      # 80 + 200: in steps, 80 % are done when 29 % of the time has gone
+    # 80 + 200: in steps, 80 % are done when 29 % of the time has gone
+    total, costs = 100, lambda step: 1.0 if step < 80 else 10.0
     bar = Steps(range(first, total), "accuquant", first, total, costs)
     bar = passing(bar, lambda index: costs(first + index))
     left = {}
@@ -87,7 +90,7 @@ def test_time_left_goes_by_what_steps_cost(stderr, first):
             facts = bar.format_dict
     assert left[79] == (201.0, 79 / 280) and left[90] == (100.0, 180 / 280)
     shown = bar.format_meter(**facts)
-    assert " 28%|" in shown and "79/100 [" in shown and "<03:2" in shown      # by steps: 00:21
+    assert " 28%|" in shown and "79/100 [" in shown and "<03:2" in shown  # by steps: 00:21
     assert bar.step == total and bar.n == bar.total
 
 

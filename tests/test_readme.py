@@ -1,4 +1,6 @@
-"""What the README says can be typed: its Python runs, its commands are sound requests, its keys, names and files exist."""
+"""What the README says can be typed: its Python runs, its commands are sound requests, its keys, names and files
+exist.
+"""
 
 import random
 import re
@@ -27,13 +29,15 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL))
 PROGRAMS = [code for language, code in BLOCKS if language == "python"]
 LINES = [line for language, code in BLOCKS if not language for line in code.splitlines()]
-NOT_COMPOSED = ("--help", "resume=", "--config-dir", "NAME")     # no config of a run of ours
+NOT_COMPOSED = ("--help", "resume=", "--config-dir", "NAME")  # no config of a run of ours
 
 
 def commands() -> list[str]:
     """Every `quantlab ...` that would start a run or a sweep."""
     parts = [part.strip() for line in [*LINES, *SPANS] for part in line.split(" && ")]
-    found = dict.fromkeys(shlex.join(shlex.split(part, comments=True)) for part in parts if part.startswith("quantlab "))
+    found = dict.fromkeys(
+        shlex.join(shlex.split(part, comments=True)) for part in parts if part.startswith("quantlab ")
+    )
     return [command for command in found if not any(word in command for word in NOT_COMPOSED)]
 
 
@@ -43,9 +47,18 @@ def surroundings() -> dict:
     quantizer = FixedPointWeight(2, learn_scale=False)
     quantizer.calibrate(conv.weight.detach())
     supernet = torch.nn.ParameterList([torch.nn.Parameter(torch.ones(2)) for _ in range(5)])
-    return {"torch": torch, "conv": conv, "quantizer": quantizer, "others": list(head.parameters()), "supernet": supernet, "edge": 3, "steps": 4,
-            "draw": lambda: space.subnet(random.randrange(space.size)), "complexity": space.complexity,
-            "loss": lambda subnet: supernet[subnet[3]].square().sum()}
+    return {
+        "torch": torch,
+        "conv": conv,
+        "quantizer": quantizer,
+        "others": list(head.parameters()),
+        "supernet": supernet,
+        "edge": 3,
+        "steps": 4,
+        "draw": lambda: space.subnet(random.randrange(space.size)),
+        "complexity": space.complexity,
+        "loss": lambda subnet: supernet[subnet[3]].square().sum(),
+    }
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=[program.splitlines()[0] for program in PROGRAMS])
@@ -82,17 +95,32 @@ def test_keys_and_choices_exist():
     sections = {*BY_TARGET.values(), *WITHOUT_TARGET.values()}
     known = {part for section in sections for key in dotted(section, section.group) for part in (key, f"{key}.")}
     assigned = [word.partition("=") for span in SPANS for word in span.split() if re.match(r"[a-z_.]+=", word)]
-    named = [span for span in SPANS if re.fullmatch(rf"({'|'.join(groups())})\.[a-z_.0-9]+", span) and not span.endswith(".safetensors")]
-    wrong = {key for key in [*named, *(key for key, _, _ in assigned if "." in key)] if key not in known and not key.startswith("hydra.")}
-    wrong |= {f"{key}={value}" for key, _, value in assigned if key in groups() and value and value not in ("NAME", "mine")
-              and value not in options(key)}
+    named = [
+        span
+        for span in SPANS
+        if re.fullmatch(rf"({'|'.join(groups())})\.[a-z_.0-9]+", span) and not span.endswith(".safetensors")
+    ]
+    wrong = {
+        key
+        for key in [*named, *(key for key, _, _ in assigned if "." in key)]
+        if key not in known and not key.startswith("hydra.")
+    }
+    wrong |= {
+        f"{key}={value}"
+        for key, _, value in assigned
+        if key in groups() and value and value not in ("NAME", "mine") and value not in options(key)
+    }
     assert wrong == set()
 
 
 def test_files_and_options_of_scripts_exist():
     scripts = "".join(script.read_text() for script in ROOT.glob("scripts/*"))
     words = [word for text in [*LINES, *SPANS] for word in text.partition("#")[0].split()]
-    files = {word for word in [*words, *re.findall(r"\]\(([^)#:]+)\)", TEXT)] if re.match(r"(scripts|results|conf|quantlab|tests)/[\w./]+$", word)}
+    files = {
+        word
+        for word in [*words, *re.findall(r"\]\(([^)#:]+)\)", TEXT)]
+        if re.match(r"(scripts|results|conf|quantlab|tests)/[\w./]+$", word)
+    }
     missing = {file for file in files if not (ROOT / file).exists()}
     lines = [text.partition("#")[0] for text in [*LINES, *SPANS] if "scripts/" in text.partition("#")[0]]
     missing |= {flag for line in lines for flag in re.findall(r"--[a-z-]+", line) if f'"{flag}"' not in scripts}

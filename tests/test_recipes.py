@@ -1,4 +1,6 @@
-"""The papers' recipes and rows: what the experiments train with is what the released code does, and the help lists every row."""
+"""The papers' recipes and rows: what the experiments train with is what the released code does, and the help lists
+every row.
+"""
 
 import shlex
 from collections import Counter
@@ -26,9 +28,15 @@ def composed(*words):
     return validate({key: value for key, value in mapping.items() if key != "experiment"})
 
 
-@pytest.mark.parametrize("experiment, normalization, epochs, steps, milestones", [
-    ("qat/resnet20_cifar10_w2a2_sgdt", CIFAR10, 400, 196, None), ("qat/resnet20_cifar100_w1a1_adam", CIFAR10, 400, 196, None),
-    ("qat/reactnet18_cifar100_w1a1_sgd", CIFAR10, 400, 196, None), ("low_bit/resnet20_cifar100", IMAGENET, 160, 391, [80, 120])])
+@pytest.mark.parametrize(
+    "experiment, normalization, epochs, steps, milestones",
+    [
+        ("qat/resnet20_cifar10_w2a2_sgdt", CIFAR10, 400, 196, None),
+        ("qat/resnet20_cifar100_w1a1_adam", CIFAR10, 400, 196, None),
+        ("qat/reactnet18_cifar100_w1a1_sgd", CIFAR10, 400, 196, None),
+        ("low_bit/resnet20_cifar100", IMAGENET, 160, 391, [80, 120]),
+    ],
+)
 def test_cifar_is_trained_on_as_the_released_code_does(experiment, normalization, epochs, steps, milestones):
     """Facts of cvlab-yonsei's TRS and LBT: 50,000 images in batches of 256 and 128 with the last, smaller one."""
     config = composed(f"experiment={experiment}")
@@ -44,28 +52,57 @@ def test_cifar_is_trained_on_as_the_released_code_does(experiment, normalization
 
 
 def groups_of_a_run(words, quantlab, tmp_path, monkeypatch):
-    """By name of parameter: the optimizer's class and learning rate, momentum, weight decay, of a network of one block a stage."""
+    """By name of parameter: the optimizer's class and learning rate, momentum, weight decay, of a network of one
+    block a stage.
+    """
     from quantlab.methods.low_bit import LowBit
     from quantlab.methods.qat import QAT
+
     found = {}
     for method in (QAT, LowBit):
+
         def making(self, groups, make=method.make_optimizers):
             optimizers = make(self, groups)
             names = {id(parameter): name for name, parameter in self.context.model.named_parameters()}
-            found.update({names[id(parameter)]: (type(one).__name__, group["lr"], group.get("momentum"), group["weight_decay"])
-                          for one in optimizers for group in one.param_groups for parameter in group["params"]})
-            raise RunError("seen")      # what comes after is not asked about here
+            found.update(
+                {
+                    names[id(parameter)]: (
+                        type(one).__name__,
+                        group["lr"],
+                        group.get("momentum"),
+                        group["weight_decay"],
+                    )
+                    for one in optimizers
+                    for group in one.param_groups
+                    for parameter in group["params"]
+                }
+            )
+            raise RunError("seen")  # what comes after is not asked about here
+
         monkeypatch.setattr(method, "make_optimizers", making)
-    quantlab(*words, "task=digits", "model.depth=8", "model.width=2", "model.pretrain.steps=1", "method.learning_rate.sgd=0.1", "device=cpu",
-             f"output_dir={tmp_path / 'run'}")
+    quantlab(
+        *words,
+        "task=digits",
+        "model.depth=8",
+        "model.width=2",
+        "model.pretrain.steps=1",
+        "method.learning_rate.sgd=0.1",
+        "device=cpu",
+        f"output_dir={tmp_path / 'run'}",
+    )
     return found
 
 
 def test_groups_of_transition_rate_training_are_the_released_code_s(quantlab, tmp_path, monkeypatch):
-    """Scales and normalization have neither momentum nor decay, scales a rate of their own; the first and the last layer, its bias too, both."""
+    """Scales and normalization have neither momentum nor decay, scales a rate of their own; the first and the last
+    layer, its bias too, both.
+    """
     found = groups_of_a_run(("method=qat", "method.schedule=learning_rate"), quantlab, tmp_path, monkeypatch)
     both, neither = ("SGD", 0.1, 0.9, 1e-4), ("SGD", 0.1, 0.0, 0.0)
-    assert all(found[name] == both for name in ("conv1.weight", "layer1.0.conv1.weight", "layer3.0.conv2.weight", "fc.weight", "fc.bias"))
+    assert all(
+        found[name] == both
+        for name in ("conv1.weight", "layer1.0.conv1.weight", "layer3.0.conv2.weight", "fc.weight", "fc.bias")
+    )
     assert all(found[name] == neither for name in ("bn1.weight", "bn1.bias", "layer2.0.bn2.weight", "bn2.weight"))
     scales = {name: values for name, values in found.items() if "quantizer" in name}
     assert len(scales) == 2 * 6 and set(scales.values()) == {("SGD", 0.01, 0.0, 0.0)}
@@ -83,7 +120,11 @@ def test_every_row_of_the_transition_rate_tables_is_an_experiment():
     """Table 1: 8 columns of 4 optimizers; 2: 6 of 4; 3: 4 of 2; 4: 2 of 2."""
     named = Counter(headline(path).split(",")[0] for path in options("experiment").values())
     assert {table: named[table] for table in ("Table 1", "Table 2", "Table 3", "Table 4")} == {
-        "Table 1": 32, "Table 2": 24, "Table 3": 8, "Table 4": 4}
+        "Table 1": 32,
+        "Table 2": 24,
+        "Table 3": 8,
+        "Table 4": 4,
+    }
 
 
 @pytest.mark.parametrize("words", [one["type"] for one in WITH_A_WORD])
@@ -91,8 +132,10 @@ def test_what_the_help_says_to_type_is_a_run(words):
     last = [f"{key}={values.split(',')[-1]}" for key, _, values in (word.partition("=") for word in shlex.split(words))]
     config = composed(*last)
     assert config.method.name in ("qat", "low_bit", "accuquant")
-    if "quantizer.weight.bits" in words:        # one word sets all three, so that a column is one word
-        assert len({config.quantizer.weight.bits, config.quantizer.activation.bits, config.quantizer.gradient.bits}) == 1
+    if "quantizer.weight.bits" in words:  # one word sets all three, so that a column is one word
+        assert (
+            len({config.quantizer.weight.bits, config.quantizer.activation.bits, config.quantizer.gradient.bits}) == 1
+        )
 
 
 def test_the_help_of_experiments_lists_every_row():

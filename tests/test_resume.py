@@ -1,5 +1,5 @@
-"""Every method, killed with SIGKILL while it trains, evaluates and writes a file, again and again, ends with the bits of a run that
-never stopped: metrics, every logged line, the saved model, and what it cost.
+"""Every method, killed with SIGKILL while it trains, evaluates and writes a file, again and again, ends with the bits
+of a run that never stopped: metrics, every logged line, the saved model, and what it cost.
 
 The representative methods run always; the whole matrix, with more kills, with `-m slow`.
 """
@@ -10,30 +10,58 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from kills import disturbed, forked
 from left import results
-from quantlab.cli.main import main
 from tiny import TINY, TINY_PTQ
+
+from quantlab.cli.main import main
 
 MIN_MAX = ("quantizer.weight.scale_search=min_max", "quantizer.activation.scale_search=min_max")
 ADAROUND = "quantizer.weight.rounding=adaround"
 PTQ = ("method=ptq", *TINY_PTQ, *MIN_MAX)
 ACCUQUANT = ("method=accuquant", *TINY_PTQ, *MIN_MAX, "method.initialization.iterations=4", "method.iterations=6")
-CLASSIFIER = ("model.depth=8", "model.width=4", "model.pretrain.steps=10", "device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=4")
+CLASSIFIER = (
+    "model.depth=8",
+    "model.width=4",
+    "model.pretrain.steps=10",
+    "device=cpu",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=4",
+)
 TRAINED = (*CLASSIFIER, "method.epochs=1", "method.batch_size=128")
-SUPERNET = ("method=supernet", "model.width=2", "method.epochs=1", "method.batch_size=128", "method.ranking.stand_alone.subnets=3",
-            "method.ranking.stand_alone.steps=3", "method.ranking.batch_size=64", "method.search.population=4",
-            "method.search.generations=2", "method.search.parents=2", "method.search.crossover=1", "method.search.mutation=1",
-            "device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=4")
+SUPERNET = (
+    "method=supernet",
+    "model.width=2",
+    "method.epochs=1",
+    "method.batch_size=128",
+    "method.ranking.stand_alone.subnets=3",
+    "method.ranking.stand_alone.steps=3",
+    "method.ranking.batch_size=64",
+    "method.search.population=4",
+    "method.search.generations=2",
+    "method.search.parents=2",
+    "method.search.crossover=1",
+    "method.search.mutation=1",
+    "device=cpu",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=4",
+)
 # 18 units of 2 steps, and a checkpoint every 3: inside units and at their borders
 BLOCK = (*PTQ, "method.reconstruction=block", "method.network_evaluations=120", "trainer.checkpoint_every=3")
 
 REPRESENTATIVE = {
     "ptq-block-adaround": (*BLOCK, ADAROUND),
     "supernet-fsnas": (*SUPERNET, "method.sampler=fsnas", "trainer.max_steps=15"),
-    "pretrain-classifier": ("method=pretrain", "model=resnet20", "task=digits", *CLASSIFIER, "model.pretrain.batch_size=128",
-                            "model.pretrain.steps=12", "trainer.drop_last=false"),     # ten batches of 128, one of 14, one more
+    "pretrain-classifier": (
+        "method=pretrain",
+        "model=resnet20",
+        "task=digits",
+        *CLASSIFIER,
+        "model.pretrain.batch_size=128",
+        # ten batches of 128, one of 14, one more
+        "model.pretrain.steps=12",
+        "trainer.drop_last=false",
+    ),
 }
 MATRIX = REPRESENTATIVE | {
     "pretrain-denoiser": ("method=pretrain", *TINY, "trainer.log_every=1", "trainer.checkpoint_every=4"),
@@ -42,29 +70,69 @@ MATRIX = REPRESENTATIVE | {
     "accuquant-sequential-adaround": (*ACCUQUANT, ADAROUND, "method.group_order=sequential", "model.sampler.eta=0.5"),
     "ptq-none": (*PTQ, "method.reconstruction=none"),
     "ptq-step": (*PTQ, "method.reconstruction=step", "method.network_evaluations=30"),
-    "ptq-step-output-adaround": (*PTQ, ADAROUND, "method.reconstruction=step", "method.step_loss=output", "method.network_evaluations=40"),
+    "ptq-step-output-adaround": (
+        *PTQ,
+        ADAROUND,
+        "method.reconstruction=step",
+        "method.step_loss=output",
+        "method.network_evaluations=40",
+    ),
     "ptq-block": BLOCK,
     "qat-transition-rate": ("method=qat", *TRAINED),
     "qat-adamt": ("method=qat", *TRAINED, "method.optimizer=adamw"),
     "qat-learning-rate": ("method=qat", *TRAINED, "method.schedule=learning_rate"),
-    **{f"qat-{cure}": ("method=qat", *TRAINED, "method.schedule=learning_rate", f"method.oscillation={cure}", f"method.{cure}.start=0.2")
-       for cure in ("freezing", "dampening")},
+    **{
+        f"qat-{cure}": (
+            "method=qat",
+            *TRAINED,
+            "method.schedule=learning_rate",
+            f"method.oscillation={cure}",
+            f"method.{cure}.start=0.2",
+        )
+        for cure in ("freezing", "dampening")
+    },
     "qat-last-batch": ("method=qat", *TRAINED, "trainer.drop_last=false"),
     "qat-teacher": ("method=qat", *TRAINED, "method.teacher.architecture=start"),
-    **{f"low-bit-{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}")
-       for interval in ("large_gradient", "fixed", "min_max", "dsgc", "piecewise")},
-    "low-bit-deviation-scaling": ("method=low_bit", *TRAINED, "quantizer.gradient.interval=dsgc", "quantizer.gradient.period=3",
-                                  "method.deviation_scaling=true"),
+    **{
+        f"low-bit-{interval}": ("method=low_bit", *TRAINED, f"quantizer.gradient.interval={interval}")
+        for interval in ("large_gradient", "fixed", "min_max", "dsgc", "piecewise")
+    },
+    "low-bit-deviation-scaling": (
+        "method=low_bit",
+        *TRAINED,
+        "quantizer.gradient.interval=dsgc",
+        "quantizer.gradient.period=3",
+        "method.deviation_scaling=true",
+    ),
     **{f"supernet-{sampler}": (*SUPERNET, f"method.sampler={sampler}") for sampler in ("spos", "fairnas")},
-    "supernet-recalibrated": (*SUPERNET, "method.ranking.batch_norm=recalibrated", "method.ranking.calibration_images=64"),
+    "supernet-recalibrated": (
+        *SUPERNET,
+        "method.ranking.batch_norm=recalibrated",
+        "method.ranking.calibration_images=64",
+    ),
 }
 # What a run makes for others is made again, where that is what is killed.
 OWN_CACHE = ("pretrain-classifier", "pretrain-denoiser", "accuquant-from-an-empty-cache")
 
 # (moment, share of the steps or count): each kill is of the run that goes on from the one before.
 KILLS = [("training", 0.7), ("write", 3), ("evaluation", 10), ("write", 5)]
-MORE_KILLS = [("write", 2), ("training", 1), ("write", 2), ("training", 0.4), ("write", 3), ("training", 0.3), ("write", 4), ("write", 5),
-              ("evaluation", 1), ("evaluation", 12), ("write", 2), ("write", 3), ("write", 4), ("write", 5), ("write", 6)]
+MORE_KILLS = [
+    ("write", 2),
+    ("training", 1),
+    ("write", 2),
+    ("training", 0.4),
+    ("write", 3),
+    ("training", 0.3),
+    ("write", 4),
+    ("write", 5),
+    ("evaluation", 1),
+    ("evaluation", 12),
+    ("write", 2),
+    ("write", 3),
+    ("write", 4),
+    ("write", 5),
+    ("write", 6),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -78,9 +146,14 @@ def one_thread():
 def finished(directory: Path) -> dict:
     found = results(directory)
     cost = {name: value for name, value in found["cost"].items() if name not in ("seconds", "peak_memory_bytes")}
-    return {"cost": cost} | {part: found.get(part) for part in ("metrics", "baseline", "protocol", "diagnostics")} | {
-        "lines": [path.read_text() for path in directory.glob("metrics.jsonl")],
-        "model": (directory / "checkpoints/model.safetensors").read_bytes()}
+    return (
+        {"cost": cost}
+        | {part: found.get(part) for part in ("metrics", "baseline", "protocol", "diagnostics")}
+        | {
+            "lines": [path.read_text() for path in directory.glob("metrics.jsonl")],
+            "model": (directory / "checkpoints/model.safetensors").read_bytes(),
+        }
+    )
 
 
 def kill_and_compare(name: str, kills: list, cache: Path, tmp_path: Path) -> None:
@@ -93,7 +166,7 @@ def kill_and_compare(name: str, kills: list, cache: Path, tmp_path: Path) -> Non
     for moment, number in kills:
         code = disturbed(words, moment, int(steps * number) + 1 if isinstance(number, float) else number, log)
         assert code in (-signal.SIGKILL, 0), log.read_text()[-3000:]
-        if code == 0:       # the moment did not come: nothing to train, or little to evaluate
+        if code == 0:  # the moment did not come: nothing to train, or little to evaluate
             break
         killed += 1
         if (directory / "config.yaml").exists():

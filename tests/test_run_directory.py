@@ -64,7 +64,7 @@ def together(count, work, tmp_path):
             code = 99
             try:
                 os.close(start)
-                os.read(wait, 1)        # returns in all of them when the parent closes its end
+                os.read(wait, 1)  # returns in all of them when the parent closes its end
                 code = work(number)
             finally:
                 os._exit(code)
@@ -79,7 +79,7 @@ def test_of_processes_that_create_one_directory_together_one_wins_and_the_others
     for attempt in range(20):
         path = tmp_path / f"run{attempt}"
         if stands:
-            path.mkdir()        # an empty directory that the user made
+            path.mkdir()  # an empty directory that the user made
 
         def create(number, path=path):
             try:
@@ -91,13 +91,24 @@ def test_of_processes_that_create_one_directory_together_one_wins_and_the_others
         codes = together(4, create, tmp_path)
         assert sorted(codes) == [0, 2, 2, 2]
         run, winner = RunDirectory(path), codes.index(0)
-        assert run.read_config() == {"seed": winner} and run.read_typed() == [f"seed={winner}"] and run.state() == "running"
-        assert sorted(file.name for file in path.rglob("*")) == [".hydra", "config.yaml", "config.yaml", "overrides.yaml", "status.json"]
+        assert (
+            run.read_config() == {"seed": winner}
+            and run.read_typed() == [f"seed={winner}"]
+            and run.state() == "running"
+        )
+        assert sorted(file.name for file in path.rglob("*")) == [
+            ".hydra",
+            "config.yaml",
+            "config.yaml",
+            "overrides.yaml",
+            "status.json",
+        ]
 
 
 def test_of_threads_that_create_one_directory_together_one_wins(tmp_path):
     from concurrent.futures import ThreadPoolExecutor
     from threading import Barrier
+
     barrier = Barrier(8)
 
     def create(number):
@@ -131,7 +142,11 @@ def test_directories_named_by_the_time_never_meet(tmp_path):
 
     assert together(6, claim, tmp_path) == [0] * 6
     names = {(tmp_path / f"got{number}").read_text() for number in range(6)}
-    assert names == {"12-00-00", *(f"12-00-00-{number}" for number in range(2, 7))} == {folder.name for folder in path.parent.iterdir()}
+    assert (
+        names
+        == {"12-00-00", *(f"12-00-00-{number}" for number in range(2, 7))}
+        == {folder.name for folder in path.parent.iterdir()}
+    )
 
 
 def test_directory_without_a_run_cannot_be_resumed(tmp_path):
@@ -166,8 +181,8 @@ def test_status_error_is_one_line(run):
 def test_metrics_are_one_line_per_step_with_step_first(run):
     run.log_metrics(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
     run.log_metrics(20, {"loss": 1 / 3})
-    assert run.metrics_path.read_text() == (
-        '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+    assert (
+        run.metrics_path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
         '{"step": 20, "loss": 0.3333333333333333}\n'
     )
 
@@ -205,7 +220,7 @@ def test_metrics_survive_a_kill_at_any_byte(run, kept):
 
 
 def results():
-    return {key: {inner: 0 for inner in inners} if inners else "x" for key, inners in RESULTS_KEYS.items()}
+    return {key: dict.fromkeys(inners, 0) if inners else "x" for key, inners in RESULTS_KEYS.items()}
 
 
 def test_results_state_their_schema_first(run):

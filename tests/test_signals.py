@@ -1,5 +1,6 @@
 """Signals are real here: the process sends them to itself."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -55,18 +56,17 @@ def test_error_in_a_deferred_block_goes_first_and_the_signal_waits():
 
 def test_omegaconf_makes_no_error_of_its_own_of_a_signal():
     from omegaconf import OmegaConf
+
     OmegaConf.register_new_resolver("signalled", lambda: send(signal.SIGTERM), replace=True)
     config = OmegaConf.create({"trainer": "${signalled:}"})
     with pytest.raises(Interrupted), signals.interruptible():
-        config.trainer
+        config.trainer  # noqa: B018
     OmegaConf.clear_resolver("signalled")
 
 
 def swallow():
-    try:
+    with contextlib.suppress(BaseException):
         send(signal.SIGTERM)
-    except BaseException:
-        pass
 
 
 def test_a_swallowed_signal_is_raised_again():
@@ -78,7 +78,7 @@ def test_a_swallowed_signal_is_raised_again():
     with pytest.raises(Interrupted), signals.interruptible():
         swallow()
         with signals.deferred():
-            signals.check()     # not here
+            signals.check()  # not here
             done = True
         pytest.fail("the signal was lost")
     assert done
@@ -94,7 +94,7 @@ def test_an_error_behind_which_a_signal_stands_is_the_signal():
         except TypeError as error:
             found = signals.as_interrupted(error)
         assert isinstance(found, Interrupted) and found.exit_code == 130 and found.__cause__ is None
-        full = OSError("the disk is full")      # it came while the signal was answered
+        full = OSError("the disk is full")  # it came while the signal was answered
         assert isinstance(signals.as_interrupted(full), Interrupted) and signals.as_interrupted(full).__cause__ is full
     assert signals.as_interrupted(full) is full
 

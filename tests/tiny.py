@@ -2,12 +2,24 @@
 
 # 6 denoising steps in 2 groups, a UNet of 8 and 16 channels, everything else as small as it goes.
 TINY = (
-    "model.unet.block_out_channels=[8,16]", "model.unet.norm_num_groups=4", "model.pretrain.steps=12",
-    "model.pretrain.batch_size=16", "model.sampler.steps=6", "task.feature_network.pretrain.steps=4",
-    "task.feature_network.width=8", "task.evaluation.samples=24", "task.evaluation.step_error_samples=8", "device=cpu",
+    "model.unet.block_out_channels=[8,16]",
+    "model.unet.norm_num_groups=4",
+    "model.pretrain.steps=12",
+    "model.pretrain.batch_size=16",
+    "model.sampler.steps=6",
+    "task.feature_network.pretrain.steps=4",
+    "task.feature_network.width=8",
+    "task.evaluation.samples=24",
+    "task.evaluation.step_error_samples=8",
+    "device=cpu",
 )
 TINY_PTQ = (
-    *TINY, "method.calibration.trajectories=12", "method.calibration.range_samples=4", "method.batch_size=4",
-    "method.group_size=3", "trainer.log_every=1", "trainer.checkpoint_every=4",
+    *TINY,
+    "method.calibration.trajectories=12",
+    "method.calibration.range_samples=4",
+    "method.batch_size=4",
+    "method.group_size=3",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=4",
 )
 TINY_ACCUQUANT = ("method=accuquant", *TINY_PTQ, "method.initialization.iterations=6", "method.iterations=12")

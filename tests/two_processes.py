@@ -1,7 +1,8 @@
-"""Two processes that train a network with quantized gradients by a script of one's own, each on other data: `two_processes.py STORE`.
+"""Two processes that train a network with quantized gradients by a script of one's own, each on other data:
+`two_processes.py STORE`.
 
-They are forked before anything has run, so that torch is imported once. Each leaves its clip ratios, after calibration and after every
-update, in STORErank.json.
+They are forked before anything has run, so that torch is imported once. Each leaves its clip ratios, after calibration
+and after every update, in STORErank.json.
 """
 
 import json
@@ -20,20 +21,25 @@ from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 def train(rank: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.manual_seed(rank)     # also the weights: DDP makes them equal
+    torch.manual_seed(rank)  # also the weights: DDP makes them equal
     learning, chosen = GradientQuantizer(4, LargeGradient(alpha=0.2)), GradientQuantizer(4, DSGC(1, 1e-3))
-    network, batch = nn.Sequential(nn.Linear(6, 8), learning, nn.ReLU(), nn.Linear(8, 4), chosen), torch.randn(16, 6) ** 3
+    network, batch = (
+        nn.Sequential(nn.Linear(6, 8), learning, nn.ReLU(), nn.Linear(8, 4), chosen),
+        torch.randn(16, 6) ** 3,
+    )
     parallel = DistributedDataParallel(network)
     optimizer, seen = torch.optim.SGD(network.parameters(), lr=0.05), []
 
     def record() -> None:
-        seen.append([learning.interval.clip_ratio.item(), chosen.interval.clip_ratio.item(), chosen.interval.deviation.item()])
+        seen.append(
+            [learning.interval.clip_ratio.item(), chosen.interval.clip_ratio.item(), chosen.interval.deviation.item()]
+        )
 
     calibrate_gradients(network, lambda: parallel(batch).square().mean())
     record()
     for step in range(5):
         chosen.choosing = step % 2 == 0
-        for _ in range(2):      # micro-batches; DDP copies buffers before each
+        for _ in range(2):  # micro-batches; DDP copies buffers before each
             parallel(batch).square().mean().backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

@@ -10,5 +10,14 @@ from quantlab.config.finished_run import with_finished_run
 from quantlab.config.plain import config_hash, implementation, instantiate, to_plain
 from quantlab.config.validation import RunConfig, find_problems, load_config, validate
 
-__all__ = ["RunConfig", "config_hash", "find_problems", "implementation", "instantiate", "load_config", "to_plain", "validate",
-           "with_finished_run"]
+__all__ = [
+    "RunConfig",
+    "config_hash",
+    "find_problems",
+    "implementation",
+    "instantiate",
+    "load_config",
+    "to_plain",
+    "validate",
+    "with_finished_run",
+]

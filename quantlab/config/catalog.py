@@ -1,4 +1,6 @@
-"""What there is to choose: the options of every group, in conf/ and in folders of the user's, and what each YAML says about itself."""
+"""What there is to choose: the options of every group, in conf/ and in folders of the user's, and what each YAML
+says about itself.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,9 @@ _OWN: ContextVar[tuple[Path, ...]] = ContextVar("own folders", default=())
 
 @contextmanager
 def with_folders(folders: Sequence[Path]) -> Iterator[None]:
-    """While the block runs, the user's `folders` belong to the catalog: they are laid out as conf/ is, and come after it."""
+    """While the block runs, the user's `folders` belong to the catalog: they are laid out as conf/ is, and come
+    after it.
+    """
     token = _OWN.set(tuple(folders))
     try:
         yield
@@ -33,14 +37,23 @@ def folders() -> list[Path]:
 def options(group: str) -> dict[str, Path]:
     """The YAML of every option of `group` (`accuquant`, `qat/resnet20_cifar10_w2a2`), by name, sorted."""
     # A file whose name begins with "_" is a part of others, not a choice.
-    found = {path.relative_to(folder / group).with_suffix("").as_posix(): path for folder in reversed(folders())
-             for path in (folder / group).rglob("*.yaml") if not path.name.startswith("_")}
+    found = {
+        path.relative_to(folder / group).with_suffix("").as_posix(): path
+        for folder in reversed(folders())
+        for path in (folder / group).rglob("*.yaml")
+        if not path.name.startswith("_")
+    }
     return dict(sorted(found.items()))
 
 
 def groups() -> list[str]:
     """`task`, `model`, ..., `experiment`, and groups of the user's: the folders that hold YAML."""
-    own = {entry.name for folder in _OWN.get() for entry in folder.iterdir() if entry.is_dir() and any(entry.glob("*.yaml"))}
+    own = {
+        entry.name
+        for folder in _OWN.get()
+        for entry in folder.iterdir()
+        if entry.is_dir() and any(entry.glob("*.yaml"))
+    }
     ours = {entry.name for entry in CONF.iterdir() if entry.is_dir()}
     return sorted(name for name in own | ours if not name.startswith(("_", ".")))
 
@@ -51,7 +64,9 @@ def root_configs() -> dict[str, Path]:
 
 
 def hidden(name: str) -> list[Path]:
-    """Files `name`.yaml ("model/resnet20", "config") that Hydra never reads, since an earlier folder holds another of that name."""
+    """Files `name`.yaml ("model/resnet20", "config") that Hydra never reads, since an earlier folder holds another
+    of that name.
+    """
     first, *others = [path for folder in folders() if (path := folder / f"{name}.yaml").is_file()] or [None]
     return [path for path in others if path.read_bytes() != first.read_bytes()]
 
@@ -71,7 +86,9 @@ def headline(option: Path) -> str:
 
 
 def target_of(group: str, option: Path) -> Any:
-    """The `_target_` of a YAML: at its root, under its group (`# @package _global_`), or of an option of the group it builds on."""
+    """The `_target_` of a YAML: at its root, under its group (`# @package _global_`), or of an option of the group
+    it builds on.
+    """
     content = _content(option)
     inner = content.get(group)
     target = content.get("_target_") or (inner.get("_target_") if isinstance(inner, dict) else None)
@@ -79,13 +96,15 @@ def target_of(group: str, option: Path) -> Any:
 
 
 def composed(group: str, option: str) -> dict[str, Any]:
-    """What choosing an option sets, as plain data: that of the options it builds on, then its own. Interpolations stand as they are."""
+    """What choosing an option sets, as plain data: that of the options it builds on, then its own. Interpolations
+    stand as they are.
+    """
     file = _file(group, option)
     content = {} if file is None else _content(file)
     parents: dict[str, Any] = {}
     for entry in content.pop("defaults", ()):
-        if isinstance(entry, dict):     # {"/model@feature_network": task_classifier}
-            (where, name), = entry.items()
+        if isinstance(entry, dict):  # {"/model@feature_network": task_classifier}
+            ((where, name),) = entry.items()
             other, _, key = where.removeprefix("/").partition("@")
             parents = _merged(parents, {key: composed(other, name)})
         elif entry != "_self_":
@@ -94,14 +113,19 @@ def composed(group: str, option: str) -> dict[str, Any]:
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(below[key], above[key]) for key in below.keys() & above.keys()
-            if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    both = {
+        key: _merged(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
     return {**below, **above, **both}
 
 
 def own_choice(method: str, group: str) -> str | None:
-    """The option of `group` that choosing the method brings along; None where its YAML leaves it to conf/config.yaml."""
-    option = options("method").get(method)      # a method section of the user's may be called otherwise than its file
+    """The option of `group` that choosing the method brings along; None where its YAML leaves it to
+    conf/config.yaml.
+    """
+    option = options("method").get(method)  # a method section of the user's may be called otherwise than its file
     return _choice(option, group) if option else None
 
 

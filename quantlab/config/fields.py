@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler,
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
@@ -26,7 +32,8 @@ class Section(Strict):
 
 
 def files_in(folder: str, *others: str) -> tuple[str, ...]:
-    """The names of the Python files in a folder of the package, where each but `others` is one choice of a key: `config` imports none
+    """The names of the Python files in a folder of the package, where each but `others` is one choice of a key:
+    `config` imports none
     of what it configures."""
     found = (path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py"))
     return tuple(sorted(name for name in found if name not in ("__init__", *others)))
@@ -50,7 +57,9 @@ def says(allowed: str, example: Any, nearest_of: tuple[int, ...] = ()) -> WrapVa
             if error.errors()[0]["type"] == "refusal":
                 raise
             is_number = nearest_of and isinstance(value, int | float)
-            raise refusal(allowed, min(nearest_of, key=lambda one: abs(one - value)) if is_number else example) from None
+            raise refusal(
+                allowed, min(nearest_of, key=lambda one: abs(one - value)) if is_number else example
+            ) from None
 
     return WrapValidator(validate)
 
@@ -98,8 +107,12 @@ CountFromTwo = Annotated[int, Field(ge=2), says("an integer of at least 2", 2)]
 CountFromZero = Annotated[int, Field(ge=0), says("an integer of at least 0", 0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
 Positive = Annotated[float, Field(gt=0), says("a number above 0", 0.001)]
-BinEdges = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=2), AfterValidator(_ascending),
-                     says("at least two ascending numbers", "[300e6,310e6]")]
+BinEdges = Annotated[
+    list[Annotated[float, Field(ge=0)]],
+    Field(min_length=2),
+    AfterValidator(_ascending),
+    says("at least two ascending numbers", "[300e6,310e6]"),
+]
 NotNegative = Annotated[float, Field(ge=0), says("a number of at least 0", 0.0)]
 Negative = Annotated[float, Field(lt=0), says("a number below 0", -0.1)]
 AboveOne = Annotated[float, Field(gt=1), says("a number above 1", 1.1)]
@@ -117,16 +130,20 @@ TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduse
 SplitFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "cifar-split.txt")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
-    Literal[2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole), says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8, (*range(2, 9), 32))
+    Literal[2, 3, 4, 5, 6, 7, 8, 32],
+    BeforeValidator(_whole),
+    says("2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 8, (*range(2, 9), 32)),
 ]
 TrainedBits = Annotated[
-    Literal[1, 2, 3, 4, 5, 6, 7, 8, 32], BeforeValidator(_whole),
-    says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2, (*range(1, 9), 32))
+    Literal[1, 2, 3, 4, 5, 6, 7, 8, 32],
+    BeforeValidator(_whole),
+    says("1, 2, 3, 4, 5, 6, 7, 8, or 32 (not quantized)", 2, (*range(1, 9), 32)),
 ]
 BinaryBits = Annotated[Literal[1, 32], BeforeValidator(_whole), says("1, or 32 (not quantized)", 1)]
 GradientBits = Annotated[
-    Literal[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32], BeforeValidator(_whole),
-    says("2 to 16, or 32 (not quantized)", 8, (*range(2, 17), 32))
+    Literal[2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 32],
+    BeforeValidator(_whole),
+    says("2 to 16, or 32 (not quantized)", 8, (*range(2, 17), 32)),
 ]
 UnquantizedBits = Annotated[
     Literal[32], BeforeValidator(_whole), says("32 (quantizer=none; the others take fewer)", 32)

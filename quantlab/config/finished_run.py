@@ -1,7 +1,8 @@
 """method.run: the config of a method that acts on a finished run. It takes that run's task, model and quantizer.
 
-What was typed beside it wins where it can be meant: another task, keys of the task, where data and files lie now. How images are
-fed to the network (`FED`) belongs to the network, so it stays that run's under another task too, unless typed.
+What was typed beside it wins where it can be meant: another task, keys of the task, where data and files lie now. How
+images are fed to the network (`FED`) belongs to the network, so it stays that run's under another task too, unless
+typed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ FED = ("image_size", "channels", "normalization", "scale")
 
 
 def with_finished_run(mapping: Mapping[str, Any], typed: Sequence[str]) -> dict[str, Any]:
-    """The resolved plain config `mapping`, with what the run in `method.run` brings where its method opens one, still to be validated.
+    """The resolved plain config `mapping`, with what the run in `method.run` brings where its method opens one, still
+    to be validated.
 
-    typed: the user's overrides, `KEY=VALUE`. Raises RequestError where no finished run of a fitting kind is there, or what was typed
-    beside it contradicts it.
+    typed: the user's overrides, `KEY=VALUE`. Raises RequestError where no finished run of a fitting kind is there, or
+    what was typed beside it contradicts it.
     """
     ours = dict(mapping)
     own = ours.get("method") or {}
@@ -36,7 +38,7 @@ def with_finished_run(mapping: Mapping[str, Any], typed: Sequence[str]) -> dict[
 
     theirs = to_plain(other)
     model, task = theirs["model"], theirs["task"]
-    if other.quantizer.kind != "post-training":     # else they are the full precision that it is compared with
+    if other.quantizer.kind != "post-training":  # else they are the full precision that it is compared with
         model["weights"] = None
         model |= {"pretrained": False} if "pretrained" in model else {}
     if "task" in keys and ours["task"]["name"] != other.task.name:
@@ -56,27 +58,45 @@ def _finished(run: Path, name: str, method: type[Method]) -> RunConfig:
         other = load_config(run)
     except RequestError as error:
         raise RequestError(*(f"method.run: {problem}" for problem in error.problems)) from None
-    found = f"method.run: got {run}, a run of method={other.method.name} with model={other.model.name} (a {other.model.kind})"
+    found = (
+        f"method.run: got {run}, a run of method={other.method.name} with model={other.model.name} (a"
+        f" {other.model.kind})"
+    )
     if other.model.kind == "supernet":
-        raise RequestError(f"{found}, whose weights rank subnets and are no subnet's own; train one alone, as that run's report.md says, "
-                           "and give its directory")
+        raise RequestError(
+            f"{found}, whose weights rank subnets and are no subnet's own; train one alone, as that run's report.md"
+            " says, and give its directory"
+        )
     if other.model.kind not in method.model_kinds:
-        raise RequestError(f"{found}, but method={name} needs one of a {' or '.join(method.model_kinds)}; give another run")
+        raise RequestError(
+            f"{found}, but method={name} needs one of a {' or '.join(method.model_kinds)}; give another run"
+        )
     if not RunDirectory(run).results_path.is_file():
         raise RequestError(f"{found}, which has not completed; go on with it: quantlab resume={run}")
     if not (run / "checkpoints" / "model.safetensors").is_file():
-        raise RequestError(f"{found}, which left no checkpoints/model.safetensors; give a run that trained or quantized a model")
+        raise RequestError(
+            f"{found}, which left no checkpoints/model.safetensors; give a run that trained or quantized a model"
+        )
     return other
 
 
 def _refuse_contradictions(keys: Sequence[str], ours: Mapping[str, Any], other: RunConfig) -> None:
     is_other = {group: ours[group]["name"] != getattr(other, group).name for group in ("model", "quantizer")}
-    moved = ["model.path"] + (["model.weights"] if other.quantizer.kind == "post-training" else [])     # where files lie now
-    refused = [key for key in keys if key == "experiment" or is_other.get(key, False)
-               or key.startswith(("model.", "quantizer.")) and key not in moved]
+    # where files lie now
+    moved = ["model.path"] + (["model.weights"] if other.quantizer.kind == "post-training" else [])
+    refused = [
+        key
+        for key in keys
+        if key == "experiment"
+        or is_other.get(key, False)
+        or key.startswith(("model.", "quantizer."))
+        and key not in moved
+    ]
     if refused:
-        raise RequestError(f"{', '.join(refused)}: typed beside method.run, whose model and quantizer are taken as they are, allowed: "
-                           f"task, task.*, data_dir, {', '.join(moved)}; drop {' '.join(refused)}")
+        raise RequestError(
+            f"{', '.join(refused)}: typed beside method.run, whose model and quantizer are taken as they are, allowed: "
+            f"task, task.*, data_dir, {', '.join(moved)}; drop {' '.join(refused)}"
+        )
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

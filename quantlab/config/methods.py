@@ -5,16 +5,35 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, BinEdges, Count, CountFromZero, Directory, File, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Strict,
-    Switch, TableFile, UpToOne, files_in, says,
+    AboveOne,
+    BinEdges,
+    Count,
+    CountFromZero,
+    Directory,
+    File,
+    Fraction,
+    Name,
+    NotNegative,
+    OpenFraction,
+    OrNull,
+    Positive,
+    Section,
+    Strict,
+    Switch,
+    TableFile,
+    UpToOne,
+    files_in,
+    says,
 )
 
 
 class Method(Section):
-    """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether it needs
-    bits; `trains_network`: whether it trains the network as a whole: torchrun may start it, trainer.compile compile it, and an epoch is
-    a walk through the task's images; `makes_steps`: whether it has a loop at all; `loads_data`: whether other processes can load for it;
-    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network; `opens_run`: whether it
+    """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether
+    it needs bits; `trains_network`: whether it trains the network as a whole: torchrun may start it, trainer.compile
+    compile it, and an epoch is a walk through the task's images; `makes_steps`: whether it has a loop at all;
+    `loads_data`: whether other processes can load for it;
+    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network;
+    `opens_run`: whether it
     acts on the finished run that its key `run` names."""
 
     group = "method"

@@ -5,8 +5,25 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    ClosedFraction, Count, CountFromTwo, CountFromZero, File, Fraction, ModelPath, Name, NotNegative, OpenFraction,
-    OrNull, Positive, Section, Seed, Strict, Stride, Switch, UpToOne, files_in,
+    ClosedFraction,
+    Count,
+    CountFromTwo,
+    CountFromZero,
+    File,
+    Fraction,
+    ModelPath,
+    Name,
+    NotNegative,
+    OpenFraction,
+    OrNull,
+    Positive,
+    Section,
+    Seed,
+    Strict,
+    Stride,
+    Switch,
+    UpToOne,
+    files_in,
 )
 
 

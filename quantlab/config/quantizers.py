@@ -5,8 +5,25 @@ from typing import Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    AboveOne, BinaryBits, Bits, Count, GradientBits, Name, OpenFraction, Negative, NotNegative, Pattern, Positive, Section, Signed, Strict,
-    Switch, TrainedBits, UnquantizedBits, UnquantizedGradientBits, UpToOne,
+    AboveOne,
+    BinaryBits,
+    Bits,
+    Count,
+    GradientBits,
+    Name,
+    Negative,
+    NotNegative,
+    OpenFraction,
+    Pattern,
+    Positive,
+    Section,
+    Signed,
+    Strict,
+    Switch,
+    TrainedBits,
+    UnquantizedBits,
+    UnquantizedGradientBits,
+    UpToOne,
 )
 
 

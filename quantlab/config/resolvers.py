@@ -6,7 +6,8 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def by(choice: Any, values: DictConfig) -> Any:
-    """`${quantlab_by:${method.initialization},{scratch: 0.1, full_precision: 0.01}}`: the value for what that key holds.
+    """`${quantlab_by:${method.initialization},{scratch: 0.1, full_precision: 0.01}}`: the value for what that key
+    holds.
 
     For a choice that is none of them, the first value: the schema refuses the choice, with all that are allowed.
     """

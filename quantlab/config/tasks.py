@@ -5,8 +5,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Channels, Count, CountFromTwo, CountFromZero, Directory, Fraction, Name, NotNegative, OpenFraction, OrNull, Positive, Section, Seed,
-    SplitFile, Strict, Switch, UpscalingFactor, UpToOne,
+    Channels,
+    Count,
+    CountFromTwo,
+    CountFromZero,
+    Directory,
+    Fraction,
+    Name,
+    NotNegative,
+    OpenFraction,
+    OrNull,
+    Positive,
+    Section,
+    Seed,
+    SplitFile,
+    Strict,
+    Switch,
+    UpscalingFactor,
+    UpToOne,
 )
 from quantlab.config.models import TaskClassifier
 
@@ -33,9 +49,9 @@ class DigitsGeneration(GenerationTask):
 
 
 class TorchvisionGeneration(GenerationTask):
-    target: Literal[
-        "quantlab.tasks.generation.MnistGeneration", "quantlab.tasks.generation.Cifar10Generation"
-    ] = Field(alias="_target_")
+    target: Literal["quantlab.tasks.generation.MnistGeneration", "quantlab.tasks.generation.Cifar10Generation"] = Field(
+        alias="_target_"
+    )
     data_dir: Directory
     download: Switch
 
@@ -82,7 +98,9 @@ class Digits(ImagesInMemory):
 
 class TorchvisionClassification(ImagesInMemory):
     target: Literal[
-        "quantlab.tasks.classification.Mnist", "quantlab.tasks.classification.Cifar10", "quantlab.tasks.classification.Cifar100"
+        "quantlab.tasks.classification.Mnist",
+        "quantlab.tasks.classification.Cifar10",
+        "quantlab.tasks.classification.Cifar100",
     ] = Field(alias="_target_")
     data_dir: Directory
     download: Switch

@@ -115,8 +115,10 @@ def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name == "_target_" and (not isinstance(inner, str) or inner not in BY_TARGET):
-                yield (f"{key}_target_: got {_shown(inner)}, which may not be instantiated; allowed: "
-                       f"quantlab's own classes only{did_you_mean(inner, BY_TARGET)}")
+                yield (
+                    f"{key}_target_: got {_shown(inner)}, which may not be instantiated; allowed: "
+                    f"quantlab's own classes only{did_you_mean(inner, BY_TARGET)}"
+                )
             else:
                 yield from _foreign_targets(inner, f"{key}{name}.")
     elif isinstance(value, list):
@@ -170,10 +172,16 @@ def _unknown(prefix: tuple, location: tuple, value: Any, error: ValidationError,
 
 def _declared(error: ValidationError, location: tuple, value: Any) -> list[str]:
     """The keys that the mapping at `location` may hold, as far as its value shows them."""
-    wrong = {problem["loc"][-1] for problem in error.errors()
-             if problem["type"] == "extra_forbidden" and problem["loc"][:-1] == location[:-1]}
-    absent = [str(problem["loc"][-1]) for problem in error.errors()
-              if problem["type"] == "missing" and problem["loc"][:-1] == location[:-1]]
+    wrong = {
+        problem["loc"][-1]
+        for problem in error.errors()
+        if problem["type"] == "extra_forbidden" and problem["loc"][:-1] == location[:-1]
+    }
+    absent = [
+        str(problem["loc"][-1])
+        for problem in error.errors()
+        if problem["type"] == "missing" and problem["loc"][:-1] == location[:-1]
+    ]
     for part in location[:-1]:
         value = value[part]
     return absent + [str(key) for key in value if key not in wrong]

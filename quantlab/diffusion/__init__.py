@@ -1,1 +1,3 @@
-"""Denoising: the step and its walk (`rollout`), full-precision walks as data (`trajectories`), comparing walks (`evaluation`)."""
+"""Denoising: the step and its walk (`rollout`), full-precision walks as data (`trajectories`), comparing walks
+(`evaluation`).
+"""

@@ -1,4 +1,6 @@
-"""A denoising network with all that its walks need, whatever the model: what it predicts, its noise, its sampler, what it is told."""
+"""A denoising network with all that its walks need, whatever the model: what it predicts, its noise, its sampler,
+what it is told.
+"""
 
 import hashlib
 import json
@@ -17,27 +19,29 @@ from quantlab.diffusion.samplers import Walk
 
 @dataclass(frozen=True)
 class Classes:
-    """Of a network that is told the class of each image: how many there are, which index says nothing (None: none does), and how walks
+    """Of a network that is told the class of each image: how many there are, which index says nothing (None: none
+    does), and how walks
     are guided."""
 
     count: int
     nothing: int | None
-    scale: float = 1.0          # g of classifier-free guidance
-    batched: bool = True        # both outputs from one pass
-    dropout: float = 0.1        # share of the training images whose class is hidden (Ho and Salimans 2022, Alg. 1: p_uncond)
+    scale: float = 1.0  # g of classifier-free guidance
+    batched: bool = True  # both outputs from one pass
+    # share of the training images whose class is hidden (Ho and Salimans 2022, Alg. 1: p_uncond)
+    dropout: float = 0.1
 
 
 class Denoiser(nn.Module):
     """A denoising network, the noise that it was trained with, and the walk that it is sampled with.
 
-    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, float [train_timesteps]; sampler: the walk, which
-    knows what the network puts out; classes: of a network that is told each image's class.
+    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, float [train_timesteps]; sampler:
+    the walk, which knows what the network puts out; classes: of a network that is told each image's class.
     """
 
     kind = "denoiser"
-    has_weights = False         # whether they are the full precision, or still to be trained
-    weights_from: str | None = None     # where they were loaded from, in words
-    notes: Sequence[str] = ()   # what a user should know of how the model was read
+    has_weights = False  # whether they are the full precision, or still to be trained
+    weights_from: str | None = None  # where they were loaded from, in words
+    notes: Sequence[str] = ()  # what a user should know of how the model was read
 
     def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, sampler: Walk, classes: Classes | None = None):
         super().__init__()
@@ -52,7 +56,8 @@ class Denoiser(nn.Module):
     def training_loss(self, batch: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         """Mean squared error of what the network predicts at random timesteps (Ho et al. 2020, Eq. 14).
 
-        batch["image"]: [N, C, H, W]; batch["label"]: int64 [N], where the network is told classes. In training a share of them is hidden.
+        batch["image"]: [N, C, H, W]; batch["label"]: int64 [N], where the network is told classes. In training a share
+        of them is hidden.
         """
         x0 = batch["image"]
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device) if t is None else t
@@ -79,7 +84,9 @@ class Denoiser(nn.Module):
 
     # walks -----------------------------------------------------------------------------------------------------------
     def condition(self, count: int, seed: int) -> Condition:
-        """What `count` walks are told, on the CPU: their classes, drawn evenly by `seed`; nothing of an unconditional network."""
+        """What `count` walks are told, on the CPU: their classes, drawn evenly by `seed`; nothing of an
+        unconditional network.
+        """
         if self.classes is None:
             return {}
         generator = torch.Generator().manual_seed(seed)
@@ -119,6 +126,7 @@ def network_of(unet: nn.Module) -> Conditional:
     def given(condition: Condition) -> Network:
         def network(x: Tensor, t: int, i: int) -> Tensor:
             return unet(x, t, **condition).sample
+
         return network
 
     return given

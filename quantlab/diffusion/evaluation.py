@@ -29,13 +29,18 @@ class WalkComparison:
 
 @torch.no_grad()
 def compare_walks(
-    conditional: Conditional, reference: Trajectories, batch_size: int, error_samples: int,
-    keep: Sequence[int] = (), progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
+    conditional: Conditional,
+    reference: Trajectories,
+    batch_size: int,
+    error_samples: int,
+    keep: Sequence[int] = (),
+    progress: Callable[[Iterable], Iterable] = iter,
+    device: torch.device | str = "cpu",
 ) -> WalkComparison:
     """Walk the quantized network from the noise of `reference` and compare state by state.
 
-    keep: numbers of steps done whose x is returned. Both errors are measured on the first `error_samples` trajectories: every state of
-    those must have been kept.
+    keep: numbers of steps done whose x is returned. Both errors are measured on the first `error_samples` trajectories:
+    every state of those must have been kept.
     """
     sampler, count = reference.sampler, len(reference)
     total, compared = len(sampler), min(error_samples, count)
@@ -68,5 +73,5 @@ def _noise_of(reference: Trajectories, rows: slice, device) -> Callable[[int], T
     def noise(i: int) -> Tensor | None:
         z = reference.noise(i, rows)
         return None if z is None else z.to(device)
-    return noise
 
+    return noise

@@ -2,8 +2,8 @@
 
     output = output(x, nothing) + g (output(x, condition) - output(x, nothing))
 
-g = 1 is the conditional network itself. For any prediction that is affine in epsilon (all of `prediction.KINDS`), guiding the output is
-guiding epsilon.
+g = 1 is the conditional network itself. For any prediction that is affine in epsilon (all of `prediction.KINDS`),
+guiding the output is guiding epsilon.
 """
 
 import torch

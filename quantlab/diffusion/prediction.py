@@ -1,8 +1,10 @@
-"""What a denoising network puts out, and the one form in which a sampler takes it: the image x_0 and the noise eps that it sees in
+"""What a denoising network puts out, and the one form in which a sampler takes it: the image x_0 and the noise eps that
+it sees in
 
     x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps
 
-epsilon: the noise (Ho et al. 2020); v: sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022, Sec. 4); sample: the image.
+epsilon: the noise (Ho et al. 2020); v: sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022, Sec. 4); sample: the
+image.
 """
 
 from torch import Tensor
@@ -21,7 +23,9 @@ def image_and_noise(kind: str, output: Tensor, x: Tensor, alpha: float) -> tuple
 
 
 def target(kind: str, x0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """What the network is to put out for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcasts against them."""
+    """What the network is to put out for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcasts against
+    them.
+    """
     if kind == "epsilon":
         return noise
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * x0 if kind == "v" else x0

@@ -1,4 +1,5 @@
-"""Full-precision walks on disk, computed once: the calibration set of post-training methods and the reference of every evaluation.
+"""Full-precision walks on disk, computed once: the calibration set of post-training methods and the reference of every
+evaluation.
 
 A state is a file that is mapped into memory, so walks may be larger than memory; kept is only what somebody asked for.
 """
@@ -18,11 +19,12 @@ Rows = slice | Tensor
 
 
 def _mapped(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c"))      # what is written to it stays in memory
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # what is written to it stays in memory
 
 
 class Trajectories:
-    """N walks over the T steps of `sampler`, in `folder` as `compute_walks` left them. State i is the one before step i; T is the end.
+    """N walks over the T steps of `sampler`, in `folder` as `compute_walks` left them. State i is the one before step
+    i; T is the end.
 
     condition: what the network was told of each walk, tensors [N, ...].
     """
@@ -40,7 +42,9 @@ class Trajectories:
         return _mapped(self.folder / f"x-{self.end}.npy")
 
     def state(self, i: int, rows: Rows = slice(None)) -> State:
-        """State i of those walks, float32 on the CPU. Raises: IndexError where so many were not kept (slices are cut short)."""
+        """State i of those walks, float32 on the CPU. Raises: IndexError where so many were not kept (slices are
+        cut short).
+        """
         memory = tuple(_mapped(self.folder / f"memory-{i}-{k}.npy")[rows] for k in range(self.sampler.memories))
         return State(_mapped(self.folder / f"x-{i}.npy")[rows], memory)
 
@@ -55,18 +59,30 @@ class Trajectories:
 
 @torch.no_grad()
 def compute_walks(
-    folder: Path, conditional: Conditional, sampler: Walk, condition: Condition, shape: Sequence[int], seed: int, kept: Sequence[int],
-    batch_size: int, progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
+    folder: Path,
+    conditional: Conditional,
+    sampler: Walk,
+    condition: Condition,
+    shape: Sequence[int],
+    seed: int,
+    kept: Sequence[int],
+    batch_size: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+    device: torch.device | str = "cpu",
 ) -> None:
     """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
 
-    kept: of how many of the N walks, the first, each of the T + 1 states is kept. The noise of every step is kept for all.
+    kept: of how many of the N walks, the first, each of the T + 1 states is kept. The noise of every step is kept for
+    all.
     """
+
     def file(name: str, rows: int) -> np.memmap:
         return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(rows, *shape[1:]))
 
-    states = [[file(name, rows) for name in (f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories)))]
-              for i, rows in enumerate(kept)]
+    states = [
+        [file(name, rows) for name in (f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories)))]
+        for i, rows in enumerate(kept)
+    ]
     noises = {i: file(f"z-{i}", shape[0]) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
     for i, noise in noises.items():
         noise[:] = seeded_normal(shape, seed, 1 + i).numpy()
@@ -92,28 +108,42 @@ def compute_walks(
 
 @torch.no_grad()
 def compute_images(
-    conditional: Conditional, sampler: Walk, condition: Condition, shape: Sequence[int], seed: int, batch_size: int,
-    progress: Callable[[Iterable], Iterable] = iter, device: torch.device | str = "cpu",
+    conditional: Conditional,
+    sampler: Walk,
+    condition: Condition,
+    shape: Sequence[int],
+    seed: int,
+    batch_size: int,
+    progress: Callable[[Iterable], Iterable] = iter,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The images that `compute_walks` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on the CPU."""
+    """The images that `compute_walks` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on
+    the CPU.
+    """
     start = seeded_normal(shape, seed, 0)
     noises = {i: seeded_normal(shape, seed, 1 + i) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
     batches = []
     for first in progress(range(0, shape[0], batch_size)):
         rows = slice(first, first + batch_size)
         network = conditional({name: value[rows].to(device) for name, value in condition.items()})
-        *_, state = walk(network, sampler, sampler.start(start[rows].to(device)),
-                         lambda i: noises[i][rows].to(device) if i in noises else None)
+        *_, state = walk(
+            network,
+            sampler,
+            sampler.start(start[rows].to(device)),
+            lambda i: noises[i][rows].to(device) if i in noises else None,
+        )
         batches.append(state.x.cpu())
     return torch.cat(batches)
 
 
 class GroupDataset(Dataset):
-    """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at the same steps.
+    """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at
+    the same steps.
 
-    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (x of the full-precision state in which those
-    steps begin), "memory": list of the same (what its solver remembers), "end": [N, C, H, W] (x of the one in which they end),
-    "noise": of each step [N, C, H, W] or None, "condition": dict of tensors [N, ...], "trajectories": int64 [N]}.
+    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (x of the full-precision state in
+    which those steps begin), "memory": list of the same (what its solver remembers), "end": [N, C, H, W] (x of the one
+    in which they end), "noise": of each step [N, C, H, W] or None, "condition": dict of tensors [N, ...],
+    "trajectories": int64 [N]}.
     """
 
     def __init__(self, trajectories: Trajectories):
@@ -126,6 +156,11 @@ class GroupDataset(Dataset):
         steps, rows = pairs[0][0], torch.tensor([trajectory for _, trajectory in pairs])
         start, walks = self.trajectories.state(steps.start, rows), self.trajectories
         return {
-            "steps": steps, "start": start.x, "memory": list(start.memory), "end": walks.state(steps.stop, rows).x,
-            "noise": [walks.noise(i, rows) for i in steps], "condition": dict(walks.told(rows)), "trajectories": rows,
+            "steps": steps,
+            "start": start.x,
+            "memory": list(start.memory),
+            "end": walks.state(steps.stop, rows).x,
+            "noise": [walks.noise(i, rows) for i in steps],
+            "condition": dict(walks.told(rows)),
+            "trajectories": rows,
         }

@@ -1,32 +1,35 @@
 """AccuQuant (Lee et al., NeurIPS 2025, arXiv 2510.20348): match the end of a group of denoising steps.
 
-The walk is cut into disjoint groups of M consecutive steps. From a full-precision state x_t at the start of a group, the
-quantized network walks on its own states x~ to the group's end, and one loss compares the ends (Fig. 2):
+The walk is cut into disjoint groups of M consecutive steps. From a full-precision state x_t at the start of a group,
+the quantized network walks on its own states x~ to the group's end, and one loss compares the ends (Fig. 2):
 
     L = d(x~_{t-M}, x_{t-M})                                                                                       (1)
 
     dL/dtheta = sum_k (dL/dx~_{t-M}) (dx~_{t-M}/dx~_{t-k}) (dx~_{t-k}/dtheta)_direct                                (2)
 
-`copy` is the paper's approximation: dx~_{t-M}/dx~_{t-k} = I, so that the loss's gradient g is copied to every step and each
-step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M - 1 passes without a backward and
-M with one: 4 M - 1 forward passes. `exact` keeps (2), in the same memory and at the same cost, by walking the group backwards:
-g <- (dx~_k/dx~_{k-1})^T g. `bptt` holds the whole graph: the control, O(M) memory, 3 M forward passes.
+`copy` is the paper's approximation: dx~_{t-M}/dx~_{t-k} = I, so that the loss's gradient g is copied to every step and
+each step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M - 1 passes without
+a backward and M with one: 4 M - 1 forward passes. `exact` keeps (2), in the same memory and at the same cost, by
+walking the group backwards: g <- (dx~_k/dx~_{k-1})^T g. `bptt` holds the whole graph: the control, O(M) memory, 3 M
+forward passes.
 
 What the paper does not publish, chosen here and exposed in the config:
-- start: quantizers calibrated step by step, as the baseline `step` does it; they take half of the network evaluations. From
-  calibrated ranges alone the groups would have to do both, and their few updates are noisy.
+- start: quantizers calibrated step by step, as the baseline `step` does it; they take half of the network evaluations.
+  From calibrated ranges alone the groups would have to do both, and their few updates are noisy.
 - group size M = 5: a quarter of the default 20 steps; the paper says that too large groups hurt.
-- distance d: mean squared error, divided by what it is for the calibrated ranges in the same group, so that noisy groups,
-  whose steps are larger (|b_t|), do not outweigh the others and the rounding regulariser has one scale for all models.
+- distance d: mean squared error, divided by what it is for the calibrated ranges in the same group, so that noisy
+  groups, whose steps are larger (|b_t|), do not outweigh the others and the rounding regulariser has one scale for all
+  models.
 - order of groups: random, since all groups share the rounding variables; sequential is an option.
-- learned: whether each weight is rounded up or down, and the activation scales (one set per group), jointly, with Adam. Weight
-  scales and zero points stay as calibrated (Q-Diffusion).
-- rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of iterations to
-  settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was gained.
+- learned: whether each weight is rounded up or down, and the activation scales (one set per group), jointly, with Adam.
+  Weight scales and zero points stay as calibrated (Q-Diffusion).
+- rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of
+  iterations to settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was
+  gained.
 - iterations 800 + 126, batch 16: under two minutes on two cores, and the baselines' number of network evaluations.
-- rates of the group part (results/accuquant_fid_shift.md has what was tried): a tenth of the baselines' for the rounding, since a hundred
-  updates at more, each with a gradient of its own noise for every weight, cost the typical image; six times theirs for the
-  activation scales, which have to widen until they hold walks that leave the data.
+- rates of the group part (results/accuquant_fid_shift.md has what was tried): a tenth of the baselines' for the
+  rounding, since a hundred updates at more, each with a gradient of its own noise for every weight, cost the typical
+  image; six times theirs for the activation scales, which have to widen until they hold walks that leave the data.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +43,10 @@ from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
 from quantlab.quantizers import wrap
 
-Step = Callable[[int, State], State]        # (index of the step, state) -> next state
-Loss = Callable[[Tensor], Tensor]           # (x at the end of the group, [N, C, H, W]) -> scalar
-Echo = Callable[[int], tuple[float, ...]]   # of step i: by how much what it leaves in the solver's memory moves the x after the next
+Step = Callable[[int, State], State]  # (index of the step, state) -> next state
+Loss = Callable[[Tensor], Tensor]  # (x at the end of the group, [N, C, H, W]) -> scalar
+# of step i: by how much what it leaves in the solver's memory moves the x after the next
+Echo = Callable[[int], tuple[float, ...]]
 
 
 def simulate(step: Step, steps: Sequence[int], start: State) -> list[State]:
@@ -64,7 +68,10 @@ def loss_and_gradient(loss: Loss, end: Tensor) -> tuple[Tensor, Tensor]:
 
 def backward(state: State, g: Tensor, of_memory: Sequence[Tensor | None]) -> None:
     """Back-propagate the cotangents g of x and `of_memory` of the remembered tensors (None: of zero)."""
-    pairs = [(state.x, g), *((one, cotangent) for one, cotangent in zip(state.memory, of_memory) if cotangent is not None)]
+    pairs = [
+        (state.x, g),
+        *((one, cotangent) for one, cotangent in zip(state.memory, of_memory) if cotangent is not None),
+    ]
     pairs = [(tensor, cotangent) for tensor, cotangent in pairs if tensor.requires_grad]
     torch.autograd.backward([tensor for tensor, _ in pairs], [cotangent for _, cotangent in pairs])
 
@@ -72,12 +79,13 @@ def backward(state: State, g: Tensor, of_memory: Sequence[Tensor | None]) -> Non
 def copied_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
     """Add AccuQuant's approximate gradient to .grad (paper Fig. 2, dashed arrows); returns the loss.
 
-    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input. A step's
-    output also acts through the solver's memory, on the x after the next: with the weight that `echo` gives, in the group or after it.
+    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input.
+    A step's output also acts through the solver's memory, on the x after the next: with the weight that `echo` gives,
+    in the group or after it.
     """
     *earlier, last = steps
     states = simulate(step, earlier, start)
-    end = step(last, states[-1])        # with a graph: this step is the first to be back-propagated
+    end = step(last, states[-1])  # with a graph: this step is the first to be back-propagated
     value, g = loss_and_gradient(loss, end.x)
     backward(end, g, [weight * g if weight else None for weight in echo(last)])
     for i, state in zip(earlier, states):
@@ -92,7 +100,7 @@ def exact_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, e
     """
     *earlier, last = steps
     states = simulate(step, earlier, start)
-    state = states.pop().detached(needs_gradient=bool(earlier))     # the start needs no gradient
+    state = states.pop().detached(needs_gradient=bool(earlier))  # the start needs no gradient
     end = step(last, state)
     value, g = loss_and_gradient(loss, end.x)
     backward(end, g, ())
@@ -103,7 +111,9 @@ def exact_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, e
     return value
 
 
-def backpropagated_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
+def backpropagated_gradient(
+    step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()
+) -> Tensor:
     """Add the true gradient (2) to .grad by back-propagation through the whole group at once; returns the loss."""
     state = start
     for i in steps:
@@ -166,5 +176,7 @@ class AccuQuant(DiffusionPTQ):
 
     def make_phases(self) -> list[Phase]:
         section, initialization = self.section, self.section.initialization
-        return [Phase(Single(self), initialization.iterations, initialization.learning_rate),
-                Phase(Group(self), section.iterations, section.learning_rate)]
+        return [
+            Phase(Single(self), initialization.iterations, initialization.learning_rate),
+            Phase(Group(self), section.iterations, section.learning_rate),
+        ]

@@ -1,8 +1,8 @@
 """What a method is: the hooks of the one trainer loop.
 
-The trainer asks, in this order: `build`, then `load_state_dict` if there is a checkpoint, then for every step `before_step`,
-`gradients`, `after_backward`, `update`, `after_update`; `validate` at every checkpoint; at the end the runner asks `finish`. Most
-methods implement two or three of them. A method never loops over steps.
+The trainer asks, in this order: `build`, then `load_state_dict` if there is a checkpoint, then for every step
+`before_step`, `gradients`, `after_backward`, `update`, `after_update`; `validate` at every checkpoint; at the end the
+runner asks `finish`. Most methods implement two or three of them. A method never loops over steps.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,17 +19,18 @@ from torch import Tensor
 class RunContext:
     """What the runner hands a method: the four parts of the run and the few services it may use."""
 
-    config: Any                     # the validated RunConfig
+    config: Any  # the validated RunConfig
     task: Any
-    model: torch.nn.Module          # full precision, on the device
-    accelerator: Any                # accelerate.Accelerator: device, precision, processes
-    cache: Any                      # quantlab.cache.Cache: tensors that runs share
-    directory: Path                 # the run's own directory
+    model: torch.nn.Module  # full precision, on the device
+    accelerator: Any  # accelerate.Accelerator: device, precision, processes
+    cache: Any  # quantlab.cache.Cache: tensors that runs share
+    directory: Path  # the run's own directory
     feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for; None: no FID
-    trained: Callable[[Any], torch.nn.Module]   # trained(model section): that model in full precision, by its own recipe, cached
+    # trained(model section): that model in full precision, by its own recipe, cached
+    trained: Callable[[Any], torch.nn.Module]
     full_precision_at_hand: Callable[[], bool]  # gives `model` weights if that takes no training; whether there are any
-    progress: Callable[..., Iterable]   # progress(iterable, "what"): a bar with an ETA
-    saved_model: Any = None         # the SavedModel of the finished run in method.run
+    progress: Callable[..., Iterable]  # progress(iterable, "what"): a bar with an ETA
+    saved_model: Any = None  # the SavedModel of the finished run in method.run
 
     @property
     def device(self) -> torch.device:
@@ -43,32 +44,38 @@ class Outcome:
     metrics: dict[str, float]
     baseline: dict[str, Any] = field(default_factory=dict)
     protocol: dict[str, Any] = field(default_factory=dict)
-    diagnostics: dict[str, Any] = field(default_factory=dict)   # not results: what helps to judge the run
+    diagnostics: dict[str, Any] = field(default_factory=dict)  # not results: what helps to judge the run
     cost: dict[str, Any] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)          # `step` and `metrics` of the best validated state, if not the last
+    # `step` and `metrics` of the best validated state, if not the last
+    best: dict[str, Any] = field(default_factory=dict)
     best_model: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
     model_facts: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)      # sentences without which the results would be misread; in every table
+    # sentences without which the results would be misread; in every table
+    notes: list[str] = field(default_factory=list)
 
 
 class Method:
-    """Base of all methods. A subclass sets `steps`, `dataset` and, where an epoch means something, `steps_per_epoch`."""
+    """Base of all methods. A subclass sets `steps`, `dataset` and, where an epoch means something,
+    `steps_per_epoch`.
+    """
 
-    needs_full_precision = True     # the runner loads full-precision weights into context.model first
+    needs_full_precision = True  # the runner loads full-precision weights into context.model first
 
-    steps: int                      # the method's own length; trainer.max_steps and trainer.epochs may shorten it
+    steps: int  # the method's own length; trainer.max_steps and trainer.epochs may shorten it
     steps_per_epoch: int | None = None
-    dataset: Any = None             # map-style; `collate` makes a batch of its items
-    described: dict[str, dict] | None = None    # of a method that quantizes, after `build`: what layers.json holds
-    workers: int = 0                # processes that load it, unless trainer.num_workers says how many
+    dataset: Any = None  # map-style; `collate` makes a batch of its items
+    described: dict[str, dict] | None = None  # of a method that quantizes, after `build`: what layers.json holds
+    workers: int = 0  # processes that load it, unless trainer.num_workers says how many
 
     def __init__(self, section, context: RunContext):
         self.section, self.context = section, context
 
     @classmethod
     def check_files(cls, section, config) -> None:
-        """Looks at the files that the method's section names, before any data is read. Raises RequestError for one that will not do."""
+        """Looks at the files that the method's section names, before any data is read. Raises RequestError for one
+        that will not do.
+        """
 
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list:
@@ -119,7 +126,9 @@ class Method:
         return {}
 
     def checkpoint_score(self, validated: dict[str, float]) -> list[float]:
-        """Of what `validate` measured, what decides which checkpoint is best: lower is better, later entries break ties."""
+        """Of what `validate` measured, what decides which checkpoint is best: lower is better, later entries break
+        ties.
+        """
         return [validated["loss"]] if "loss" in validated else []
 
     def finish(self) -> Outcome:
@@ -136,7 +145,9 @@ class Method:
 
 
 def run_length(section, method_steps: int, steps_per_epoch: int | None) -> int:
-    """Steps the loop will make: the method's own length, or `max_steps` or `epochs` of the trainer section, if smaller."""
+    """Steps the loop will make: the method's own length, or `max_steps` or `epochs` of the trainer section, if
+    smaller.
+    """
     caps = [method_steps, section.max_steps]
     if section.epochs is not None and steps_per_epoch is not None:
         caps.append(section.epochs * steps_per_epoch)
@@ -149,12 +160,15 @@ def seeded(*seed: int) -> np.random.Generator:
 
 
 def batches_per_epoch(size: int, batch_size: int, drop_last: bool) -> int:
-    """Steps that an epoch of `size` items makes. drop_last: without its last, smaller batch, unless that is all there is."""
+    """Steps that an epoch of `size` items makes. drop_last: without its last, smaller batch, unless that is all
+    there is.
+    """
     return max(size // batch_size, 1) if drop_last else -(-size // batch_size)
 
 
 def shuffled_batch(size: int, batch_size: int, seed: int, step: int, drop_last: bool) -> list[int]:
-    """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch); an epoch is
+    """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch); an
+    epoch is
     `batches_per_epoch` long."""
     epoch, position = divmod(step, batches_per_epoch(size, batch_size, drop_last))
     order = seeded(seed, epoch).permutation(size)

@@ -1,10 +1,11 @@
-"""A look at what a full-precision denoiser draws: a grid beside the task's images, and a warning where the two are far apart.
+"""A look at what a full-precision denoiser draws: a grid beside the task's images, and a warning where the two are far
+apart.
 
-Nobody should quantize a network that draws noise, and the loss does not tell. The distance is `metrics.spectrum`'s, of 64 samples
-or more to 512 of the task's images. That samples are far from a factor of 1.5 on is our choice. Measured on digits, where 64 other
-images are at 1.04 to 1.09: 1 step of training 6.8, 30 steps 3.3, 100 steps 2.3, 300 steps (most digits legible) 1.25, the recipe's
-1000 steps 1.19; on MNIST at 16x16 (others at 1.03 to 1.08): 1 step 23, 100 steps 11, 300 steps 7.1, 1000 steps (a third of the
-samples still noisy) 3.0.
+Nobody should quantize a network that draws noise, and the loss does not tell. The distance is `metrics.spectrum`'s, of
+64 samples or more to 512 of the task's images. That samples are far from a factor of 1.5 on is our choice. Measured on
+digits, where 64 other images are at 1.04 to 1.09: 1 step of training 6.8, 30 steps 3.3, 100 steps 2.3, 300 steps (most
+digits legible) 1.25, the recipe's 1000 steps 1.19; on MNIST at 16x16 (others at 1.03 to 1.08): 1 step 23, 100 steps 11,
+300 steps 7.1, 1000 steps (a third of the samples still noisy) 3.0.
 """
 
 import logging
@@ -21,7 +22,7 @@ from quantlab.report import grids
 from quantlab.tasks.base import normalize
 
 DRAWN = 64
-COMPARED = 512      # images of the task
+COMPARED = 512  # images of the task
 FAR = 1.5
 COLUMNS = 16
 
@@ -46,15 +47,23 @@ def draw_beside_task(context: RunContext, samples: Tensor, picture: Path) -> Non
 
 
 def look_at(context: RunContext, samples: Tensor, picture: Path) -> float:
-    """The spectrum ratio of full-precision samples to the task's images; `picture` shows both, and a warning names it where
+    """The spectrum ratio of full-precision samples to the task's images; `picture` shows both, and a warning names it
+    where
     they are far apart."""
     config, ratio = context.config, spectrum_ratio_to_task(context, samples)
     draw_beside_task(context, samples, picture)
-    if not ratio <= FAR:        # or NaN
+    if not ratio <= FAR:  # or NaN
         logger.warning(
-            "full-precision samples of model=%s are far from the images of task=%s: the energies of their spatial frequencies differ %.3g-fold "
-            "(near: up to %g-fold; both are in %s); train longer than model.pretrain.steps=%d, or give weights and a sampler that fit",
-            config.model.name, config.task.name, ratio, FAR, picture, config.model.pretrain.steps)
+            "full-precision samples of model=%s are far from the images of task=%s: the energies of their spatial"
+            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); train longer than"
+            " model.pretrain.steps=%d, or give weights and a sampler that fit",
+            config.model.name,
+            config.task.name,
+            ratio,
+            FAR,
+            picture,
+            config.model.pretrain.steps,
+        )
     return ratio
 
 
@@ -62,5 +71,10 @@ def measure_full_precision(context: RunContext) -> tuple[dict[str, float], dict[
     """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, and its protocol."""
     samples = draw_images(context, context.model.network(), DRAWN, "samples")
     ratio = look_at(context, samples, context.directory / "samples" / "samples.png")
-    protocol = {"spectrum_samples": DRAWN, "noise_seed": context.task.evaluation.seed, "denoising_steps": len(context.model.sampler), **walk_protocol(context)}
+    protocol = {
+        "spectrum_samples": DRAWN,
+        "noise_seed": context.task.evaluation.seed,
+        "denoising_steps": len(context.model.sampler),
+        **walk_protocol(context),
+    }
     return {"spectrum_ratio": ratio}, protocol

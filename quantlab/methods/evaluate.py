@@ -1,8 +1,9 @@
-"""method=evaluate: the metrics of a model as it is, or of what a finished run left behind. Nothing is trained or calibrated.
+"""method=evaluate: the metrics of a model as it is, or of what a finished run left behind. Nothing is trained or
+calibrated.
 
-A finished run gets the numbers that it reported, bit for bit, where device, batch size and data are the same. A quantized denoiser
-is compared with the full-precision weights that it was made of where they are at hand, in the cache or in model.weights; else it
-has only its fid.
+A finished run gets the numbers that it reported, bit for bit, where device, batch size and data are the same. A
+quantized denoiser is compared with the full-precision weights that it was made of where they are at hand, in the cache
+or in model.weights; else it has only its fid.
 """
 
 import logging
@@ -32,7 +33,7 @@ class Evaluate(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        self.quantized = None           # the QuantizedDenoiser of a run that quantized one
+        self.quantized = None  # the QuantizedDenoiser of a run that quantized one
         if context.saved_model is not None:
             self.described = read_layers(Path(section.run))
             self.quantized = restore(context)
@@ -40,15 +41,17 @@ class Evaluate(Method):
         elif not context.full_precision_at_hand():
             task, model = context.config.task.name, context.config.model.name
             raise RequestError(
-                f"model={model}: an untrained model, for which task={task} has no weights in cache_dir either; type quantlab "
-                f"method=pretrain task={task} model={model} first (with the same settings), or model.weights=FILE, or method.run=DIR")
+                f"model={model}: an untrained model, for which task={task} has no weights in cache_dir either; type"
+                f" quantlab method=pretrain task={task} model={model} first (with the same settings), or"
+                " model.weights=FILE, or method.run=DIR"
+            )
 
     def finish(self) -> Outcome:
         context, part = self.context, self.section.part
         if context.config.model.kind == "denoiser":
             return self._full_precision_denoiser() if self.quantized is None else self._quantized_denoiser()
         task, model = context.task, context.model
-        if not hasattr(task, "evaluate"):       # a classifier of a generation task's labels
+        if not hasattr(task, "evaluate"):  # a classifier of a generation task's labels
             metrics, protocol = Pretrain(None, context).measure()
             return Outcome(metrics, protocol=protocol)
         metrics = task.evaluate(model, part, context.device, context.progress)
@@ -60,7 +63,9 @@ class Evaluate(Method):
         return Outcome(metrics, baseline=task.baseline(context.device), protocol=task.protocol())
 
     def _full_precision_denoiser(self) -> Outcome:
-        """fid of its samples, the loss on the images that method=pretrain holds out, and what else that method measures."""
+        """fid of its samples, the loss on the images that method=pretrain holds out, and what else that method
+        measures.
+        """
         context = self.context
         metrics, protocol = Pretrain(None, context).measure()
         features = context.feature_network()
@@ -76,8 +81,10 @@ class Evaluate(Method):
             metrics = judge("quantized", context.model.guide(self.quantized.network))
             judge.draw()
             return Outcome(metrics, judge.baseline(), judge.protocol)
-        logger.warning("the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
-                       "model.weights=FILE): numbers that compare with them are left out")
+        logger.warning(
+            "the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
+            "model.weights=FILE): numbers that compare with them are left out"
+        )
         images = self._samples(context.model.guide(self.quantized.network))
         draw_beside_task(context, images, context.directory / "samples" / "samples.png")
         distance = fid_to_task(context, context.feature_network())

@@ -1,7 +1,8 @@
-"""How the samples of a diffusion model are judged: against the task's images, and a quantized one's against full precision.
+"""How the samples of a diffusion model are judged: against the task's images, and a quantized one's against full
+precision.
 
-Both models start from the same noise, so images compare one by one. Everything full-precision is computed once and cached.
-With task.evaluation.features=none no FID is measured, and no feature network is asked for.
+Both models start from the same noise, so images compare one by one. Everything full-precision is computed once and
+cached. With task.evaluation.features=none no FID is measured, and no feature network is asked for.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from quantlab.methods.base import RunContext
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.metrics.paired import paired_metrics, paired_protocol
 
-FID_POINTS = 8      # points along denoising at which fid_to_fp32 is measured for the figure
+FID_POINTS = 8  # points along denoising at which fid_to_fp32 is measured for the figure
 
 
 def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequence[int], what: str) -> Trajectories:
@@ -32,47 +33,88 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
     sampler, condition = model.sampler, model.condition(count, seed)
     shape = (count, task.channels, task.image_size, task.image_size)
     guidance = None if model.classes is None else dataclasses.asdict(model.classes)
-    facts = {"format": 3, "model": model.fingerprint(), "shape": shape, "seed": seed, "sampler": type(sampler).__module__,
-             "walk": dataclasses.asdict(sampler), "classes": guidance, "kept": list(kept)}
+    facts = {
+        "format": 3,
+        "model": model.fingerprint(),
+        "shape": shape,
+        "seed": seed,
+        "sampler": type(sampler).__module__,
+        "walk": dataclasses.asdict(sampler),
+        "classes": guidance,
+        "kept": list(kept),
+    }
 
     def make(folder: Path) -> None:
-        compute_walks(folder, model.network(), sampler, condition, shape, seed, kept, task.evaluation.batch_size,
-                      lambda batches: context.progress(batches, what), context.device)
+        compute_walks(
+            folder,
+            model.network(),
+            sampler,
+            condition,
+            shape,
+            seed,
+            kept,
+            task.evaluation.batch_size,
+            lambda batches: context.progress(batches, what),
+            context.device,
+        )
 
     return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
 
 
 def require_feature_network(task: Any) -> None:
-    """Raises RequestError where `task` has not what its `evaluation.features` needs: labels, or Inception's weights, which are fetched."""
+    """Raises RequestError where `task` has not what its `evaluation.features` needs: labels, or Inception's
+    weights, which are fetched.
+    """
     features = task.evaluation.features
     if features == "task_classifier" and task.classes is None:
-        raise RequestError(f"task.evaluation.features: got task_classifier, but task={task.name} has no labels to train one on, allowed: "
-                           "none (everything but FID), inception, or a sub-folder of images per class; type task.evaluation.features=none")
+        raise RequestError(
+            f"task.evaluation.features: got task_classifier, but task={task.name} has no labels to train one on,"
+            " allowed: none (everything but FID), inception, or a sub-folder of images per class; type"
+            " task.evaluation.features=none"
+        )
     if features == "inception":
         FrechetDistance("inception")
 
 
 def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
-    """The Frechet distance to the task's images; features: `context.feature_network()`, None where no FID is measured."""
+    """The Frechet distance to the task's images; features: `context.feature_network()`, None where no FID is
+    measured.
+    """
     if features is None:
         return None
-    return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(context.task.reference())
+    return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(
+        context.task.reference()
+    )
 
 
 def draw_images(context: RunContext, conditional: Conditional, count: int, what: str) -> Tensor:
     """`count` images float32 [N, C, H, W] that a network, guided already, walks to from the evaluation's noise."""
     task, model = context.task, context.model
     shape = (count, task.channels, task.image_size, task.image_size)
-    return compute_images(conditional, model.sampler, model.condition(count, task.evaluation.seed), shape, task.evaluation.seed,
-                          task.evaluation.batch_size, lambda batches: context.progress(batches, what), context.device)
+    return compute_images(
+        conditional,
+        model.sampler,
+        model.condition(count, task.evaluation.seed),
+        shape,
+        task.evaluation.seed,
+        task.evaluation.batch_size,
+        lambda batches: context.progress(batches, what),
+        context.device,
+    )
 
 
 def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
     """What numbers of `samples` samples depend on."""
     task, sampler = context.task, context.model.sampler
     evaluation = task.evaluation
-    protocol = {"samples": samples, "fid_features": evaluation.features, "noise_seed": evaluation.seed,
-                "reference_images": len(task.images()), "denoising_steps": len(sampler), **walk_protocol(context)}
+    protocol = {
+        "samples": samples,
+        "fid_features": evaluation.features,
+        "noise_seed": evaluation.seed,
+        "reference_images": len(task.images()),
+        "denoising_steps": len(sampler),
+        **walk_protocol(context),
+    }
     if evaluation.features == "none":
         del protocol["fid_features"], protocol["reference_images"]
     return protocol
@@ -89,8 +131,9 @@ def walk_protocol(context: RunContext) -> dict[str, Any]:
 class GenerationJudge:
     """Judges networks on one task, and remembers their walks for the pictures.
 
-    Calling it with a label and a quantized network, guided already, returns its metrics: fid (to the task's images), fid_to_fp32, psnr (dB),
-    ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none, those without fid.
+    Calling it with a label and a quantized network, guided already, returns its metrics: fid (to the task's images),
+    fid_to_fp32, psnr (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none,
+    those without fid.
     """
 
     def __init__(self, context: RunContext, group_size: int):
@@ -105,19 +148,31 @@ class GenerationJudge:
         self.fid_steps = [] if self.fid is None else sorted(points)
         measured = min(evaluation.step_error_samples, evaluation.samples)
         kept = [evaluation.samples if i in (0, total, *self.fid_steps) else measured for i in range(total + 1)]
-        self.reference = fetch_trajectories(context, evaluation.samples, evaluation.seed, kept, "full-precision samples")
+        self.reference = fetch_trajectories(
+            context, evaluation.samples, evaluation.seed, kept, "full-precision samples"
+        )
         self.walks: dict[str, WalkComparison] = {}
         self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(context.task.image_size)
 
     def baseline(self) -> dict[str, dict[str, float]]:
         """`full_precision`: the fid of its samples. Empty with features=none."""
-        return {} if self.fid_to_task is None else {"full_precision": {"fid": self.fid_to_task.to(self.reference.images)}}
+        return (
+            {} if self.fid_to_task is None else {"full_precision": {"fid": self.fid_to_task.to(self.reference.images)}}
+        )
 
     def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
         def progress(batches):
             return self.context.progress(batches, f"samples: {label}")
-        walk = compare_walks(conditional, self.reference, self.evaluation.batch_size,
-                             self.evaluation.step_error_samples, self.fid_steps, progress, self.context.device)
+
+        walk = compare_walks(
+            conditional,
+            self.reference,
+            self.evaluation.batch_size,
+            self.evaluation.step_error_samples,
+            self.fid_steps,
+            progress,
+            self.context.device,
+        )
         self.walks[label] = walk
         paired = paired_metrics(walk.images, self.reference.images)
         if self.fid is None:
@@ -132,7 +187,10 @@ class GenerationJudge:
             self.fid.reference(self.reference.state(done).x)
             for label, walk in self.walks.items():
                 values[label].append(self.fid.to(walk.states[done]))
-        curves = {label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error} for label, walk in self.walks.items()}
+        curves = {
+            label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error}
+            for label, walk in self.walks.items()
+        }
         if self.fid is not None:
             for label, curve in curves.items():
                 curve["fid_to_fp32"] = {"step": self.fid_steps, "value": values[label]}

@@ -1,9 +1,9 @@
 """Full-precision training of any model: AdamW or SGD, linear warm-up then cosine to zero, exponential moving average.
 
-The model gives its own loss (`training_loss`), so this trains denoisers and classifiers alike. The averaged weights are what
-is kept, in the cache, under the hash of everything that shapes them: the task's data, the model's size, the recipe, the
-precision, and the weights that training went on from, if it did. Every other method starts from there, and a second run finds them
-at once.
+The model gives its own loss (`training_loss`), so this trains denoisers and classifiers alike. The averaged weights are
+what is kept, in the cache, under the hash of everything that shapes them: the task's data, the model's size, the
+recipe, the precision, and the weights that training went on from, if it did. Every other method starts from there, and
+a second run finds them at once.
 """
 
 import logging
@@ -22,8 +22,9 @@ from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
 
-HELD_OUT = 512          # images (at most a tenth of the set) for the validation loss of a task without a validation part; never trained on
-MOMENTUM = 0.9          # of SGD, as He et al. 2016
+# images (at most a tenth of the set) for the validation loss of a task without a validation part; never trained on
+HELD_OUT = 512
+MOMENTUM = 0.9  # of SGD, as He et al. 2016
 CACHE = "full_precision"
 
 
@@ -51,7 +52,9 @@ def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
 
 
 def warmed_up_average(decay: float):
-    """An update for `AveragedModel`: decay min(decay, (1 + n) / (10 + n)) at its n-th call, so that it starts quickly."""
+    """An update for `AveragedModel`: decay min(decay, (1 + n) / (10 + n)) at its n-th call, so that it starts
+    quickly.
+    """
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], calls: int | Tensor) -> None:
@@ -76,7 +79,7 @@ class Pretrain(Method):
             order = seeded(0).permutation(len(self.dataset))
             held_out = min(HELD_OUT, len(order) // 10)
             self.held_out, self.trained_on = order[:held_out], order[held_out:]
-        self.average = None         # of the weights, once training has begun
+        self.average = None  # of the weights, once training has begun
         self.start = self.start_facts()
         self.steps = self.recipe.steps
         self.drop_last = context.config.trainer.drop_last
@@ -84,11 +87,15 @@ class Pretrain(Method):
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the task has validation and test parts; then all that `dataset` holds is trained on, as other methods do."""
+        """Whether the task has validation and test parts; then all that `dataset` holds is trained on, as other
+        methods do.
+        """
         return hasattr(self.context.task, "evaluate")
 
     def start_facts(self) -> dict:
-        """What was loaded to train on from, if anything was: what lies there, not where. Asked before training changes it."""
+        """What was loaded to train on from, if anything was: what lies there, not where. Asked before training
+        changes it.
+        """
         model = self.context.model
         if getattr(model, "weights_from", None) is None:
             return {}
@@ -104,10 +111,15 @@ class Pretrain(Method):
             model.pop(name, None)
         model["pretrain"]["steps"] = total_steps
         start = {"start": self.start} if self.start else {}
-        if not self.drop_last:      # weights cached before this key existed are still found
+        if not self.drop_last:  # weights cached before this key existed are still found
             start["drop_last"] = False
-        return start | {"format": 3, "model": model, "task": config.task.name, "data": self.context.task.fingerprint(),
-                "mixed_precision": config.trainer.mixed_precision}
+        return start | {
+            "format": 3,
+            "model": model,
+            "task": config.task.name,
+            "data": self.context.task.fingerprint(),
+            "mixed_precision": config.trainer.mixed_precision,
+        }
 
     def restore(self, total_steps: int) -> bool:
         """Load the weights that an earlier run trained just so; False if there are none."""
@@ -116,7 +128,11 @@ class Pretrain(Method):
         if found is None:
             return False
         self.weights_of(self.context.model).load_state_dict(found)
-        logger.info("full-precision %s: found in the cache, %s", self.context.config.model.name, self.context.cache.folder(CACHE, facts))
+        logger.info(
+            "full-precision %s: found in the cache, %s",
+            self.context.config.model.name,
+            self.context.cache.folder(CACHE, facts),
+        )
         return True
 
     @staticmethod
@@ -162,7 +178,8 @@ class Pretrain(Method):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """What the task measures on its validation part, or else `loss` on the held-out images, of the averaged weights. Of fewer than
+        """What the task measures on its validation part, or else `loss` on the held-out images, of the averaged
+        weights. Of fewer than
         ten images none is held out."""
         model = self.average.module if self.average is not None else self.context.model.eval()
         if self.is_evaluated:
@@ -172,7 +189,11 @@ class Pretrain(Method):
         if hasattr(model, "validation_loss"):
             return {"loss": float(model.validation_loss(self._batch(self.held_out)))}
         parts = np.array_split(self.held_out, -(-len(self.held_out) // self.recipe.batch_size))
-        return {"loss": sum(float(model.training_loss(self._batch(part))) * len(part) for part in parts) / len(self.held_out)}
+        return {
+            "loss": (
+                sum(float(model.training_loss(self._batch(part))) * len(part) for part in parts) / len(self.held_out)
+            )
+        }
 
     def _batch(self, chosen: np.ndarray) -> dict[str, Tensor]:
         batch = to_device(self.collate(self.dataset.__getitems__(chosen.tolist())), self.context.device)
@@ -189,11 +210,15 @@ class Pretrain(Method):
         return model
 
     def measure(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """Metrics of `context.model` and their protocol: the task's on its test part, or else the loss on the held-out images, and of a
+        """Metrics of `context.model` and their protocol: the task's on its test part, or else the loss on the held-out
+        images, and of a
         denoiser how near its samples are to the task's images."""
         context = self.context
         if self.is_evaluated:
-            return context.task.evaluate(context.model, "test", context.device, context.progress), context.task.protocol()
+            return (
+                context.task.evaluate(context.model, "test", context.device, context.progress),
+                context.task.protocol(),
+            )
         metrics, protocol = self.validate(), {"held_out_images": len(self.held_out)}
         if context.config.model.kind == "denoiser" and context.accelerator.is_main_process:
             of_samples, how = measure_full_precision(context)
@@ -205,13 +230,19 @@ class Pretrain(Method):
         metrics, protocol = self.measure()
         if context.accelerator.is_main_process:
             context.task.draw({"full precision": model}, context.directory / "samples", context.device)
-        return Outcome(metrics=metrics, baseline=context.task.baseline(context.device),
-                       protocol={"weights": "exponential moving average"} | protocol,
-                       model=self.weights_of(model).state_dict())
+        return Outcome(
+            metrics=metrics,
+            baseline=context.task.baseline(context.device),
+            protocol={"weights": "exponential moving average"} | protocol,
+            model=self.weights_of(model).state_dict(),
+        )
 
     def state_dict(self) -> dict:
-        return {"model": self.weights_of(self.context.model).state_dict(), "average": self.average.state_dict(),
-                "optimizer": self.optimizer.state_dict()}
+        return {
+            "model": self.weights_of(self.context.model).state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         self.weights_of(self.context.model).load_state_dict(state["model"])

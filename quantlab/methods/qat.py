@@ -1,8 +1,9 @@
 """Quantization-aware training whose weight transitions are scheduled, and the ordinary kind that it is compared with.
 
-"Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025 (arXiv 2404.19248). Parameter groups
-and their rates follow the released code: latent weights of quantized layers (scheduled), other weights and biases, quantizer
-scales (a rate of their own, no momentum, no decay), normalization parameters (no momentum, no decay). All follow one decay.
+"Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025 (arXiv 2404.19248). Parameter
+groups and their rates follow the released code: latent weights of quantized layers (scheduled), other weights and
+biases, quantizer scales (a rate of their own, no momentum, no decay), normalization parameters (no momentum, no decay).
+All follow one decay.
 """
 
 import math
@@ -23,10 +24,24 @@ from quantlab.report import transitions
 from quantlab.report.runs import read_metrics
 
 OPTIMIZERS = {
-    "transition_rate": {"sgd": SGDT, "adam": AdamT, "adamw": AdamWT, "nadam": NAdamT, "adamax": AdamaxT, "rmsprop": RMSpropT,
-                        "adagrad": AdagradT},
-    "learning_rate": {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam,
-                      "adamax": torch.optim.Adamax, "rmsprop": torch.optim.RMSprop, "adagrad": torch.optim.Adagrad},
+    "transition_rate": {
+        "sgd": SGDT,
+        "adam": AdamT,
+        "adamw": AdamWT,
+        "nadam": NAdamT,
+        "adamax": AdamaxT,
+        "rmsprop": RMSpropT,
+        "adagrad": AdagradT,
+    },
+    "learning_rate": {
+        "sgd": torch.optim.SGD,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "nadam": torch.optim.NAdam,
+        "adamax": torch.optim.Adamax,
+        "rmsprop": torch.optim.RMSprop,
+        "adagrad": torch.optim.Adagrad,
+    },
 }
 HISTOGRAM_BINS = 120
 
@@ -42,19 +57,30 @@ class QAT(QuantizedTraining):
         self.needs_full_precision = self.start is None
         self.teacher = Teacher.of(section.teacher, context)
         if self.is_scheduled and all(bits.weight == 32 for bits in self.planned.values()):
-            raise RequestError("quantizer.policy: leaves the weights of every layer in full precision, but method.schedule=transition_rate "
-                               "schedules the transitions of quantized weights; type quantizer.policy=[] or method.schedule=learning_rate")
+            raise RequestError(
+                "quantizer.policy: leaves the weights of every layer in full precision, but"
+                " method.schedule=transition_rate schedules the transitions of quantized weights; type"
+                " quantizer.policy=[] or method.schedule=learning_rate"
+            )
         self.bits = {name: bits.weight for name, bits in self.planned.items() if bits.weight != 32}
         if self.is_scheduled and (largest := max(map(self.target, self.bits))) > 1:
             allowed = math.floor(1000 * section.target_transition_rate / largest) / 1000
-            raise RequestError(f"method.target_transition_rate: got {section.target_transition_rate}, which times the root of the bits asks "
-                               f"for {largest:.3g} of a layer's weights per update, allowed: at most 1; type method.target_transition_rate={allowed}")
+            raise RequestError(
+                f"method.target_transition_rate: got {section.target_transition_rate}, which times the root of the bits"
+                f" asks for {largest:.3g} of a layer's weights per update, allowed: at most 1; type"
+                f" method.target_transition_rate={allowed}"
+            )
         if section.oscillation == "freezing" and min(self.bits.values(), default=0) > section.freezing.max_bits:
-            raise RequestError(f"method.freezing.max_bits: got {section.freezing.max_bits}, below the bits of every layer, so that nothing would be "
-                               f"frozen; type method.freezing.max_bits={min(self.bits.values())}, or method.oscillation=none")
+            raise RequestError(
+                f"method.freezing.max_bits: got {section.freezing.max_bits}, below the bits of every layer, so that"
+                f" nothing would be frozen; type method.freezing.max_bits={min(self.bits.values())}, or"
+                " method.oscillation=none"
+            )
         if section.oscillation != "none" and (names := standardized_layers(context.model, self.planned)):
-            raise RequestError(f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which the standardized "
-                               f"weights of {', '.join(names)} do not have; type method.oscillation=none")
+            raise RequestError(
+                f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which the"
+                f" standardized weights of {', '.join(names)} do not have; type method.oscillation=none"
+            )
 
     @classmethod
     def check_files(cls, section, config) -> None:
@@ -71,13 +97,18 @@ class QAT(QuantizedTraining):
 
     def after_wrapping(self) -> None:
         section = self.section
-        self.trackers = {name: TransitionTracker(layer.weight_quantizer.discrete, layer.weight, section.m, section.m_o)
-                         for name, layer in self.layers.items()}
+        self.trackers = {
+            name: TransitionTracker(layer.weight_quantizer.discrete, layer.weight, section.m, section.m_o)
+            for name, layer in self.layers.items()
+        }
         self.freezing = {}
         if section.oscillation == "freezing":
             from_start = section.freezing.mean_from == "start_of_run"
-            self.freezing = {name: IterativeFreezing(self.trackers[name], layer.weight_quantizer.latent, from_start)
-                             for name, layer in self.layers.items() if self.bits[name] <= section.freezing.max_bits}
+            self.freezing = {
+                name: IterativeFreezing(self.trackers[name], layer.weight_quantizer.latent, from_start)
+                for name, layer in self.layers.items()
+                if self.bits[name] <= section.freezing.max_bits
+            }
 
     def build(self, total_steps: int) -> None:
         if self.section.teacher.architecture == "start":
@@ -92,9 +123,13 @@ class QAT(QuantizedTraining):
         section = self.section
         rate = getattr(section.learning_rate, section.optimizer)
         plain = {"weight_decay": 0.0} | ({"momentum": 0.0} if section.optimizer == "sgd" else {})
-        latent = self.scheduled_groups(groups["latent"]) if self.is_scheduled else [{"params": groups["latent"], "lr": rate}]
+        latent = (
+            self.scheduled_groups(groups["latent"]) if self.is_scheduled else [{"params": groups["latent"], "lr": rate}]
+        )
         listed = [
-            *latent, {"params": groups["weights"], "lr": rate}, {"params": groups["scales"], "lr": section.scale_learning_rate} | plain,
+            *latent,
+            {"params": groups["weights"], "lr": rate},
+            {"params": groups["scales"], "lr": section.scale_learning_rate} | plain,
             {"params": groups["normalization"], "lr": rate} | plain,
         ]
         options = {"lr": rate, "weight_decay": section.weight_decay}
@@ -112,15 +147,23 @@ class QAT(QuantizedTraining):
         return self.section.target_transition_rate * math.sqrt(bits)
 
     def scheduled_groups(self, latent: list[Tensor]) -> list[dict[str, Any]]:
-        """A group of parameters for each target there is. They are the optimizer's first, and `self.group_of` tells a layer's."""
+        """A group of parameters for each target there is. They are the optimizer's first, and `self.group_of` tells
+        a layer's.
+        """
         names = {id(layer.weight): name for name, layer in self.layers.items()}
         by_target: dict[float, list[Tensor]] = {}
         for weight in latent:
             by_target.setdefault(self.target(names[id(weight)]), []).append(weight)
         order = {target: number for number, target in enumerate(by_target)}
         self.group_of = {name: order[self.target(name)] for name in self.layers}
-        return [{"params": weights, "lr": target, "discretize": [self.layers[names[id(weight)]].weight_quantizer.discrete for weight in weights]}
-                for target, weights in by_target.items()]
+        return [
+            {
+                "params": weights,
+                "lr": target,
+                "discretize": [self.layers[names[id(weight)]].weight_quantizer.discrete for weight in weights],
+            }
+            for target, weights in by_target.items()
+        ]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         loss = super().loss(batch)
@@ -153,8 +196,12 @@ class QAT(QuantizedTraining):
         low, high = quantizer.limits
         normalized = quantizer.normalized(layer.weight)
         clipped = (normalized <= low) | (normalized >= high)
-        return dampening_loss(layer.weight, quantizer.latent(quantizer.discrete(layer.weight)), clipped,
-                              self.section.dampening.aggregation)
+        return dampening_loss(
+            layer.weight,
+            quantizer.latent(quantizer.discrete(layer.weight)),
+            clipped,
+            self.section.dampening.aggregation,
+        )
 
     def layer_quantities(self) -> dict[str, dict[str, Tensor]]:
         rows = super().layer_quantities()
@@ -162,16 +209,25 @@ class QAT(QuantizedTraining):
         if not layers:
             return rows
         rows["running_transition_rate"] = {name: tracker.running_transition_rate for name, tracker in trackers.items()}
-        rows["effective_step_size"] = {name: tracker.jump * layers[name].weight_quantizer.effective_step_size
-                                       for name, tracker in trackers.items()}
-        rows["distance_to_transition_point"] = {name: layer.weight_quantizer.distance_to_transition_point(layer.weight).mean()
-                                                for name, layer in layers.items()}
+        rows["effective_step_size"] = {
+            name: tracker.jump * layers[name].weight_quantizer.effective_step_size for name, tracker in trackers.items()
+        }
+        rows["distance_to_transition_point"] = {
+            name: layer.weight_quantizer.distance_to_transition_point(layer.weight).mean()
+            for name, layer in layers.items()
+        }
         rows["oscillating_share"] = {name: tracker.oscillating_share() for name, tracker in trackers.items()}
         if self.freezing:
-            rows["frozen_share"] = {name: freezing.frozen.mean(dtype=torch.float32) for name, freezing in self.freezing.items()}
+            rows["frozen_share"] = {
+                name: freezing.frozen.mean(dtype=torch.float32) for name, freezing in self.freezing.items()
+            }
         if self.is_scheduled:
             # A layer behind which no loss lies has no gradient, and no state
-            states = {name: state for name, layer in layers.items() if "talr" in (state := self.optimizers[0].state[layer.weight])}
+            states = {
+                name: state
+                for name, layer in layers.items()
+                if "talr" in (state := self.optimizers[0].state[layer.weight])
+            }
             rows["running_transition_rate"] = {name: state["running_transition_rate"] for name, state in states.items()}
             rows["talr"] = {name: state["talr"] for name, state in states.items()}
         return rows
@@ -201,14 +257,20 @@ class QAT(QuantizedTraining):
             layer = self.layers[name]
             low, high = layer.weight_quantizer.limits
             counts = layer.weight_quantizer.normalized(layer.weight).float().cpu().histc(HISTOGRAM_BINS, low, high)
-            found[name] = {"low": low, "high": high, "counts": counts.tolist(),
-                           "transition_points": layer.weight_quantizer.transition_points}
+            found[name] = {
+                "low": low,
+                "high": high,
+                "counts": counts.tolist(),
+                "transition_points": layer.weight_quantizer.transition_points,
+            }
         return found
 
     def state_dict(self) -> dict:
-        return super().state_dict() | {"trackers": {name: tracker.state_dict() for name, tracker in self.trackers.items()},
-                                       "freezing": {name: freezing.state_dict() for name, freezing in self.freezing.items()},
-                                       "teacher": None if self.teacher is None else self.teacher.fingerprint}
+        return super().state_dict() | {
+            "trackers": {name: tracker.state_dict() for name, tracker in self.trackers.items()},
+            "freezing": {name: freezing.state_dict() for name, freezing in self.freezing.items()},
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)

@@ -16,8 +16,8 @@ from quantlab.quantizers.trained_layer import weight_quantized_layers
 class Start:
     """The model of the finished run in `directory`, for a run with this config.
 
-    Raises RequestError where there is no such run, where it is of another model or quantizer, or its bits are others: inputs must
-    have the same, weights the same or 32; or where what it holds is not finite.
+    Raises RequestError where there is no such run, where it is of another model or quantizer, or its bits are others:
+    inputs must have the same, weights the same or 32; or where what it holds is not finite.
     """
 
     def __init__(self, directory: str, config: Any):
@@ -25,31 +25,49 @@ class Start:
         self.path = Path(directory) / "checkpoints" / "model.safetensors"
         results = Path(directory) / "results.json"
         if not (self.path.is_file() and results.is_file()):
-            raise RequestError(f"method.start: {directory} holds no finished run; give the directory of a completed method=qat run")
+            raise RequestError(
+                f"method.start: {directory} holds no finished run; give the directory of a completed method=qat run"
+            )
         finished = json.loads(results.read_text(encoding="utf-8"))
         bits = finished["bits"]
-        if finished["method"] != "qat" or bits["activation"] != quantizer.activation.bits or bits["weight"] not in (32, quantizer.weight.bits):
-            wanted = " or ".join(f"W{weight}A{quantizer.activation.bits}" for weight in dict.fromkeys((32, quantizer.weight.bits)))
-            raise RequestError(f"method.start: {directory} holds a {finished['method']} model of W{bits['weight']}A{bits['activation']}, "
-                               f"allowed here: a qat model of {wanted}; give another run, or this one's bits")
+        if (
+            finished["method"] != "qat"
+            or bits["activation"] != quantizer.activation.bits
+            or bits["weight"] not in (32, quantizer.weight.bits)
+        ):
+            wanted = " or ".join(
+                f"W{weight}A{quantizer.activation.bits}" for weight in dict.fromkeys((32, quantizer.weight.bits))
+            )
+            raise RequestError(
+                f"method.start: {directory} holds a {finished['method']} model of"
+                f" W{bits['weight']}A{bits['activation']}, allowed here: a qat model of {wanted}; give another run, or"
+                " this one's bits"
+            )
         other = load_config(directory)
         for group in ("model", "quantizer"):
             theirs, ours = getattr(other, group).name, getattr(config, group).name
             if theirs != ours:
-                raise RequestError(f"method.start: {directory} has {group}={theirs}, allowed here: {group}={ours}, this run's; give another "
-                                   f"run, or type {group}={theirs}")
+                raise RequestError(
+                    f"method.start: {directory} has {group}={theirs}, allowed here: {group}={ours}, this run's; give"
+                    f" another run, or type {group}={theirs}"
+                )
         self.metrics: dict[str, float] = finished["metrics"]
         self.tensors: dict[str, Tensor] = load_model(self.path.with_suffix(""))[0]
         require_finite(self.tensors, f"method.start: {self.path}")
 
     def load_into(self, network: nn.Module) -> None:
-        """Give the wrapped network all that the other run learned. Weights that it did not quantize are calibrated here.
+        """Give the wrapped network all that the other run learned. Weights that it did not quantize are calibrated
+        here.
 
         Raises RequestError for a model of another architecture or another quantizer.
         """
         new = {}
         for name, layer in weight_quantized_layers(network).items():
-            own = {f"{name}.{key}": value for key, value in layer.state_dict().items() if key.startswith(("weight_quantizer.", "gradient_quantizer."))}
+            own = {
+                f"{name}.{key}": value
+                for key, value in layer.state_dict().items()
+                if key.startswith(("weight_quantizer.", "gradient_quantizer."))
+            }
             new |= {key: value for key, value in own.items() if key not in self.tensors}
         strict_load(network, self.tensors | new, f"method.start: {self.path}")
         for name, layer in weight_quantized_layers(network).items():

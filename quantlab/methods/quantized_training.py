@@ -1,7 +1,7 @@
 """What the methods that train a quantized network share: wrapping, calibration, decay, quantized gradients, pictures.
 
-A subclass says where training starts and makes the optimizers; `qat` adds scheduled transitions, `low_bit` is little more than
-this.
+A subclass says where training starts and makes the optimizers; `qat` adds scheduled transitions, `low_bit` is little
+more than this.
 """
 
 import copy
@@ -23,7 +23,11 @@ from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, g
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.trained_layer import (
-    calibrate_activations, planned_bits, quantizer_parameters, weight_quantized_layers, wrap_for_training,
+    calibrate_activations,
+    planned_bits,
+    quantizer_parameters,
+    weight_quantized_layers,
+    wrap_for_training,
 )
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
@@ -32,16 +36,17 @@ from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")
 
-FEWEST_EPOCHS = 10      # for a schedule by epochs: then a cosine's last epoch has at most 2.5 % of the rate
-DRAWN_LAYERS = 4        # in pictures of single layers, spread evenly over the depth
+FEWEST_EPOCHS = 10  # for a schedule by epochs: then a cosine's last epoch has at most 2.5 % of the rate
+DRAWN_LAYERS = 4  # in pictures of single layers, spread evenly over the depth
 
 
 def decay_factor(section, step: int, total: int, steps_per_epoch: int) -> float:
     """What targets and learning rates are multiplied by at `step` of `total`: cosine to zero, steps, or constant 1.
 
-    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's schedulers do. Our
-    choice: a run of fewer than `FEWEST_EPOCHS` changes at every step all the same; otherwise its last epoch would still have a large
-    rate, and a run below one epoch would never decay.
+    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's
+    schedulers do. Our
+    choice: a run of fewer than `FEWEST_EPOCHS` changes at every step all the same; otherwise its last epoch would still
+    have a large rate, and a run below one epoch would never decay.
     """
     by_epoch = section.decay_every == "epoch" and total >= FEWEST_EPOCHS * steps_per_epoch
     unit = steps_per_epoch if by_epoch else 1
@@ -73,24 +78,30 @@ class QuantizedTraining(Method):
         self.steps = section.epochs * self.steps_per_epoch
         self.policy = instantiate(context.config.quantizer)
         self.planned = planned_bits(context.model, self.policy)
-        self.notes: list[str] = []                  # for the tables
-        self.held: dict[str, Any] = {}              # layers whose clip ratio stays
-        self.drawn: dict[str, nn.Module] = {}       # models beside which the task draws this one
+        self.notes: list[str] = []  # for the tables
+        self.held: dict[str, Any] = {}  # layers whose clip ratio stays
+        self.drawn: dict[str, nn.Module] = {}  # models beside which the task draws this one
         if section.batch_norm_batches and not batch_norms(context.model):
-            raise RequestError(f"method.batch_norm_batches: got {section.batch_norm_batches}, but model={context.config.model.name} has no BatchNorm "
-                               "with running statistics, allowed: 0; type method.batch_norm_batches=0")
+            raise RequestError(
+                f"method.batch_norm_batches: got {section.batch_norm_batches}, but model={context.config.model.name}"
+                " has no BatchNorm with running statistics, allowed: 0; type method.batch_norm_batches=0"
+            )
 
     def batch_indices(self, step: int) -> list[int]:
-        return shuffled_batch(len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last)
+        return shuffled_batch(
+            len(self.dataset), self.section.batch_size, self.context.config.seed, step, self.drop_last
+        )
 
     # build ---------------------------------------------------------------------------------------------------------
     def measure_start(self) -> dict[str, Any]:
-        """The baseline of the results: what the full-precision weights are worth that training starts from, if it does."""
+        """The baseline of the results: what the full-precision weights are worth that training starts from, if it
+        does.
+        """
         context = self.context
         if not self.needs_full_precision:
             return {}
         if context.task.draws:
-            self.drawn = {"full precision": copy.deepcopy(context.model).cpu()}     # layers are wrapped in place
+            self.drawn = {"full precision": copy.deepcopy(context.model).cpu()}  # layers are wrapped in place
         return {"full_precision": context.task.evaluate(context.model, "test", context.device, context.progress)}
 
     def load_start(self) -> None:
@@ -119,25 +130,41 @@ class QuantizedTraining(Method):
             calibrate_gradients(model, lambda: model.training_loss(first))
             self._say_what_stays()
         self.after_wrapping()
-        self.model, *self.optimizers = context.accelerator.prepare(LossOf(model), *self.make_optimizers(self.parameter_groups()))
+        self.model, *self.optimizers = context.accelerator.prepare(
+            LossOf(model), *self.make_optimizers(self.parameter_groups())
+        )
         self.base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def _say_what_is_unused(self, unused: list[str]) -> None:
         if unused and len(unused) == len(self.planned):
-            raise RunError(f"quantizer: the network calls none of the {len(unused)} layers that are to be quantized, {unused[0]} among them: "
-                           "nothing would be quantized; choose another quantizer.policy or model")
+            raise RunError(
+                f"quantizer: the network calls none of the {len(unused)} layers that are to be quantized, {unused[0]}"
+                " among them: nothing would be quantized; choose another quantizer.policy or model"
+            )
         if unused:
-            logger.info("%d of %d layers are not quantized, the network never calls them: %s", len(unused), len(self.planned), ", ".join(unused))
+            logger.info(
+                "%d of %d layers are not quantized, the network never calls them: %s",
+                len(unused),
+                len(self.planned),
+                ", ".join(unused),
+            )
 
     def _say_what_stays(self) -> None:
-        """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the results."""
+        """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the
+        results.
+        """
         learning = {name: one for name, one in self.gradients_of.items() if isinstance(one.interval, LargeGradient)}
         held = [name for name, one in learning.items() if one.elements < one.interval.fewest_elements(one.bits)]
         if held:
-            first, count = learning[held[0]], f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}"
+            first, count = (
+                learning[held[0]],
+                f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}",
+            )
             needed, gamma = first.interval.fewest_elements(first.bits), float(first.interval.clip_ratio)
             same = " (min_max)" if gamma == 1 else ""
-            self.notes.append(f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch")
+            self.notes.append(
+                f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch"
+            )
             self.held = {"layers": len(learning), "held": held, "fewest_elements": needed, "gamma": gamma}
             logger.info("gradients: %s", self.notes[-1])
 
@@ -145,8 +172,8 @@ class QuantizedTraining(Method):
         """The network is quantized and calibrated, and no optimizer has seen it yet."""
 
     def parameter_groups(self) -> dict[str, list[Tensor]]:
-        """Every parameter that an optimizer moves, once: `latent` (weights that are quantized), `weights` (other weights, and the
-        biases of layers), `scales` (of quantizers), `normalization`.
+        """Every parameter that an optimizer moves, once: `latent` (weights that are quantized), `weights` (other
+        weights, and the biases of layers), `scales` (of quantizers), `normalization`.
         """
         model = self.context.model
         latent = {id(layer.weight) for layer in self.layers.values()}
@@ -178,7 +205,9 @@ class QuantizedTraining(Method):
             interval = quantizer.interval
             quantizer.choosing = isinstance(interval, DSGC) and step % interval.period == 0
         # What these switches ask for is not in the compiled graph.
-        self.stance = "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
+        self.stance = (
+            "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
+        )
 
     def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of the dataset as the network is trained on it."""
@@ -202,10 +231,18 @@ class QuantizedTraining(Method):
 
     def layer_quantities(self) -> dict[str, dict[str, Tensor]]:
         """What is logged of single layers: by quantity and layer a scalar."""
-        names = {"gradient_clip_ratio": "clip_ratio", "gradient_clipped_share": "clipped_share", "gradient_error": "error",
-                 "large_gradient_error": "large_gradient_error"}
+        names = {
+            "gradient_clip_ratio": "clip_ratio",
+            "gradient_clipped_share": "clipped_share",
+            "gradient_error": "error",
+            "large_gradient_error": "large_gradient_error",
+        }
         observed = {name: quantizer.observed for name, quantizer in self.gradients_of.items() if quantizer.observed}
-        return {column: {name: found[key] for name, found in observed.items()} for column, key in names.items()} if observed else {}
+        return (
+            {column: {name: found[key] for name, found in observed.items()} for column, key in names.items()}
+            if observed
+            else {}
+        )
 
     @torch.no_grad()
     def logged(self) -> dict:
@@ -214,7 +251,8 @@ class QuantizedTraining(Method):
         if not quantities:
             return {}
         values: dict[str, Any] = {"learning_rate": self.optimizers[0].param_groups[-1]["lr"]}
-        numbers = iter(torch.stack([value.float() for row in quantities.values() for value in row.values()]).tolist())   # one synchronization
+        # one synchronization
+        numbers = iter(torch.stack([value.float() for row in quantities.values() for value in row.values()]).tolist())
         for quantity, row in quantities.items():
             layers = {name: next(numbers) for name in row}
             values[quantity] = sum(layers.values()) / len(layers)
@@ -225,7 +263,11 @@ class QuantizedTraining(Method):
 
     def clipped_share_target(self) -> float | None:
         interval = next((quantizer.interval for quantizer in self.gradients_of.values()), None)
-        return interval.target(self.context.config.quantizer.gradient.bits) if isinstance(interval, LargeGradient) else None
+        return (
+            interval.target(self.context.config.quantizer.gradient.bits)
+            if isinstance(interval, LargeGradient)
+            else None
+        )
 
     # end -----------------------------------------------------------------------------------------------------------
     def validate(self) -> dict[str, float]:
@@ -236,7 +278,9 @@ class QuantizedTraining(Method):
         return [-validated[self.context.task.main_metric], validated["loss"]]
 
     def best_validated(self) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
-        """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is the last one."""
+        """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is
+        the last one.
+        """
         context, found = self.context, Checkpoints(self.context.directory / "checkpoints").load_best()
         if found is None or found[0] >= self.total_steps:
             return {}, None
@@ -250,17 +294,25 @@ class QuantizedTraining(Method):
         return {"step": step, "metrics": metrics}, tensors
 
     def reestimate_batch_norm(self) -> None:
-        """`batch_norm_batches` of the batches that would come next, augmented as in training; the same for every process."""
+        """`batch_norm_batches` of the batches that would come next, augmented as in training; the same for every
+        process.
+        """
         context, count = self.context, self.section.batch_norm_batches
         if not count:
             return
         workers = context.config.trainer.num_workers
-        loader = DataLoader(self.dataset, batch_sampler=[self.batch_indices(self.total_steps + number) for number in range(count)],
-                            collate_fn=self.collate, num_workers=self.workers if workers is None else workers)
-        batches = (context.task.prepare(to_device(batch, context.device), train=True)
-                   for batch in loaded(context.progress(loader, "BatchNorm statistics")))
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[self.batch_indices(self.total_steps + number) for number in range(count)],
+            collate_fn=self.collate,
+            num_workers=self.workers if workers is None else workers,
+        )
+        batches = (
+            context.task.prepare(to_device(batch, context.device), train=True)
+            for batch in loaded(context.progress(loader, "BatchNorm statistics"))
+        )
         with torch.random.fork_rng():
-            torch.manual_seed(context.config.seed)      # a run that is resumed at its end draws the same augmentation
+            torch.manual_seed(context.config.seed)  # a run that is resumed at its end draws the same augmentation
             reestimate(context.model, batches, context.model.training_loss)
 
     def draw(self) -> None:
@@ -270,8 +322,11 @@ class QuantizedTraining(Method):
         folder = self.context.directory / "figures"
         gradient_figures.gradient_curves(read_metrics(self.context.directory), folder / "gradients.png")
         found = {name: self.gradients_of[name].observed for name in spread_evenly(list(self.gradients_of))}
-        shown = {name: {"counts": one["histogram"].tolist(), "clip_ratio": float(one["clip_ratio"])}
-                 for name, one in found.items() if one}
+        shown = {
+            name: {"counts": one["histogram"].tolist(), "clip_ratio": float(one["clip_ratio"])}
+            for name, one in found.items()
+            if one
+        }
         if shown:
             gradient_figures.gradient_histograms(shown, folder / "gradient_histograms.png")
 
@@ -286,12 +341,22 @@ class QuantizedTraining(Method):
         if context.accelerator.is_main_process:
             self.draw()
             if context.task.draws:
-                models = {label: model.to(context.device) for label, model in self.drawn.items()} | {bits: context.model}
+                models = {label: model.to(context.device) for label, model in self.drawn.items()} | {
+                    bits: context.model
+                }
                 context.task.draw(models, context.directory / "samples", context.device)
         best, tensors = self.best_validated()
-        return Outcome(metrics=metrics, baseline=baseline, protocol=protocol, best=best, best_model=tensors,
-                       model=context.model.state_dict(), model_facts={"weights": "last step", "bits": bits}, notes=self.notes,
-                       diagnostics={"held_clip_ratios": self.held} if self.held else {})
+        return Outcome(
+            metrics=metrics,
+            baseline=baseline,
+            protocol=protocol,
+            best=best,
+            best_model=tensors,
+            model=context.model.state_dict(),
+            model_facts={"weights": "last step", "bits": bits},
+            notes=self.notes,
+            diagnostics={"held_clip_ratios": self.held} if self.held else {},
+        )
 
     def _test_metrics(self) -> dict[str, float]:
         return self.context.task.evaluate(self.context.model, "test", self.context.device, self.context.progress)

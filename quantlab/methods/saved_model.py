@@ -9,15 +9,17 @@ from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
-from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
 
 
 class SavedModel:
-    """Tensors and facts of checkpoints/model of the run in `directory`. Raises CorruptFileError where they are not what was written."""
+    """Tensors and facts of checkpoints/model of the run in `directory`. Raises CorruptFileError where they are not
+    what was written.
+    """
 
     def __init__(self, directory: str):
         self.path = Path(directory) / "checkpoints" / "model.safetensors"
@@ -31,23 +33,29 @@ class SavedModel:
 
 
 def restore(context: RunContext) -> QuantizedDenoiser | None:
-    """Put the saved model into `context.model`, wrapped with the quantizers that it was trained with, in evaluation mode.
+    """Put the saved model into `context.model`, wrapped with the quantizers that it was trained with, in evaluation
+    mode.
 
-    A model quantized after training is returned instead: `context.model` then stays the full-precision one, still without weights.
+    A model quantized after training is returned instead: `context.model` then stays the full-precision one, still
+    without weights.
     Raises RequestError where the saved tensors do not fit, as when another task has another number of classes.
     """
     try:
         return _restore(context)
     except RequestError as error:
         task = context.task
-        facts = [f"{getattr(task, name)} {name}" for name in ("channels", "classes") if getattr(task, name, None) is not None]
+        facts = [
+            f"{getattr(task, name)} {name}" for name in ("channels", "classes") if getattr(task, name, None) is not None
+        ]
         raise RequestError(f"method.run, with task={task.name} ({', '.join(facts)}): {error}") from None
 
 
 def _restore(context: RunContext) -> QuantizedDenoiser | None:
     saved, model, quantizer = context.saved_model, context.model, context.config.quantizer
     if quantizer.kind == "post-training":
-        quantized = QuantizedDenoiser(model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"])
+        quantized = QuantizedDenoiser(
+            model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"]
+        )
         saved.load_into(quantized.unet)
         return quantized
     if quantizer.kind == "training":

@@ -1,4 +1,5 @@
-"""Batches too small: of one image, with which BatchNorm cannot train where it has one value per channel, or of fewer images
+"""Batches too small: of one image, with which BatchNorm cannot train where it has one value per channel, or of fewer
+images
 than there are processes. Found before any work."""
 
 import copy
@@ -35,19 +36,21 @@ def refuse_single_images(context: RunContext, method: Method) -> None:
         name = context.config.model.name
         why = "" if problem is None else f", but model={name} normalizes over the batch (torch: {problem})"
         each = f" in each of {processes} processes" if processes > 1 else ""
-        allowed = f"at least {least} image{'s'[:least > 1]}{each}"
+        allowed = f"at least {least} image{'s'[: least > 1]}{each}"
         if len(usual) > len(batch):
             step, remedy = "the last step of an epoch", "type trainer.drop_last=true"
         else:
             step, remedy = "a step", f"type {key}={least * processes}"
             if images < least * processes:
                 remedy = "give more images"
-        raise RequestError(f"{key}: {step} has {len(batch)} of the {images} training images{why}, allowed: {allowed}; "
-                           f"{remedy}")
+        raise RequestError(
+            f"{key}: {step} has {len(batch)} of the {images} training images{why}, allowed: {allowed}; {remedy}"
+        )
 
 
 def _smallest_batch(context: RunContext, training: Method) -> list[int]:
-    """The batch of an epoch's last step, which trainer.drop_last=false makes smaller than the others, or of the run's last
+    """The batch of an epoch's last step, which trainer.drop_last=false makes smaller than the others, or of the run's
+    last
     step if that comes before."""
     steps = run_length(context.config.trainer, training.steps, training.steps_per_epoch)
     return training.batch_indices(min(steps, training.steps_per_epoch) - 1)
@@ -56,7 +59,7 @@ def _smallest_batch(context: RunContext, training: Method) -> list[int]:
 @torch.no_grad()
 def _refusal_of_one(context: RunContext, training: Method, index: list[int]) -> str | None:
     model = copy.deepcopy(context.model).train()
-    if hasattr(model, "activate"):      # a supernet
+    if hasattr(model, "activate"):  # a supernet
         model.activate(model.space.sample(seeded(0)))
     with torch.random.fork_rng():
         batch = to_device(training.collate(training.dataset.__getitems__(index)), context.device)

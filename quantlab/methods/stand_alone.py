@@ -1,4 +1,6 @@
-"""The truth where no benchmark has it: a sample of subnets, each trained alone by the model's own recipe, once and cached."""
+"""The truth where no benchmark has it: a sample of subnets, each trained alone by the model's own recipe, once and
+cached.
+"""
 
 import logging
 
@@ -12,7 +14,9 @@ logger = logging.getLogger("quantlab")
 
 
 def different_subnets(space: SearchSpace, count: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of `count` random subnets that compute different things, ascending; fewer if a hundred draws in a row bring nothing new."""
+    """Numbers of `count` random subnets that compute different things, ascending; fewer if a hundred draws in a row
+    bring nothing new.
+    """
     found: dict[tuple[int, ...], int] = {}
     misses = 0
     while len(found) < count and misses < 100:
@@ -23,12 +27,19 @@ def different_subnets(space: SearchSpace, count: int, rng: np.random.Generator) 
 
 
 def train_alone(context: RunContext, space: SearchSpace, indices: list[int], steps: int) -> TruthTable:
-    """Test accuracy (percent, named after the task) of each subnet after `steps` steps of `model.pretrain`'s recipe from its own seed."""
+    """Test accuracy (percent, named after the task) of each subnet after `steps` steps of `model.pretrain`'s recipe
+    from its own seed.
+    """
     top1 = []
     for done, index in enumerate(indices, 1):
         section = context.config.model
-        section = section.model_copy(update={"weights": None, "subnet": space.encode(space.subnet(index)),
-                                             "pretrain": section.pretrain.model_copy(update={"steps": steps})})
+        section = section.model_copy(
+            update={
+                "weights": None,
+                "subnet": space.encode(space.subnet(index)),
+                "pretrain": section.pretrain.model_copy(update={"steps": steps}),
+            }
+        )
         top1.append(context.task.evaluate(context.trained(section), "test", context.device)["top1"])
         logger.info("trained alone: %d of %d, %s: %.2f %%", done, len(indices), section.subnet, top1[-1])
     return TruthTable(np.array(indices), {context.task.name: np.array(top1)})

@@ -1,7 +1,7 @@
 """The batches of images that subnets of a supernet are scored on.
 
-A supernet's BatchNorms take the statistics of the batch, so accuracies depend on which images share one: a batch of a single class would
-rank subnets by chance. Batches are the same for every subnet.
+A supernet's BatchNorms take the statistics of the batch, so accuracies depend on which images share one: a batch of a
+single class would rank subnets by chance. Batches are the same for every subnet.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from quantlab.methods.base import RunContext, seeded
 from quantlab.tasks.base import loaded, to_device
 
-ORDER = 6       # what a generator is for, beside the seed
+ORDER = 6  # what a generator is for, beside the seed
 
 
 class Batches(Sequence):
-    """Batches as the model takes them, made on the device when one is asked for; until then they are as small as the task stores them."""
+    """Batches as the model takes them, made on the device when one is asked for; until then they are as small as
+    the task stores them.
+    """
 
     def __init__(self, stored: list[dict[str, Tensor]], task: Any, device: torch.device):
         self.stored, self.task, self.device = stored, task, device
@@ -38,17 +40,22 @@ class Batches(Sequence):
 def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count: int | None = None) -> Batches:
     """Batches of `size` images of a part of the task, of its first `count` images or all.
 
-    drawn: `whole`: in the order that the split left them in, whole batches or the one that there is; `random`: all of them in an order of
-    the seed, the last batch smaller, as the released code. Of the test part all images come, in `whole` in batches of nearly one size.
-    Images that lie sorted by class are shuffled in any case.
+    drawn: `whole`: in the order that the split left them in, whole batches or the one that there is; `random`: all of
+    them in an order of the seed, the last batch smaller, as the released code. Of the test part all images come, in
+    `whole` in batches of nearly one size. Images that lie sorted by class are shuffled in any case.
     """
     images = context.task.part(part)
     order = np.arange(len(images))
     if drawn == "random" or sorted_by_class(images.labels):
         order = seeded(context.config.seed, ORDER).permutation(order)
     batches = divided(order[:count], size, drawn, whole_part=part == "test")
-    loader = DataLoader(images, batch_sampler=batches, collate_fn=context.task.collate, num_workers=context.task.workers,
-                        generator=torch.Generator())
+    loader = DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=context.task.collate,
+        num_workers=context.task.workers,
+        generator=torch.Generator(),
+    )
     # Copies: what another process loaded lies in shared memory, of which there may be little
     stored = [{name: tensor.clone() for name, tensor in batch.items()} for batch in loaded(loader)]
     return Batches(stored, context.task, context.device)
@@ -61,7 +68,7 @@ def divided(order: np.ndarray, size: int, drawn: str, whole_part: bool) -> list[
     if drawn == "whole" and len(order) > size:
         order = order[: len(order) - len(order) % size]
     batches = [order[first : first + size].tolist() for first in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:      # one image has no statistics
+    if len(batches) > 1 and len(batches[-1]) == 1:  # one image has no statistics
         single = batches.pop()
         batches[-1] += single
     return batches

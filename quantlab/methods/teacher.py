@@ -1,13 +1,13 @@
 """ReActNet's distributional loss: a binary network learns what a network in full precision predicts, not the labels.
 
-"ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", Liu et al., ECCV 2020, Sec. 4.3.
-Over n images X and the classes c, with the teacher's probabilities p_R and the student's p_B,
+"ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", Liu et al., ECCV 2020, Sec.
+4.3. Over n images X and the classes c, with the teacher's probabilities p_R and the student's p_B,
 
     L = -1/n sum_X sum_c p_R(c | X) log(p_B(c | X) / p_R(c | X)).
 
-The released code minimizes the cross-entropy with p_R, which is L plus the entropy of p_R and has the same gradients; so
-does this: p_R takes the place of the labels. The teacher sees the student's images, augmented as they are, in evaluation
-mode. Nothing of it is trained or saved.
+The released code minimizes the cross-entropy with p_R, which is L plus the entropy of p_R and has the same gradients;
+so does this: p_R takes the place of the labels. The teacher sees the student's images, augmented as they are, in
+evaluation mode. Nothing of it is trained or saved.
 """
 
 import copy
@@ -58,8 +58,10 @@ class Teacher:
             return
         locate(section.weights, f"{KEY}.weights")
         if section.architecture is None and not (Path(section.weights) / "config.yaml").is_file():
-            raise RequestError(f"{KEY}.weights: {section.weights} is not the directory of a run, which says what network it "
-                               f"is of; type {KEY}.architecture=NAME beside it")
+            raise RequestError(
+                f"{KEY}.weights: {section.weights} is not the directory of a run, which says what network it "
+                f"is of; type {KEY}.architecture=NAME beside it"
+            )
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -73,8 +75,10 @@ class Teacher:
     def require_same(self, fingerprint: str) -> None:
         """Raises RunError unless this is the teacher that a run began with."""
         if fingerprint != self.fingerprint:
-            raise RunError(f"{KEY}: its weights are not those that the run began with; put these back where they were, or "
-                           "start anew")
+            raise RunError(
+                f"{KEY}: its weights are not those that the run began with; put these back where they were, or "
+                "start anew"
+            )
 
 
 def _of_timm(section: Any, task: Any) -> nn.Module:
@@ -87,7 +91,9 @@ def _of_timm(section: Any, task: Any) -> nn.Module:
 def _of_run(directory: str, task: Any) -> nn.Module:
     model = load_config(directory).model
     if model.kind != "classifier":
-        raise RequestError(f"{KEY}.weights: {directory} holds a {model.kind}, {model.name}, allowed: a run of a classifier")
+        raise RequestError(
+            f"{KEY}.weights: {directory} holds a {model.kind}, {model.name}, allowed: a run of a classifier"
+        )
     own = {key: False for key in ("pretrained",) if hasattr(model, key)}
     return _with_weights(instantiate(model.model_copy(update=own), task=task), directory, f"{KEY}.weights")
 
@@ -95,11 +101,15 @@ def _of_run(directory: str, task: Any) -> nn.Module:
 def _with_weights(network: nn.Module, path: str, key: str) -> nn.Module:
     tensors, facts = read(path, key)
     if "bits" in facts:
-        raise RequestError(f"{key}: {path} holds a model quantized to {facts['bits']}, allowed: weights in full precision, "
-                           "as method=pretrain leaves them")
+        raise RequestError(
+            f"{key}: {path} holds a model quantized to {facts['bits']}, allowed: weights in full precision, "
+            "as method=pretrain leaves them"
+        )
     found = match(tensors, network, f"{key}: {path}")
     if found.new:
-        raise RequestError(f"{key}: {path} has other classes than the task ({found.new[0]} would be new), allowed: a "
-                           "teacher of the task's classes; train one with method=pretrain, and give its directory")
+        raise RequestError(
+            f"{key}: {path} has other classes than the task ({found.new[0]} would be new), allowed: a "
+            "teacher of the task's classes; train one with method=pretrain, and give its directory"
+        )
     network.load_state_dict(found.tensors)
     return network

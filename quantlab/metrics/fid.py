@@ -94,8 +94,10 @@ class _Inception(nn.Module):
         super().__init__()
         from torchmetrics.image.fid import NoTrainInceptionV3
 
-        instead = ("or type task.evaluation.features=task_classifier, which needs labels, or task.evaluation.features=none for "
-                   "everything but FID")
+        instead = (
+            "or type task.evaluation.features=task_classifier, which needs labels, or task.evaluation.features=none for"
+            " everything but FID"
+        )
         try:
             self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], antialias=False)
         except ModuleNotFoundError as error:

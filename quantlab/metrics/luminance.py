@@ -1,8 +1,8 @@
 """PSNR and SSIM on luminance, the numbers of the super-resolution literature.
 
-As its evaluation scripts do: the network's output is rounded to 8 bits, RGB becomes the luminance Y of ITU-R BT.601 in 16 to 235
-(MATLAB's rgb2ycbcr), which is not rounded again, a border is cropped, and the range is 255. SSIM is Wang et al. 2004: a
-Gaussian window of 11 pixels, sigma 1.5, where it lies inside the image.
+As its evaluation scripts do: the network's output is rounded to 8 bits, RGB becomes the luminance Y of ITU-R BT.601 in
+16 to 235 (MATLAB's rgb2ycbcr), which is not rounded again, a border is cropped, and the range is 255. SSIM is Wang et
+al. 2004: a Gaussian window of 11 pixels, sigma 1.5, where it lies inside the image.
 """
 
 import torch
@@ -15,7 +15,9 @@ SSIM_WINDOW = 11
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Y of BT.601: float RGB `[N, 3, H, W]` in [0, 1] to `[N, 1, H, W]` in 16 (black) to 235 (white), of the same dtype."""
+    """Y of BT.601: float RGB `[N, 3, H, W]` in [0, 1] to `[N, 1, H, W]` in 16 (black) to 235 (white), of the same
+    dtype.
+    """
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=images.dtype, device=images.device)
     return 16 + (images * weights.view(3, 1, 1)).sum(dim=1, keepdim=True)
 
@@ -23,14 +25,16 @@ def luminance(images: Tensor) -> Tensor:
 def luminance_metrics(restored: Tensor, originals: Tensor, border: int) -> dict[str, Tensor]:
     """`psnr_y` (dB, at most 100) and `ssim` (1 for equal images) of each image, float32 `[N]`.
 
-    restored, originals: float RGB `[N, 3, H, W]`, nominally in [0, 1]; `restored` is clamped and rounded to 8 bits, `originals` are
-    taken to be of 8 bits. border: pixels left out on every side; of what remains, both sides must be at least 11 pixels.
+    restored, originals: float RGB `[N, 3, H, W]`, nominally in [0, 1]; `restored` is clamped and rounded to 8 bits,
+    `originals` are taken to be of 8 bits. border: pixels left out on every side; of what remains, both sides must be at
+    least 11 pixels.
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
     restored = (restored * 255).round().clamp(0, 255) / 255
     inside = slice(border, -border if border else None)
-    # float32: a photo's SSIM is then right to 1e-5, a flat image's to 1e-3; in float64 the window's convolution of a photo takes GBs on a CPU.
+    # float32: a photo's SSIM is then right to 1e-5, a flat image's to 1e-3; in float64 the window's convolution of a
+    # photo takes GBs on a CPU.
     y, reference = (luminance(images.float())[..., inside, inside] for images in (restored, originals))
     psnr = peak_signal_noise_ratio(y, reference, data_range=RANGE, dim=(1, 2, 3), reduction="none")
     ssim = structural_similarity_index_measure(y, reference, sigma=1.5, data_range=RANGE, reduction="none")

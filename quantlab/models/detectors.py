@@ -1,11 +1,13 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and RetinaNet (Lin et al., ICCV 2017) of torchvision, on a feature pyramid.
 
-The networks are torchvision's own: layers and state dict have its names, so that its weights, saved as .safetensors, load through
-`model.weights`. What is added are `training_loss` and `detect`. Normalization of images is the task's, so torchvision's transform only
-resizes and pads. Background is the detector's business: a task's label k is torchvision's class k + 1, and 0 is nothing.
+The networks are torchvision's own: layers and state dict have its names, so that its weights, saved as .safetensors,
+load through `model.weights`. What is added are `training_loss` and `detect`. Normalization of images is the task's, so
+torchvision's transform only resizes and pads. Background is the detector's business: a task's label k is torchvision's
+class k + 1, and 0 is nothing.
 
-The heads of both are shared by the levels of the pyramid. RetinaNet's has a ReLU after every convolution, as the transition-rate
-paper wants it, so quantized inputs are non-negative behind the first one; the pyramid's maps, which come before it, have both signs.
+The heads of both are shared by the levels of the pyramid. RetinaNet's has a ReLU after every convolution, as the
+transition-rate paper wants it, so quantized inputs are non-negative behind the first one; the pyramid's maps, which
+come before it, have both signs.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from quantlab.models.pyramid import build_pyramid
 
-GROUP = 8       # channels of a group of GroupNorm, as torchvision's second RetinaNet: 32 groups of 256 channels
+GROUP = 8  # channels of a group of GroupNorm, as torchvision's second RetinaNet: 32 groups of 256 channels
 
 
 class Detector:
@@ -33,13 +35,16 @@ class Detector:
     body_name = "backbone.body"
 
     def training_loss(self, batch: dict[str, list[Tensor]]) -> Tensor:
-        """Sum of torchvision's losses for images `[C, H, W]`, boxes `[n, 4]` and labels `[n]`; ignored boxes are left out.
+        """Sum of torchvision's losses for images `[C, H, W]`, boxes `[n, 4]` and labels `[n]`; ignored boxes are left
+        out.
 
-        In evaluation mode normalization keeps its statistics, and the anchors and proposals that Faster R-CNN draws are the same in
-        every call, so that values compare.
+        In evaluation mode normalization keeps its statistics, and the anchors and proposals that Faster R-CNN draws are
+        the same in every call, so that values compare.
         """
-        targets = [{"boxes": boxes[~ignored], "labels": labels[~ignored] + 1}
-                   for boxes, labels, ignored in zip(batch["boxes"], batch["labels"], batch["ignored"], strict=True)]
+        targets = [
+            {"boxes": boxes[~ignored], "labels": labels[~ignored] + 1}
+            for boxes, labels, ignored in zip(batch["boxes"], batch["labels"], batch["ignored"], strict=True)
+        ]
         if self.training:
             return sum(self(batch["image"], targets).values())
         with self._giving_losses(), torch.random.fork_rng():
@@ -59,7 +64,8 @@ class Detector:
                 part.training = False
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """In evaluation mode: of each image `[C, H, W]` the "boxes" float `[n, 4]` in its pixels, "scores" float `[n]` from 0 to 1, best
+        """In evaluation mode: of each image `[C, H, W]` the "boxes" float `[n, 4]` in its pixels, "scores" float `[n]`
+        from 0 to 1, best
         first, and "labels" int64 `[n]` of the task."""
         return [found | {"labels": found["labels"] - 1} for found in self(images)]
 
@@ -73,39 +79,66 @@ class RetinaNet(Detector, detection.RetinaNet):
 
 
 def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:
-    """The network of conf/model/faster_rcnn.yaml and its likes, for the channels and classes of `task`. Raises RequestError as
+    """The network of conf/model/faster_rcnn.yaml and its likes, for the channels and classes of `task`. Raises
+    RequestError as
     `build_pyramid`."""
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)
-    pooled = MultiScaleRoIAlign([str(index) for index in range(len(section.pyramid.levels))], section.roi.size, sampling_ratio=2)
+    pooled = MultiScaleRoIAlign(
+        [str(index) for index in range(len(section.pyramid.levels))], section.roi.size, sampling_ratio=2
+    )
     head = TwoMLPHead(backbone.out_channels * section.roi.size**2, section.roi.features)
     proposals, sampled = section.proposals, section.sampled
     return FasterRCNN(
-        backbone, **_transform(section, task), rpn_anchor_generator=_anchors(section),
-        rpn_pre_nms_top_n_train=proposals.train, rpn_post_nms_top_n_train=proposals.train,
-        rpn_pre_nms_top_n_test=proposals.test, rpn_post_nms_top_n_test=proposals.test,
-        rpn_batch_size_per_image=sampled.anchors, box_batch_size_per_image=sampled.proposals,
-        box_roi_pool=pooled, box_head=head, box_predictor=FastRCNNPredictor(section.roi.features, task.classes + 1),
-        box_score_thresh=section.score_threshold, box_nms_thresh=section.nms_threshold, box_detections_per_img=section.detections,
+        backbone,
+        **_transform(section, task),
+        rpn_anchor_generator=_anchors(section),
+        rpn_pre_nms_top_n_train=proposals.train,
+        rpn_post_nms_top_n_train=proposals.train,
+        rpn_pre_nms_top_n_test=proposals.test,
+        rpn_post_nms_top_n_test=proposals.test,
+        rpn_batch_size_per_image=sampled.anchors,
+        box_batch_size_per_image=sampled.proposals,
+        box_roi_pool=pooled,
+        box_head=head,
+        box_predictor=FastRCNNPredictor(section.roi.features, task.classes + 1),
+        box_score_thresh=section.score_threshold,
+        box_nms_thresh=section.nms_threshold,
+        box_detections_per_img=section.detections,
     )
 
 
 def build_retinanet(section: Any, task: Any) -> RetinaNet:
-    """The network of conf/model/retinanet.yaml and its likes, for the channels and classes of `task`. Raises RequestError as
+    """The network of conf/model/retinanet.yaml and its likes, for the channels and classes of `task`. Raises
+    RequestError as
     `build_pyramid`."""
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)
     anchors = _anchors(section)
     norm = partial(nn.GroupNorm, backbone.out_channels // GROUP) if section.head_norm == "group" else None
-    head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], task.classes + 1, norm_layer=norm)
+    head = RetinaNetHead(
+        backbone.out_channels, anchors.num_anchors_per_location()[0], task.classes + 1, norm_layer=norm
+    )
     return RetinaNet(
-        backbone, task.classes + 1, **_transform(section, task), anchor_generator=anchors, head=head,
-        score_thresh=section.score_threshold, nms_thresh=section.nms_threshold, detections_per_img=section.detections,
+        backbone,
+        task.classes + 1,
+        **_transform(section, task),
+        anchor_generator=anchors,
+        head=head,
+        score_thresh=section.score_threshold,
+        nms_thresh=section.nms_threshold,
+        detections_per_img=section.detections,
     )
 
 
 def _anchors(section: Any) -> AnchorGenerator:
-    return AnchorGenerator(tuple(map(tuple, section.anchor_sizes)), (tuple(section.anchor_ratios),) * len(section.anchor_sizes))
+    return AnchorGenerator(
+        tuple(map(tuple, section.anchor_sizes)), (tuple(section.anchor_ratios),) * len(section.anchor_sizes)
+    )
 
 
 def _transform(section: Any, task: Any) -> dict[str, Any]:
-    return {"min_size": section.min_size, "max_size": section.max_size,
-            "image_mean": [0.0] * task.channels, "image_std": [1.0] * task.channels}
+    return {
+        "min_size": section.min_size,
+        "max_size": section.max_size,
+        "image_mean": [0.0] * task.channels,
+        "image_std": [1.0] * task.channels,
+    }

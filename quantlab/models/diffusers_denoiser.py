@@ -35,21 +35,39 @@ def build_ddim(section, task) -> Denoiser:
     classes = None
     if section.class_conditional:
         if task.classes is None:
-            raise RequestError(f"model.class_conditional: got true, but task={task.name} has no labels; type model.class_conditional=false")
-        classes = Classes(task.classes, task.classes, section.guidance.scale, section.guidance.batched, section.class_dropout)
+            raise RequestError(
+                f"model.class_conditional: got true, but task={task.name} has no labels; type"
+                " model.class_conditional=false"
+            )
+        classes = Classes(
+            task.classes, task.classes, section.guidance.scale, section.guidance.batched, section.class_dropout
+        )
     unet = UNet2DModel(
-        sample_size=task.image_size, in_channels=task.channels, out_channels=task.channels,
-        block_out_channels=tuple(net.block_out_channels), layers_per_block=net.layers_per_block,
-        down_block_types=tuple(down), up_block_types=tuple(up), attention_head_dim=net.attention_head_dim,
-        norm_num_groups=net.norm_num_groups, dropout=net.dropout,
+        sample_size=task.image_size,
+        in_channels=task.channels,
+        out_channels=task.channels,
+        block_out_channels=tuple(net.block_out_channels),
+        layers_per_block=net.layers_per_block,
+        down_block_types=tuple(down),
+        up_block_types=tuple(up),
+        attention_head_dim=net.attention_head_dim,
+        norm_num_groups=net.norm_num_groups,
+        dropout=net.dropout,
         num_class_embeds=None if classes is None else classes.count + 1,
     )
     scheduler = DDIMScheduler(
-        num_train_timesteps=noise.train_timesteps, beta_schedule=noise.beta_schedule,
-        beta_start=noise.beta_start, beta_end=noise.beta_end,
+        num_train_timesteps=noise.train_timesteps,
+        beta_schedule=noise.beta_schedule,
+        beta_start=noise.beta_start,
+        beta_end=noise.beta_end,
     )
     unet.present_form = present_form
-    return Denoiser(unet, scheduler.alphas_cumprod, build_sampler(scheduler.alphas_cumprod, section.sampler, section.prediction), classes)
+    return Denoiser(
+        unet,
+        scheduler.alphas_cumprod,
+        build_sampler(scheduler.alphas_cumprod, section.sampler, section.prediction),
+        classes,
+    )
 
 
 def load_pretrained(section, task) -> Denoiser:
@@ -111,22 +129,30 @@ def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
 def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
     """The walk of the config's section `sampler`.
 
-    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0 and cannot:
-    that state is noise alone, and epsilon says nothing of the image.
+    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0 and
+    cannot: that state is noise alone, and epsilon says nothing of the image.
     """
     if sampler.steps > len(alphas):
-        raise RequestError(f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} "
-                           f"(num_train_timesteps) of {where.removeprefix('model.path: ')}; type "
-                           f"model.sampler.steps={len(alphas)}")
+        raise RequestError(
+            f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} "
+            f"(num_train_timesteps) of {where.removeprefix('model.path: ')}; type "
+            f"model.sampler.steps={len(alphas)}"
+        )
     walk = build_sampler(alphas, sampler, predicted)
     if 0 in walk.alphas and (predicted == "epsilon" or walk.needs_signal):
         if predicted != "epsilon":
             remedy = "model.sampler.name=ddim"
         else:
-            remedy = "model.sampler.spacing=uniform" if sampler.spacing == "trailing" else f"model.sampler.steps={len(alphas) // 2}"
-        raise RequestError(f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
-                           f"{sampler.steps} steps starts there, allowed: one that leaves it out, or ddim and ddpm where the "
-                           f"network predicts v or the image; type {remedy}")
+            remedy = (
+                "model.sampler.spacing=uniform"
+                if sampler.spacing == "trailing"
+                else f"model.sampler.steps={len(alphas) // 2}"
+            )
+        raise RequestError(
+            f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
+            f"{sampler.steps} steps starts there, allowed: one that leaves it out, or ddim and ddpm where the "
+            f"network predicts v or the image; type {remedy}"
+        )
     return walk
 
 
@@ -136,23 +162,31 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
     Raises RequestError for a network that is not one of the task's images.
     """
     if config.get("class_embed_type") is not None:
-        raise RequestError(f"{where}: the network is told more than a class of each image (class_embed_type={config['class_embed_type']}); "
-                           f"{ONLY}")
+        raise RequestError(
+            f"{where}: the network is told more than a class of each image"
+            f" (class_embed_type={config['class_embed_type']}); {ONLY}"
+        )
     channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if put_out not in (channels, 2 * channels):
-        raise RequestError(f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), "
-                           "or twice as many (epsilon and variance); give another model.path")
+        raise RequestError(
+            f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), "
+            "or twice as many (epsilon and variance); give another model.path"
+        )
     size = config.get("sample_size")
     if size is None:
-        raise RequestError(f"{where}: it does not say for which images the network was trained (sample_size); if for "
-                           f'{task.image_size} x {task.image_size}, write "sample_size": {task.image_size} there')
+        raise RequestError(
+            f"{where}: it does not say for which images the network was trained (sample_size); if for "
+            f'{task.image_size} x {task.image_size}, write "sample_size": {task.image_size} there'
+        )
     height, width = size if isinstance(size, list | tuple) else (size, size)
     if (channels, height, width) != (task.channels, task.image_size, task.image_size):
         resized = channels == task.channels and height == width
         fitting = f"type task.image_size={height}" if resized else "choose another task"
-        raise RequestError(f"{where}: model={section.name} makes {channels} x {height} x {width} images; "
-                           f"task={task.name} has {task.channels} x {task.image_size} x {task.image_size}; "
-                           f"{fitting}, or give another model.path")
+        raise RequestError(
+            f"{where}: model={section.name} makes {channels} x {height} x {width} images; "
+            f"task={task.name} has {task.channels} x {task.image_size} x {task.image_size}; "
+            f"{fitting}, or give another model.path"
+        )
     return channels, put_out != channels
 
 
@@ -165,12 +199,16 @@ def _classes(config: dict, section, task, where: str) -> Classes | None:
     if count is None:
         return None
     if task.classes is None or count not in (task.classes, task.classes + 1):
-        raise RequestError(f"{where}: the network is told one of {count} classes (num_class_embeds), and task={task.name} has "
-                           f"{task.classes or 'no labels'}; choose a task of its {count - 1} or {count} classes, or another model.path")
+        raise RequestError(
+            f"{where}: the network is told one of {count} classes (num_class_embeds), and task={task.name} has "
+            f"{task.classes or 'no labels'}; choose a task of its {count - 1} or {count} classes, or another model.path"
+        )
     nothing = task.classes if count == task.classes + 1 else None
     if nothing is None and section.guidance.scale != 1:
-        raise RequestError(f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of {where.removeprefix('model.path: ')} "
-                           "says nothing, allowed: 1; type model.guidance.scale=1")
+        raise RequestError(
+            f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of"
+            f" {where.removeprefix('model.path: ')} says nothing, allowed: 1; type model.guidance.scale=1"
+        )
     return Classes(task.classes, nothing, section.guidance.scale, section.guidance.batched)
 
 
@@ -182,8 +220,9 @@ def _build(config: dict, where: str) -> nn.Module:
     try:
         return UNet2DModel.from_config(known)
     except (ArithmeticError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct "
-                           "it") from error
+        raise RequestError(
+            f"{where}: diffusers cannot build this {NETWORK} ({first_line(error)}); correct it"
+        ) from error
 
 
 @torch.no_grad()
@@ -197,13 +236,16 @@ def _try_once(denoiser: Denoiser, task, where: str) -> None:
             out = network(seeded_normal(shape, 0), t, 0)
         except (LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             images = f"{task.channels} x {task.image_size} x {task.image_size} images"
-            raise RequestError(f"{where}: the network does not take {images} and a timestep ({first_line(error)}); "
-                               f"{another}") from error
+            raise RequestError(
+                f"{where}: the network does not take {images} and a timestep ({first_line(error)}); {another}"
+            ) from error
         if out.shape != shape:
             raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
         if not out.isfinite().all():
-            raise RequestError(f"{where}: the network puts out NaN or infinity for standard normal noise at timestep "
-                               f"{t}; give another checkpoint")
+            raise RequestError(
+                f"{where}: the network puts out NaN or infinity for standard normal noise at timestep "
+                f"{t}; give another checkpoint"
+            )
     denoiser.unet.train(training)
 
 

@@ -29,8 +29,16 @@ ONLY = f"only unconditional models of pixels work so far, a {NETWORK} and its sc
 WEIGHTS = "diffusion_pytorch_model"
 INDEX = f"{WEIGHTS}{weights.INDEX}"
 SCHEDULER = "scheduler_config.json"
-CONFIGS = ("model_index.json", "config.json", "unet/config.json", "unet_ema/config.json", "transformer/config.json",
-           SCHEDULER, f"scheduler/{SCHEDULER}", f"*{weights.INDEX}")
+CONFIGS = (
+    "model_index.json",
+    "config.json",
+    "unet/config.json",
+    "unet_ema/config.json",
+    "transformer/config.json",
+    SCHEDULER,
+    f"scheduler/{SCHEDULER}",
+    f"*{weights.INDEX}",
+)
 RESTORE = "restore it from where the model came from"
 
 
@@ -65,8 +73,10 @@ class DiffusersModel:
             fetch(self.hub, (inside + name,), revision=self.root.name)
             if any(self.folder.glob("*.safetensors")):
                 return
-        raise RequestError(f"{KEY}: {self.hub} has no safetensors weights on the hub or in its local cache; type "
-                           f"hf download {self.hub} --local-dir DIR, then model.path=DIR")
+        raise RequestError(
+            f"{KEY}: {self.hub} has no safetensors weights on the hub or in its local cache; type "
+            f"hf download {self.hub} --local-dir DIR, then model.path=DIR"
+        )
 
 
 def read_directory(path: str) -> DiffusersModel:
@@ -83,8 +93,10 @@ def read_directory(path: str) -> DiffusersModel:
     if name != NETWORK:
         raise RequestError(f"{KEY}: the network of {file} is {name}; {ONLY}")
     if network.get("quantization_config"):
-        raise RequestError(f"{KEY}: {file} has a quantization_config, allowed: weights in full precision, which are "
-                           "quantized here; give the model as it was before")
+        raise RequestError(
+            f"{KEY}: {file} has a quantization_config, allowed: weights in full precision, which are "
+            "quantized here; give the model as it was before"
+        )
     scheduler_file = _scheduler_file(root, folder)
     return DiffusersModel(root, folder, network, scheduler | read_json(scheduler_file), scheduler_file, hub)
 
@@ -99,24 +111,32 @@ def locate(path: str) -> tuple[Path, str | None]:
         _refuse_other_directories(local)
         return local, None
     if local.exists():
-        raise RequestError(f"{KEY}: {local} is a file, allowed: the directory that holds {NETWORK}'s config.json and "
-                           f"weights, or the one above it; type {KEY}={local.parent}")
+        raise RequestError(
+            f"{KEY}: {local} is a file, allowed: the directory that holds {NETWORK}'s config.json and "
+            f"weights, or the one above it; type {KEY}={local.parent}"
+        )
     # Where the first half of owner/name is a directory here, a name in it was meant.
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not local.parent.is_dir():
         return fetch(path, CONFIGS), path
     beside = [one.name for one in local.parent.iterdir() if one.is_dir()] if local.parent.is_dir() else []
-    raise RequestError(f"{KEY}: no such directory: {local.absolute()}, allowed: a directory in diffusers' format, or a "
-                       f"hub id (owner/name){did_you_mean(local.name, beside)}")
+    raise RequestError(
+        f"{KEY}: no such directory: {local.absolute()}, allowed: a directory in diffusers' format, or a "
+        f"hub id (owner/name){did_you_mean(local.name, beside)}"
+    )
 
 
 def _refuse_other_directories(local: Path) -> None:
     if local.name.startswith("models--") and (local / "snapshots").is_dir():
         hub = local.name.removeprefix("models--").replace("--", "/")
-        raise RequestError(f"{KEY}: {local} is a folder of the hub's cache, allowed: a directory in diffusers' "
-                           f"format, or a hub id; type {KEY}={hub}")
+        raise RequestError(
+            f"{KEY}: {local} is a folder of the hub's cache, allowed: a directory in diffusers' "
+            f"format, or a hub id; type {KEY}={hub}"
+        )
     if (local / "config.yaml").is_file() and (local / "status.json").is_file():
-        raise RequestError(f"{KEY}: {local} is a run of quantlab, allowed: a directory in diffusers' format; for the "
-                           f"weights that method=pretrain left type model.weights={local} with that run's model")
+        raise RequestError(
+            f"{KEY}: {local} is a run of quantlab, allowed: a directory in diffusers' format; for the "
+            f"weights that method=pretrain left type model.weights={local} with that run's model"
+        )
 
 
 def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> Path:
@@ -124,13 +144,15 @@ def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> P
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()       # the hub would announce each of its retries
+    hub_logging.set_verbosity_error()  # the hub would announce each of its retries
     try:
         return Path(snapshot_download(hub, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        raise RequestError(f"{KEY}: there is no directory {Path(hub).absolute()}, nor {hub} in the local hub cache, "
-                           f"and it could not be fetched ({first_line(error)}); on a machine with a connection type "
-                           f"'hf download {hub} --local-dir DIR', then here {KEY}=DIR") from error
+        raise RequestError(
+            f"{KEY}: there is no directory {Path(hub).absolute()}, nor {hub} in the local hub cache, "
+            f"and it could not be fetched ({first_line(error)}); on a machine with a connection type "
+            f"'hf download {hub} --local-dir DIR', then here {KEY}=DIR"
+        ) from error
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -154,17 +176,23 @@ def find_weights(folder: Path) -> Path:
             return folder / name
     found = sorted(folder.glob("*.safetensors"))
     if any("-of-" in one.name for one in found):
-        raise RequestError(f"{KEY}: {folder} has shards such as {found[0].name}, but not {INDEX}, which says what lies "
-                           f"where; {RESTORE}")
+        raise RequestError(
+            f"{KEY}: {folder} has shards such as {found[0].name}, but not {INDEX}, which says what lies "
+            f"where; {RESTORE}"
+        )
     if len(found) == 1:
         return found[0]
     if found:
-        raise RequestError(f"{KEY}: {folder} has {', '.join(one.name for one in found)}, allowed: "
-                           f"{WEIGHTS}.safetensors, or a single other file; rename the one you mean")
+        raise RequestError(
+            f"{KEY}: {folder} has {', '.join(one.name for one in found)}, allowed: "
+            f"{WEIGHTS}.safetensors, or a single other file; rename the one you mean"
+        )
     pickled = sorted(one for one in folder.iterdir() if one.suffix in weights.PICKLED)
     if pickled:
-        raise RequestError(f"{KEY}: of weights {folder} has only {pickled[0].name}, which is pickled and never loaded "
-                           f"here; type python scripts/convert_weights.py {pickled[0]} {folder / WEIGHTS}.safetensors")
+        raise RequestError(
+            f"{KEY}: of weights {folder} has only {pickled[0].name}, which is pickled and never loaded "
+            f"here; type python scripts/convert_weights.py {pickled[0]} {folder / WEIGHTS}.safetensors"
+        )
     raise RequestError(f"{KEY}: {folder} has no weights, allowed: {WEIGHTS}.safetensors beside config.json")
 
 
@@ -195,24 +223,32 @@ def _network_folder(root: Path) -> Path:
         if (folder / "config.json").is_file():
             return folder
     if (root / "unet").is_dir():
-        raise RequestError(f"{KEY}: {root / 'unet'} has no config.json, which says how the network is built; "
-                           f"{RESTORE}")
+        raise RequestError(f"{KEY}: {root / 'unet'} has no config.json, which says how the network is built; {RESTORE}")
     if (root / "transformer" / "config.json").is_file():
         name = read_json(root / "transformer" / "config.json").get("_class_name", "a transformer")
         raise RequestError(f"{KEY}: the network of {root} is {name}; {ONLY}")
     held = sorted(one.name for one in root.iterdir())
-    raise RequestError(f"{KEY}: {root} holds no model in diffusers' format: neither unet/config.json nor config.json; "
-                       f"it holds {', '.join(held[:6]) or 'nothing'}{', ...' if len(held) > 6 else ''}")
+    raise RequestError(
+        f"{KEY}: {root} holds no model in diffusers' format: neither unet/config.json nor config.json; "
+        f"it holds {', '.join(held[:6]) or 'nothing'}{', ...' if len(held) > 6 else ''}"
+    )
 
 
 def _scheduler_file(root: Path, folder: Path) -> Path:
     candidates = [root / "scheduler" / SCHEDULER, root / SCHEDULER]
-    if folder == root and root.resolve().name in ("unet", "unet_ema"):      # the path named the network's folder
+    if folder == root and root.resolve().name in ("unet", "unet_ema"):  # the path named the network's folder
         candidates.append(root.resolve().parent / "scheduler" / SCHEDULER)
     for file in candidates:
         if file.is_file():
             return file
-    ddpm = {"_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "linear",
-            "beta_start": 0.0001, "beta_end": 0.02}
-    raise RequestError(f"{KEY}: {root} has no scheduler/{SCHEDULER}, which says with what noise the model was "
-                       f"trained; put its own there (DDPM's is {json.dumps(ddpm)})")
+    ddpm = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "linear",
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+    }
+    raise RequestError(
+        f"{KEY}: {root} has no scheduler/{SCHEDULER}, which says with what noise the model was "
+        f"trained; put its own there (DDPM's is {json.dumps(ddpm)})"
+    )

@@ -17,18 +17,38 @@ from quantlab.models.timm_classifier import first_line
 
 # A network trained under one can be sampled by any other: each has `alphas_cumprod` of its config's betas.
 DDPM_FORWARD = (
-    "DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler", "PNDMScheduler",
-    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DPMSolverSDEScheduler", "DEISMultistepScheduler",
-    "UniPCMultistepScheduler", "SASolverScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "SASolverScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
     "RePaintScheduler",
 )
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}   # diffusers' names, and prediction's
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}  # diffusers' names, and prediction's
 # What the most common others are, by the beginning of their names.
 OTHERS = {
-    "ScoreSdeVe": "variance exploding", "KarrasVe": "variance exploding", "ScoreSdeVp": "of continuous time",
-    "EDM": "EDM's preconditioning", "FlowM": "flow matching", "CMStochastic": "consistency",
-    "ConsistencyDecoder": "consistency", "SCM": "consistency", "LCM": "consistency", "TCD": "consistency",
+    "ScoreSdeVe": "variance exploding",
+    "KarrasVe": "variance exploding",
+    "ScoreSdeVp": "of continuous time",
+    "EDM": "EDM's preconditioning",
+    "FlowM": "flow matching",
+    "CMStochastic": "consistency",
+    "ConsistencyDecoder": "consistency",
+    "SCM": "consistency",
+    "LCM": "consistency",
+    "TCD": "consistency",
 }
 
 
@@ -42,20 +62,25 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
     name = config.get("_class_name")
     require_ddpm_forward(name, where)
     if config.get("use_flow_sigmas"):
-        raise RequestError(f"{where}: {name} has use_flow_sigmas, which is flow matching, allowed: DDPM's forward "
-                           "process; give another model.path")
+        raise RequestError(
+            f"{where}: {name} has use_flow_sigmas, which is flow matching, allowed: DDPM's forward "
+            "process; give another model.path"
+        )
     restore = "restore it from where the model came from"
     try:
         alphas = getattr(schedulers, name).from_config(dict(config)).alphas_cumprod
         alphas = torch.as_tensor(alphas, dtype=torch.float32)
     except ImportError as error:
-        raise RequestError(f"{where}: {first_line(error)}; install it, or write DDPMScheduler there, which has the "
-                           "same noise") from error
+        raise RequestError(
+            f"{where}: {first_line(error)}; install it, or write DDPMScheduler there, which has the same noise"
+        ) from error
     except (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise RequestError(f"{where}: diffusers cannot make {name} of it ({first_line(error)}); {restore}") from error
     if len(alphas) < 2 or not ((alphas >= 0) & (alphas <= 1)).all() or (alphas.diff() > 0).any():
-        raise RequestError(f"{where}: its betas are no noise schedule, allowed: at least two, each from 0 to 1 "
-                           f"(num_train_timesteps, beta_schedule, beta_start, beta_end, trained_betas); {restore}")
+        raise RequestError(
+            f"{where}: its betas are no noise schedule, allowed: at least two, each from 0 to 1 "
+            f"(num_train_timesteps, beta_schedule, beta_start, beta_end, trained_betas); {restore}"
+        )
     return alphas
 
 
@@ -63,8 +88,10 @@ def prediction_kind(config: Mapping[str, Any], where: str) -> str:
     """What the network puts out, of `prediction.KINDS`. Raises RequestError for anything else."""
     predicted = "sample" if config.get("predict_epsilon") is False else config.get("prediction_type", "epsilon")
     if predicted not in PREDICTIONS:
-        raise RequestError(f"{where}: this model predicts {predicted} (prediction_type), allowed: {', '.join(PREDICTIONS)}; give another "
-                           "model.path")
+        raise RequestError(
+            f"{where}: this model predicts {predicted} (prediction_type), allowed: {', '.join(PREDICTIONS)}; give"
+            " another model.path"
+        )
     return PREDICTIONS[predicted]
 
 
@@ -75,8 +102,10 @@ def require_ddpm_forward(name: Any, where: str) -> None:
     known = ", ".join(one.removesuffix("Scheduler") for one in DDPM_FORWARD)
     works = f"those with DDPM's forward process, {known}"
     if not isinstance(name, str):
-        raise RequestError(f"{where}: it does not name its class, allowed: {works}; write "
-                           '"_class_name": "DDPMScheduler" there if it is one of them')
+        raise RequestError(
+            f"{where}: it does not name its class, allowed: {works}; write "
+            '"_class_name": "DDPMScheduler" there if it is one of them'
+        )
     kind = next((f" ({what})" for begins, what in OTHERS.items() if name.startswith(begins)), "")
     near = "" if kind else did_you_mean(name, DDPM_FORWARD)
     raise RequestError(f"{where}: the noise of {name}{kind} does not work, allowed: {works}{near}")

@@ -1,9 +1,11 @@
-"""EDSR: "Enhanced Deep Residual Networks for Single Image Super-Resolution", Lim et al., CVPR workshops 2017 (arXiv 1707.02921).
+"""EDSR: "Enhanced Deep Residual Networks for Single Image Super-Resolution", Lim et al., CVPR workshops 2017 (arXiv
+1707.02921).
 
-Residual blocks without batch normalization (Fig. 2), each scaled by `residual_scale` before it is added (Sec. 3.3: 0.1 in the large
-model), one skip around all of them, and sub-pixel convolutions at the end (Fig. 3). Baseline: 16 blocks, 64 channels; EDSR: 32 and
-256. Trained with the L1 loss (Sec. 4.2). The mean colour of DIV2K is taken off before and put back after, as in the authors' code;
-values are in [0, 1] here and in 0 to 255 there.
+Residual blocks without batch normalization (Fig. 2), each scaled by `residual_scale` before it is added (Sec. 3.3: 0.1
+in the large model), one skip around all of them, and sub-pixel convolutions at the end (Fig. 3). Baseline: 16 blocks,
+64 channels; EDSR: 32 and
+256. Trained with the L1 loss (Sec. 4.2). The mean colour of DIV2K is taken off before and put back after, as in the
+authors' code; values are in [0, 1] here and in 0 to 255 there.
 """
 
 import math
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)       # of its training images, RGB
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # of its training images, RGB
 
 
 class ResidualBlock(nn.Module):
@@ -52,7 +54,9 @@ class EDSR(nn.Module):
         return self.tail(self.upsampler(x)) + self.mean
 
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """L1: mean absolute difference, in [0, 1], of what is made of `batch["low"]` `[N, 3, h, w]` to `batch["high"]`."""
+        """L1: mean absolute difference, in [0, 1], of what is made of `batch["low"]` `[N, 3, h, w]` to
+        `batch["high"]`.
+        """
         return F.l1_loss(self(batch["low"]), batch["high"])
 
     @staticmethod

@@ -1,11 +1,13 @@
 """The MobileNet supernet of the N-shot search literature, and the network of one of its subnets.
 
-A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution, mean pooling, a linear layer; ReLU6 throughout, and a
-shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms have no weights and no running
-statistics: batch statistics also in evaluation, as the lab's released code; the single network's have both. `model.dropout` stands
-before the classifier of a single network alone.
+A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution, mean pooling, a linear layer; ReLU6
+throughout, and a shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms
+have no weights and no running
+statistics: batch statistics also in evaluation, as the lab's released code; the single network's have both.
+`model.dropout` stands before the classifier of a single network alone.
 
-`model.initialization`: torch's own, uniform by the fan-in, or the released code's (Few-Shot-NAS), normal by the fan-out.
+`model.initialization`: torch's own, uniform by the fan-in, or the released code's (Few-Shot-NAS), normal by the
+fan-out.
 """
 
 from collections.abc import Sequence
@@ -21,20 +23,27 @@ from quantlab.search.spaces import Subnet
 
 def convolution(before: int, after: int, kernel: int, stride: int, learns: bool, groups: int = 1) -> list[nn.Module]:
     """A convolution without bias and its BatchNorm; `learns`: the BatchNorm has weights and running statistics."""
-    return [nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(after, affine=learns, track_running_stats=learns)]
+    return [
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(after, affine=learns, track_running_stats=learns),
+    ]
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expansion` times the channels, depthwise, 1x1: `[N, before, H, W]` to `[N, after, ceil(H / stride), ceil(W / stride)]`."""
+    """1x1 to `expansion` times the channels, depthwise, 1x1: `[N, before, H, W]` to `[N, after, ceil(H / stride),
+    ceil(W / stride)]`.
+    """
 
     def __init__(self, layer: Layer, kernel: int, expansion: int, learns: bool):
         super().__init__()
         inner = expansion * layer.before
         self.body = nn.Sequential(
-            *convolution(layer.before, inner, 1, 1, learns), nn.ReLU6(),
-            *convolution(inner, inner, kernel, layer.stride, learns, groups=inner), nn.ReLU6(),
-            *convolution(inner, layer.after, 1, 1, learns))
+            *convolution(layer.before, inner, 1, 1, learns),
+            nn.ReLU6(),
+            *convolution(inner, inner, kernel, layer.stride, learns, groups=inner),
+            nn.ReLU6(),
+            *convolution(inner, layer.after, 1, 1, learns),
+        )
         self.shortcut = layer.stride == 1 and layer.before == layer.after
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,35 +51,52 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one subnet share."""
+    """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one subnet
+    share.
+    """
 
     class_layers = ("fc",)
 
-    def __init__(self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool, initialization: str):
-        """offered: the operations of each layer; dropout: fraction before the classifier; initialization: torch, he_fan_out."""
+    def __init__(
+        self, space: MobileNetSpace, offered: list[tuple[int, ...]], dropout: float, learns: bool, initialization: str
+    ):
+        """offered: the operations of each layer; dropout: fraction before the classifier; initialization: torch,
+        he_fan_out.
+        """
         super().__init__()
         self.space, self.initialization = space, initialization
         self.stem = nn.Sequential(*convolution(space.channels, space.stem, 3, space.stem_stride, learns), nn.ReLU6())
-        self.first = nn.Sequential(*convolution(space.stem, space.stem, 3, 1, learns, groups=space.stem), nn.ReLU6(),
-                                   *convolution(space.stem, space.first, 1, 1, learns))
+        self.first = nn.Sequential(
+            *convolution(space.stem, space.stem, 3, 1, learns, groups=space.stem),
+            nn.ReLU6(),
+            *convolution(space.stem, space.first, 1, 1, learns),
+        )
         self.layers = nn.ModuleList(
-            nn.ModuleDict({OPERATIONS[operation]: InvertedResidual(layer, *KERNEL_AND_EXPANSION[operation], learns)
-                           for operation in operations if operation != IDENTITY})
-            for layer, operations in zip(space.layers, offered))
+            nn.ModuleDict(
+                {
+                    OPERATIONS[operation]: InvertedResidual(layer, *KERNEL_AND_EXPANSION[operation], learns)
+                    for operation in operations
+                    if operation != IDENTITY
+                }
+            )
+            for layer, operations in zip(space.layers, offered)
+        )
         self.last = nn.Sequential(*convolution(space.layers[-1].after, space.last, 1, 1, learns), nn.ReLU6())
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(space.last, space.classes)
         self.initialize()
 
     def initialize(self) -> None:
-        """Draws weights as `initialization` says over torch's own: He fan-out is a normal distribution of variance 2 / (k^2 channels after)
-        for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins uniform, without bias."""
+        """Draws weights as `initialization` says over torch's own: He fan-out is a normal distribution of variance 2 /
+        (k^2 channels after)
+        for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins uniform, without
+        bias."""
         if self.initialization == "he_fan_out":
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 elif isinstance(module, nn.Linear):
-                    nn.init.uniform_(module.weight, -module.in_features**-0.5, module.in_features**-0.5)
+                    nn.init.uniform_(module.weight, -(module.in_features**-0.5), module.in_features**-0.5)
                     nn.init.zeros_(module.bias)
 
     def logits(self, images: Tensor, subnet: Subnet) -> Tensor:
@@ -104,7 +130,9 @@ class MobileNetSupernet(MobileNet):
     kind = "supernet"
 
     def __init__(self, space: MobileNetSpace, initialization: str = "torch"):
-        super().__init__(space, [space.choices(layer) for layer in range(len(space.decisions))], 0.0, False, initialization)
+        super().__init__(
+            space, [space.choices(layer) for layer in range(len(space.decisions))], 0.0, False, initialization
+        )
         self.activate(space.subnet(space.size - 1))
 
     def activate(self, subnet: Subnet) -> None:
@@ -115,11 +143,12 @@ class MobileNetSupernet(MobileNet):
         return self.logits(images, self.active)
 
     def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
-        """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the one sorted before
+        """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the
+        one sorted before
         it, from the first on, are not computed again."""
         logits: dict[Subnet, Tensor] = {}
         before: Subnet = ()
-        outputs = [self.enter(images)]      # of the first layers of `before`, as many as the next subnet shares
+        outputs = [self.enter(images)]  # of the first layers of `before`, as many as the next subnet shares
         for subnet in sorted(set(subnets)):
             shared = next((layer for layer, (one, other) in enumerate(zip(before, subnet)) if one != other), 0)
             del outputs[shared + 1 :]
@@ -147,13 +176,24 @@ class MobileNetNetwork(MobileNet):
 
 
 def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
-    """The supernet of conf/model/mobilenet_supernet.yaml, or with `section.subnet` the network of that subnet, sized by `task`.
+    """The supernet of conf/model/mobilenet_supernet.yaml, or with `section.subnet` the network of that subnet, sized by
+    `task`.
 
     Raises RequestError for an encoding that is not of the space.
     """
     stages = [Stage(stage.channels, stage.layers, stage.stride) for stage in section.stages]
-    space = MobileNetSpace(stages, section.stem, section.first, section.last, section.stem_stride,
-                           task.image_size, task.channels, task.classes)
+    space = MobileNetSpace(
+        stages,
+        section.stem,
+        section.first,
+        section.last,
+        section.stem_stride,
+        task.image_size,
+        task.channels,
+        task.classes,
+    )
     if section.subnet is None:
         return MobileNetSupernet(space, section.initialization)
-    return MobileNetNetwork(space, space.decode(section.subnet, key="model.subnet"), section.dropout, section.initialization)
+    return MobileNetNetwork(
+        space, space.decode(section.subnet, key="model.subnet"), section.dropout, section.initialization
+    )

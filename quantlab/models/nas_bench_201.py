@@ -1,12 +1,14 @@
-"""NAS-Bench-201 (Dong & Yang 2020, arXiv 2001.00326): the supernet over all its cells, and the network of a single cell.
+"""NAS-Bench-201 (Dong & Yang 2020, arXiv 2001.00326): the supernet over all its cells, and the network of a single
+cell.
 
-A 3x3 stem, three stages of `cells` equal cells with `width`, 2 `width` and 4 `width` channels, between them a residual block that
-halves the resolution; BatchNorm, ReLU, mean pooling, a linear layer. Every operation with weights is ReLU, convolution, BatchNorm.
+A 3x3 stem, three stages of `cells` equal cells with `width`, 2 `width` and 4 `width` channels, between them a residual
+block that halves the resolution; BatchNorm, ReLU, mean pooling, a linear layer. Every operation with weights is ReLU,
+convolution, BatchNorm.
 
-The supernet's BatchNorms have no weights and no running statistics: batch statistics also in evaluation, as the released code of
-the supernet paper. Convolutions have no bias, which a BatchNorm follows anyway (our choice; the released supernet has one, useless
-but decayed and clipped). What multiplies zero is not computed: an edge of operation `none`, and one that is on no path from the
-cell's input to its output.
+The supernet's BatchNorms have no weights and no running statistics: batch statistics also in evaluation, as the
+released code of the supernet paper. Convolutions have no bias, which a BatchNorm follows anyway (our choice; the
+released supernet has one, useless but decayed and clipped). What multiplies zero is not computed: an edge of operation
+`none`, and one that is on no path from the cell's input to its output.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,9 +40,15 @@ class Cell(nn.Module):
     def __init__(self, width: int, offered: Sequence[Sequence[int]], learns: bool):
         super().__init__()
         self.edges = nn.ModuleList(
-            nn.ModuleDict({OPERATIONS[operation]: make_operation(operation, width, learns)
-                           for operation in operations if operation != NONE})
-            for operations in offered)
+            nn.ModuleDict(
+                {
+                    OPERATIONS[operation]: make_operation(operation, width, learns)
+                    for operation in operations
+                    if operation != NONE
+                }
+            )
+            for operations in offered
+        )
 
     def forward(self, x: Tensor, subnet: Subnet, used: Iterable[int]) -> Tensor:
         """used: the edges to compute, in order; a node that none of them feeds is zero."""
@@ -53,22 +61,27 @@ class Cell(nn.Module):
 
 
 class Reduction(nn.Module):
-    """The residual block between stages: `[N, width, H, W]` to `[N, 2 width, ceil(H / 2), ceil(W / 2)]`, no ReLU at the end."""
+    """The residual block between stages: `[N, width, H, W]` to `[N, 2 width, ceil(H / 2), ceil(W / 2)]`, no ReLU at
+    the end.
+    """
 
     def __init__(self, width: int, learns: bool):
         super().__init__()
         self.conv_a = ReLUConvBN(width, 2 * width, 3, 2, learns)
         self.conv_b = ReLUConvBN(2 * width, 2 * width, 3, 1, learns)
         # Odd sizes: the pooling keeps the last row and column, as the padded convolution does.
-        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False),
-                                        nn.Conv2d(width, 2 * width, 1, bias=False))
+        self.downsample = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False), nn.Conv2d(width, 2 * width, 1, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_b(self.conv_a(x)) + self.downsample(x)
 
 
 class CellNetwork(nn.Module):
-    """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one cell share."""
+    """float images `[N, channels, H, W]` to logits `[N, classes]`: what the supernet and the network of one cell
+    share.
+    """
 
     class_layers = ("fc",)
 
@@ -76,7 +89,9 @@ class CellNetwork(nn.Module):
         """offered: the operations of each edge; learns: BatchNorms have weights and running statistics."""
         super().__init__()
         self.space = space
-        self.stem = nn.Sequential(nn.Conv2d(space.channels, space.width, 3, padding=1, bias=False), batch_norm(space.width, learns))
+        self.stem = nn.Sequential(
+            nn.Conv2d(space.channels, space.width, 3, padding=1, bias=False), batch_norm(space.width, learns)
+        )
         layers: list[nn.Module] = []
         for width in space.widths:
             layers += [Reduction(width // 2, learns)] if layers else []
@@ -128,53 +143,68 @@ class NasBench201Supernet(CellNetwork):
     def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
         """`[len(subnets), N, classes]`, what activating each in turn would give.
 
-        Cells that compute the same are computed once, and of the first cell every edge once for all that feed it the same.
+        Cells that compute the same are computed once, and of the first cell every edge once for all that feed it the
+        same.
         """
         canonical = [self.space.canonical(subnet) for subnet in subnets]
         distinct = sorted(set(canonical))
         x, logits = self.enter(images), {}
         for subnet, y in zip(distinct, self._first_cell(x, distinct)):
-            logits[subnet] = self.dead_logits(images) if y is None else self.leave(y, subnet, live_edges(subnet), self.layers[1:])
+            logits[subnet] = (
+                self.dead_logits(images) if y is None else self.leave(y, subnet, live_edges(subnet), self.layers[1:])
+            )
         return torch.stack([logits[subnet] for subnet in canonical])
 
     def _first_cell(self, x: Tensor, ordered: Sequence[Subnet]) -> Iterator[Tensor | None]:
-        """Output of the first cell for each of the subnets, None without a path. Sorted, they need only the latest value of each node."""
+        """Output of the first cell for each of the subnets, None without a path. Sorted, they need only the latest
+        value of each node.
+        """
         edges = self.layers[0].edges
-        computed: list[dict[tuple[int, int], Tensor]] = [{} for _ in range(NODES - 1)]      # by source: (edge, operation) to its output
+        # by source: (edge, operation) to its output
+        computed: list[dict[tuple[int, int], Tensor]] = [{} for _ in range(NODES - 1)]
         origin: list[Subnet | None] = [None] * (NODES - 1)
         for subnet in ordered:
             nodes: list[Tensor | None] = [x] + [None] * (NODES - 1)
             for edge in live_edges(subnet):
                 source, target = EDGES[edge]
-                before = subnet[: source * (source + 1) // 2]       # the edges that a node's value comes by
+                before = subnet[: source * (source + 1) // 2]  # the edges that a node's value comes by
                 if origin[source] != before:
                     origin[source], computed[source] = before, {}
                 key = edge, subnet[edge]
                 if key not in computed[source]:
                     computed[source][key] = edges[edge][OPERATIONS[subnet[edge]]](nodes[source])
-                nodes[target] = computed[source][key] if nodes[target] is None else nodes[target] + computed[source][key]
+                nodes[target] = (
+                    computed[source][key] if nodes[target] is None else nodes[target] + computed[source][key]
+                )
             yield nodes[-1]
 
     def operation_parameters(self, decision: int, operation: int) -> list[nn.Parameter]:
         """The weights of one operation on one edge, in all cells."""
         if operation == NONE:
             return []
-        return [parameter for layer in self.layers if isinstance(layer, Cell)
-                for parameter in layer.edges[decision][OPERATIONS[operation]].parameters()]
+        return [
+            parameter
+            for layer in self.layers
+            if isinstance(layer, Cell)
+            for parameter in layer.edges[decision][OPERATIONS[operation]].parameters()
+        ]
 
 
 class NasBench201Network(CellNetwork):
-    """The network of one cell, an ordinary classifier: only its operations, BatchNorms with weights and running statistics.
+    """The network of one cell, an ordinary classifier: only its operations, BatchNorms with weights and running
+    statistics.
 
-    An edge from which the output is not reached has no modules; one that only zeros are fed to has some, as the bias of its BatchNorm
-    reaches the output.
+    An edge from which the output is not reached has no modules; one that only zeros are fed to has some, as the bias of
+    its BatchNorm reaches the output.
     """
 
     kind = "classifier"
 
     def __init__(self, space: NasBench201, subnet: Subnet):
         used = reaching_edges(subnet)
-        super().__init__(space, [(operation,) if edge in used else () for edge, operation in enumerate(subnet)], learns=True)
+        super().__init__(
+            space, [(operation,) if edge in used else () for edge, operation in enumerate(subnet)], learns=True
+        )
         self.subnet, self._used = subnet, used
 
     def forward(self, images: Tensor) -> Tensor:
@@ -199,7 +229,8 @@ def make_operation(operation: int, width: int, learns: bool) -> nn.Module:
 
 
 def build_nas_bench_201(section: Any, task: Any) -> CellNetwork:
-    """The supernet of conf/model/nas_bench_201.yaml, or with `section.subnet` the network of that cell, sized by `task`.
+    """The supernet of conf/model/nas_bench_201.yaml, or with `section.subnet` the network of that cell, sized by
+    `task`.
 
     Raises RequestError for an encoding that is not of the space.
     """

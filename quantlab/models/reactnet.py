@@ -1,9 +1,9 @@
 """ReActNet-18 (Liu et al. 2020, "ReActNet", arXiv 2003.03488), the ResNet-18 shape of a network made for one bit.
 
-Every 3x3 convolution has its own shortcut (Bi-Real Net), so that real values pass around each binary layer, and is followed by
-BatchNorm and an RPReLU. A shortcut that halves the resolution is a 2x2 average pooling, a 1x1 convolution and a BatchNorm,
-which the paper leaves in full precision. The convolutions are plain: binarizing their inputs (RSign) and weights is the
-quantizer's business.
+Every 3x3 convolution has its own shortcut (Bi-Real Net), so that real values pass around each binary layer, and is
+followed by BatchNorm and an RPReLU. A shortcut that halves the resolution is a 2x2 average pooling, a 1x1 convolution
+and a BatchNorm, which the paper leaves in full precision. The convolutions are plain: binarizing their inputs (RSign)
+and weights is the quantizer's business.
 """
 
 from typing import Any
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 STAGES = (64, 128, 256, 512)
-CONVOLUTIONS = 4            # 3x3, of every stage
+CONVOLUTIONS = 4  # 3x3, of every stage
 
 
 class RPReLU(nn.Module):
-    """PReLU(x - gamma) + zeta with a learned slope and two learned shifts per channel (Eq. 5); `[N, C, H, W]` to the same."""
+    """PReLU(x - gamma) + zeta with a learned slope and two learned shifts per channel (Eq. 5); `[N, C, H, W]` to
+    the same.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -49,15 +51,20 @@ class Block(nn.Module):
 
 
 class ReActNet18(nn.Module):
-    """float images `[N, channels, H, W]` to logits `[N, classes]`; `small_images`: the first stage sees the full resolution."""
+    """float images `[N, channels, H, W]` to logits `[N, classes]`; `small_images`: the first stage sees the full
+    resolution.
+    """
 
     kind = "classifier"
     class_layers = ("fc",)
 
     def __init__(self, channels: int, classes: int, small_images: bool):
         super().__init__()
-        stem = nn.Conv2d(channels, STAGES[0], 3, 1, 1, bias=False) if small_images else \
-            nn.Conv2d(channels, STAGES[0], 7, 2, 3, bias=False)
+        stem = (
+            nn.Conv2d(channels, STAGES[0], 3, 1, 1, bias=False)
+            if small_images
+            else nn.Conv2d(channels, STAGES[0], 7, 2, 3, bias=False)
+        )
         self.conv1, self.bn1 = stem, nn.BatchNorm2d(STAGES[0])
         self.pool = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
         before, stages = STAGES[0], []

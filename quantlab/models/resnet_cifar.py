@@ -1,8 +1,8 @@
 """ResNet-20, 32, 56 for 32x32 images (He et al. 2016, "Deep Residual Learning", Sec. 4.2), with option-A shortcuts.
 
-Three stages of n blocks with 16, 32 and 64 channels (`width`, twice, four times), depth 6 n + 2. A shortcut that halves the
-resolution takes every other pixel and pads the new channels with zeros: it has no parameters. With `final_batch_norm` a
-BatchNorm stands before the classifier, as in the code of the transition-rate paper.
+Three stages of n blocks with 16, 32 and 64 channels (`width`, twice, four times), depth 6 n + 2. A shortcut that halves
+the resolution takes every other pixel and pads the new channels with zeros: it has no parameters. With
+`final_batch_norm` a BatchNorm stands before the classifier, as in the code of the transition-rate paper.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-OF_THIS_KIND = re.compile(r"(layer[123]\.\d+\.(conv|bn)[12]|conv1|bn1|bn2|fc|linear)\.[a-z_]+$")      # names of tensors
+OF_THIS_KIND = re.compile(r"(layer[123]\.\d+\.(conv|bn)[12]|conv1|bn1|bn2|fc|linear)\.[a-z_]+$")  # names of tensors
 
 
 class Block(nn.Module):
@@ -48,8 +48,12 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         widths = [width, width, 2 * width, 4 * width]
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(Block(widths[stage - 1] if first else widths[stage], widths[stage], 2 if first and stage > 1 else 1)
-                            for first in [True] + [False] * (blocks - 1)))
+            nn.Sequential(
+                *(
+                    Block(widths[stage - 1] if first else widths[stage], widths[stage], 2 if first and stage > 1 else 1)
+                    for first in [True] + [False] * (blocks - 1)
+                )
+            )
             for stage in (1, 2, 3)
         )
         self.bn2 = nn.BatchNorm1d(widths[-1]) if final_batch_norm else nn.Identity()
@@ -73,7 +77,11 @@ class CifarResNet(nn.Module):
         blocks = {name.split(".")[1] for name in tensors if name.startswith("layer1.")}
         if "conv1.weight" not in tensors or not all(map(OF_THIS_KIND.match, tensors)) or not blocks:
             return {}
-        return {"model.depth": 6 * len(blocks) + 2, "model.width": len(tensors["conv1.weight"]), "model.final_batch_norm": "bn2.weight" in tensors}
+        return {
+            "model.depth": 6 * len(blocks) + 2,
+            "model.width": len(tensors["conv1.weight"]),
+            "model.final_batch_norm": "bn2.weight" in tensors,
+        }
 
 
 def build_resnet_cifar(section: Any, task: Any) -> CifarResNet:

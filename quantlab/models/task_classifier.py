@@ -72,7 +72,8 @@ def build_task_classifier(section: Any, task: Any) -> TaskClassifier:
     """
     if task.classes is None:
         raise RequestError(
-            f"task {task.name} has no labels, so no classifier can be trained on them; sort the images into one sub-folder per class"
+            f"task {task.name} has no labels, so no classifier can be trained on them; sort the images into one"
+            " sub-folder per class"
         )
     return TaskClassifier(task.channels, task.classes, width=section.width, features=section.features)
 

@@ -1,7 +1,7 @@
 """Any image classifier of timm (Wightman 2019, "PyTorch Image Models") by its name there: ResNets, MobileNets, DeiT.
 
-The network is timm's own, not wrapped: layers and state dict have timm's names, so that a .safetensors file of timm's loads through
-`model.weights`. What is added are `kind`, `training_loss` and `class_layers`.
+The network is timm's own, not wrapped: layers and state dict have timm's names, so that a .safetensors file of timm's
+loads through `model.weights`. What is added are `kind`, `training_loss` and `class_layers`.
 """
 
 import textwrap
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.models.weights import require_finite
 
-WEIGHTS = "model.safetensors"       # timm would fall back to pytorch_model.bin, which is pickled
+WEIGHTS = "model.safetensors"  # timm would fall back to pytorch_model.bin, which is pickled
 
 
 def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -24,10 +24,11 @@ def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Module:
-    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`. `key`: where the config has
-    the section.
+    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`. `key`:
+    where the config has the section.
 
-    Raises RequestError for a name that timm does not know, images that the network does not take, weights that cannot be had.
+    Raises RequestError for a name that timm does not know, images that the network does not take, weights that cannot
+    be had.
     """
     import timm
 
@@ -38,14 +39,18 @@ def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Mod
         options["img_size"] = task.image_size
     file = None
     if section.pretrained:
-        file = fetch_weights(section.architecture, f"{key}.pretrained", f"{key}.pretrained=false {key}.weights=FILE, a .safetensors file")
+        file = fetch_weights(
+            section.architecture, f"{key}.pretrained", f"{key}.pretrained=false {key}.weights=FILE, a .safetensors file"
+        )
     if file is not None:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
     try:
         network = timm.create_model(section.architecture, **options)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise RequestError(f"{key}.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
-                           f"({first_line(error)}); choose another task.image_size or {key}.architecture") from error
+        raise RequestError(
+            f"{key}.architecture: timm cannot build '{section.architecture}' for {_images(task)} "
+            f"({first_line(error)}); choose another task.image_size or {key}.architecture"
+        ) from error
     if section.pretrained:
         require_finite(network.state_dict(), f"{key}.pretrained: {section.architecture}")
     _check_images(network, section, task, key)
@@ -60,7 +65,9 @@ def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Mod
 
 
 def require_known(architecture: str, key: str) -> None:
-    """Raises RequestError, in which `key` names where it was asked for, unless timm has `architecture`, with that tag if it has one."""
+    """Raises RequestError, in which `key` names where it was asked for, unless timm has `architecture`, with that
+    tag if it has one.
+    """
     import timm
 
     # Not what is_model() says: it would drop a tag that does not exist.
@@ -69,9 +76,14 @@ def require_known(architecture: str, key: str) -> None:
         return
     name = architecture.split(".")[0]
     near = did_you_mean(architecture, timm.list_pretrained(f"{name}.*") if name in known else known)
-    raise RequestError(f"{key}: timm {timm.__version__} has no '{architecture}'"
-                       + (f"{near} Type {key}={near.split(chr(39))[1]}" if near else
-                          f"; type {key}=resnet18, or another name of timm.list_models()"))
+    raise RequestError(
+        f"{key}: timm {timm.__version__} has no '{architecture}'"
+        + (
+            f"{near} Type {key}={near.split(chr(39))[1]}"
+            if near
+            else f"; type {key}=resnet18, or another name of timm.list_models()"
+        )
+    )
 
 
 def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None:
@@ -81,22 +93,29 @@ def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None
         # timm would leave out the rows and columns that fill no patch, without a word.
         if task.image_size % patch:
             fitting = max(round(task.image_size / patch), 1) * patch
-            raise RequestError(f"task.image_size: got {task.image_size}, allowed for {section.architecture}: multiples of its "
-                               f"patches' {patch}; type task.image_size={fitting}")
+            raise RequestError(
+                f"task.image_size: got {task.image_size}, allowed for {section.architecture}: multiples of its "
+                f"patches' {patch}; type task.image_size={fitting}"
+            )
     try:
         with torch.no_grad():
             shape = tuple(network.eval()(torch.zeros(1, task.channels, task.image_size, task.image_size)).shape)
     except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        raise RequestError(f"{key}.architecture: '{section.architecture}' does not take {_images(task)} ({first_line(error)}); "
-                           f"choose another task.image_size or {key}.architecture") from error
+        raise RequestError(
+            f"{key}.architecture: '{section.architecture}' does not take {_images(task)} ({first_line(error)}); "
+            f"choose another task.image_size or {key}.architecture"
+        ) from error
     if shape != (1, task.classes):
-        raise RequestError(f"{key}.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
-                           f"of {task.classes} classes; type {key}.architecture=resnet18, or another classifier's name")
+        raise RequestError(
+            f"{key}.architecture: '{section.architecture}' puts out {list(shape)} for one image, not the logits "
+            f"of {task.classes} classes; type {key}.architecture=resnet18, or another classifier's name"
+        )
     network.train()
 
 
 def fetch_weights(architecture: str, key: str, remedy: str) -> str:
-    """Path of timm's weights of `architecture`, from the hub or its local cache. Raises RequestError, which begins with `key` and ends with
+    """Path of timm's weights of `architecture`, from the hub or its local cache. Raises RequestError, which begins with
+    `key` and ends with
     what to type instead, where there are none."""
     import timm
     from huggingface_hub import hf_hub_download
@@ -105,13 +124,15 @@ def fetch_weights(architecture: str, key: str, remedy: str) -> str:
     facts = timm.get_pretrained_cfg(architecture)
     if facts is None or not facts.hf_hub_id:
         raise RequestError(f"{key}: timm has no weights of '{architecture}' on the hub; type {remedy}")
-    hub_logging.set_verbosity_error()       # the hub would announce each of its retries
+    hub_logging.set_verbosity_error()  # the hub would announce each of its retries
     source = facts.hf_hub_id
     try:
         return hf_hub_download(source, WEIGHTS)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{key}: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
-                           f"({first_line(error)}); type {remedy}") from error
+        raise RequestError(
+            f"{key}: {source}/{WEIGHTS} is neither in the local hub cache nor could it be fetched "
+            f"({first_line(error)}); type {remedy}"
+        ) from error
 
 
 def _images(task: Any) -> str:

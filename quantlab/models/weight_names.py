@@ -1,9 +1,10 @@
 """The tensors of a file under the names of the network they are loaded into.
 
 What differs only by name is found; what differs otherwise is refused, naming it. A file may hold
-- the names behind prefixes (`model.`, `net.backbone.`) and between those of wrappers (`module.`, `_orig_mod.`); several copies of the
-  network, of which the moving average is taken; other things beside it (a loss, a counter);
-- torchvision's names of a network of timm's; another name of the last layer; of a detector only the classifier that its body was;
+- the names behind prefixes (`model.`, `net.backbone.`) and between those of wrappers (`module.`, `_orig_mod.`); several
+  copies of the network, of which the moving average is taken; other things beside it (a loss, a counter);
+- torchvision's names of a network of timm's; another name of the last layer; of a detector only the classifier that its
+body was;
 - no `num_batches_tracked`, or constants that are not stored any more;
 - other classes: then the layers that depend on them stay as they were initialized, and are named as new.
 """
@@ -17,15 +18,17 @@ from torch import Tensor, nn
 from quantlab.errors import RequestError
 from quantlab.models.torchvision_names import torchvision_names
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")    # parallel, compiled, checkpointed
+# parallel, compiled, checkpointed
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 AVERAGE = ("ema", "averag", "swa")
 CONSTANTS = ("num_batches_tracked", "n_averaged", "relative_position_index", "attn_mask", "total_ops", "total_params")
-SHOWN = 3           # names of what differs, in a line
+SHOWN = 3  # names of what differs, in a line
 
 
 @dataclass(frozen=True)
 class Match:
-    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers `new`.
+    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers
+    `new`.
     `notes`: in words, what was not just as the network has it."""
 
     tensors: dict[str, Tensor]
@@ -44,35 +47,48 @@ class View:
 
 
 def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
-    """What of a file's tensors belongs where in `module`, whose class may say more about itself: `class_layers`, names of the layers
-    whose outputs are classes; `body_name`, the part that may be given alone; `options_of(tensors)`, by option of the config what
-    such tensors were made with; `present_form(tensors, own)`, the tensors of older versions of it as it has them, `own`, today.
+    """What of a file's tensors belongs where in `module`, whose class may say more about itself: `class_layers`, names
+    of the layers whose outputs are classes; `body_name`, the part that may be given alone; `options_of(tensors)`, by
+    option of the config what such tensors were made with; `present_form(tensors, own)`, the tensors of older versions
+    of it as it has them, `own`, today.
 
-    Raises RequestError, which begins with `what` (the key and the file), unless all fits but what this module's docstring names.
+    Raises RequestError, which begins with `what` (the key and the file), unless all fits but what this module's
+    docstring names.
     """
     own = module.state_dict()
     given = _without_wrappers(tensors, own)
     if hasattr(module, "present_form"):
         given = module.present_form(given, own)
     view = _best_view(given, own, module, what)
-    narrow = {str(tensor.dtype).removeprefix("torch.") for tensor in given.values() if tensor.is_floating_point()} - {"float32"}
+    narrow = {str(tensor.dtype).removeprefix("torch.") for tensor in given.values() if tensor.is_floating_point()} - {
+        "float32"
+    }
     notes = [*view.notes, *(f"{dtype} becomes float32" for dtype in sorted(narrow))]
     found = {name: given[view.prefix + theirs] for name, theirs in view.names.items() if view.prefix + theirs in given}
     read = {view.prefix + theirs for theirs in view.names.values()}
     constants = {*CONSTANTS, *(_last(name) for name, _ in module.named_buffers() if name not in own)}
     left = [name for name in given if name not in read and _last(name) not in constants]
-    missing = [name for name in view.names
-               if name not in found and (_last(name) not in constants or own[name].is_floating_point())]
+    missing = [
+        name
+        for name in view.names
+        if name not in found and (_last(name) not in constants or own[name].is_floating_point())
+    ]
     class_layers = [layer for layer in getattr(module, "class_layers", ()) if f"{layer}.weight" in own]
 
-    if last_layer := _last_layer_renamed(missing, [name for name in left if name.startswith(view.prefix)], own, given, class_layers):
+    if last_layer := _last_layer_renamed(
+        missing, [name for name in left if name.startswith(view.prefix)], own, given, class_layers
+    ):
         found |= {name: given[theirs] for name, theirs in last_layer.items()}
-        notes += [f"'{_layer(theirs)}' is the network's '{_layer(name)}'" for name, theirs in list(last_layer.items())[:1]]
+        notes += [
+            f"'{_layer(theirs)}' is the network's '{_layer(name)}'" for name, theirs in list(last_layer.items())[:1]
+        ]
         missing = [name for name in missing if name not in last_layer]
         left = [name for name in left if name not in last_layer.values()]
     if coded := [name for name in found if own[name].is_floating_point() and not found[name].is_floating_point()]:
-        raise RequestError(f"{what} holds {found[coded[0]].dtype} in {coded[0]}, allowed: weights in full precision, as floating-point "
-                           "numbers; give the file that it was quantized from")
+        raise RequestError(
+            f"{what} holds {found[coded[0]].dtype} in {coded[0]}, allowed: weights in full precision, as floating-point"
+            " numbers; give the file that it was quantized from"
+        )
     fitting = {name: _fitted(found[name], own[name], renamed=view.names.get(name, name) != name) for name in found}
     reshaped = [name for name, tensor in fitting.items() if tensor is None]
     unexpected = [name for name in left if name.startswith(view.prefix)] if not view.body_only else []
@@ -99,16 +115,22 @@ def few(names: Collection[str]) -> str:
 def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`tensors` without the parts of names that wrappers of modules bring, unless two would then have one name."""
     wrappers = set(WRAPPERS) - {part for name in own for part in name.split(".")}
-    renamed = {".".join(part for part in name.split(".") if part not in wrappers): tensor for name, tensor in tensors.items()}
+    renamed = {
+        ".".join(part for part in name.split(".") if part not in wrappers): tensor for name, tensor in tensors.items()
+    }
     return renamed if len(renamed) == len(tensors) else dict(tensors)
 
 
 def _best_view(given: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, what: str) -> View:
-    """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body alone."""
-    ways = [(names, body_only, _prefixes(given, set(names.values()))) for names, body_only in _vocabularies(own, module)]
-    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))     # the first of equals
+    """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body
+    alone.
+    """
+    ways = [
+        (names, body_only, _prefixes(given, set(names.values()))) for names, body_only in _vocabularies(own, module)
+    ]
+    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))  # the first of equals
     most = max(prefixes.values(), default=0)
-    if most < len(names) / 2:       # another network, which has some names in common
+    if most < len(names) / 2:  # another network, which has some names in common
         return View(names, body_only=body_only)
     return View(names, *_chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == most], what), body_only)
 
@@ -127,7 +149,9 @@ def _prefixes(given: Iterable[str], wanted: Collection[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for name in given:
         parts = name.split(".")
-        found.update(name[: len(name) - len(rest)] for i in range(len(parts)) if (rest := ".".join(parts[i:])) in wanted)
+        found.update(
+            name[: len(name) - len(rest)] for i in range(len(parts)) if (rest := ".".join(parts[i:])) in wanted
+        )
     return found
 
 
@@ -137,26 +161,43 @@ def _chosen_copy(prefixes: list[str], what: str) -> tuple[str, tuple[str, ...]]:
         averages = [prefix for prefix in prefixes if any(word in prefix.lower() for word in AVERAGE)]
         if len(averages) != 1:
             named = ", ".join(f"'{prefix}'" for prefix in prefixes)
-            raise RequestError(f"{what} holds the network {len(prefixes)} times, under {named}, allowed: once, or with one moving average; "
-                               f"type python scripts/convert_weights.py FILE NEW.safetensors --key {prefixes[-1].rstrip('.')}")
+            raise RequestError(
+                f"{what} holds the network {len(prefixes)} times, under {named}, allowed: once, or with one moving"
+                " average; type python scripts/convert_weights.py FILE NEW.safetensors --key"
+                f" {prefixes[-1].rstrip('.')}"
+            )
         return averages[0], (f"the moving average under '{averages[0]}' is taken",)
     prefix = prefixes[0] if prefixes else ""
     return prefix, ((f"names are under '{prefix}'",) if prefix else ())
 
 
-def _last_layer_renamed(missing: list[str], unexpected: list[str], own: Mapping[str, Tensor], given: Mapping[str, Tensor],
-                        class_layers: list[str]) -> dict[str, str]:
-    """Where the last layer is missing, and one layer of as many inputs is all that is left over: that one's names, by the network's."""
+def _last_layer_renamed(
+    missing: list[str],
+    unexpected: list[str],
+    own: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    class_layers: list[str],
+) -> dict[str, str]:
+    """Where the last layer is missing, and one layer of as many inputs is all that is left over: that one's names,
+    by the network's.
+    """
     theirs = {_layer(name) for name in unexpected}
     if len(class_layers) != 1 or len(theirs) != 1:
         return {}
     pairs = {name: f"{next(iter(theirs))}.{_last(name)}" for name in own if _layer(name) == class_layers[0]}
-    same = set(pairs.values()) == set(unexpected) and all(given[other].shape[1:] == own[name].shape[1:] for name, other in pairs.items())
+    same = set(pairs.values()) == set(unexpected) and all(
+        given[other].shape[1:] == own[name].shape[1:] for name, other in pairs.items()
+    )
     return pairs if same and set(pairs) <= set(missing) else {}
 
 
-def _new_layers(missing: list[str], reshaped: list[str], found: Mapping[str, Tensor], own: Mapping[str, Tensor],
-                class_layers: list[str]) -> list[str]:
+def _new_layers(
+    missing: list[str],
+    reshaped: list[str],
+    found: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    class_layers: list[str],
+) -> list[str]:
     """The layers whose outputs are classes, if the file has none or has other numbers of outputs."""
     new = []
     for layer in class_layers:
@@ -168,7 +209,9 @@ def _new_layers(missing: list[str], reshaped: list[str], found: Mapping[str, Ten
 
 
 def _fitted(tensor: Tensor, own: Tensor, renamed: bool) -> Tensor | None:
-    """`tensor` with the shape of `own`; None if it has another. The two libraries differ in shapes of as many elements."""
+    """`tensor` with the shape of `own`; None if it has another. The two libraries differ in shapes of as many
+    elements.
+    """
     if tensor.shape == own.shape:
         return tensor
     return tensor.reshape(own.shape) if renamed and tensor.numel() == own.numel() else None
@@ -182,8 +225,14 @@ def _options(module: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, T
     return {option: value for option, value in theirs.items() if value != ours[option]}
 
 
-def _difference(what: str, missing: list[str], unexpected: list[str], reshaped: Mapping[str, Tensor], own: Mapping[str, Tensor],
-                options: Mapping[str, object]) -> str:
+def _difference(
+    what: str,
+    missing: list[str],
+    unexpected: list[str],
+    reshaped: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    options: Mapping[str, object],
+) -> str:
     parts = [f"{kind} {few(names)}" for kind, names in (("lacks", missing), ("also has", unexpected)) if names]
     shapes = [f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}" for name, tensor in reshaped.items()]
     parts += [f"has {few(shapes)}"] if shapes else []
@@ -191,9 +240,16 @@ def _difference(what: str, missing: list[str], unexpected: list[str], reshaped: 
     first = next((name for name in own if own[name].ndim == 4), None)
     if options:
         fix = "type " + " ".join(f"{option}={str(value).lower()}" for option, value in options.items())
-    elif not missing and not unexpected and next(iter(reshaped)) == first and reshaped[first].shape[::2] == own[first].shape[::2]:
-        fix = (f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another task, or its "
-               "task.channels")
+    elif (
+        not missing
+        and not unexpected
+        and next(iter(reshaped)) == first
+        and reshaped[first].shape[::2] == own[first].shape[::2]
+    ):
+        fix = (
+            f"its images have {reshaped[first].shape[1]} channels and the task's {own[first].shape[1]}: choose another"
+            " task, or its task.channels"
+        )
     return f"{what} is of another architecture than the model: it {'; it '.join(parts)}; {fix}"
 
 

@@ -1,7 +1,7 @@
 """Files of weights as people have them: read safely, refused in one line where they cannot be used.
 
-Only safetensors is read: a pickle can run code when it is loaded, and `scripts/convert_weights.py` makes a .safetensors file of one.
-What the tensors are called, and which network they fit, is `weight_names`' business.
+Only safetensors is read: a pickle can run code when it is loaded, and `scripts/convert_weights.py` makes a .safetensors
+file of one. What the tensors are called, and which network they fit, is `weight_names`' business.
 """
 
 import json
@@ -18,18 +18,25 @@ from quantlab.errors import CorruptFileError, RequestError, did_you_mean
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
 INDEX = ".safetensors.index.json"
-IN_A_FOLDER = ("checkpoints/model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors", f"model{INDEX}",
-               f"diffusion_pytorch_model{INDEX}")
+IN_A_FOLDER = (
+    "checkpoints/model.safetensors",
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    f"model{INDEX}",
+    f"diffusion_pytorch_model{INDEX}",
+)
 LORA = ("lora_A", "lora_B", "lora_down", "lora_up")
 
 
 def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, facts) of a .safetensors file, of the index of a divided one, or of a folder with one of them: a run's, say.
+    """(tensors by name, facts) of a .safetensors file, of the index of a divided one, or of a folder with one of them:
+    a run's, say.
 
-    Facts are what quantlab saved beside the tensors, empty for a file of others. Tensors are on the CPU, of the file's types.
+    Facts are what quantlab saved beside the tensors, empty for a file of others. Tensors are on the CPU, of the file's
+    types.
 
-    Raises RequestError in one line, in which `key` names where the path was given: no such file, a pickle, a damaged file, one without
-    tensors, with integer codes instead of weights, with a LoRA, or with NaN or infinity.
+    Raises RequestError in one line, in which `key` names where the path was given: no such file, a pickle, a damaged
+    file, one without tensors, with integer codes instead of weights, with a LoRA, or with NaN or infinity.
     """
     file = locate(path, key)
     _require_readable(file, key)
@@ -42,42 +49,59 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
         else:
             tensors = load_file(file)
     except (SafetensorError, CorruptFileError, OSError, ValueError) as error:
-        raise RequestError(f"{key}: {file} is not a sound safetensors file ({error}); copy or download it again") from error
+        raise RequestError(
+            f"{key}: {file} is not a sound safetensors file ({error}); copy or download it again"
+        ) from error
     what = f"{key}: {file}"
     if not tensors:
         raise RequestError(f"{what} holds no tensors, allowed: the weights of a network")
     if lora := [name for name in tensors if any(part in LORA for part in name.split("."))]:
-        raise RequestError(f"{what} is a LoRA ({lora[0]}), which is added to a network's weights, allowed: the weights themselves; merge "
-                           "it into its network with the tool that made it, and save that")
+        raise RequestError(
+            f"{what} is a LoRA ({lora[0]}), which is added to a network's weights, allowed: the weights themselves;"
+            " merge it into its network with the tool that made it, and save that"
+        )
     require_finite(tensors, what)
     return tensors, facts
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity, as float32, in
+    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity,
+    as float32, in
     floating tensors."""
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()]
+    bad = [
+        name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()
+    ]
     if bad:
         others = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""
-        raise RequestError(f"{what} holds NaN or infinity in {bad[0]}{others}, allowed: finite numbers; its training diverged or the file "
-                           "is damaged: give other weights")
+        raise RequestError(
+            f"{what} holds NaN or infinity in {bad[0]}{others}, allowed: finite numbers; its training diverged or the"
+            " file is damaged: give other weights"
+        )
 
 
 def locate(path: str | Path, key: str) -> Path:
-    """The file that `path` names: itself, or in a folder (of a run, of a hub's model) the one with the weights. Raises RequestError."""
+    """The file that `path` names: itself, or in a folder (of a run, of a hub's model) the one with the weights.
+    Raises RequestError.
+    """
     file = Path(path).expanduser()
     if file.is_dir():
         found = [file / name for name in IN_A_FOLDER if (file / name).is_file()] or sorted(file.glob("*.safetensors"))
         if len(found) == 1 or found and found[0].relative_to(file).as_posix() in IN_A_FOLDER:
             return found[0]
         if (file / "config.yaml").is_file() and (file / "status.json").is_file():
-            raise RequestError(f"{key}: the run in {file} left no model, allowed: a completed run; type resume={file} to complete it")
+            raise RequestError(
+                f"{key}: the run in {file} left no model, allowed: a completed run; type resume={file} to complete it"
+            )
         if found:
-            raise RequestError(f"{key}: {file} holds {len(found)} files of weights, allowed: one; type {key}={found[0]}")
+            raise RequestError(
+                f"{key}: {file} holds {len(found)} files of weights, allowed: one; type {key}={found[0]}"
+            )
         pickled = [one for one in sorted(file.iterdir()) if one.suffix in PICKLED]
         if not pickled:
-            raise RequestError(f"{key}: {file} is a folder without weights, allowed: a .safetensors file, or the directory of a "
-                               "completed run")
+            raise RequestError(
+                f"{key}: {file} is a folder without weights, allowed: a .safetensors file, or the directory of a "
+                "completed run"
+            )
         file = pickled[0]
     if not file.is_file():
         there = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
@@ -94,16 +118,27 @@ def how_to_convert(file: Path, key: str) -> str:
 def _require_readable(file: Path, key: str) -> None:
     with file.open("rb") as stream:
         start = stream.read(64)
-    if file.name.endswith(INDEX) or start[8:9] == b"{":       # a safetensors file: the length of its header, then JSON
+    if file.name.endswith(INDEX) or start[8:9] == b"{":  # a safetensors file: the length of its header, then JSON
         return
-    pickled = start.startswith(b"PK") and file.suffix not in (".npz", ".zip") or start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5"
+    pickled = (
+        start.startswith(b"PK")
+        and file.suffix not in (".npz", ".zip")
+        or start[:1] == b"\x80"
+        and start[1:2] in b"\2\3\4\5"
+    )
     if pickled or file.suffix in PICKLED:
-        raise RequestError(f"{key}: {file} is pickled, and loading a pickle can run code, allowed: .safetensors; "
-                           + how_to_convert(file, key))
+        raise RequestError(
+            f"{key}: {file} is pickled, and loading a pickle can run code, allowed: .safetensors; "
+            + how_to_convert(file, key)
+        )
     if start.startswith(b"version https://git-lfs"):
-        raise RequestError(f"{key}: {file} only points to a file that git-lfs has not fetched; type git lfs pull where it lies")
+        raise RequestError(
+            f"{key}: {file} only points to a file that git-lfs has not fetched; type git lfs pull where it lies"
+        )
     if file.suffix != ".safetensors":
-        raise RequestError(f"{key}: {file} is no safetensors file, allowed: .safetensors, or the directory of a completed run")
+        raise RequestError(
+            f"{key}: {file} is no safetensors file, allowed: .safetensors, or the directory of a completed run"
+        )
 
 
 def _shards(index: Path, key: str) -> list[Path]:

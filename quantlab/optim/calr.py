@@ -1,11 +1,12 @@
 """CaLR: a learning rate that falls fast for a small subnet of a supernet, and slowly for a large one.
 
-"Subnet-Aware Dynamic Supernet Training for Neural Architecture Search", Jeon et al., CVPR 2025, arXiv 2503.10740. At iteration t
-of T, when subnet a of complexity C(a) is trained:
+"Subnet-Aware Dynamic Supernet Training for Neural Architecture Search", Jeon et al., CVPR 2025, arXiv 2503.10740. At
+iteration t of T, when subnet a of complexity C(a) is trained:
 
     eta_t(a) = eta_0 (1 - t/T)^gamma(a)         gamma(a) = omega ln C(a) + tau
 
-gamma runs from gamma_max for the smallest subnet to 1 / gamma_max for the largest. Where gamma is 1, the decay is linear.
+gamma runs from gamma_max for the smallest subnet to 1 / gamma_max for the largest. Where gamma is 1, the decay is
+linear.
 
     calr = CaLR(optimizer, total=steps, least=72_752, largest=1_524_272)
     for t in range(steps):
@@ -14,8 +15,8 @@ gamma runs from gamma_max for the smallest subnet to 1 / gamma_max for the large
         calr.set(t, complexity(subnet))
         optimizer.step()
 
-Where gradients of several subnets are summed before one step, the released code leaves the learning rate alone and weighs each
-subnet's loss instead: `calr.factor(t, complexity(subnet)) * loss(subnet)`. Weight decay then does not fall.
+Where gradients of several subnets are summed before one step, the released code leaves the learning rate alone and
+weighs each subnet's loss instead: `calr.factor(t, complexity(subnet)) * loss(subnet)`. Weight decay then does not fall.
 """
 
 import math
@@ -26,17 +27,21 @@ from torch.optim import Optimizer
 def decay_exponent(complexity: float, least: float, largest: float, gamma_max: float) -> float:
     """gamma of a subnet: affine in ln C, gamma_max at C = `least`, 1 / gamma_max at `largest`.
 
-    Any measure will do (parameters, multiply-accumulates), in any unit, as long as it is the same for all three. A space whose
-    subnets all have one complexity is left with linear decay, gamma = 1: the paper has no such space, the choice is ours.
+    Any measure will do (parameters, multiply-accumulates), in any unit, as long as it is the same for all three. A
+    space whose subnets all have one complexity is left with linear decay, gamma = 1: the paper has no such space, the
+    choice is ours.
 
-    Raises: ValueError for a complexity that is not from `least` to `largest`, a `least` or a gamma_max that is not above 0.
+    Raises: ValueError for a complexity that is not from `least` to `largest`, a `least` or a gamma_max that is not
+    above 0.
     """
     if gamma_max <= 0:
         raise ValueError(f"gamma_max: got {gamma_max}, allowed: above 0; the paper's is 4")
     if least <= 0:
         raise ValueError(f"least complexity: got {least}, allowed: above 0, as gamma is affine in its logarithm")
     if not least <= complexity <= largest:
-        raise ValueError(f"complexity: got {complexity}, allowed: {least} to {largest}; give all three in the same measure")
+        raise ValueError(
+            f"complexity: got {complexity}, allowed: {least} to {largest}; give all three in the same measure"
+        )
     if least == largest:
         return 1.0
     gamma_min = 1 / gamma_max
@@ -46,7 +51,8 @@ def decay_exponent(complexity: float, least: float, largest: float, gamma_max: f
 
 
 def decay_factor(t: int, total: int, exponent: float) -> float:
-    """(1 - t/T)^gamma, the fraction of the first learning rate that is left: 1 at t = 0, (1/T)^gamma in the last iteration.
+    """(1 - t/T)^gamma, the fraction of the first learning rate that is left: 1 at t = 0, (1/T)^gamma in the last
+    iteration.
 
     t: iteration, from 0; total: T, the number of iterations. Raises: ValueError for a t that is not from 0 to T.
     """
@@ -56,14 +62,16 @@ def decay_factor(t: int, total: int, exponent: float) -> float:
 
 
 class CaLR:
-    """Sets the learning rate of every group of `optimizer` to `initial_lr` (1 - t/T)^gamma(a) for the subnet about to be trained.
+    """Sets the learning rate of every group of `optimizer` to `initial_lr` (1 - t/T)^gamma(a) for the subnet about to
+    be trained.
 
-    total: T, iterations of the whole run; least, largest: complexity of the smallest and the largest subnet of the space. Every
-    group's `initial_lr` is its `lr` at construction, unless it has one, as with torch's schedulers; of a group that is added later, its
-    `lr` at the first `set` after that.
+    total: T, iterations of the whole run; least, largest: complexity of the smallest and the largest subnet of the
+    space. Every group's `initial_lr` is its `lr` at construction, unless it has one, as with torch's schedulers; of a
+    group that is added later, its `lr` at the first `set` after that.
 
-    Not an `LRScheduler`, though its use is much the same. Those count their own steps and must step after the optimizer; this
-    rate is a function of the iteration and of the subnet that was drawn for it, so it is set before, and nothing is counted.
+    Not an `LRScheduler`, though its use is much the same. Those count their own steps and must step after the
+    optimizer; this rate is a function of the iteration and of the subnet that was drawn for it, so it is set before,
+    and nothing is counted.
     """
 
     def __init__(self, optimizer: Optimizer, total: int, least: float, largest: float, gamma_max: float = 4.0):
@@ -71,7 +79,7 @@ class CaLR:
         self.total, self.least, self.largest, self.gamma_max = total, least, largest, gamma_max
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.factor(0, least)       # what is not allowed shall be said now
+        self.factor(0, least)  # what is not allowed shall be said now
 
     def factor(self, t: int, complexity: float) -> float:
         """(1 - t/T)^gamma(a), for a subnet of that complexity. Raises: as `decay_exponent` and `decay_factor`."""

@@ -1,7 +1,8 @@
 """SGDT, AdamT, AdamWT and four more: schedule the transition rate of quantized weights instead of a learning rate.
 
-"Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025, arXiv 2404.19248. A latent weight w is
-trained; the network sees its discrete version w_d. A *transition* is a change of w_d. In every layer, at every update t:
+"Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025, arXiv 2404.19248. A latent
+weight w is trained; the network sees its discrete version w_d. A *transition* is a change of w_d. In every layer, at
+every update t:
 
     k = share of weights with w_d^t != w_d^{t-1}                                    (5)
     K^t = m K^{t-1} + (1 - m) k^t                  running transition rate          (10)
@@ -9,8 +10,8 @@ trained; the network sees its discrete version w_d. A *transition* is a change o
     w^{t+1} = w^t - U^t g^t                                                         (12)
 
 R is the target transition rate, which takes the place of the learning rate: any scheduler of torch moves it. g is the
-ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps). Every optimizer here is torch's own,
-whose `step` is called with U as the learning rate of each layer.
+ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps). Every optimizer here is
+torch's own, whose `step` is called with U as the learning rate of each layer.
 
     optimizer = SGDT([
         {"params": [conv.weight], "discretize": [quantizer.discrete], "lr": 5e-3 * 2**0.5},   # lr: the target R
@@ -27,8 +28,8 @@ import torch
 from torch import Tensor
 
 RULES = ("additive", "multiplicative", "momentum_multiplicative")
-EPS = 1e-8      # in R / K
-COUNTED = ("running_transition_rate", "talr", "discrete")      # K, U and w_d, in the state of a scheduled parameter
+EPS = 1e-8  # in R / K
+COUNTED = ("running_transition_rate", "talr", "discrete")  # K, U and w_d, in the state of a scheduled parameter
 
 
 def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float) -> Tensor:
@@ -44,38 +45,47 @@ def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float
 
 
 class TransitionRate:
-    """Mixin before an optimizer of torch's: `class SGDT(TransitionRate, torch.optim.SGD)`. All that it takes goes on to torch's.
+    """Mixin before an optimizer of torch's: `class SGDT(TransitionRate, torch.optim.SGD)`. All that it takes goes on to
+    torch's.
 
-    A group with the key `discretize` is scheduled by transition rate: one function per parameter, from the latent weight to its
-    discrete levels (integers from -128 to 127 in a tensor of the same shape, any dtype). In such a group `lr` is the target
-    R^t, and torch's learning rate is each layer's U^t; so it scales what a learning rate scales, decoupled weight decay too. Every other
-    group is the ordinary optimizer's, bit for bit.
+    A group with the key `discretize` is scheduled by transition rate: one function per parameter, from the latent
+    weight to its discrete levels (integers from -128 to 127 in a tensor of the same shape, any dtype). In such a group
+    `lr` is the target R^t, and torch's learning rate is each layer's U^t; so it scales what a learning rate scales,
+    decoupled weight decay too. Every other group is the ordinary optimizer's, bit for bit.
 
-    initial_talr: U^0; None: `lr` of the optimizer (the paper: the learning rate of the plain optimizer). eta: gain of the additive
-    rule; None: U^0, as the paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
+    initial_talr: U^0; None: `lr` of the optimizer (the paper: the learning rate of the plain optimizer). eta: gain of
+    the additive rule; None: U^0, as the paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
 
-    The paper leaves K^0 and the first update open; as the released code, K^0 = R^0, and the first update, which has no earlier
-    discrete weights to compare with, uses U^0. Transitions are counted when `step` is called, between the weights of two
-    successive updates, so gradient accumulation and skipped steps of a gradient scaler count right; processes that hold the same
-    weights count the same.
+    The paper leaves K^0 and the first update open; as the released code, K^0 = R^0, and the first update, which has no
+    earlier discrete weights to compare with, uses U^0. Transitions are counted when `step` is called, between the
+    weights of two successive updates, so gradient accumulation and skipped steps of a gradient scaler count right;
+    processes that hold the same weights count the same.
 
-    A copy (`copy.deepcopy`) has parameters and functions of its own: what is bound to a quantizer is bound to its copy, which is the
-    copied model's where both are copied in one call. The same holds of pickle, which takes methods and functions of modules but no lambdas;
-    `state_dict` holds no function.
+    A copy (`copy.deepcopy`) has parameters and functions of its own: what is bound to a quantizer is bound to its copy,
+    which is the copied model's where both are copied in one call. The same holds of pickle, which takes methods and
+    functions of modules but no lambdas; `state_dict` holds no function.
 
-    Raises: ValueError for a rule, target, m, initial_talr or eta that is not allowed, or a `discretize` of another length
-    than `params`.
+    Raises: ValueError for a rule, target, m, initial_talr or eta that is not allowed, or a `discretize` of another
+    length than `params`.
     """
 
-    def __init__(self, params: Iterable, *args, initial_talr: float | None = None, eta: float | None = None, m: float = 0.99,
-                 rule: str = "additive", **options):
+    def __init__(
+        self,
+        params: Iterable,
+        *args,
+        initial_talr: float | None = None,
+        eta: float | None = None,
+        m: float = 0.99,
+        rule: str = "additive",
+        **options,
+    ):
         self._discretize: dict[Tensor, Callable[[Tensor], Tensor]] = {}
         self._scheduling = {"initial_talr": initial_talr, "eta": eta, "m": m, "rule": rule}
         super().__init__(params, *args, **options)
 
     def add_param_group(self, param_group: dict) -> None:
         param_group = dict(param_group)
-        functions = param_group.pop("discretize", None)     # not a value that a checkpoint could hold
+        functions = param_group.pop("discretize", None)  # not a value that a checkpoint could hold
         if self._scheduling["initial_talr"] is None:
             self._scheduling["initial_talr"] = self.defaults["lr"]
         self.defaults |= self._scheduling
@@ -86,11 +96,15 @@ class TransitionRate:
             return
         functions = list(functions)
         if len(functions) != len(group["params"]):
-            raise ValueError(f"discretize: got {len(functions)} functions for {len(group['params'])} parameters; give one each")
+            raise ValueError(
+                f"discretize: got {len(functions)} functions for {len(group['params'])} parameters; give one each"
+            )
         if group["rule"] not in RULES:
             raise ValueError(f"rule: got {group['rule']!r}, allowed: {', '.join(RULES)}")
         if not 0 < group["lr"] <= 1:
-            raise ValueError(f"lr of a scheduled group is its target transition rate: got {group['lr']}, allowed: above 0, up to 1")
+            raise ValueError(
+                f"lr of a scheduled group is its target transition rate: got {group['lr']}, allowed: above 0, up to 1"
+            )
         if not 0 <= group["m"] < 1:
             raise ValueError(f"m: got {group['m']}, allowed: from 0 to below 1")
         if group["initial_talr"] <= 0 or (group["eta"] is not None and group["eta"] <= 0):
@@ -104,32 +118,46 @@ class TransitionRate:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        counted = {p: self._counted(p, group) for group in self.param_groups if group["scheduled"]
-                   for p in group["params"] if p.grad is not None}
+        counted = {
+            p: self._counted(p, group)
+            for group in self.param_groups
+            if group["scheduled"]
+            for p in group["params"]
+            if p.grad is not None
+        }
         talrs = [values["talr"] for values in counted.values()]
-        rates = dict(zip(counted, torch.stack([U.to(talrs[0].device) for U in talrs]).tolist() if talrs else ()))    # one synchronization
-        groups, self.param_groups = self.param_groups, [part for group in self.param_groups for part in _parts(group, rates)]
+        # one synchronization
+        rates = dict(zip(counted, torch.stack([U.to(talrs[0].device) for U in talrs]).tolist() if talrs else ()))
+        groups, self.param_groups = (
+            self.param_groups,
+            [part for group in self.param_groups for part in _parts(group, rates)],
+        )
         try:
             self._plain_step()
         finally:
             self.param_groups = groups
         for p, values in counted.items():
-            self.state[p] |= values     # after torch's, which takes an empty state for the first update
+            self.state[p] |= values  # after torch's, which takes an empty state for the first update
         return loss
 
     def _plain_step(self) -> None:
         """torch's `step` without its hooks: those of this object's `step` are running already."""
         plain = super().step
-        if getattr(plain, "hooked", False):     # torch wraps the `step` of a class when its first object is made
+        if getattr(plain, "hooked", False):  # torch wraps the `step` of a class when its first object is made
             plain = plain.__wrapped__.__get__(self)
         plain()
 
     def _counted(self, p: Tensor, group: dict) -> dict[str, Tensor]:
-        """K^t, U^t and the levels of the layer whose latent weight is p, after counting the transitions since the update before."""
+        """K^t, U^t and the levels of the layer whose latent weight is p, after counting the transitions since the
+        update before.
+        """
         state, R = self.state[p], group["lr"]
         discrete = self._discretize[p](p).to(torch.int8)
         if "discrete" not in state:
-            K, U = (torch.full((), float(value), dtype=torch.float32, device=p.device) for value in (R, group["initial_talr"]))
+            K, U = (
+                torch.full((), float(value), dtype=torch.float32, device=p.device)
+                for value in (R, group["initial_talr"])
+            )
         else:
             k = (discrete != state["discrete"]).mean(dtype=torch.float32)
             K = state["running_transition_rate"].lerp(k, 1 - group["m"])
@@ -142,9 +170,12 @@ class TransitionRate:
         saved_groups, scheduled = state_dict["param_groups"], [group["scheduled"] for group in self.param_groups]
         saved = [group.get("scheduled", False) for group in saved_groups]
         if len(saved) == len(scheduled) and saved != scheduled:
-            raise ValueError(f"scheduled groups: got a state of {saved}, allowed: {scheduled}; give `discretize` for the groups that had it")
+            raise ValueError(
+                f"scheduled groups: got a state of {saved}, allowed: {scheduled}; give `discretize` for the groups that"
+                " had it"
+            )
         super().load_state_dict(state_dict)
-        for group in self.param_groups:         # a plain optimizer's, or one saved by an earlier version, lacks some
+        for group in self.param_groups:  # a plain optimizer's, or one saved by an earlier version, lacks some
             for name, value in (self.defaults | {"scheduled": False}).items():
                 group.setdefault(name, value)
         # torch gives every tensor the parameter's dtype, which rounds U and K of bfloat16 weights
@@ -160,18 +191,33 @@ class TransitionRate:
 
 
 def _parts(group: dict, rates: dict[Tensor, float]) -> list[dict]:
-    """The groups in torch's sense: `group` itself, or of a scheduled one each parameter that has a gradient, with its U for a rate."""
-    return [group | {"params": [p], "lr": rates[p]} for p in group["params"] if p in rates] if group["scheduled"] else [group]
+    """The groups in torch's sense: `group` itself, or of a scheduled one each parameter that has a gradient, with
+    its U for a rate.
+    """
+    return (
+        [group | {"params": [p], "lr": rates[p]} for p in group["params"] if p in rates]
+        if group["scheduled"]
+        else [group]
+    )
 
 
 class SGDT(TransitionRate, torch.optim.SGD):
-    """SGD with momentum (b = momentum b + grad + weight_decay w, g = b; with `nesterov`, g = grad + weight_decay w + momentum b).
+    """SGD with momentum (b = momentum b + grad + weight_decay w, g = b; with `nesterov`, g = grad + weight_decay w +
+    momentum b).
 
-    lr: learning rate of ordinary groups, and U^0 of scheduled ones unless `initial_talr` says otherwise. Weight decay is L2:
-    part of the gradient, so it is scaled by U too.
+    lr: learning rate of ordinary groups, and U^0 of scheduled ones unless `initial_talr` says otherwise. Weight decay
+    is L2: part of the gradient, so it is scaled by U too.
     """
 
-    def __init__(self, params: Iterable, lr: float = 0.1, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False, **options):
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        **options,
+    ):
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, **options)
 
 

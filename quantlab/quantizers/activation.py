@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from quantlab.quantizers.functional import code_range, fake_quantize, search_range
 from quantlab.quantizers.reservoir import Reservoir
 
-OBSERVED_VALUES = 16384     # kept of each group for the range search
+OBSERVED_VALUES = 16384  # kept of each group for the range search
 
 
 class GroupPointer:
@@ -21,10 +21,10 @@ class ActivationQuantizer(nn.Module):
     """Fake-quantizes a tensor of any shape with the scale of the current group (`pointer.index`).
 
     State: `log_scale` (G scalar parameters, so that an optimizer's memory of one group is not touched by steps of
-    another) and `zero_point` (float32 [G]), G = groups, or 1 when shared. We learn the logarithm of the scale: steps are
-    then relative, the same for every layer, and the scale stays positive. (The paper does not say how scales are
-    parametrised; LSQ and Q-Diffusion learn s itself with one absolute rate.)
-    Straight-through rounding; zero points stay as calibrated (Q-Diffusion).
+    another) and `zero_point` (float32 [G]), G = groups, or 1 when shared. We learn the logarithm of the scale: steps
+    are then relative, the same for every layer, and the scale stays positive. (The paper does not say how scales are
+    parametrised; LSQ and Q-Diffusion learn s itself with one absolute rate.) Straight-through rounding; zero points
+    stay as calibrated (Q-Diffusion).
     """
 
     def __init__(self, bits: int, symmetric: bool, pointer: GroupPointer, shared: bool):
@@ -44,7 +44,8 @@ class ActivationQuantizer(nn.Module):
     def calibrate(self, search: str, p: float) -> None:
         """Choose scale and zero point of each group from what was observed; a group never seen takes its neighbour's.
 
-        The error of a range is that of a fair sample of all values; their extremes only bound the ranges that are tried.
+        The error of a range is that of a fair sample of all values; their extremes only bound the ranges that are
+        tried.
         """
         observed, self.observed = {group: seen for group, seen in (self.observed or {}).items() if seen.seen}, None
         if not observed:

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 def rectified_sigmoid(rounding: Tensor, zeta: float = 1.1, gamma: float = -0.1) -> Tensor:
     """h(V) of Eq. 23: values in [0, 1], of the shape of `rounding` (V).
 
-    Its derivative is 0 where it is clipped, ends included, unlike that of the other quantizers: a weight outside the range of the
-    codes starts at an end and stays there, as under Q-Diffusion, whose clamp of the codes stops its gradient. hardtanh's derivative
-    is such under every version of torch; clamp's is not.
+    Its derivative is 0 where it is clipped, ends included, unlike that of the other quantizers: a weight outside the
+    range of the codes starts at an end and stays there, as under Q-Diffusion, whose clamp of the codes stops its
+    gradient. hardtanh's derivative is such under every version of torch; clamp's is not.
     """
     return F.hardtanh(torch.sigmoid(rounding) * (zeta - gamma) + gamma, 0.0, 1.0)
 

@@ -1,7 +1,7 @@
 """Attention with quantized matrix products: q, k, v and the softmax output.
 
-An attention processor for diffusers' `Attention` modules. The operands of both products, q k^T and P v, are quantized; P, the
-softmax output, is unsigned with zero point 0 (Q-Diffusion). Its quantizers are ordinary sub-modules, named
+An attention processor for diffusers' `Attention` modules. The operands of both products, q k^T and P v, are quantized;
+P, the softmax output, is unsigned with zero point 0 (Q-Diffusion). Its quantizers are ordinary sub-modules, named
 `<attention>.processor.{query,key,value,softmax}`, so that a policy can address them.
 """
 
@@ -25,8 +25,12 @@ class QuantizedAttention(nn.Module):
         return super().__call__(attention, hidden_states, encoder_hidden_states, attention_mask, temb)
 
     def forward(
-        self, attention: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None, temb: Tensor | None = None,
+        self,
+        attention: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
     ) -> Tensor:
         residual = hidden_states
         if attention.spatial_norm is not None:

@@ -1,12 +1,13 @@
 """One bit: the binary networks of XNOR-Net and ReActNet.
 
-"XNOR-Net", Rastegari et al., ECCV 2016 (arXiv 1603.05279): weights sign(w) mean|w| per output channel; gradients pass sign where
+"XNOR-Net", Rastegari et al., ECCV 2016 (arXiv 1603.05279): weights sign(w) mean|w| per output channel; gradients pass
+sign where
 |w| <= 1, times mean|w| (Sec. 3.1).
 
-"ReActNet", Liu et al., ECCV 2020 (arXiv 2003.03488): the same weights, but gradients pass as they are where |w| <= 1 (the released
-code; so steps of weights do not shrink with the weights); inputs sign(x - beta) with one learned shift beta per channel (RSign, Eq. 1),
-whose gradient is that of Bi-Real Net's piecewise polynomial, 2 - 2 |x| within one of the shift. The network's other half, RPReLU, is
-in quantlab/models/reactnet.py.
+"ReActNet", Liu et al., ECCV 2020 (arXiv 2003.03488): the same weights, but gradients pass as they are where |w| <= 1
+(the released code; so steps of weights do not shrink with the weights); inputs sign(x - beta) with one learned shift
+beta per channel (RSign, Eq. 1), whose gradient is that of Bi-Real Net's piecewise polynomial, 2 - 2 |x| within one of
+the shift. The network's other half, RPReLU, is in quantlab/models/reactnet.py.
 
 Zero counts as positive everywhere; in the released code, which uses torch.sign, it stays zero.
 """
@@ -36,10 +37,11 @@ class _ScaledSign(QuantizerFunction):
 
 
 def scaled_sign(w: Tensor, size: Tensor) -> Tensor:
-    """sign(w) size, a float tensor of w's shape `[O, ...]`; zero counts as positive. size: `[O, 1, ...]`, taken as constant.
+    """sign(w) size, a float tensor of w's shape `[O, ...]`; zero counts as positive. size: `[O, 1, ...]`, taken as
+    constant.
 
-    dw = size where |w| <= 1, else 0. (XNOR-Net adds 1/n, n weights to a channel, for what w does to the size: with the other
-    weights' share left out that is no derivative, and it is small.)
+    dw = size where |w| <= 1, else 0. (XNOR-Net adds 1/n, n weights to a channel, for what w does to the size: with the
+    other weights' share left out that is no derivative, and it is small.)
     """
     return _ScaledSign.call(w, size)
 
@@ -51,7 +53,9 @@ class _StraightSign(_ScaledSign):
 
 
 def straight_sign(w: Tensor, size: Tensor) -> Tensor:
-    """As `scaled_sign`, with the gradient of ReActNet's code: dw = 1 where |w| <= 1, ends included, else 0, whatever the size."""
+    """As `scaled_sign`, with the gradient of ReActNet's code: dw = 1 where |w| <= 1, ends included, else 0,
+    whatever the size.
+    """
     return _StraightSign.call(w, size)
 
 
@@ -82,7 +86,7 @@ class BinaryWeight(LatentWeightQuantizer):
 
     def __init__(self, channels: int = 1):
         super().__init__(bits=1)
-        self.register_buffer("size", torch.ones(channels))     # mean |w| of the last forward pass
+        self.register_buffer("size", torch.ones(channels))  # mean |w| of the last forward pass
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -97,7 +101,7 @@ class BinaryWeight(LatentWeightQuantizer):
         self.size = weight.abs().flatten(1).mean(dim=1)
 
     def _size_like(self, weight: Tensor) -> Tensor:
-        return self.size.view(-1, *[1] * (weight.ndim - 1)).to(weight.dtype).clamp_min(1e-12)   # a channel of zeros
+        return self.size.view(-1, *[1] * (weight.ndim - 1)).to(weight.dtype).clamp_min(1e-12)  # a channel of zeros
 
     def in_levels(self, weight: Tensor) -> Tensor:
         return weight / self._size_like(weight)
@@ -119,7 +123,8 @@ class ReActNetWeight(BinaryWeight):
 
 
 class RSign(ActivationQuantizer):
-    """sign(x - beta), -1 or 1, of an input `[N, C, ...]`, or `[..., C]` of a linear layer. beta starts at 0, and at the channel's
+    """sign(x - beta), -1 or 1, of an input `[N, C, ...]`, or `[..., C]` of a linear layer. beta starts at 0, and at the
+    channel's
     mean where no input is negative, which would otherwise all become 1 (our choice: ReActNet's inputs are signed)."""
 
     def __init__(self, channels: int, is_conv: bool):
@@ -140,7 +145,9 @@ class RSign(ActivationQuantizer):
 
 
 class BinaryPolicy(TrainingPolicy):
-    """quantizer=binary: XNOR-Net's weights; inputs 0 or 1 (Eq. 13 of the transition-rate paper), or -1 or 1 where signed."""
+    """quantizer=binary: XNOR-Net's weights; inputs 0 or 1 (Eq. 13 of the transition-rate paper), or -1 or 1 where
+    signed.
+    """
 
     def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> BinaryWeight:
         return BinaryWeight(layer.weight.shape[0])

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.trained import (
-    LEAST_INTERVAL, ActivationQuantizer, IntervalWeightQuantizer, clip, half_normal_deviation, straight_through,
+    LEAST_INTERVAL,
+    ActivationQuantizer,
+    IntervalWeightQuantizer,
+    clip,
+    half_normal_deviation,
+    straight_through,
 )
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
-ALPHA_RANGE = 1e-3, 0.5     # where the learned alpha is held; the paper gives 0.5 as the most
+ALPHA_RANGE = 1e-3, 0.5  # where the learned alpha is held; the paper gives 0.5 as the most
 
 
 def dsq(x: Tensor, l: Tensor, u: Tensor, alpha: Tensor, bits: int) -> Tensor:
@@ -26,7 +31,7 @@ def dsq(x: Tensor, l: Tensor, u: Tensor, alpha: Tensor, bits: int) -> Tensor:
     """
     u = torch.where(u >= l + LEAST_INTERVAL, u, l + LEAST_INTERVAL)
     delta = (u - l) / (2.0**bits - 1)
-    along = (clip(x, l, u) - l) / delta         # 0 .. 2^b - 1
+    along = (clip(x, l, u) - l) / delta  # 0 .. 2^b - 1
     interval = along.detach().floor().clamp_(max=2.0**bits - 2)
     alpha = clip(alpha, *ALPHA_RANGE)
     phi = torch.tanh((2 / alpha - 1).log() * (along - interval - 0.5)) / (1 - alpha)
@@ -38,18 +43,20 @@ class DSQWeight(IntervalWeightQuantizer):
 
     def __init__(self, bits: int, learn_scale: bool):
         super().__init__(bits, learn_scale)
-        self.alpha = nn.Parameter(torch.tensor(0.2))        # moves no transition point
+        self.alpha = nn.Parameter(torch.tensor(0.2))  # moves no transition point
 
     @property
     def effective_step_size(self) -> Tensor:
-        return self.step / 2 if self.bits == 1 else self.step        # 1 bit: half of the distance, as Eq. (8) has it
+        return self.step / 2 if self.bits == 1 else self.step  # 1 bit: half of the distance, as Eq. (8) has it
 
     def forward(self, weight: Tensor) -> Tensor:
         return dsq(weight, self.lower, self.upper, self.alpha, self.bits)
 
 
 class DSQActivation(ActivationQuantizer):
-    """Quantizer of an input. u = 3 standard deviations of the first batch; l = 0, or -u where the input is signed (our choice)."""
+    """Quantizer of an input. u = 3 standard deviations of the first batch; l = 0, or -u where the input is signed
+    (our choice).
+    """
 
     def __init__(self, bits: int):
         super().__init__(bits)

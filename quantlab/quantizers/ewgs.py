@@ -4,15 +4,21 @@
     x_q = round((2^b - 1) x_n) / (2^b - 1);   weights become 2 (x_q - 1/2), inputs stay x_q      (2), (3)
     g_xn = g_xq (1 + delta sign(g_xq) (x_n - x_q))                                               (5)
 
-l, u and a factor |s| on the layer's output are learned. delta = 0 is the straight-through estimator. The paper also sets delta
-from the trace of the Hessian every ten epochs; here it is the constant that the paper gives as the alternative.
+l, u and a factor |s| on the layer's output are learned. delta = 0 is the straight-through estimator. The paper also
+sets delta from the trace of the Hessian every ten epochs; here it is the constant that the paper gives as the
+alternative.
 """
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
-from quantlab.quantizers.trained import LEAST_INTERVAL, ActivationQuantizer, IntervalWeightQuantizer, half_normal_deviation
+from quantlab.quantizers.trained import (
+    LEAST_INTERVAL,
+    ActivationQuantizer,
+    IntervalWeightQuantizer,
+    half_normal_deviation,
+)
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
 
@@ -37,14 +43,15 @@ class _EWGS(QuantizerFunction):
         scaled = (grad + delta * grad.abs() * rounding_error) * (position == x_n) / length
         grad_l = grad_u = None
         if ctx.needs_input_grad[1]:
-            flat, along = scaled.flatten().to(u.dtype), x_n.flatten().to(u.dtype)   # half precision would overflow
+            flat, along = scaled.flatten().to(u.dtype), x_n.flatten().to(u.dtype)  # half precision would overflow
             grad_u = -(flat @ along)
             grad_l = -flat.sum() - grad_u
         return scaled if ctx.needs_input_grad[0] else None, grad_l, grad_u, None, None
 
 
 def ewgs(x: Tensor, l: Tensor, u: Tensor, bits: int, delta: float) -> Tensor:
-    """x_q of Eq. (2) in [0, 1], a float tensor of x's shape (any); l and u: float tensors of one element, both learned or neither.
+    """x_q of Eq. (2) in [0, 1], a float tensor of x's shape (any); l and u: float tensors of one element, both learned
+    or neither.
 
     The gradient of x passes where l <= x <= u, else it is 0.
     """
@@ -60,7 +67,7 @@ class EWGSWeight(IntervalWeightQuantizer):
 
     @property
     def effective_step_size(self) -> float:
-        return 1.0 if self.bits == 1 else 2 / (2.0**self.bits - 1)      # 1 bit: half of the distance, as Eq. (8) has it
+        return 1.0 if self.bits == 1 else 2 / (2.0**self.bits - 1)  # 1 bit: half of the distance, as Eq. (8) has it
 
     def above_lowest(self, weight: Tensor) -> Tensor:
         length = (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL)
@@ -71,7 +78,9 @@ class EWGSWeight(IntervalWeightQuantizer):
 
 
 class EWGSActivation(ActivationQuantizer):
-    """Quantizer of an input. u = 3 standard deviations and l = min(x) of the first batch; a signed input's l is -u, our choice."""
+    """Quantizer of an input. u = 3 standard deviations and l = min(x) of the first batch; a signed input's l is -u,
+    our choice.
+    """
 
     def __init__(self, bits: int, delta: float):
         super().__init__(bits)

@@ -10,7 +10,8 @@
 Unlike LSQ's the result is not multiplied by s again: it is a fixed-point number, and a normalization layer after every
 quantized layer takes care of the size; without one, an output scale is learned for the layer (`output_scale`).
 
-At one bit the sign of a weight of zero is positive; in the released code, which rounds (clip(w / s, -1, 1) + 1) / 2, it is negative.
+At one bit the sign of a weight of zero is positive; in the released code, which rounds (clip(w / s, -1, 1) + 1) / 2, it
+is negative.
 """
 
 import torch
@@ -18,11 +19,17 @@ from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.trained import (
-    ActivationQuantizer, LatentWeightQuantizer, clip, deviation, for_compiler, half_normal_deviation, straight_through,
+    ActivationQuantizer,
+    LatentWeightQuantizer,
+    clip,
+    deviation,
+    for_compiler,
+    half_normal_deviation,
+    straight_through,
 )
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
-EPS = 1e-6      # added to |s|, as the released code does
+EPS = 1e-6  # added to |s|, as the released code does
 
 
 def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
@@ -34,7 +41,8 @@ def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
 
 
 class _FixedPoint(QuantizerFunction):
-    # One function, which saves its input: uncompiled, torch's operations (`_composed`) would save four tensors and take twice as long.
+    # One function, which saves its input: uncompiled, torch's operations (`_composed`) would save four tensors and take
+    # twice as long.
     @staticmethod
     def forward(x, scale, bits, signed):
         alpha, beta, gamma = clip_range(bits, signed)
@@ -58,7 +66,7 @@ class _FixedPoint(QuantizerFunction):
         passed = grad * (v == v.clamp(alpha, beta))
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            product = passed.flatten().to(scale.dtype) @ v.flatten().to(scale.dtype)    # half precision would overflow
+            product = passed.flatten().to(scale.dtype) @ v.flatten().to(scale.dtype)  # half precision would overflow
             grad_scale = product.reshape(scale.shape) * (-scale.sign() / (gamma * size))
         return passed.div_(size) if ctx.needs_input_grad[0] else None, grad_scale, None, None
 
@@ -74,16 +82,22 @@ def _composed(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
 def fixed_point(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
     """x_q of Eq. (13), a float tensor of x's shape (any). scale: a float tensor of one element.
 
-    Straight-through for round and sign only; the rest is differentiated: dx_q/dx = 1/|s| where alpha <= gamma x/s <= beta, else 0,
-    and dx_q/ds = -x sign(s)/s^2 there, else 0 (as the released code, and unlike LSQ, whose gradient has a rounding term).
+    Straight-through for round and sign only; the rest is differentiated: dx_q/dx = 1/|s| where alpha <= gamma x/s <=
+    beta, else 0, and dx_q/ds = -x sign(s)/s^2 there, else 0 (as the released code, and unlike LSQ, whose gradient has a
+    rounding term).
     """
-    return for_compiler(_composed, x, scale, bits, signed) if torch.compiler.is_compiling() else _FixedPoint.call(x, scale, bits, signed)
+    return (
+        for_compiler(_composed, x, scale, bits, signed)
+        if torch.compiler.is_compiling()
+        else _FixedPoint.call(x, scale, bits, signed)
+    )
 
 
 class FixedPointWeight(LatentWeightQuantizer):
     """A latent weight's quantizer. `scale` is set by `calibrate` and then learned or frozen.
 
-    Under transition-rate scheduling it is frozen: weights could otherwise transit without moving themselves (footnote 2).
+    Under transition-rate scheduling it is frozen: weights could otherwise transit without moving themselves (footnote
+    2).
     """
 
     def __init__(self, bits: int, learn_scale: bool):
@@ -121,7 +135,8 @@ class FixedPointWeight(LatentWeightQuantizer):
 
 
 class FixedPointActivation(ActivationQuantizer):
-    """Quantizer of an input; its scale is learned, from three standard deviations of the first batch (released code). A signed
+    """Quantizer of an input; its scale is learned, from three standard deviations of the first batch (released code). A
+    signed
     input, which the paper does not have, gets the weights' levels."""
 
     def __init__(self, bits: int, signed: str | bool = "auto"):

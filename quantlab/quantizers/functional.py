@@ -22,8 +22,8 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
 def affine_parameters(low: Tensor, high: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """Scale and zero point that cover [low, high] (float tensors of one shape, low <= 0 <= high).
 
-    Asymmetric: s = (high - low) / (2^b - 1), z = round(-low / s). Symmetric: s = max(-low, high) / (2^(b-1) - 1), z = 0.
-    Both returned as float tensors of that shape. A range of width zero gets s = 1, under which zero stays zero.
+    Asymmetric: s = (high - low) / (2^b - 1), z = round(-low / s). Symmetric: s = max(-low, high) / (2^(b-1) - 1), z =
+    0. Both returned as float tensors of that shape. A range of width zero gets s = 1, under which zero stays zero.
     """
     q_min, q_max = code_range(bits, symmetric)
     if symmetric:
@@ -46,8 +46,8 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 class _FakeQuantize(QuantizerFunction):
-    # One function instead of the composition of round, clamp and two products: its input is saved for the backward pass instead of
-    # five tensors. Masks are floats, since products of bool and float are slow on CPUs.
+    # One function instead of the composition of round, clamp and two products: its input is saved for the backward pass
+    # instead of five tensors. Masks are floats, since products of bool and float are slow on CPUs.
     @staticmethod
     def forward(x, scale, zero_point, q_min, q_max):
         return (x / scale).round_().add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
@@ -88,15 +88,20 @@ def min_max_range(x_RN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lp_range(
-    x_RN: Tensor, bits: int, symmetric: bool, p: float = 2.4, candidates: int = 80, ends: tuple[Tensor, Tensor] | None = None
+    x_RN: Tensor,
+    bits: int,
+    symmetric: bool,
+    p: float = 2.4,
+    candidates: int = 80,
+    ends: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The range of each row of x [R, N] whose quantization error sum |x^ - x|^p is least: two tensors [R].
 
     Searched over `candidates` ranges, the min-max range shrunk by 1, 0.99, 0.98, ... (BRECQ and Q-Diffusion: 80
     candidates, p = 2.4). Both ends shrink together, so the zero point moves little.
 
-    ends: the min-max range (two tensors [R]) of what x is only a sample of. It bounds the candidates and counts no further: an
-    extreme that counted as much as every value of a fair sample would stretch the range.
+    ends: the min-max range (two tensors [R]) of what x is only a sample of. It bounds the candidates and counts no
+    further: an extreme that counted as much as every value of a fair sample would stretch the range.
     """
     low, high = min_max_range(x_RN) if ends is None else ends
     best_low, best_high = low.clone(), high.clone()
@@ -115,9 +120,12 @@ def lp_range(
     return best_low, best_high
 
 
-def search_range(x_RN: Tensor, bits: int, symmetric: bool, search: str, p: float,
-                 ends: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of each row of x [R, N] by `search` (min_max or lp): two float tensors [R]; ends: as in `lp_range`."""
+def search_range(
+    x_RN: Tensor, bits: int, symmetric: bool, search: str, p: float, ends: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of each row of x [R, N] by `search` (min_max or lp): two float tensors [R]; ends: as in
+    `lp_range`.
+    """
     ends = min_max_range(x_RN) if ends is None else ends
     low, high = ends if search == "min_max" else lp_range(x_RN, bits, symmetric, p, ends=ends)
     return affine_parameters(low, high, bits, symmetric)

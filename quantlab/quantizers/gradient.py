@@ -1,17 +1,18 @@
 """Quantized gradients: what back-propagation hands a layer's two products, in integers with stochastic rounding.
 
-"Toward INT4 Fixed-Point Training via Exploring Quantization Error for Gradients", Kim et al., ECCV 2024 (arXiv 2407.12637).
-The gradient G of a layer's output is quantized once, layer-wise, uniformly and symmetrically, and feeds both the gradient of
-the weight and that of the input:
+"Toward INT4 Fixed-Point Training via Exploring Quantization Error for Gradients", Kim et al., ECCV 2024 (arXiv
+2407.12637). The gradient G of a layer's output is quantized once, layer-wise, uniformly and symmetrically, and feeds
+both the gradient of the weight and that of the input:
 
     c = gamma max|G|,   G_q = (c / Q) clip(floor(Q G / c + u), -Q, Q),   u ~ U[0, 1),   Q = 2^(b-1) - 1              (1)
 
-2^b - 1 levels, zero among them. Inside [-c, c] the mean over u is G; beyond, a gradient goes to the nearer end. Where the
-interval ends, gamma, is the business of `gradient_interval`.
+2^b - 1 levels, zero among them. Inside [-c, c] the mean over u is G; beyond, a gradient goes to the nearer end. Where
+the interval ends, gamma, is the business of `gradient_interval`.
 
-u has 16 bits, and each of its 65,536 values stands in the middle of its cell, so that its mean is 1/2: what Q G / c has beyond 16
-binary places is rounded to nearest, at most 2^-17 of a step away and to either side alike. That is fine enough for 16-bit
-gradients, too: there the step is 1 / 32,767 of c, and float32 itself tells no more than 2^-9 of it apart near the ends.
+u has 16 bits, and each of its 65,536 values stands in the middle of its cell, so that its mean is 1/2: what Q G / c has
+beyond 16 binary places is rounded to nearest, at most 2^-17 of a step away and to either side alike. That is fine
+enough for 16-bit gradients, too: there the step is 1 / 32,767 of c, and float32 itself tells no more than 2^-9 of it
+apart near the ends.
 """
 
 import contextlib
@@ -22,8 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-LEAST = 1e-30           # in place of an interval of zero: an all-zero gradient stays zero
-HISTOGRAM_BINS = 101    # of an observed gradient
+LEAST = 1e-30  # in place of an interval of zero: an all-zero gradient stays zero
+HISTOGRAM_BINS = 101  # of an observed gradient
 
 
 def largest_code(bits: int) -> int:
@@ -35,10 +36,11 @@ def largest_code(bits: int) -> int:
 def random_bytes(count: int, device: torch.device) -> Tensor:
     """uint8 [count], uniform over all values, from torch's generator of `device`.
 
-    Random numbers are most of what quantizing a gradient costs, and a draw of 64 bits serves eight bytes. An operator of its own: a
-    compiler would draw them one by one, and others than the uncompiled step.
+    Random numbers are most of what quantizing a gradient costs, and a draw of 64 bits serves eight bytes. An operator
+    of its own: a compiler would draw them one by one, and others than the uncompiled step.
     """
-    drawn = torch.empty(-(-count // 8), dtype=torch.int64, device=device).random_(-(2**63), None)   # all 64 bits: no division
+    # all 64 bits: no division
+    drawn = torch.empty(-(-count // 8), dtype=torch.int64, device=device).random_(-(2**63), None)
     return drawn.view(torch.uint8)[:count]
 
 
@@ -48,11 +50,12 @@ def _(count: int, device: torch.device) -> Tensor:
 
 
 def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
-    """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16 + 1 / 2^17: two uint8 tensors of `like`'s shape, which a compiler
+    """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16 + 1 / 2^17: two uint8 tensors of `like`'s shape, which a
+    compiler
     vectorizes and int16 it does not."""
     drawn = random_bytes(2 * like.numel(), like.device).view(2, -1)
     if like.ndim == 4 and (torch.compiler.is_compiling() or like.is_contiguous(memory_format=torch.channels_last)):
-        n, c, h, w = like.shape     # laid out as the gradient is, or as compiled convolutions leave it
+        n, c, h, w = like.shape  # laid out as the gradient is, or as compiled convolutions leave it
         high, low = drawn.view(2, n, h, w, c).permute(0, 1, 4, 2, 3)
     else:
         high, low = drawn.view(2, *like.shape)
@@ -60,14 +63,15 @@ def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stochastic_codes(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
-    """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor, or one that
+    """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor, or
+    one that
     broadcasts. Where Q G / c is an integer, that is the code, whatever u."""
     q = largest_code(bits)
     noise = uniform_noise(gradient)
     scaled = gradient.float() * (q / end)
     if bits <= 8:
         return _floor_with_noise(scaled, *noise).clamp_(-q, q)
-    whole = scaled.floor()      # float32 has no room for u beside more than 8 bits
+    whole = scaled.floor()  # float32 has no room for u beside more than 8 bits
     return _floor_with_noise(scaled.sub_(whole), *noise).add_(whole).clamp_(-q, q)
 
 
@@ -76,7 +80,9 @@ def _floor_with_noise(x: Tensor, high: Tensor, low: Tensor) -> Tensor:
 
 
 def quantize_gradient(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
-    """G_q of Eq. (1), a new tensor of the gradient's shape and dtype; end: c, a scalar tensor, or one that broadcasts."""
+    """G_q of Eq. (1), a new tensor of the gradient's shape and dtype; end: c, a scalar tensor, or one that
+    broadcasts.
+    """
     end = end.float().clamp_min(LEAST)
     return stochastic_codes(gradient, end, bits).mul_(end / largest_code(bits)).to(gradient.dtype)
 
@@ -85,7 +91,7 @@ class _QuantizeGradient(torch.autograd.Function):
     # Never in place: autograd may hand the same tensor to a residual branch, whose gradient would be quantized with it.
     @staticmethod
     def forward(output, clip_ratio, tally, quantizer):
-        return output.clone()   # not a view: an in-place activation may follow, as in torchvision's networks
+        return output.clone()  # not a view: an in-place activation may follow, as in torchvision's networks
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -100,14 +106,17 @@ class _QuantizeGradient(torch.autograd.Function):
 
 
 class GradientQuantizer(nn.Module):
-    """The identity, through which gradients come back quantized to `bits` (2 to 16) within the interval that `interval` keeps.
+    """The identity, through which gradients come back quantized to `bits` (2 to 16) within the interval that `interval`
+    keeps.
 
     Call it on the output of a layer. For a whole network: `gradient_quantizers`, `calibrate_gradients` once, and
     `update_intervals` after every optimizer step.
 
-    per_channel: max|G| is that of each channel of [N, C, H, W], for depthwise convolutions; the clip ratio is one for all of them.
-    `choosing`: let the interval be chosen anew from the next gradient; `elements`: how many came in the backward pass of
-    `calibrate_gradients`. `observing`: keep of the next gradient what a person wants to know (`observed`); it costs several passes over it.
+    per_channel: max|G| is that of each channel of [N, C, H, W], for depthwise convolutions; the clip ratio is one for
+        all of them.
+    `choosing`: let the interval be chosen anew from the next gradient; `elements`: how many came in the backward pass
+    of `calibrate_gradients`. `observing`: keep of the next gradient what a person wants to know (`observed`); it costs
+    several passes over it.
     """
 
     def __init__(self, bits: int, interval: nn.Module, per_channel: bool = False):
@@ -124,7 +133,7 @@ class GradientQuantizer(nn.Module):
 
     def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient quantized, and what the interval's tally adds up (see `gradient_interval`)."""
-        if gradient.numel() == 0:       # of an empty batch: there is no largest
+        if gradient.numel() == 0:  # of an empty batch: there is no largest
             return gradient.clone(), gradient.new_zeros(2, dtype=torch.float32)
         largest = max_abs(gradient, self.per_channel)
         if self.choosing:
@@ -137,9 +146,13 @@ class GradientQuantizer(nn.Module):
 
 
 def max_abs(gradient: Tensor, per_channel: bool = False) -> Tensor:
-    """max|G|, a float32 scalar; per_channel: of [N, C, H, W] or [C, H, W], float32 of that shape with sizes 1 but for C."""
+    """max|G|, a float32 scalar; per_channel: of [N, C, H, W] or [C, H, W], float32 of that shape with sizes 1 but
+    for C.
+    """
     if per_channel:
-        return gradient.abs().amax([dim for dim in range(gradient.ndim) if dim != gradient.ndim - 3], keepdim=True).float()
+        return (
+            gradient.abs().amax([dim for dim in range(gradient.ndim) if dim != gradient.ndim - 3], keepdim=True).float()
+        )
     low, high = torch.aminmax(gradient)
     return torch.maximum(-low, high).float()
 
@@ -152,33 +165,41 @@ def clipped_count(gradient: Tensor, end: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def observe(gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Tensor, interval: nn.Module) -> dict[str, Tensor]:
+def observe(
+    gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Tensor, interval: nn.Module
+) -> dict[str, Tensor]:
     """What is drawn of one gradient: scalars, and the histogram of G / max|G| over [-1, 1] (float [HISTOGRAM_BINS]).
 
-    E(G): mean|G_q - G| / max|G|; E(G_L): the same over the large gradients, the share `large_share` of all that is largest in
-    magnitude (Sec. 3; the released code's definitions, but that its threshold of large gradients follows their share by a step of 1e-3
-    per update, where ours is exact). `clipped_share`: R, beyond the interval. Where max|G| is one per channel, errors are relative to
-    the largest of all, the histogram to each channel's own.
+    E(G): mean|G_q - G| / max|G|; E(G_L): the same over the large gradients, the share `large_share` of all that is
+    largest in magnitude (Sec. 3; the released code's definitions, but that its threshold of large gradients follows
+    their share by a step of 1e-3 per update, where ours is exact). `clipped_share`: R, beyond the interval. Where
+    max|G| is one per channel, errors are relative to the largest of all, the histogram to each channel's own.
     """
     size, error = gradient.float().abs().flatten(), (quantized.float() - gradient.float()).abs().flatten()
     unit = largest.max().clamp_min(LEAST)
     large = size.topk(max(1, round(interval.large_share * size.numel()))).indices
     return {
-        "clip_ratio": clip_ratio.clone(), "clipped_share": clipped_count(gradient, clip_ratio * largest).float() / gradient.numel(),
-        "error": error.mean() / unit, "large_gradient_error": error[large].mean() / unit,
+        "clip_ratio": clip_ratio.clone(),
+        "clipped_share": clipped_count(gradient, clip_ratio * largest).float() / gradient.numel(),
+        "error": error.mean() / unit,
+        "large_gradient_error": error[large].mean() / unit,
         "histogram": (gradient.float() / largest.clamp_min(LEAST)).flatten().cpu().histc(HISTOGRAM_BINS, -1, 1),
     }
 
 
 def gradient_quantizers(network: nn.Module) -> dict[str, GradientQuantizer]:
     """Those of `network`: of a quantized layer by the layer's name, any other by its own."""
-    return {re.sub(r"(^|\.)gradient_quantizer$", "", name): module
-            for name, module in network.named_modules() if isinstance(module, GradientQuantizer)}
+    return {
+        re.sub(r"(^|\.)gradient_quantizer$", "", name): module
+        for name, module in network.named_modules()
+        if isinstance(module, GradientQuantizer)
+    }
 
 
 @contextlib.contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
-    """Whatever runs inside leaves the gradients of `network`, the tallies of its intervals and its buffers as they were, but for what
+    """Whatever runs inside leaves the gradients of `network`, the tallies of its intervals and its buffers as they
+    were, but for what
     an interval chooses."""
     intervals = [quantizer.interval for quantizer in gradient_quantizers(network).values()]
     chosen = {id(buffer) for interval in intervals for buffer in interval.buffers()}
@@ -196,11 +217,11 @@ def untouched(network: nn.Module) -> Iterator[None]:
 
 
 def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
-    """One backward pass of the scalar that `loss()` computes with `network`, in which every interval is chosen from the gradient
-    that comes; nothing else of the network changes.
+    """One backward pass of the scalar that `loss()` computes with `network`, in which every interval is chosen from the
+    gradient that comes; nothing else of the network changes.
 
-    From the last layer to the first, each on what the layers behind it have quantized already. Several processes end with the mean of
-    what each has chosen.
+    From the last layer to the first, each on what the layers behind it have quantized already. Several processes end
+    with the mean of what each has chosen.
     """
     quantizers = gradient_quantizers(network).values()
     for quantizer in quantizers:
@@ -215,7 +236,8 @@ def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
 def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
     """After every optimizer step: let each interval learn from the gradients that have come since the last call.
 
-    Where torch.distributed is initialized every process must call it, with the same quantizers: what was counted is summed over all.
+    Where torch.distributed is initialized every process must call it, with the same quantizers: what was counted is
+    summed over all.
     """
     quantizers = list(quantizers)
     if any(quantizer.choosing for quantizer in quantizers):
@@ -223,7 +245,7 @@ def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
     learning = [quantizer for quantizer in quantizers if quantizer.interval.tally is not None]
     if learning and _process_count() > 1:
         for quantizer in learning:
-            if quantizer.interval.tally.grad is None:       # its layer was not called here, but perhaps elsewhere
+            if quantizer.interval.tally.grad is None:  # its layer was not called here, but perhaps elsewhere
                 quantizer.interval.tally.grad = torch.zeros_like(quantizer.interval.tally)
         _sum_over_processes([quantizer.interval.tally.grad for quantizer in learning])
     for quantizer in learning:
@@ -231,7 +253,8 @@ def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
 
 
 def agree_on_choice(quantizers: Iterable[GradientQuantizer]) -> None:
-    """After a backward pass in which intervals were chosen: several processes take the mean of what each has chosen from its own share
+    """After a backward pass in which intervals were chosen: several processes take the mean of what each has chosen
+    from its own share
     of the batch."""
     chosen = [buffer for quantizer in quantizers for buffer in quantizer.interval.buffers()]
     if chosen and _process_count() > 1:

@@ -1,14 +1,16 @@
 """Where the interval of a quantized gradient ends: c = gamma max|G|, gamma the clip ratio of a layer.
 
-"Toward INT4 Fixed-Point Training via Exploring Quantization Error for Gradients", Kim et al., ECCV 2024. Large gradients matter:
-alpha is the share of all that counts as large, and the bound on their quantization error is least where
+"Toward INT4 Fixed-Point Training via Exploring Quantization Error for Gradients", Kim et al., ECCV 2024. Large
+gradients matter: alpha is the share of all that counts as large, and the bound on their quantization error is least
+where
 
     R(gamma) = alpha / (2^b - 1),     R: share of all gradients that are clipped, |G| > gamma max|G|                 (2)
 
-`LargeGradient` keeps gamma there: after every step gamma <- clip(gamma + beta sign(R - alpha / (2^b - 1))). The others are what
-it is compared with.
+`LargeGradient` keeps gamma there: after every step gamma <- clip(gamma + beta sign(R - alpha / (2^b - 1))). The others
+are what it is compared with.
 
-Throughout, a `gradient` has any shape, and `largest` is max|G|: a float32 scalar, or one of each channel that broadcasts.
+Throughout, a `gradient` has any shape, and `largest` is max|G|: a float32 scalar, or one of each channel that
+broadcasts.
 """
 
 import math
@@ -22,11 +24,12 @@ from quantlab.quantizers.gradient import LEAST, clipped_count, largest_code, qua
 class Interval(nn.Module):
     """Base: a clip ratio that nothing changes.
 
-    `clip_ratio`: gamma, a float32 scalar buffer, so that it travels with the model and no optimizer takes it. `large_share`: alpha, for
-    what is observed.
+    `clip_ratio`: gamma, a float32 scalar buffer, so that it travels with the model and no optimizer takes it.
+    `large_share`: alpha, for what is observed.
 
-    `tally`: of an interval that learns, a leaf to which back-propagation adds `counts`, over micro-batches as well; None otherwise. It is
-    no parameter, which an optimizer or `clip_grad_norm_` would take for one, and no buffer, which DDP would overwrite.
+    `tally`: of an interval that learns, a leaf to which back-propagation adds `counts`, over micro-batches as well;
+    None otherwise. It is no parameter, which an optimizer or `clip_grad_norm_` would take for one, and no buffer, which
+    DDP would overwrite.
     """
 
     def __init__(self, clip_ratio: float, large_share: float, learns: bool = False):
@@ -37,7 +40,7 @@ class Interval(nn.Module):
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        self.clip_ratio = self.clip_ratio.float()       # half precision would lose steps of 1e-3
+        self.clip_ratio = self.clip_ratio.float()  # half precision would lose steps of 1e-3
         if self.tally is not None:
             self.tally = torch.zeros(2, device=self.clip_ratio.device, requires_grad=True)
         return self
@@ -64,19 +67,22 @@ class Fixed(Interval):
 class LargeGradient(Interval):
     """gamma follows condition (2).
 
-    Counted are the elements N and how many of them are clipped, and `update` goes one step of beta by the sign of their share R over all
-    that has come since the last update: micro-batches and processes add up. Nothing is counted of a gradient that is all zero or not
-    finite.
+    Counted are the elements N and how many of them are clipped, and `update` goes one step of beta by the sign of their
+    share R over all that has come since the last update: micro-batches and processes add up. Nothing is counted of a
+    gradient that is all zero or not finite.
 
-    With fewer than (2^b - 1) / alpha elements the share cannot be resolved: one clipped is already too many, none too few. gamma stays,
-    which with the usual gamma = 1 is the range of all gradients (min_max). There the released code moves all the same, to and fro
-    between 1 and one step below.
+    With fewer than (2^b - 1) / alpha elements the share cannot be resolved: one clipped is already too many, none too
+    few. gamma stays, which with the usual gamma = 1 is the range of all gradients (min_max). There the released code
+    moves all the same, to and fro between 1 and one step below.
 
-    init: `quantile` starts at the fixed point of the first batch; `search` is the released code's loop, which stops when a slow
-    running mean of R passes the target and so overshoots. The defaults are the released code's, but for `quantile`.
+    init: `quantile` starts at the fixed point of the first batch; `search` is the released code's loop, which stops
+    when a slow running mean of R passes the target and so overshoots. The defaults are the released code's, but for
+    `quantile`.
     """
 
-    def __init__(self, alpha: float = 1e-3, beta: float = 1e-3, low: float = 1e-3, high: float = 1.0, init: str = "quantile"):
+    def __init__(
+        self, alpha: float = 1e-3, beta: float = 1e-3, low: float = 1e-3, high: float = 1.0, init: str = "quantile"
+    ):
         super().__init__(high, alpha, learns=True)
         self.alpha, self.beta, self.low, self.high, self.init = alpha, beta, low, high, init
 
@@ -115,7 +121,8 @@ def quantile_ratio(ratios: Tensor, target: float) -> float:
 
 
 def searched_ratio(ratios: Tensor, target: float, momentum: float = 0.999) -> float:
-    """The released code's search: from 1 against the sign of the running mean of R, which starts at 0, less `target`, by steps of
+    """The released code's search: from 1 against the sign of the running mean of R, which starts at 0, less `target`,
+    by steps of
     1 - momentum, until it is above. So the last step is one up. In float32, as there."""
     ascending = ratios.sort().values.cpu()
     mean, gamma, direction = torch.tensor(0.0), torch.tensor(1.0), torch.tensor(-1.0)
@@ -128,13 +135,14 @@ def searched_ratio(ratios: Tensor, target: float, momentum: float = 0.999) -> fl
 
 
 class DSGC(Interval):
-    """gamma that turns the gradient least: the cosine between G and G_q is largest ("Towards Unified INT8 Training for Convolutional
-    Neural Networks", Zhu et al., CVPR 2020, Sec. 3.3).
+    """gamma that turns the gradient least: the cosine between G and G_q is largest ("Towards Unified INT8 Training for
+    Convolutional Neural Networks", Zhu et al., CVPR 2020, Sec. 3.3).
 
-    It minimises the error of all gradients. Chosen anew every `period` steps (the method asks), from CANDIDATES evenly spaced ratios,
-    with rounding to nearest: our choice, where the paper searches by golden section.
+    It minimises the error of all gradients. Chosen anew every `period` steps (the method asks), from CANDIDATES evenly
+    spaced ratios, with rounding to nearest: our choice, where the paper searches by golden section.
 
-    `deviation`: d_c = 1 - cos(G, G_q) of the last choice, for `learning_rate_scale`; a float32 scalar that no checkpoint holds.
+    `deviation`: d_c = 1 - cos(G, G_q) of the last choice, for `learning_rate_scale`; a float32 scalar that no
+    checkpoint holds.
     """
 
     CANDIDATES = 40
@@ -160,15 +168,18 @@ class DSGC(Interval):
 
 
 def learning_rate_scale(deviation: float, alpha: float, beta: float) -> float:
-    """phi(d_c) = max(e^(-alpha d_c), beta): what a layer's learning rate is multiplied by, so that gradients that quantization has turned
+    """phi(d_c) = max(e^(-alpha d_c), beta): what a layer's learning rate is multiplied by, so that gradients that
+    quantization has turned
     move its weight less (Deviation Counteractive Learning Rate Scaling, Zhu et al.; there alpha = 20, beta = 0.1)."""
     return max(math.exp(-alpha * deviation), beta)
 
 
 class Piecewise(Interval):
-    """Two ranges of b - 1 bits: gradients within max|G| / 2^shift have fine levels of their own, the others those of the whole range.
+    """Two ranges of b - 1 bits: gradients within max|G| / 2^shift have fine levels of their own, the others those of
+    the whole range.
 
-    As the authors' sibling code does it (IQB-like); shift 5: the narrow range is a thirty-second of the wide one. No clipping.
+    As the authors' sibling code does it (IQB-like); shift 5: the narrow range is a thirty-second of the wide one. No
+    clipping.
     """
 
     def __init__(self, shift: int, large_share: float):

@@ -1,7 +1,8 @@
-"""Whether the simulated products of a layer are the arithmetic they simulate: integers, multiplied and summed as integers.
+"""Whether the simulated products of a layer are the arithmetic they simulate: integers, multiplied and summed as
+integers.
 
-Training simulates integers by floats that lie on a grid. Here the three products of a layer's training step, its output, the
-gradient of its input and the gradient of its weight, are made again from the integers themselves,
+Training simulates integers by floats that lie on a grid. Here the three products of a layer's training step, its
+output, the gradient of its input and the gradient of its weight, are made again from the integers themselves,
 
     y = x * w,   dx = g *' w,   dw = x *' g        (* and *': convolution or matrix product, and its transposes)
 
@@ -21,12 +22,14 @@ from quantlab.errors import RunError
 from quantlab.quantizers.gradient import LEAST, largest_code, max_abs, untouched
 from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, quantized_layers
 
-TOLERANCE = 1e-4            # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
+# of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
+TOLERANCE = 1e-4
 
 
 @dataclass
 class _Call:
-    """One call of a layer: its name, the bias it was to add, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated tensors; `gradient`:
+    """One call of a layer: its name, the bias it was to add, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated
+    tensors; `gradient`:
     before quantization."""
 
     name: str
@@ -38,33 +41,46 @@ class _Call:
 def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Any]:
     """One training step of `network` on the batch that `loss()` computes the loss of; nothing of the network changes.
 
-    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the bias is taken off,
-    and not below one integer's worth), "largest_accumulator": int, "not_checked": by the name of every other layer that has a quantizer
-    why it has no product to check}. Raises RunError, naming the layer, where a tensor is not on its grid, a product differs by more than
-    TOLERANCE, or a sum does not fit into the accumulator: 32 bits, and 64 beside gradients of more than 8.
+    Returns {"layers", "products": int, "largest_difference": of a product, relative to its largest value (before the
+    bias is taken off, and not below one integer's worth), "largest_accumulator": int, "not_checked": by the name of
+    every other layer that has a quantizer why it has no product to check}. Raises RunError, naming the layer, where a
+    tensor is not on its grid, a product differs by more than TOLERANCE, or a sum does not fit into the accumulator: 32
+    bits, and 64 beside gradients of more than 8.
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
     with untouched(network), _recorded(network) as calls:
         loss().backward()
     for call in calls:
-        if {"dx", "dw"} <= call.tensors.keys():     # else its output took no part in the loss
+        if {"dx", "dw"} <= call.tensors.keys():  # else its output took no part in the loss
             names.add(call.name)
             for product, simulated, integers, scale, largest in _products(call):
                 difference = max(difference, float((integers * scale - simulated).abs().max()) / largest)
                 accumulator = max(accumulator, int(integers.abs().max()))
                 allowed = 2**31 - 1 if call.layer.gradient_quantizer.bits <= 8 else 2**63 - 1
                 if difference > TOLERANCE or accumulator > allowed:
-                    raise RunError(f"integer check: layer {call.name}, {product}: integers differ from the simulation by {difference:.2e} of "
-                                   f"the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and {allowed}")
+                    raise RunError(
+                        f"integer check: layer {call.name}, {product}: integers differ from the simulation by"
+                        f" {difference:.2e} of the largest value, sums reach {accumulator}; allowed: {TOLERANCE:g} and"
+                        f" {allowed}"
+                    )
                 products += 1
     called = {call.name for call in calls}
-    not_checked = {name: _why_not(layer, name in called) for name, layer in quantized_layers(network) if name not in names}
+    not_checked = {
+        name: _why_not(layer, name in called) for name, layer in quantized_layers(network) if name not in names
+    }
     if not names:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(not_checked.items())[:3])
-        raise RunError("integer check: no layer has weights, inputs and gradients quantized and an input that needs a gradient"
-                       + (f" ({reasons})" if reasons else ""))
-    return {"layers": len(names), "products": products, "largest_difference": difference, "largest_accumulator": accumulator,
-            "not_checked": not_checked}
+        raise RunError(
+            "integer check: no layer has weights, inputs and gradients quantized and an input that needs a gradient"
+            + (f" ({reasons})" if reasons else "")
+        )
+    return {
+        "layers": len(names),
+        "products": products,
+        "largest_difference": difference,
+        "largest_accumulator": accumulator,
+        "not_checked": not_checked,
+    }
 
 
 def _why_not(layer: TrainedQuantizedLayer, is_called: bool) -> str:
@@ -75,7 +91,9 @@ def _why_not(layer: TrainedQuantizedLayer, is_called: bool) -> str:
 
 @contextlib.contextmanager
 def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
-    """Inside, every call of a layer whose three operands are quantized is recorded, and in its backward pass its gradients."""
+    """Inside, every call of a layer whose three operands are quantized is recorded, and in its backward pass its
+    gradients.
+    """
     calls: list[_Call] = []
     handles = []
 
@@ -89,6 +107,7 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
                 tensors[key] = output.detach()
                 if output.requires_grad:
                     output.register_hook(lambda gradient: tensors.__setitem__(gradient_key, gradient.detach()))
+
             return hook
 
         def on_product(module, args, output):
@@ -111,20 +130,25 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
 
 
 def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
-    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or one of each
+    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or
+    one of each
     channel. Raises RunError where the tensor is not a whole number of steps."""
     ratio = call.tensors[key].double() / step.double()
     codes = ratio.round()
     away = float((ratio - codes).abs().max())
     if away > max(1e-3, limit * 2.0**-22) or float(codes.abs().max()) > limit:
-        raise RunError(f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond {limit}")
+        raise RunError(
+            f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond"
+            f" {limit}"
+        )
     low, high = codes.aminmax()
     kinds = (torch.uint8, torch.int8, torch.int16)
     return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
 
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
-    """Name, simulated tensor, integer tensor (int64), scale (a scalar, or one of each channel), and the value that errors are compared
+    """Name, simulated tensor, integer tensor (int64), scale (a scalar, or one of each channel), and the value that
+    errors are compared
     with, of the three products of one call."""
     layer, tensors = call.layer, call.tensors
     gradient = layer.gradient_quantizer
@@ -136,12 +160,19 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
     y, dx, dw = _convolved(x, w, g, layer) if layer.is_conv else _multiplied(x, w, g)
-    of_rows = s_g.view(-1, 1, 1, 1) if gradient.per_channel else s_g        # the weight has a row per channel
-    found = [("output", simulated, y, s_x * s_w), ("gradient of the input", tensors["dx"], dx, s_g * s_w),
-             ("gradient of the weight", tensors["dw"], dw, s_x * of_rows)]
-    # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are made of.
+    of_rows = s_g.view(-1, 1, 1, 1) if gradient.per_channel else s_g  # the weight has a row per channel
+    found = [
+        ("output", simulated, y, s_x * s_w),
+        ("gradient of the input", tensors["dx"], dx, s_g * s_w),
+        ("gradient of the weight", tensors["dw"], dw, s_x * of_rows),
+    ]
+    # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are
+    # made of.
     held = float(tensors["y"].abs().max()), 0.0, 0.0
-    return [(*product, max(float(product[1].abs().max()), float(product[3].max()), size)) for product, size in zip(found, held)]
+    return [
+        (*product, max(float(product[1].abs().max()), float(product[3].max()), size))
+        for product, size in zip(found, held)
+    ]
 
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,16 +182,17 @@ def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: TrainedQuantizedLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of a convolution, as matrix products over patches. Moving integers about as float64, and adding the few that a padding
+    """The same of a convolution, as matrix products over patches. Moving integers about as float64, and adding the few
+    that a padding
     has copied, does not change them."""
     geometry = {name: layer.conv[name] for name in ("stride", "padding", "dilation")}
     groups, kernel = layer.conv["groups"], w.shape[2:]
     x = x.double()
     padded = x if layer.pad is None else layer.pad(x)
-    patches = F.unfold(padded, kernel, **geometry).long()                           # [N, C k k, L]
-    patches = patches.unflatten(1, (groups, -1))                                    # [N, G, C/G k k, L]
-    rows = w.long().flatten(1).unflatten(0, (groups, -1))                           # [G, O/G, C/G k k]
-    columns = g.long().flatten(2).unflatten(1, (groups, -1))                        # [N, G, O/G, L]
+    patches = F.unfold(padded, kernel, **geometry).long()  # [N, C k k, L]
+    patches = patches.unflatten(1, (groups, -1))  # [N, G, C/G k k, L]
+    rows = w.long().flatten(1).unflatten(0, (groups, -1))  # [G, O/G, C/G k k]
+    columns = g.long().flatten(2).unflatten(1, (groups, -1))  # [N, G, O/G, L]
     y = (rows @ patches).flatten(1, 2).reshape(g.shape)
     spread = (rows.transpose(1, 2) @ columns).flatten(1, 2)
     dx = F.fold(spread.double(), padded.shape[2:], kernel, **geometry)

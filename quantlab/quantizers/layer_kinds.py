@@ -1,5 +1,6 @@
-"""What a Conv2d or Linear computes beside its product, for every kind that can be quantized: a padding of the input before it, a weight
-that is made from the parameter. Any other forward pass would be lost when the layer is replaced, so it is refused.
+"""What a Conv2d or Linear computes beside its product, for every kind that can be quantized: a padding of the input
+before it, a weight that is made from the parameter. Any other forward pass would be lost when the layer is replaced, so
+it is refused.
 
 The input is quantized first and padded then, as torch's own zero padding: padding copies values or adds zeros.
 """
@@ -19,7 +20,8 @@ Pad = Callable[[Tensor], Tensor]
 
 @dataclass
 class LayerKind:
-    """`geometry`: the keyword arguments of F.conv2d, none for a Linear; `pad`: what happens to the input before; `standardize`: what
+    """`geometry`: the keyword arguments of F.conv2d, none for a Linear; `pad`: what happens to the input before;
+    `standardize`: what
     the product takes in place of the parameter."""
 
     geometry: dict
@@ -47,16 +49,20 @@ def layer_kind(layer: nn.Conv2d | nn.Linear) -> LayerKind:
     if _is_timms(layer, "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"):
         geometry, pad = _geometry_and_pad(layer)
         pad = _pad_same(layer) if getattr(layer, "same_pad", False) else pad
-        return LayerKind(geometry, pad, WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), getattr(layer, "gain", None)))
+        return LayerKind(
+            geometry, pad, WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), getattr(layer, "gain", None))
+        )
     raise ValueError(f"{type(layer).__name__} computes more than a product")
 
 
 def _inherits(layer: nn.Module, base: type, *methods: str) -> bool:
-    return "forward" not in vars(layer) and all(getattr(type(layer), method) is getattr(base, method) for method in methods)
+    return "forward" not in vars(layer) and all(
+        getattr(type(layer), method) is getattr(base, method) for method in methods
+    )
 
 
 def _is_timms(layer: nn.Module, *names: str) -> bool:
-    kind = type(layer)      # by name: timm need not be there
+    kind = type(layer)  # by name: timm need not be there
     return "forward" not in vars(layer) and kind.__module__.startswith("timm.layers.") and kind.__name__ in names
 
 
@@ -65,7 +71,8 @@ def _geometry(layer: nn.Conv2d, padding: tuple[int, int]) -> dict:
 
 
 def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict, Pad | None]:
-    """torch's own Conv2d, its padding in numbers. What F.conv2d cannot do, other values than zero and other widths on one side than
+    """torch's own Conv2d, its padding in numbers. What F.conv2d cannot do, other values than zero and other widths on
+    one side than
     on the other, is done before it."""
     spread = [width * (size - 1) for width, size in zip(layer.dilation, layer.kernel_size)]
     padding = {"valid": (0, 0), "same": tuple(total // 2 for total in spread)}.get(layer.padding, layer.padding)
@@ -73,7 +80,7 @@ def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict, Pad | None]:
     if layer.padding_mode == "zeros" and is_even:
         return _geometry(layer, padding), None
     (top, left), (bottom, right) = padding, padding
-    if layer.padding == "same":     # the odd one is last, as in torch
+    if layer.padding == "same":  # the odd one is last, as in torch
         bottom, right = (total - total // 2 for total in spread)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return _geometry(layer, (0, 0)), partial(F.pad, pad=(left, right, top, bottom), mode=mode)

@@ -15,7 +15,8 @@ from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, TrainingPol
 from quantlab.quantizers.wrap import QuantizedLayer, UniformAffinePolicy, operand_bits, quantizable_layers
 
 BIASES = "(biases of layers)"
-PRODUCTS = {"(query key)": ("query", "key"), "(softmax value)": ("softmax", "value")}   # of attention, by their operands
+# of attention, by their operands
+PRODUCTS = {"(query key)": ("query", "key"), "(softmax value)": ("softmax", "value")}
 
 
 @dataclass
@@ -30,7 +31,8 @@ class Part:
 
 @dataclass
 class Survey:
-    """A network in full precision: its parts by name, multiplications of two activations by the module that makes them, and the names
+    """A network in full precision: its parts by name, multiplications of two activations by the module that makes them,
+    and the names
     of the layers that a policy speaks about, in their order."""
 
     parts: dict[str, Part]
@@ -41,13 +43,13 @@ class Survey:
 def survey(network: nn.Module, forward: Callable[[], Any]) -> Survey:
     """Parameters and multiplications of every part of `network`, in one forward pass, which `forward()` makes.
 
-    A layer's part holds its weight; the biases of all layers are one part. A parameter with several dimensions that is no layer's,
-    as a position embedding, is a part; others are one with their module, as a normalization.
+    A layer's part holds its weight; the biases of all layers are one part. A parameter with several dimensions that is
+    no layer's, as a position embedding, is a part; others are one with their module, as a normalization.
     """
     traced = trace_layers(network, forward)
     parts: dict[str, Part] = {}
     biases = Part("biases", 0, LayerCalls())
-    seen: set[int] = set()      # tied parameters count once
+    seen: set[int] = set()  # tied parameters count once
 
     def size(parameter: nn.Parameter) -> int:
         new = id(parameter) not in seen
@@ -58,7 +60,9 @@ def survey(network: nn.Module, forward: Callable[[], Any]) -> Survey:
         layer = is_layer(module)
         if layer:
             weight = module._parameters.get("weight")
-            parts[name] = Part(type(module).__name__, 0 if weight is None else size(weight), traced[name], is_layer=True)
+            parts[name] = Part(
+                type(module).__name__, 0 if weight is None else size(weight), traced[name], is_layer=True
+            )
         for own, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             key = f"{name}.{own}".lstrip(".")
             if layer and own in ("weight", "bias"):
@@ -73,20 +77,29 @@ def survey(network: nn.Module, forward: Callable[[], Any]) -> Survey:
     return Survey(parts, products, list(quantizable_layers(network)))
 
 
-def describe_layers(surveyed: Survey, network: nn.Module, policy: TrainingPolicy | UniformAffinePolicy,
-                    forward: Callable[[], Any]) -> dict[str, dict[str, Any]]:
-    """By name of every part of the network: `kind`; bits of `weight` (None where there is none), `input` and `gradient` (of the output),
-    32 = full precision; `parameters` and `multiplications`, shares of the whole, which each sum to 1; and where weight or input stays
-    in full precision `reason`: policy, first, last (the bits that the policy gives those), kind (of layer that is not quantized),
-    never called (the layer's forward, by the network), attention product.
+def describe_layers(
+    surveyed: Survey, network: nn.Module, policy: TrainingPolicy | UniformAffinePolicy, forward: Callable[[], Any]
+) -> dict[str, dict[str, Any]]:
+    """By name of every part of the network: `kind`; bits of `weight` (None where there is none), `input` and `gradient`
+    (of the output), 32 = full precision; `parameters` and `multiplications`, shares of the whole, which each sum to 1;
+    and where weight or input stays in full precision `reason`: policy, first, last (the bits that the policy gives
+    those), kind (of layer that is not quantized), never called (the layer's forward, by the network), attention
+    product.
 
-    `network`: the surveyed one, its layers replaced; `forward()` makes a pass of it, which shows whether they are called.
+    `network`: the surveyed one, its layers replaced; `forward()` makes a pass of it, which shows whether they are
+    called.
     """
     traced = trace_layers(network, forward)
     entries: dict[str, dict[str, Any]] = {}
     for name, part in surveyed.parts.items():
-        entry = {"kind": part.kind, "weight": 32, "input": 32, "gradient": 32,
-                 "parameters": part.parameters, "multiplications": part.calls.multiplications}
+        entry = {
+            "kind": part.kind,
+            "weight": 32,
+            "input": 32,
+            "gradient": 32,
+            "parameters": part.parameters,
+            "multiplications": part.calls.multiplications,
+        }
         if part.is_layer:
             bits = _bits(network.get_submodule(name))
             is_called = part.calls.calls + part.calls.direct_uses > 0 if bits is None else traced[name].calls > 0
@@ -102,17 +115,28 @@ def describe_layers(surveyed: Survey, network: nn.Module, policy: TrainingPolicy
 
 
 def _products(name: str, multiplications: int, network: nn.Module, policy) -> dict[str, dict[str, Any]]:
-    """Products of two activations inside the module of that name. Those of an attention that is quantized, of one size each, have an
+    """Products of two activations inside the module of that name. Those of an attention that is quantized, of one size
+    each, have an
     entry each."""
     module = network.get_submodule(name)
-    entry = {"kind": "attention product", "weight": None, "input": 32, "gradient": 32, "parameters": 0, "multiplications": multiplications}
+    entry = {
+        "kind": "attention product",
+        "weight": None,
+        "input": 32,
+        "gradient": 32,
+        "parameters": 0,
+        "multiplications": multiplications,
+    }
     if not (is_attention(module) and isinstance(module.processor, QuantizedAttention)):
         return {f"{name} (products)".strip(): entry | {"reason": "attention product"}}
     found = {}
     for product, operands in PRODUCTS.items():
         bits = max(operand_bits(policy, name, operand) for operand in operands)
-        found[f"{name}.processor {product}"] = entry | {"input": bits, "multiplications": multiplications / 2} | (
-            {"reason": "policy"} if bits == 32 else {})
+        found[f"{name}.processor {product}"] = (
+            entry
+            | {"input": bits, "multiplications": multiplications / 2}
+            | ({"reason": "policy"} if bits == 32 else {})
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""Learned clipping values, for training: the forward quantizers of low-bit fixed-point training (Kim et al., ECCV 2024).
+"""Learned clipping values, for training: the forward quantizers of low-bit fixed-point training (Kim et al., ECCV
+2024).
 
     weights          Q_w = s round(clip(w / s, -1, 1) L) / L,   L = 2^(b-1) - 1: 2^b - 1 levels, zero among them
     inputs >= 0      Q_a = u round(clip(x / u, 0, 1) (2^b - 1)) / (2^b - 1)
@@ -7,7 +8,8 @@
 s and u are learned with straight-through rounding; their gradient goes through the division and the product, and is not
 scaled: with the step s / L this is LSQ's quantizer on symmetric levels. They start at three standard deviations (of the
 half-normal that fits, for inputs >= 0), as in the released code. That differs in two points: half way between two
-signed levels it takes the odd one, ours the even one; and under a negative s its weights change their sign, ours do not.
+signed levels it takes the odd one, ours the even one; and under a negative s its weights change their sign, ours do
+not.
 """
 
 import torch

@@ -1,10 +1,10 @@
 """LSQ: "Learned Step Size Quantization", Esser et al., ICLR 2020 (arXiv 1902.08153).
 
-    v_bar = round(clip(v / s, -Q_N, Q_P)),   v_hat = v_bar s                                     (1), (2)
-    weights and signed inputs  Q_N = 2^(b-1), Q_P = 2^(b-1) - 1;   other inputs  Q_N = 0, Q_P = 2^b - 1
-    d v_hat / d s = round(v / s) - v / s inside the range, -Q_N or Q_P outside                   (3)
-    times g = 1 / sqrt(N Q_P), N: number of weights, or of inputs of one image                   (Sec. 2.2)
-    s starts at 2 mean|v| / sqrt(Q_P)                                                            (Sec. 2.1)
+v_bar = round(clip(v / s, -Q_N, Q_P)),   v_hat = v_bar s                                     (1), (2)
+weights and signed inputs  Q_N = 2^(b-1), Q_P = 2^(b-1) - 1;   other inputs  Q_N = 0, Q_P = 2^b - 1
+d v_hat / d s = round(v / s) - v / s inside the range, -Q_N or Q_P outside                   (3)
+times g = 1 / sqrt(N Q_P), N: number of weights, or of inputs of one image                   (Sec. 2.2)
+s starts at 2 mean|v| / sqrt(Q_P)                                                            (Sec. 2.1)
 """
 
 import math
@@ -16,7 +16,7 @@ from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 from quantlab.quantizers.trained_layer import TrainingPolicy
 
-EPS = 1e-8      # added to |s|: our choice, a step that is learned might reach zero
+EPS = 1e-8  # added to |s|: our choice, a step that is learned might reach zero
 
 
 def step_range(bits: int, signed: bool) -> tuple[float, float]:
@@ -46,7 +46,7 @@ class _LSQ(QuantizerFunction):
         if ctx.needs_input_grad[1]:
             # clipped.round() - v / s inside; the clipped value itself, which is whole, outside
             slope = clipped.round() - torch.where(inside, in_levels, 0.0)
-            product = grad.flatten().to(s.dtype) @ slope.flatten().to(s.dtype)      # half precision would overflow
+            product = grad.flatten().to(s.dtype) @ slope.flatten().to(s.dtype)  # half precision would overflow
             grad_s = (product * g * s.sign()).reshape(s.shape)
         return grad * inside if ctx.needs_input_grad[0] else None, grad_s, None, None, None
 
@@ -72,11 +72,14 @@ def _composed(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor
 
 
 def lsq(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
-    """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is scaled by.
+    """v_hat of Eq. (2), a float tensor of v's shape (any). s: a float tensor of one element; g: what its gradient is
+    scaled by.
 
     dv_hat/dv = 1 where low <= v / s <= high, else 0.
     """
-    return for_compiler(_composed, v, s, low, high, g) if torch.compiler.is_compiling() else _LSQ.call(v, s, low, high, g)
+    return (
+        for_compiler(_composed, v, s, low, high, g) if torch.compiler.is_compiling() else _LSQ.call(v, s, low, high, g)
+    )
 
 
 class LSQWeight(LatentWeightQuantizer):

@@ -1,5 +1,5 @@
-"""What a quantization policy cannot have: rules that concern no layer, and layers that are more than their product. All of it in one line
-each, with what to type.
+"""What a quantization policy cannot have: rules that concern no layer, and layers that are more than their product. All
+of it in one line each, with what to type.
 """
 
 import re
@@ -12,7 +12,7 @@ from torch import nn
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.quantizers.layer_kinds import layer_kind
 
-Rules = Sequence[tuple[re.Pattern, Any]]    # pattern, and the config's rule with its bits
+Rules = Sequence[tuple[re.Pattern, Any]]  # pattern, and the config's rule with its bits
 
 
 def require_matches(rules: Rules, names: list[str]) -> None:
@@ -21,8 +21,10 @@ def require_matches(rules: Rules, names: list[str]) -> None:
     for pattern, _ in rules:
         if not any(map(pattern.search, names)):
             near = did_you_mean(pattern.pattern.strip("^$").replace("\\", ""), names)
-            problems.append(f"quantizer.policy: '{pattern.pattern}' is found in no layer's name{near or ','} allowed: a part of one of "
-                            f"{', '.join(names[:3])}, ..., {names[-1]}")
+            problems.append(
+                f"quantizer.policy: '{pattern.pattern}' is found in no layer's name{near or ','} allowed: a part of one"
+                f" of {', '.join(names[:3])}, ..., {names[-1]}"
+            )
     if problems:
         raise RequestError(*problems)
 
@@ -39,8 +41,10 @@ def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]
 
 
 def refusal(refused: Mapping[str, str], planned: Mapping[str, Any], rules: Rules) -> str:
-    """One line on `refused` (reasons by name) of the `planned` layers (bits by name): the layers by reason, and the policy that leaves
-    them in full precision. It can be pasted into a shell: quoted once for it and once for Hydra, and with the `rules` that there are."""
+    """One line on `refused` (reasons by name) of the `planned` layers (bits by name): the layers by reason, and the
+    policy that leaves
+    them in full precision. It can be pasted into a shell: quoted once for it and once for Hydra, and with the `rules`
+    that there are."""
     groups: dict[str, list[str]] = {}
     for name, reason in refused.items():
         groups.setdefault(reason, []).append(name)
@@ -49,14 +53,21 @@ def refusal(refused: Mapping[str, str], planned: Mapping[str, Any], rules: Rules
     left = [bits for name, bits in planned.items() if name not in refused]
     if not left or all(bits.weight == 32 for bits in left) and any(bits.weight != 32 for bits in planned.values()):
         return f"{found}; without them nothing is left to quantize: choose another model"
-    kept = [(exactly(list(refused)), 32, 32)] + [(rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in rules]
-    typed = ", ".join(f"{{modules: {_for_hydra(pattern)}, weight_bits: {weight}, activation_bits: {activation}}}"
-                      for pattern, weight, activation in kept)
-    return f"{found}; to leave them in full precision type {shlex.quote(f'quantizer.policy=[{typed}]')}, or choose another model"
+    kept = [(exactly(list(refused)), 32, 32)] + [
+        (rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in rules
+    ]
+    typed = ", ".join(
+        f"{{modules: {_for_hydra(pattern)}, weight_bits: {weight}, activation_bits: {activation}}}"
+        for pattern, weight, activation in kept
+    )
+    return (
+        f"{found}; to leave them in full precision type {shlex.quote(f'quantizer.policy=[{typed}]')}, or choose another"
+        " model"
+    )
 
 
 def _for_hydra(text: str) -> str:
-    doubled = re.sub(r'(\\+)(?="|$)', r"\1\1", text)     # backslashes count only where a quote follows
+    doubled = re.sub(r'(\\+)(?="|$)', r"\1\1", text)  # backslashes count only where a quote follows
     return '"' + doubled.replace('"', '\\"') + '"'
 
 

@@ -6,17 +6,18 @@ from torch import Tensor
 
 
 class Reservoir:
-    """Holds `capacity` of the values that `add` was given, every one of them as likely as any other, however many came in
-    which call and however they lie in memory; all of them while they are no more. The draw is the same in every run.
+    """Holds `capacity` of the values that `add` was given, every one of them as likely as any other, however many came
+    in which call and however they lie in memory; all of them while they are no more. The draw is the same in every run.
 
-    A strided sample would not do: a stride that shares a factor with a tensor's width or its channels sees some of them only.
+    A strided sample would not do: a stride that shares a factor with a tensor's width or its channels sees some of them
+    only.
     """
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.values: Tensor | None = None       # float [capacity] or fewer
+        self.values: Tensor | None = None  # float [capacity] or fewer
         self.seen = 0
-        self.low: Tensor | None = None          # 0-dimensional, of all values, widened to contain zero
+        self.low: Tensor | None = None  # 0-dimensional, of all values, widened to contain zero
         self.high: Tensor | None = None
         self.random = np.random.default_rng(0)
 
@@ -29,7 +30,8 @@ class Reservoir:
         if self.values is None:
             self.values, self.low, self.high = new[:0], low.clamp(max=0), high.clamp(min=0)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        # How many of a fair sample of all come from this call is hypergeometric; which ones, and which old ones stay, is uniform.
+        # How many of a fair sample of all come from this call is hypergeometric; which ones, and which old ones stay,
+        # is uniform.
         size = min(self.capacity, self.seen + len(new))
         drawn = int(self.random.hypergeometric(len(new), self.seen, size))
         self.values = torch.cat([self._some(self.values, size - drawn), self._some(new, drawn)])

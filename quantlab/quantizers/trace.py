@@ -1,5 +1,5 @@
-"""What one forward pass of a network does with its weights: which layers it calls, which weights it takes past them, and where it
-multiplies.
+"""What one forward pass of a network does with its weights: which layers it calls, which weights it takes past them,
+and where it multiplies.
 
 A layer whose `forward` is never called is one that cannot be quantized by replacing it: BEiT's attention computes
 `F.linear(x, self.qkv.weight)`, torch's MultiheadAttention does the same with its `out_proj`.
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from quantlab.quantizers.wrap import QuantizedLayer
 
-NORMALIZATIONS = (nn.LayerNorm, nn.RMSNorm)     # their weight may have several dimensions and yet is no matrix
+NORMALIZATIONS = (nn.LayerNorm, nn.RMSNorm)  # their weight may have several dimensions and yet is no matrix
 
 
 @dataclass
@@ -33,27 +33,34 @@ class LayerCalls:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether `module` has a weight matrix: a convolution, a Linear, an Embedding, or one of our layers in its place."""
+    """Whether `module` has a weight matrix: a convolution, a Linear, an Embedding, or one of our layers in its
+    place.
+    """
     weight = getattr(module, "weight", None)
     return isinstance(module, QuantizedLayer) or (
-        isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, NORMALIZATIONS))
+        isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, NORMALIZATIONS)
+    )
 
 
 def trace_layers(network: nn.Module, forward: Callable[[], Any]) -> dict[str, LayerCalls]:
-    """One pass of `network`, which `forward()` makes: in evaluation mode, without gradients; modes, buffers and torch's random
-    generators are left as they were.
+    """One pass of `network`, which `forward()` makes: in evaluation mode, without gradients; modes, buffers and torch's
+    random generators are left as they were.
 
-    Returns by name every layer (`is_layer`), in the order of `named_modules`, whether or not it was called; after them what else
-    multiplies: other parameters with several dimensions, such as MultiheadAttention's `in_proj_weight`, and modules in which two
-    activations meet, such as attention ("" is the network itself). Multiplications are those of torch's FlopCounterMode: convolutions
-    and matrix products, for the whole batch. A weight that two layers share counts for the first. A direct use is seen where the
-    product takes the weight or a view of it, not a computed copy.
+    Returns by name every layer (`is_layer`), in the order of `named_modules`, whether or not it was called; after them
+    what else
+    multiplies: other parameters with several dimensions, such as MultiheadAttention's `in_proj_weight`, and modules in
+    which two activations meet, such as attention ("" is the network itself). Multiplications are those of torch's
+    FlopCounterMode: convolutions and matrix products, for the whole batch. A weight that two layers share counts for
+    the first. A direct use is seen where the product takes the weight or a view of it, not a computed copy.
     """
     modules = dict(network.named_modules())
     traced = {name: LayerCalls() for name, module in modules.items() if is_layer(module)}
     others = {name: LayerCalls() for name in modules if name not in traced}
-    loose = {name: LayerCalls() for name, parameter in network.named_parameters()
-             if parameter.ndim > 1 and name.rpartition(".")[0] not in traced}
+    loose = {
+        name: LayerCalls()
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1 and name.rpartition(".")[0] not in traced
+    }
     owners = {_storage(network.get_parameter(name)): calls for name, calls in loose.items()}
     for name in traced:
         if isinstance(weight := getattr(modules[name], "weight", None), Tensor):
@@ -88,7 +95,9 @@ def trace_layers(network: nn.Module, forward: Callable[[], Any]) -> dict[str, La
 
 
 class _Products(TorchDispatchMode):
-    """Tells `count` of every operation that multiplies: how often (a FLOP counter that runs outside of it knows) and its operands."""
+    """Tells `count` of every operation that multiplies: how often (a FLOP counter that runs outside of it knows)
+    and its operands.
+    """
 
     def __init__(self, counter: FlopCounterMode, count: Callable[[int, list[Tensor]], None]):
         super().__init__()
@@ -113,7 +122,7 @@ def _left_as_it_was(network: nn.Module) -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     network.eval()
-    for parameter in learned:       # where a module is called with one, the counter would ask for its gradient function
+    for parameter in learned:  # where a module is called with one, the counter would ask for its gradient function
         parameter.requires_grad_(False)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices), sdpa_kernel(SDPBackend.MATH):
@@ -129,7 +138,9 @@ def _left_as_it_was(network: nn.Module) -> Iterator[None]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """What a tensor and its views have in common; of a tensor without memory, as those of a backend written in Python, itself."""
+    """What a tensor and its views have in common; of a tensor without memory, as those of a backend written in
+    Python, itself.
+    """
     try:
         return tensor.untyped_storage().data_ptr()
     except RuntimeError:

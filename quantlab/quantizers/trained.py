@@ -12,23 +12,25 @@ from torch.utils.checkpoint import checkpoint
 from quantlab.errors import RunError
 from quantlab.quantizers.autograd_function import is_transformed
 
-LEAST_SPREAD = 1e-3         # of values, relative to their size, from which their deviation tells a scale
-LEAST_INTERVAL = 1e-6       # of a learned interval: our choice, its ends might meet
+LEAST_SPREAD = 1e-3  # of values, relative to their size, from which their deviation tells a scale
+LEAST_INTERVAL = 1e-6  # of a learned interval: our choice, its ends might meet
 
 
 def deviation(x: Tensor) -> Tensor:
-    """Standard deviation of x (any shape), that of n - 1 as in the released code of TRS, LBT and EWGS; of values that hardly differ,
-    or of one value, their root mean square: our choice, an interval of some deviations around zero would clip all of a constant, and no
+    """Standard deviation of x (any shape), that of n - 1 as in the released code of TRS, LBT and EWGS; of values that
+    hardly differ, or of one value, their root mean square: our choice, an interval of some deviations around zero would
+    clip all of a constant, and no
     gradient would reach it."""
     spread, size = x.std(correction=min(1, x.numel() - 1)), x.square().mean().sqrt()
     return torch.where(spread > LEAST_SPREAD * size, spread, size)
 
 
 def clip(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    """x clipped to [low, high], whose gradient x gets where low <= x <= high, both ends included; ends that are tensors get the rest.
+    """x clipped to [low, high], whose gradient x gets where low <= x <= high, both ends included; ends that are tensors
+    get the rest.
 
-    So `torch.clamp` was when the papers' code was written. What it gives at the ends has changed since, and after a ReLU many
-    inputs are at one: here it is the same under every version, compiled or not.
+    So `torch.clamp` was when the papers' code was written. What it gives at the ends has changed since, and after a
+    ReLU many inputs are at one: here it is the same under every version, compiled or not.
     """
     return torch.where(x < low, low, torch.where(x > high, high, x))
 
@@ -39,8 +41,9 @@ def straight_through(levels: Tensor, x: Tensor) -> Tensor:
 
 
 def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
-    """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours. Of it only
-    the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the rest.
+    """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours.
+    Of it only the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the
+    rest.
 
     Raises RunError inside a transform of torch.func."""
     is_transformed()
@@ -50,8 +53,8 @@ def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
 class LatentWeightQuantizer(nn.Module):
     """Quantizer of a latent weight, seen in units of its levels: a step from one level to the next is 1.
 
-    A subclass gives `limits`, `in_levels`, `latent`, `effective_step_size`, `calibrate` and `forward`. Levels are integers from
-    -128 to 127, or -1 and 1 where `is_sign`.
+    A subclass gives `limits`, `in_levels`, `latent`, `effective_step_size`, `calibrate` and `forward`. Levels are
+    integers from -128 to 127, or -1 and 1 where `is_sign`.
     """
 
     is_sign = False
@@ -75,8 +78,9 @@ class LatentWeightQuantizer(nn.Module):
     def effective_step_size(self) -> float | Tensor:
         """delta: by how much the quantized weight moves when its level moves by one.
 
-        A sign's levels are two apart, and Eq. (8) of the transition-rate paper counts half of their distance: delta / 2 there.
-        A layer's average effective step size is then the distance of neighbouring quantized weights times the transition rate.
+        A sign's levels are two apart, and Eq. (8) of the transition-rate paper counts half of their distance: delta / 2
+        there. A layer's average effective step size is then the distance of neighbouring quantized weights times the
+        transition rate.
         """
         raise NotImplementedError  # depends on what the quantized weight is
 
@@ -89,7 +93,9 @@ class LatentWeightQuantizer(nn.Module):
         raise NotImplementedError  # depends on the scale
 
     def latent(self, levels: Tensor) -> Tensor:
-        """The latent weight in the middle of each level's bin: the inverse of `in_levels` (`levels`: any float tensor)."""
+        """The latent weight in the middle of each level's bin: the inverse of `in_levels` (`levels`: any float
+        tensor).
+        """
         raise NotImplementedError  # depends on the scale
 
     def normalized(self, weight: Tensor) -> Tensor:
@@ -103,8 +109,8 @@ class LatentWeightQuantizer(nn.Module):
         return self.normalized(weight).round_()
 
     def distance_to_transition_point(self, weight: Tensor) -> Tensor:
-        """Of every normalized weight, 0 to 0.5 in units of the distance between levels: |w_n| / 2 for a sign, whose levels are two
-        apart, else 0.5 - |w_n - round(w_n)|; a weight that is clipped, or on a level, is at 0.5.
+        """Of every normalized weight, 0 to 0.5 in units of the distance between levels: |w_n| / 2 for a sign, whose
+        levels are two apart, else 0.5 - |w_n - round(w_n)|; a weight that is clipped, or on a level, is at 0.5.
 
         (The released code's value for one bit is larger by 0.5.)
         """
@@ -131,12 +137,13 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
         return (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL) / (2.0**self.bits - 1)
 
     def above_lowest(self, weight: Tensor) -> Tensor:
-        """The weight in units of levels above the lowest: 0 to 2^b - 1 inside the interval. As `forward` computes it: what is half
+        """The weight in units of levels above the lowest: 0 to 2^b - 1 inside the interval. As `forward` computes it:
+        what is half
         way between two levels must not be rounded otherwise."""
         return (weight - self.lower.detach()) / self.step
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return self.above_lowest(weight) + self.limits[0]       # 0 .. 2^b - 1, shifted into a signed byte
+        return self.above_lowest(weight) + self.limits[0]  # 0 .. 2^b - 1, shifted into a signed byte
 
     def discrete(self, weight: Tensor) -> Tensor:
         return self.above_lowest(weight.detach()).clamp_(0, 2.0**self.bits - 1).round_() + self.limits[0]
@@ -146,8 +153,8 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
 
 
 class ActivationQuantizer(nn.Module):
-    """Quantizer of a layer's input. `is_signed`: whether its levels reach below zero; decided by `calibrate` where `signed` is
-    "auto": when the first batch holds a negative value, as after a linear bottleneck or a LayerNorm.
+    """Quantizer of a layer's input. `is_signed`: whether its levels reach below zero; decided by `calibrate` where
+    `signed` is "auto": when the first batch holds a negative value, as after a linear bottleneck or a LayerNorm.
 
     A subclass gives `choose_scale` and `forward`.
     """
@@ -156,7 +163,7 @@ class ActivationQuantizer(nn.Module):
         super().__init__()
         self.bits, self.asked = bits, signed
         self.register_buffer("signed", torch.tensor(signed is True))
-        self.is_signed = signed is True     # the buffer's value, known without asking the device
+        self.is_signed = signed is True  # the buffer's value, known without asking the device
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:

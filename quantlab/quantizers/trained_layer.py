@@ -24,30 +24,42 @@ from quantlab.quantizers.wrap import LayerBits, quantizable_layers
 
 
 class TrainedQuantizedLayer(nn.Module):
-    """A Conv2d or Linear of one of `layer_kinds`, whose input and latent weight pass quantizers, and the gradient of whose output does
-    on its way back; None: that one stays in full precision.
+    """A Conv2d or Linear of one of `layer_kinds`, whose input and latent weight pass quantizers, and the gradient of
+    whose output does on its way back; None: that one stays in full precision.
 
-    With `output_scale` the product of both is multiplied by the magnitude of a learned number, before the bias: for quantizers whose
-    weights and inputs lost their size, where no normalization follows.
+    With `output_scale` the product of both is multiplied by the magnitude of a learned number, before the bias: for
+    quantizers whose weights and inputs lost their size, where no normalization follows.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, weight_quantizer: LatentWeightQuantizer | None,
-                 activation_quantizer: ActivationQuantizer | None, output_scale: bool,
-                 gradient_quantizer: GradientQuantizer | None = None):
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        weight_quantizer: LatentWeightQuantizer | None,
+        activation_quantizer: ActivationQuantizer | None,
+        output_scale: bool,
+        gradient_quantizer: GradientQuantizer | None = None,
+    ):
         super().__init__()
-        for name, parameter in layer._parameters.items():       # weight, bias, and a standardized weight's gain
+        for name, parameter in layer._parameters.items():  # weight, bias, and a standardized weight's gain
             self.register_parameter(name, parameter)
-        for name in layer.__constants__:                        # networks ask for in_features, kernel_size, ...
+        for name in layer.__constants__:  # networks ask for in_features, kernel_size, ...
             setattr(self, name, getattr(layer, name))
         kind = layer_kind(layer)
-        self.is_conv, self.conv, self.pad, self.standardize = isinstance(layer, nn.Conv2d), kind.geometry, kind.pad, kind.standardize
+        self.is_conv, self.conv, self.pad, self.standardize = (
+            isinstance(layer, nn.Conv2d),
+            kind.geometry,
+            kind.pad,
+            kind.standardize,
+        )
         self.weight_quantizer, self.activation_quantizer = weight_quantizer, activation_quantizer
         self.gradient_quantizer = gradient_quantizer
         self.output_scale = nn.Parameter(torch.ones(())) if output_scale else None
         self.calibrating = False
 
     def forward(self, x: Tensor, *other_bias: Tensor | None) -> Tensor:
-        """other_bias: one in place of the layer's own, from a network that takes the weight past the layer (`direct_use`)."""
+        """other_bias: one in place of the layer's own, from a network that takes the weight past the layer
+        (`direct_use`).
+        """
         bias = other_bias[0] if other_bias else self.bias
         if self.calibrating:
             self._calibrate(x)
@@ -90,12 +102,13 @@ class TrainedQuantizedLayer(nn.Module):
 
 
 class TrainingPolicy:
-    """The `quantizer` section as decisions: which layer gets how many bits, and its quantizers. A quantizer's file gives
-    `weight`, `activation` and, if it needs one, `output_scale`.
+    """The `quantizer` section as decisions: which layer gets how many bits, and its quantizers. A quantizer's file
+    gives `weight`, `activation` and, if it needs one, `output_scale`.
 
-    Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the network's
-    first Conv2d or Linear and `last_layer` for its last, in the order of its modules; else the section's. (In all of timm's families but
-    FastViT, whose stem has two branches, and VOLO, which has two heads, these are the first and the last that are called.)
+    Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the
+    network's first Conv2d or Linear and `last_layer` for its last, in the order of its modules; else the section's. (In
+    all of timm's families but FastViT, whose stem has two branches, and VOLO, which has two heads, these are the first
+    and the last that are called.)
     """
 
     output_scale = False
@@ -127,11 +140,14 @@ class TrainingPolicy:
         section = self.section.gradient
         if section.bits == 32:
             return None
-        return GradientQuantizer(section.bits, build_interval(section), section.granularity == "channel" and is_depthwise(layer))
+        return GradientQuantizer(
+            section.bits, build_interval(section), section.granularity == "channel" and is_depthwise(layer)
+        )
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether each channel of the output comes from one channel of the input that no other sees: scales of channels then factor out of
+    """Whether each channel of the output comes from one channel of the input that no other sees: scales of channels
+    then factor out of
     both products of the backward pass."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
 
@@ -139,7 +155,8 @@ def is_depthwise(layer: nn.Module) -> bool:
 def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerBits]:
     """The layers of `network` that `policy` quantizes, by name.
 
-    Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what to type.
+    Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what
+    to type.
     """
     layers = quantizable_layers(network)
     names = list(layers)
@@ -153,12 +170,16 @@ def planned_bits(network: nn.Module, policy: TrainingPolicy) -> dict[str, LayerB
 
 def standardized_layers(network: nn.Module, planned: Mapping[str, LayerBits]) -> list[str]:
     """Those of the `planned` layers whose weight is quantized in its standardized form (`weight_standardization`)."""
-    return [name for name, bits in planned.items() if bits.weight != 32 and layer_kind(network.get_submodule(name)).standardize is not None]
+    return [
+        name
+        for name, bits in planned.items()
+        if bits.weight != 32 and layer_kind(network.get_submodule(name)).standardize is not None
+    ]
 
 
 def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_scale: bool) -> None:
-    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place, under every name they have; weight scales are
-    calibrated. Layers whose weights the network takes past them are quantized there (`direct_use`).
+    """Replace the Conv2d and Linear layers of `network` that `policy` quantizes, in place, under every name they have;
+    weight scales are calibrated. Layers whose weights the network takes past them are quantized there (`direct_use`).
 
     Raises RequestError as `planned_bits`.
     """
@@ -172,7 +193,9 @@ def wrap_for_training(network: nn.Module, policy: TrainingPolicy, learn_weight_s
         if weight is not None and (standardize := layer_kind(modules[name]).standardize) is not None:
             weight = StandardizedWeightQuantizer(weight, standardize)
         activation = None if bits.activation == 32 else policy.activation(modules[name], bits.activation)
-        layer = TrainedQuantizedLayer(modules[name], weight, activation, policy.output_scale, policy.gradient(modules[name]))
+        layer = TrainedQuantizedLayer(
+            modules[name], weight, activation, policy.output_scale, policy.gradient(modules[name])
+        )
         layer = layer.to(modules[name].weight.device)
         if weight is not None:
             weight.calibrate(layer.weight.detach())
@@ -188,14 +211,15 @@ def _layers(network: nn.Module) -> list[TrainedQuantizedLayer]:
 
 @torch.no_grad()
 def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> list[str]:
-    """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale, layer by layer, on
-    already quantized inputs.
+    """One forward pass of `network`, which `forward()` makes, in which every activation quantizer chooses its scale,
+    layer by layer, on already quantized inputs.
 
-    In training mode, as the first training batch in the released code: the running statistics are those of the full-precision
-    network and would put inputs of another size before the quantizers (ten times at one bit). They stay untouched.
+    In training mode, as the first training batch in the released code: the running statistics are those of the
+    full-precision network and would put inputs of another size before the quantizers (ten times at one bit). They stay
+    untouched.
 
-    A layer that the pass calls several times, as a detector's head shared by the levels of a pyramid, takes its first call: our
-    choice. That is the finest level, which has three quarters of the inputs.
+    A layer that the pass calls several times, as a detector's head shared by the levels of a pyramid, takes its first
+    call: our choice. That is the finest level, which has three quarters of the inputs.
     """
     layers = [layer for _, layer in quantized_layers(network)]
     chosen = {id(buffer) for layer in layers for buffer in layer.buffers()}
@@ -204,7 +228,7 @@ def calibrate_activations(network: nn.Module, forward: Callable[[], Any]) -> lis
     for layer in layers:
         layer.calibrating = True
     with torch.random.fork_rng():
-        torch.manual_seed(0)        # a network with dropout gets the same scales whatever was drawn before
+        torch.manual_seed(0)  # a network with dropout gets the same scales whatever was drawn before
         network.train()
         forward()
     network.train(was_training)

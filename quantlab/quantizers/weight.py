@@ -10,8 +10,8 @@ from quantlab.quantizers.functional import code_range, dequantize, quantize, sea
 class QuantizedWeight(nn.Module):
     """Codes, scale and zero point of one weight; calling it gives the float weight they stand for.
 
-    State: `codes` (uint8, or int8 if symmetric, of the weight's shape), `scale` and `zero_point` (float32, [O, 1, ...] for
-    granularity output_channel, [1, 1, ...] for tensor). While rounding is learned there is also the parameter
+    State: `codes` (uint8, or int8 if symmetric, of the weight's shape), `scale` and `zero_point` (float32, [O, 1, ...]
+    for granularity output_channel, [1, 1, ...] for tensor). While rounding is learned there is also the parameter
     `rounding` (V of AdaRound, the weight's shape) and `codes` holds the rounded-down codes.
     """
 
@@ -25,8 +25,8 @@ class QuantizedWeight(nn.Module):
         self.register_buffer("scale", torch.ones(per_row))
         self.register_buffer("zero_point", torch.zeros(per_row))
         self.register_parameter("rounding", None)
-        self._cached: Tensor | None = None      # the float weight, while neither codes nor rounding change
-        self._held: Tensor | None = None        # the weight with its graph, between hold and release
+        self._cached: Tensor | None = None  # the float weight, while neither codes nor rounding change
+        self._held: Tensor | None = None  # the weight with its graph, between hold and release
 
     def calibrate(self, weight: Tensor, search: str, p: float) -> None:
         """Choose scale and zero point for `weight` and round it to nearest."""
@@ -39,13 +39,15 @@ class QuantizedWeight(nn.Module):
     def learn_rounding(self, weight: Tensor, zeta: float, gamma: float, straight_through: bool) -> None:
         """Start learning whether each element of `weight` is rounded up or down (V of AdaRound, h(V) = the fraction).
 
-        AdaRound proper is soft: h takes part as it is, and the weight starts as it was wherever it lies inside the range.
+        AdaRound proper is soft: h takes part as it is, and the weight starts as it was wherever it lies inside the
+            range.
         straight_through: the forward pass rounds up where h(V) >= 1/2, and only the derivative is that of h; the weight
         starts as rounded to nearest, and there is no gap to close when the rounding is fixed.
         """
         self.zeta, self.gamma, self.straight_through = zeta, gamma, straight_through
         ratio = weight / self.scale + self.zero_point
-        # Down from the largest code but one, so that up is always a code; what lies outside the range starts at its end.
+        # Down from the largest code but one, so that up is always a code; what lies outside the range starts at its
+        # end.
         down = torch.floor(ratio).clamp(self.q_min, self.q_max - 1)
         fraction = (ratio - down).clamp(0, 1)
         self.rounding = nn.Parameter(adaround.inverse_rectified_sigmoid(fraction, zeta, gamma))
@@ -68,7 +70,9 @@ class QuantizedWeight(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Push every h to 0 or 1 (whichever is nearer) and stop learning it; V stays, so that a checkpoint keeps its shape."""
+        """Push every h to 0 or 1 (whichever is nearer) and stop learning it; V stays, so that a checkpoint keeps
+        its shape.
+        """
         self.rounding.copy_(torch.where(self.rounding >= 0, 10.0, -10.0))
         self.rounding.requires_grad_(False)
 

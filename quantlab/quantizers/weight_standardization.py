@@ -1,10 +1,11 @@
-"""Weights that are standardized before they are used (timm's StdConv2d, Qiao et al. 2019, "Weight Standardization", arXiv 1903.10520;
-ScaledStdConv2d of NF-ResNets, Brock et al. 2021, arXiv 2101.08692), and their quantizer.
+"""Weights that are standardized before they are used (timm's StdConv2d, Qiao et al. 2019, "Weight Standardization",
+arXiv 1903.10520; ScaledStdConv2d of NF-ResNets, Brock et al. 2021, arXiv 2101.08692), and their quantizer.
 
-The latent weight is the parameter; what is quantized is its standardized form, as the product takes it. No paper here does so; we
-chose it because it is the function that the network computes. Transitions are those of the quantized weight, so scheduling counts what
-it is meant to count; but mean and variance are those of a whole output channel, so a weight may transit because its neighbours moved.
-There is no way back from a level to one latent weight, so the cures for oscillation, which move latent weights, are refused.
+The latent weight is the parameter; what is quantized is its standardized form, as the product takes it. No paper here
+does so; we chose it because it is the function that the network computes. Transitions are those of the quantized
+weight, so scheduling counts what it is meant to count; but mean and variance are those of a whole output channel, so a
+weight may transit because its neighbours moved. There is no way back from a level to one latent weight, so the cures
+for oscillation, which move latent weights, are refused.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from quantlab.quantizers.trained import LatentWeightQuantizer
 
 @dataclass
 class WeightStandardization:
-    """Of a weight `[O, ...]`: every output channel with mean 0 and variance 1 (plus `eps`), times `scale` and the learned `gain`
+    """Of a weight `[O, ...]`: every output channel with mean 0 and variance 1 (plus `eps`), times `scale` and the
+    learned `gain`
     `[O, 1, 1, 1]`, if there is one."""
 
     eps: float

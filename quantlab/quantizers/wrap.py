@@ -1,7 +1,7 @@
 """Put quantizers into a network: which modules get what, by regular expressions on their names.
 
-Conv2d, Linear and attention products are replaced one by one, in place; the network's own code is untouched, so any diffusers
-or timm model works.
+Conv2d, Linear and attention products are replaced one by one, in place; the network's own code is untouched, so any
+diffusers or timm model works.
 """
 
 import re
@@ -27,14 +27,14 @@ class LayerBits:
     activation: int
 
 
-OPERANDS = ("query", "key", "value", "softmax")     # of the two products of attention
+OPERANDS = ("query", "key", "value", "softmax")  # of the two products of attention
 
 
 class UniformAffinePolicy:
     """The `quantizer` section of a config as decisions: what bits a module of a given name gets, and its quantizers.
 
-    Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the network's
-    first Conv2d or Linear and `last_layer` for its last; else the section's.
+    Bits of a layer: those of the first rule of `policy` whose pattern is found in its name; else `first_layer` for the
+    network's first Conv2d or Linear and `last_layer` for its last; else the section's.
     """
 
     def __init__(self, section):
@@ -51,7 +51,9 @@ class UniformAffinePolicy:
         if own is None:
             return LayerBits(weight, activation)
         # An exception relaxes: it never brings a layer into a run that leaves all of its kind in full precision.
-        return LayerBits(weight if weight == 32 else own.weight_bits, activation if activation == 32 else own.activation_bits)
+        return LayerBits(
+            weight if weight == 32 else own.weight_bits, activation if activation == 32 else own.activation_bits
+        )
 
     def weight(self, weight: Tensor, bits: int) -> nn.Module:
         if bits == 32:
@@ -68,17 +70,25 @@ class UniformAffinePolicy:
 class QuantizedLayer(nn.Module):
     """A Conv2d or Linear whose input and weight are quantized; bias and output stay in full precision.
 
-    With `split` = c the input channels [:c] and [c:] have quantizers of their own, and so have the weight's (Q-Diffusion's
-    shortcut split, for the concatenation of two tensors with different ranges).
+    With `split` = c the input channels [:c] and [c:] have quantizers of their own, and so have the weight's
+    (Q-Diffusion's shortcut split, for the concatenation of two tensors with different ranges).
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, policy: UniformAffinePolicy, bits: LayerBits,
-                 pointer: GroupPointer, split: int | None):
+    def __init__(
+        self,
+        layer: nn.Conv2d | nn.Linear,
+        policy: UniformAffinePolicy,
+        bits: LayerBits,
+        pointer: GroupPointer,
+        split: int | None,
+    ):
         super().__init__()
         self.split = split
         channels = layer.weight.shape[1]
         self.parts = [channels] if split is None else [split, channels - split]
-        self.weights = nn.ModuleList(policy.weight(part, bits.weight) for part in self.split_weight(float_weight(layer)))
+        self.weights = nn.ModuleList(
+            policy.weight(part, bits.weight) for part in self.split_weight(float_weight(layer))
+        )
         self.activations = nn.ModuleList(policy.activation(bits.activation, pointer) for _ in self.parts)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         kind = layer_kind(layer)
@@ -107,7 +117,9 @@ def float_weight(layer: nn.Conv2d | nn.Linear) -> Tensor:
 
 
 def quantizable_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers of `network` that a policy speaks about, by name; the first and the last of them are what it calls so."""
+    """The layers of `network` that a policy speaks about, by name; the first and the last of them are what it calls
+    so.
+    """
     return {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
 
 
@@ -117,7 +129,10 @@ def planned_bits(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, L
     Raises RequestError for a rule that concerns no layer, and for layers that cannot be quantized, all at once.
     """
     layers = quantizable_layers(network)
-    require_matches(policy.rules, [*layers, *(f"{name}.processor.{operand}" for name in _attentions(network, policy) for operand in OPERANDS)])
+    require_matches(
+        policy.rules,
+        [*layers, *(f"{name}.processor.{operand}" for name in _attentions(network, policy) for operand in OPERANDS)],
+    )
     first, last = next(iter(layers), None), next(reversed(layers), None)
     bits = {name: policy.bits(name, name == first, name == last) for name in layers}
     planned = {name: one for name, one in bits.items() if one != LayerBits(32, 32)}
@@ -128,15 +143,22 @@ def planned_bits(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, L
 
 def _attentions(network: nn.Module, policy: UniformAffinePolicy) -> dict[str, nn.Module]:
     """The attentions of `network` whose products `policy` speaks about, by name."""
-    return {name: module for name, module in network.named_modules() if is_attention(module)} if policy.section.attention else {}
+    return (
+        {name: module for name, module in network.named_modules() if is_attention(module)}
+        if policy.section.attention
+        else {}
+    )
 
 
-def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
-         splits: Mapping[str, int] | None = None) -> dict[str, nn.Module]:
-    """Replace every Conv2d, Linear and attention product of `network` that `policy` quantizes, in place; codes and scales are still blank.
+def wrap(
+    network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer, splits: Mapping[str, int] | None = None
+) -> dict[str, nn.Module]:
+    """Replace every Conv2d, Linear and attention product of `network` that `policy` quantizes, in place; codes and
+    scales are still blank.
 
     splits: input channels at which a layer's input is the concatenation of two tensors, by module name.
-    Returns the original layers by name: `calibrate_weights` needs their float weights. Raises RequestError as `planned_bits`.
+    Returns the original layers by name: `calibrate_weights` needs their float weights. Raises RequestError as
+    `planned_bits`.
     """
     originals = {}
     device = next(network.parameters()).device
@@ -147,9 +169,17 @@ def wrap(network: nn.Module, policy: UniformAffinePolicy, pointer: GroupPointer,
         network.set_submodule(name, QuantizedLayer(modules[name], policy, bits, pointer, split))
         originals[name] = modules[name]
     for name, attention in attentions.items():
-        attention.set_processor(QuantizedAttention(**{
-            operand: policy.activation(operand_bits(policy, name, operand), pointer, unsigned=operand == "softmax") for operand in OPERANDS}))
-    network.to(device)      # the quantizers were made on the CPU
+        attention.set_processor(
+            QuantizedAttention(
+                **{
+                    operand: policy.activation(
+                        operand_bits(policy, name, operand), pointer, unsigned=operand == "softmax"
+                    )
+                    for operand in OPERANDS
+                }
+            )
+        )
+    network.to(device)  # the quantizers were made on the CPU
     return originals
 
 
@@ -188,7 +218,9 @@ def calibrate_weights(network: nn.Module, originals: Mapping[str, nn.Module], se
 
 @torch.no_grad()
 def learn_rounding(network: nn.Module, originals: Mapping[str, nn.Module], section) -> None:
-    """Give every quantized weight its rounding variables, by `section.weight.rounding` (adaround or straight_through)."""
+    """Give every quantized weight its rounding variables, by `section.weight.rounding` (adaround or
+    straight_through).
+    """
     for quantized, piece in _weight_pieces(network, originals):
         quantized.learn_rounding(piece, section.zeta, section.gamma, section.weight.rounding == "straight_through")
 

@@ -8,25 +8,34 @@ import numpy as np
 
 from quantlab.report.figures import STYLE
 
-TRUE, FOUND = "#56B4E9", "#D55E00"      # Okabe and Ito's: colour-blind readers tell them apart
-PANEL = 2.1         # inches: width of one image
-LEGEND = 0.35       # inches
-WORDS = 0.06        # of a panel's height: what a box's words take
+TRUE, FOUND = "#56B4E9", "#D55E00"  # Okabe and Ito's: colour-blind readers tell them apart
+PANEL = 2.1  # inches: width of one image
+LEGEND = 0.35  # inches
+WORDS = 0.06  # of a panel's height: what a box's words take
 
 
 class Boxes(NamedTuple):
-    """Boxes of one image: float [n, 4] x1, y1, x2, y2 in pixels, the name of each one's class, and its score or None."""
+    """Boxes of one image: float [n, 4] x1, y1, x2, y2 in pixels, the name of each one's class, and its score or
+    None.
+    """
 
     boxes: np.ndarray
     names: list[str]
     scores: np.ndarray | None = None
 
 
-def detection_grid(images: Sequence[np.ndarray], true: Sequence[Boxes], rows: Mapping[str, Sequence[Boxes]], path: Path,
-                   threshold: float) -> Path:
-    """A row for each entry of `rows` (a model's name: what it found in every image), a column for each image; the PNG's path.
+def detection_grid(
+    images: Sequence[np.ndarray],
+    true: Sequence[Boxes],
+    rows: Mapping[str, Sequence[Boxes]],
+    path: Path,
+    threshold: float,
+) -> Path:
+    """A row for each entry of `rows` (a model's name: what it found in every image), a column for each image; the PNG's
+    path.
 
-    images: uint8 [H, W, C], C 1 or 3. true: the boxes there are, dashed, without words. Found boxes say their class and score (0 to 1).
+    images: uint8 [H, W, C], C 1 or 3. true: the boxes there are, dashed, without words. Found boxes say their class and
+        score (0 to 1).
     threshold: what every score shown lies above, for the legend.
     """
     import matplotlib
@@ -41,8 +50,10 @@ def detection_grid(images: Sequence[np.ndarray], true: Sequence[Boxes], rows: Ma
             for axes, image, truth, guess in zip(line, images, true, found, strict=True):
                 _draw(axes, image, truth, guess)
             line[0].set_ylabel(label)
-        keys = {"true": Line2D([], [], color=TRUE, linestyle="--", linewidth=1.6),
-                f"found, score above {threshold:g}": Line2D([], [], color=FOUND, linewidth=1.6)}
+        keys = {
+            "true": Line2D([], [], color=TRUE, linestyle="--", linewidth=1.6),
+            f"found, score above {threshold:g}": Line2D([], [], color=FOUND, linewidth=1.6),
+        }
         figure.legend(keys.values(), keys, loc="outside upper center", ncols=len(keys))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -58,11 +69,21 @@ def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:
     axes.imshow(pixels, interpolation="nearest", extent=(0, width, height, 0))
     for boxes, color, style in ((found, FOUND, "-"), (true, TRUE, "--")):
         for x1, y1, x2, y2 in boxes.boxes:
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6, linestyle=style))
+            axes.add_patch(
+                Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6, linestyle=style)
+            )
     for (x1, y1, _, _), name, score in zip(found.boxes, found.names, found.scores, strict=True):
-        above = y1 > WORDS * height         # no room at the upper border: there the words stand inside the box
-        axes.text(x1, y1, f"{name} {score:.2f}", color="white", fontsize=6, verticalalignment="bottom" if above else "top", clip_on=True,
-                  bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.8})
+        above = y1 > WORDS * height  # no room at the upper border: there the words stand inside the box
+        axes.text(
+            x1,
+            y1,
+            f"{name} {score:.2f}",
+            color="white",
+            fontsize=6,
+            verticalalignment="bottom" if above else "top",
+            clip_on=True,
+            bbox={"facecolor": FOUND, "edgecolor": "none", "pad": 0.8},
+        )
     axes.set(xticks=[], yticks=[])
     for side in axes.spines.values():
         side.set_visible(False)

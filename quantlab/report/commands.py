@@ -11,22 +11,35 @@ from omegaconf import OmegaConf
 from quantlab.config.catalog import composed, options, root_settings, target_of
 from quantlab.report.runs import flatten
 
-PLAIN = re.compile(r"[\w./-]+", re.ASCII)        # what Hydra's grammar reads as text, ...
-WORDS = ("true", "false", "null")               # ... but for these and numbers
+PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what Hydra's grammar reads as text, ...
+WORDS = ("true", "false", "null")  # ... but for these and numbers
 
 
 def training_command(config: Mapping[str, Any], subnet: str) -> str:
-    """The command that trains one subnet of a supernet's space alone, on the same task: same data, sizes, split and augmentation.
+    """The command that trains one subnet of a supernet's space alone, on the same task: same data, sizes, split and
+    augmentation.
 
-    config: the supernet's run, resolved, as plain data. What differs from the options of `task` and `model` is typed out, wherever it was
+    config: the supernet's run, resolved, as plain data. What differs from the options of `task` and `model` is typed
+        out, wherever it was
     set: on the command line, by an experiment, or by the method.
     """
     task, model = (_option(group, config[group]) for group in ("task", "model"))
-    words = ["method=pretrain", f"task={task}", f"model={model}", f"model.subnet={as_value(subnet)}",
-             *_differences("task", task, config), *_differences("model", model, config)]
-    defaults = OmegaConf.to_container(OmegaConf.create(root_settings(("data_dir", "cache_dir", "device"))), resolve=True)
-    words += [f"{key}={as_value(config[key])}" for key, value in defaults.items()
-              if key in config and os.path.expanduser(config[key]) != os.path.expanduser(value)]
+    words = [
+        "method=pretrain",
+        f"task={task}",
+        f"model={model}",
+        f"model.subnet={as_value(subnet)}",
+        *_differences("task", task, config),
+        *_differences("model", model, config),
+    ]
+    defaults = OmegaConf.to_container(
+        OmegaConf.create(root_settings(("data_dir", "cache_dir", "device"))), resolve=True
+    )
+    words += [
+        f"{key}={as_value(config[key])}"
+        for key, value in defaults.items()
+        if key in config and os.path.expanduser(config[key]) != os.path.expanduser(value)
+    ]
     return shell_command(["quantlab", *words])
 
 
@@ -37,24 +50,32 @@ def _option(group: str, section: Mapping[str, Any]) -> str:
 
 
 def _differences(group: str, option: str, config: Mapping[str, Any]) -> list[str]:
-    if option not in options(group):        # a user's own file: what it holds is not known here
+    if option not in options(group):  # a user's own file: what it holds is not known here
         return []
-    roots = {key: value for key, value in config.items() if not isinstance(value, Mapping)}     # that interpolations may name
+    # that interpolations may name
+    roots = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     default = OmegaConf.to_container(OmegaConf.create({**roots, group: composed(group, option)}), resolve=True)[group]
     standing = dict(flatten(default))
-    return [f"{group}.{key}={as_value(value)}" for key, value in flatten(config[group])
-            if key not in ("_target_", "subnet", "weights") and key in standing and value != standing[key]]
+    return [
+        f"{group}.{key}={as_value(value)}"
+        for key, value in flatten(config[group])
+        if key not in ("_target_", "subnet", "weights") and key in standing and value != standing[key]
+    ]
 
 
 def as_value(value: Any) -> str:
-    """`value` as Hydra's overrides spell it: `null`, `[0.5,1.0]`, `{channels:8}`, text quoted where the grammar would read more into it."""
+    """`value` as Hydra's overrides spell it: `null`, `[0.5,1.0]`, `{channels:8}`, text quoted where the grammar
+    would read more into it.
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
-        return value if PLAIN.fullmatch(value) and value.lower() not in WORDS and not _is_number(value) else f"'{escaped}'"
+        return (
+            value if PLAIN.fullmatch(value) and value.lower() not in WORDS and not _is_number(value) else f"'{escaped}'"
+        )
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{as_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):
@@ -72,4 +93,6 @@ def _is_number(text: str) -> bool:
 
 def shell_command(words: Iterable[str]) -> str:
     """`words` as one line for a POSIX shell; in double quotes where that spares a reader the escapes of shlex."""
-    return " ".join(f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words)
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
+    )

@@ -28,8 +28,8 @@ NAMED = {
 }
 OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
 OTHER_LINES = ("-", "-.", ":")
-UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate",
-           "gradient_clipped_share_target"}  # of metrics.jsonl: known before the run, no curve to look at
+# Of metrics.jsonl: known before the run, no curve to look at.
+UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate", "gradient_clipped_share_target"}
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 PANEL = (3.4, 2.6)  # inches
@@ -172,28 +172,43 @@ def draw_curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **styl
 
 
 def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> None:
-    """Each layer's own values, `layers/KEY` of the rows of metrics.jsonl, as faint lines from light (first layer) to dark (last)."""
+    """Each layer's own values, `layers/KEY` of the rows of metrics.jsonl, as faint lines from light (first layer)
+    to dark (last).
+    """
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
     names = list(drawn[0][f"layers/{key}"]) if drawn else []
     for depth, name in enumerate(names):
-        axes.plot([row["step"] for row in drawn], [row[f"layers/{key}"].get(name) for row in drawn],
-                  color=str(0.8 - 0.6 * depth / max(len(names) - 1, 1)), linewidth=0.5, alpha=0.6)
+        axes.plot(
+            [row["step"] for row in drawn],
+            [row[f"layers/{key}"].get(name) for row in drawn],
+            color=str(0.8 - 0.6 * depth / max(len(names) - 1, 1)),
+            linewidth=0.5,
+            alpha=0.6,
+        )
     axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
 
 
 def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
     """Steps and values of `layers/KEY`, once for layers whose values are the same throughout."""
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
-    curves = dict.fromkeys(tuple(row[f"layers/{key}"].get(name) for row in drawn) for name in (drawn[0][f"layers/{key}"] if drawn else ()))
+    curves = dict.fromkeys(
+        tuple(row[f"layers/{key}"].get(name) for row in drawn) for name in (drawn[0][f"layers/{key}"] if drawn else ())
+    )
     return [([row["step"] for row in drawn], curve) for curve in curves]
 
 
-def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], targets: Mapping[str, tuple[str, str]], path: Path,
-                 columns: int) -> Path:
-    """One panel per quantity of metrics.jsonl that was logged, over training: the mean over layers on top of each layer, from 0.
+def layer_curves(
+    rows: Sequence[Mapping[str, Any]],
+    panels: Mapping[str, str],
+    targets: Mapping[str, tuple[str, str]],
+    path: Path,
+    columns: int,
+) -> Path:
+    """One panel per quantity of metrics.jsonl that was logged, over training: the mean over layers on top of each
+    layer, from 0.
 
-    panels: title by key. targets: by key of a panel the key that is its target, and the target's label; drawn where it was logged, and
-    where layers have targets of their own, one line for each that there is.
+    panels: title by key. targets: by key of a panel the key that is its target, and the target's label; drawn where it
+    was logged, and where layers have targets of their own, one line for each that there is.
     """
     found = {key: title for key, title in panels.items() if any(is_number(row.get(key)) for row in rows)}
     figure, axes_of = new_panels(max(len(found), 1), columns)
@@ -203,7 +218,14 @@ def layer_curves(rows: Sequence[Mapping[str, Any]], panels: Mapping[str, str], t
         target, label = targets.get(key, ("", ""))
         own = _distinct_layers(rows, target)
         for steps, values in own:
-            axes.plot(steps, values, color=NAMED["accuquant"]["color"], linewidth=0.8, linestyle=":", label=f"{label} of each layer")
+            axes.plot(
+                steps,
+                values,
+                color=NAMED["accuquant"]["color"],
+                linewidth=0.8,
+                linestyle=":",
+                label=f"{label} of each layer",
+            )
         label = f"{label}, mean over layers" if own else label
         if any(is_number(row.get(target)) for row in rows):
             draw_curve(axes, rows, target, color=NAMED["accuquant"]["color"], label=label, linestyle="--")
@@ -250,9 +272,7 @@ def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
     import matplotlib
 
     handles = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     with matplotlib.rc_context(STYLE):
         if len(handles) > 1 and len(panels) > 1:

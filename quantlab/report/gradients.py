@@ -19,12 +19,15 @@ MEAN, TARGET = "#0072B2", "#D55E00"
 
 
 def gradient_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer coloured by its depth, and R's target."""
+    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer coloured by its
+    depth, and R's target.
+    """
     return layer_curves(rows, PANELS, TARGETS, path, columns=2)
 
 
 def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
-    """Histograms of gradients over their largest magnitude, one panel per layer, on a logarithmic axis, with the interval drawn.
+    """Histograms of gradients over their largest magnitude, one panel per layer, on a logarithmic axis, with the
+    interval drawn.
 
     layers: by name `counts` (equal bins from -1 to 1) and `clip_ratio`.
     """
@@ -33,8 +36,13 @@ def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> 
         counts = np.asarray(histogram["counts"], dtype=float)
         axes.stairs(counts / max(counts.sum(), 1), np.linspace(-1, 1, len(counts) + 1), fill=True, color=MEAN)
         for side in (-1, 1):
-            axes.axvline(side * histogram["clip_ratio"], color=TARGET, linestyle="--", linewidth=0.9,
-                         label="interval ±γ" if side == 1 else None)
+            axes.axvline(
+                side * histogram["clip_ratio"],
+                color=TARGET,
+                linestyle="--",
+                linewidth=0.9,
+                label="interval ±γ" if side == 1 else None,
+            )
         axes.set_yscale("log")
         axes.set_title(name, fontsize=TITLE_SIZE)
         axes.set_xlabel("gradient / largest magnitude")

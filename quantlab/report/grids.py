@@ -39,9 +39,11 @@ def comparison_grid(
 
 
 def labelled_rows(rows: Mapping[str, np.ndarray], path: Path, tile: int = TILE, columns: int | None = None) -> Path:
-    """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one size, enlarged to about `tile` pixels.
+    """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one size, enlarged to about
+    `tile` pixels.
 
-    With `columns`, each label has as many rows of so many images as the shortest of `rows` fills (one that is shorter stays whole).
+    With `columns`, each label has as many rows of so many images as the shortest of `rows` fills (one that is shorter
+    stays whole).
     """
     count = min(map(len, rows.values()))
     columns = min(columns or count, count)

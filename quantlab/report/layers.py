@@ -1,4 +1,6 @@
-"""What a run quantized, in words: from its layers.json (what an entry holds: `quantlab.quantizers.layers.describe_layers`)."""
+"""What a run quantized, in words: from its layers.json (what an entry holds:
+`quantlab.quantizers.layers.describe_layers`).
+"""
 
 import json
 from collections import defaultdict
@@ -10,13 +12,15 @@ from quantlab.report.metrics import format_bits
 
 Layers = Mapping[str, Mapping[str, Any]]
 
-NAMED = 3       # names shown of a list
+NAMED = 3  # names shown of a list
 REASONS = {
     "policy": "left out by the quantizer's section or its policy",
     "first": "the first layer",
     "last": "the last layer",
     "kind": "a kind that is not quantized",
-    "never called": "layers that the network holds and never calls: it does without them, or takes their weights itself",
+    "never called": (
+        "layers that the network holds and never calls: it does without them, or takes their weights itself"
+    ),
     "attention product": "products of attention, or of other two activations",
 }
 
@@ -31,18 +35,22 @@ def read_layers(directory: Path) -> Layers | None:
 
 
 def quantized_share(layers: Layers, bits: Mapping[str, int]) -> dict[str, Any]:
-    """`weights` and `multiplications`: which fraction of the network's parameters, biases and normalization among them, and of the
-    multiplications of a forward pass, with both factors, is quantized, to whatever bits. `other_bits`: names of the parts whose bits are
-    not the run's `bits`, by their bits as W8A8.
+    """`weights` and `multiplications`: which fraction of the network's parameters, biases and normalization among them,
+    and of the multiplications of a forward pass, with both factors, is quantized, to whatever bits. `other_bits`: names
+    of the parts whose bits are not the run's `bits`, by their bits as W8A8.
     """
     others = defaultdict(list)
     for name, entry in layers.items():
         own = {"weight": bits["weight"] if entry["weight"] is None else entry["weight"], "activation": entry["input"]}
         if 32 not in own.values() and own != {part: bits[part] for part in own}:
             others[format_bits(own) if entry["weight"] is not None else f"A{entry['input']}"].append(name)
-    return {"weights": sum(entry["parameters"] for entry in layers.values() if entry["weight"] not in (None, 32)),
-            "multiplications": sum(entry["multiplications"] for entry in layers.values() if 32 not in (entry["weight"], entry["input"])),
-            "other_bits": dict(others)}
+    return {
+        "weights": sum(entry["parameters"] for entry in layers.values() if entry["weight"] not in (None, 32)),
+        "multiplications": sum(
+            entry["multiplications"] for entry in layers.values() if 32 not in (entry["weight"], entry["input"])
+        ),
+        "other_bits": dict(others),
+    }
 
 
 def quantized_words(share: Mapping[str, Any] | None) -> str:
@@ -50,7 +58,9 @@ def quantized_words(share: Mapping[str, Any] | None) -> str:
     if not share:
         return ""
     others = "; ".join(f"{_listed(names)} in {bits}" for bits, names in share.get("other_bits", {}).items())
-    return f"{_percent(share['weights'])} of weights, {_percent(share['multiplications'])} of multiplications" + (f" ({others})" if others else "")
+    return f"{_percent(share['weights'])} of weights, {_percent(share['multiplications'])} of multiplications" + (
+        f" ({others})" if others else ""
+    )
 
 
 def full_precision_section(layers: Layers) -> str:
@@ -61,9 +71,17 @@ def full_precision_section(layers: Layers) -> str:
             left[entry["reason"]][_what_stays(entry)].append(name)
     if not left:
         return ""
-    lines = ["## In full precision", "",
-             "Of the network's parameters (biases and normalization among them) and of the multiplications of a forward pass:", "",
-             "| why | what | weights | multiplications |", "|---|---|---:|---:|"]
+    lines = [
+        "## In full precision",
+        "",
+        (
+            "Of the network's parameters (biases and normalization among them) and of the multiplications of a forward"
+            " pass:"
+        ),
+        "",
+        "| why | what | weights | multiplications |",
+        "|---|---|---:|---:|",
+    ]
     for reason in sorted(left, key=list(REASONS).index):
         for what, names in left[reason].items():
             shares = [sum(layers[name][key] for name in names) for key in ("parameters", "multiplications")]
@@ -83,7 +101,7 @@ def _listed(names: list[str]) -> str:
     """The names, or the first and the number of the rest."""
     if len(names) <= NAMED:
         return ", ".join(names)
-    return f"{', '.join(names[:NAMED - 1])} and {len(names) - NAMED + 1} more"
+    return f"{', '.join(names[: NAMED - 1])} and {len(names) - NAMED + 1} more"
 
 
 def _percent(share: float) -> str:

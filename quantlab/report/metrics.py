@@ -22,8 +22,12 @@ METRICS = {
     "top5": Metric("↑", "%", "right class among the first five guesses"),
     "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples"),
     "fid": Metric("↓", "", "Fréchet distance between the samples and the task's reference set"),
-    "spectrum_ratio": Metric("↓", "", "factor by which the energies of the samples' spatial frequencies differ from the task's images', "
-                             "mean over frequencies; 1: the same"),
+    "spectrum_ratio": Metric(
+        "↓",
+        "",
+        "factor by which the energies of the samples' spatial frequencies differ from the task's images', "
+        "mean over frequencies; 1: the same",
+    ),
     "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
     "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}"),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
@@ -33,7 +37,9 @@ METRICS = {
     "inception_score": Metric("↑", "", "Inception score of the samples"),
     "kendall_tau": Metric("↑", "", "rank correlation with the accuracies of networks trained alone"),
     "spearman": Metric("↑", "", "Spearman's rank correlation with the same accuracies"),
-    "precision_at_10": Metric("↑", "", "how many of the best 10 subnets are among the 10 that are best trained alone, as a fraction"),
+    "precision_at_10": Metric(
+        "↑", "", "how many of the best 10 subnets are among the 10 that are best trained alone, as a fraction"
+    ),
     "precision_at_50": Metric("↑", "", "as precision_at_10, of 50"),
     "map": Metric("↑", "%", "mean average precision over IoU 0.50 to 0.95"),
     "map50": Metric("↑", "%", "mean average precision at IoU 0.50"),

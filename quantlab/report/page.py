@@ -13,27 +13,41 @@ from quantlab.report.table import method_label
 
 BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
 SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
-RANKING = "ranking.csv"     # of a supernet
+RANKING = "ranking.csv"  # of a supernet
 
 # Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
 CAPTIONS = {
     "comparison": "Samples from the same noise: full precision, quantized, and their amplified difference.",
-    "denoising_error": "Error to full precision along denoising: of each step alone, started from the full-precision "
-    "state, and accumulated. Vertical lines are group boundaries.",
+    "denoising_error": (
+        "Error to full precision along denoising: of each step alone, started from the full-precision "
+        "state, and accumulated. Vertical lines are group boundaries."
+    ),
     "fid_along_denoising": "FID between the states of the quantized and of the full-precision model along denoising.",
-    "transitions": "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
-    "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights.",
+    "transitions": (
+        "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
+        "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights."
+    ),
     "latent_weights": "Latent weights at the end, normalized, with the transition points.",
-    "gradients": "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization error "
-    "of all gradients and of the large ones, relative to the largest.",
+    "gradients": (
+        "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization"
+        " error of all gradients and of the large ones, relative to the largest."
+    ),
     "gradient_histograms": "Gradients of the last logged step and the interval they were quantized in.",
-    "ranking": "Accuracy of subnets with the supernet's weights against that of the same networks trained alone, coloured by complexity; "
-    "Kendall's τ of the two.",
+    "ranking": (
+        "Accuracy of subnets with the supernet's weights against that of the same networks trained alone, coloured by"
+        " complexity; Kendall's τ of the two."
+    ),
     "fairness": "Validation loss over training of the supernet's subnets of low, middle and high complexity.",
-    "noise": "Cosine between the momentum and the next gradient over training, with its running mean: how much of the momentum points "
-    "where the subnet now trained wants to go.",
-    "found_subnet": "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed.",
-    "super_resolution": "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original.",
+    "noise": (
+        "Cosine between the momentum and the next gradient over training, with its running mean: how much of the"
+        " momentum points where the subnet now trained wants to go."
+    ),
+    "found_subnet": (
+        "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed."
+    ),
+    "super_resolution": (
+        "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original."
+    ),
     "training": "What was logged during training; where there are many points, with their running mean on top.",
     "full_precision": "Samples of the full-precision model.",
     "quantized": "Samples of the quantized model, from the same noise.",
@@ -81,8 +95,15 @@ def final_table(results: dict[str, Any], label: str | None = None) -> str:
     text = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
             for row in (header, *lines)]  # fmt: skip
     rule = "-" * len(text[0])
-    what = f"{_quantized(results) or format_bits(results['bits'])}, {results['model']} on {results['task']}, seed {results.get('seed', '–')}"
-    notes = [note for note in (*(results.get("notes") or []), protocol_words(results.get("protocol") or {}), _cost_words(results)) if note]
+    what = (
+        f"{_quantized(results) or format_bits(results['bits'])}, {results['model']} on {results['task']}, seed"
+        f" {results.get('seed', '–')}"
+    )
+    notes = [
+        note
+        for note in (*(results.get("notes") or []), protocol_words(results.get("protocol") or {}), _cost_words(results))
+        if note
+    ]
     return "\n".join([what, rule, text[0], rule, *text[1:], rule, *notes])
 
 
@@ -143,11 +164,21 @@ def _numbers(run: dict[str, Any]) -> str:
         lines += ["", f"Measured with: {protocol}. Values measured otherwise do not compare."]
     checked = (results.get("diagnostics") or {}).get("integer_check")
     if checked:
-        lines += ["", f"Integer check: {checked['products']} products of a training step, of {checked['layers']} layers, made again with "
-                  f"integers, differ from the simulated ones by at most {format_number(checked['largest_difference'])} of the largest value; "
-                  f"their sums reach {checked['largest_accumulator']}." + _not_checked_words(checked)]
+        lines += [
+            "",
+            f"Integer check: {checked['products']} products of a training step, of {checked['layers']} layers, made"
+            " again with integers, differ from the simulated ones by at most"
+            f" {format_number(checked['largest_difference'])} of the largest value; their sums reach"
+            f" {checked['largest_accumulator']}." + _not_checked_words(checked),
+        ]
     if (run["directory"] / RANKING).is_file():
-        lines += ["", f"Every ranked subnet with its score, its accuracy trained alone and its complexity: [{RANKING}]({RANKING})."]
+        lines += [
+            "",
+            (
+                "Every ranked subnet with its score, its accuracy trained alone and its complexity:"
+                f" [{RANKING}]({RANKING})."
+            ),
+        ]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
 
@@ -209,8 +240,14 @@ def _commands(run: dict[str, Any]) -> str:
     if method in SAMPLEABLE:
         word = "method.run=" + as_value(short_path(run["directory"]))
         commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
-    elif method == "supernet" and "found" in (run["results"].get("diagnostics") or {}) and {"task", "model"} <= run["config"].keys():
-        commands.append(("Train the subnet found, alone:", training_command(run["config"], run["results"]["diagnostics"]["found"])))
+    elif (
+        method == "supernet"
+        and "found" in (run["results"].get("diagnostics") or {})
+        and {"task", "model"} <= run["config"].keys()
+    ):
+        commands.append(
+            ("Train the subnet found, alone:", training_command(run["config"], run["results"]["diagnostics"]["found"]))
+        )
     elif run["results"] is None:
         word = f"resume={short_path(run['directory'])}"
         commands.append(("Go on with it:", shell_command(["quantlab", word])))

@@ -42,7 +42,9 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """The method, and which of its kinds: `accuquant`, `ptq/block`, `qat/sgd+freezing`, `low_bit/min_max`, `supernet/spos+calr+ms`."""
+    """The method, and which of its kinds: `accuquant`, `ptq/block`, `qat/sgd+freezing`, `low_bit/min_max`,
+    `supernet/spos+calr+ms`.
+    """
     section = config.get("method")
     section = section if isinstance(section, dict) else {}
     kind = section.get("reconstruction")
@@ -54,12 +56,19 @@ def method_label(method: str, config: dict[str, Any]) -> str:
         kind = ((config.get("quantizer") or {}).get("gradient") or {}).get("interval")
     if method == "supernet" and "sampler" in section:
         rate = "calr" if section["calr"] else section["decay"]
-        kind = "+".join([section["sampler"], *([] if rate == "cosine" else [rate]), *(["ms"] if section["momentum_separation"] else [])])
+        kind = "+".join(
+            [
+                section["sampler"],
+                *([] if rate == "cosine" else [rate]),
+                *(["ms"] if section["momentum_separation"] else []),
+            ]
+        )
     return f"{method}/{kind}" if kind else method
 
 
 def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, notes, seconds, peak_mib, state and directory.
+    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, notes, seconds, peak_mib, state and
+    directory.
 
     `settings` (dict, dotted key to value) holds the keys of the config in which the run differs from other runs of the
     same method, task, model, bits and protocol. Runs without results have no metrics.
@@ -74,7 +83,8 @@ def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
 
 
 def aggregate(rows: Iterable[Row]) -> list[Row]:
-    """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost, and all of their notes.
+    """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost, and all of their
+    notes.
 
     Rows without metrics (unfinished runs) are left out. A seed counts once: of runs that repeat it, the first.
     """
@@ -172,7 +182,7 @@ def _row(run: dict[str, Any]) -> Row:
     }
 
 
-SEEDS_FOLLOW = ("pretrain", "low_bit")     # methods whose YAML sets model.pretrain.seed to the run's own seed
+SEEDS_FOLLOW = ("pretrain", "low_bit")  # methods whose YAML sets model.pretrain.seed to the run's own seed
 
 
 def _planned(config: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ MEAN, TARGET = "#0072B2", "#D55E00"
 
 
 def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint and darker with depth, and the target of K.
+    """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint and darker with
+    depth, and the target of K.
 
     A run under a learning-rate schedule has no target and no U.
     """
@@ -32,8 +33,8 @@ def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Histograms of normalized latent weights, one panel per layer, with the transition points drawn.
 
-    layers: by name `low`, `high`, `counts` (equal bins between the two) and `transition_points`. Weights clipped at the ends
-    are the outermost bars.
+    layers: by name `low`, `high`, `counts` (equal bins between the two) and `transition_points`. Weights clipped at the
+    ends are the outermost bars.
     """
     figure, panels = new_panels(max(len(layers), 1), columns=2)
     for axes, (name, histogram) in zip(panels, layers.items(), strict=False):
@@ -41,7 +42,9 @@ def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path
         edges = np.linspace(histogram["low"], histogram["high"], len(counts) + 1)
         axes.stairs(counts / max(counts.sum(), 1), edges, fill=True, color=MEAN)
         for number, point in enumerate(histogram["transition_points"]):
-            axes.axvline(point, color=TARGET, linestyle="--", linewidth=0.9, label=None if number else "transition point")
+            axes.axvline(
+                point, color=TARGET, linestyle="--", linewidth=0.9, label=None if number else "transition point"
+            )
         axes.set_title(name, fontsize=TITLE_SIZE)
         axes.set_xlabel("normalized latent weight (levels)")
         axes.set_ylabel("share of weights")
@@ -49,13 +52,25 @@ def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path
 
 
 def accuracy_over_targets(found: Mapping[float, Spread], baseline: Spread, path: Path) -> Path:
-    """Top-1 accuracy (percent) against lambda, mean and standard deviation over seeds; the learning-rate schedule's as a line."""
+    """Top-1 accuracy (percent) against lambda, mean and standard deviation over seeds; the learning-rate schedule's
+    as a line.
+    """
     figure, panels = new_panels(1, columns=1, scale=1.2)
     targets = sorted(found)
-    panels[0].errorbar(targets, [found[target].mean for target in targets], [found[target].deviation or 0 for target in targets],
-                       color=TARGET, marker="o", markersize=4, capsize=2, label="scheduled transition rate")
+    panels[0].errorbar(
+        targets,
+        [found[target].mean for target in targets],
+        [found[target].deviation or 0 for target in targets],
+        color=TARGET,
+        marker="o",
+        markersize=4,
+        capsize=2,
+        label="scheduled transition rate",
+    )
     panels[0].axhline(baseline.mean, color=MEAN, linestyle="--", label="scheduled learning rate")
-    panels[0].axhspan(*(baseline.mean + side * (baseline.deviation or 0) for side in (-1, 1)), color=MEAN, alpha=0.12, linewidth=0)
+    panels[0].axhspan(
+        *(baseline.mean + side * (baseline.deviation or 0) for side in (-1, 1)), color=MEAN, alpha=0.12, linewidth=0
+    )
     panels[0].set_xlabel("target transition rate λ")
     panels[0].set_ylabel("top-1 accuracy (%)")
     return save_panels(figure, panels, path)

@@ -1,7 +1,8 @@
 """Accuracy of many subnets of one supernet on the same images.
 
-With batch statistics (the supernet paper: its BatchNorms have no others) all subnets see a batch before the next one comes, and what
-they share is computed once. Recalibrated (SPOS), each subnet first gathers running statistics on training images.
+With batch statistics (the supernet paper: its BatchNorms have no others) all subnets see a batch before the next one
+comes, and what they share is computed once. Recalibrated (SPOS), each subnet first gathers running statistics on
+training images.
 """
 
 import hashlib
@@ -20,17 +21,23 @@ from quantlab.search.spaces import Subnet
 
 logger = logging.getLogger("quantlab")
 
-SUBNETS_AT_ONCE = 4096      # whose logits of one batch are held together
-Batch = dict[str, Tensor]   # `image` float [N, C, H, W], `label` int64 [N]
+SUBNETS_AT_ONCE = 4096  # whose logits of one batch are held together
+Batch = dict[str, Tensor]  # `image` float [N, C, H, W], `label` int64 [N]
 
 
 @torch.no_grad()
-def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Batch], progress: Callable[..., Iterable],
-               partial: Path | None = None, what: str = "ranking") -> list[float]:
+def accuracies(
+    model: nn.Module,
+    subnets: Sequence[Subnet],
+    batches: Sequence[Batch],
+    progress: Callable[..., Iterable],
+    partial: Path | None = None,
+    what: str = "ranking",
+) -> list[float]:
     """Top-1 of each subnet, percent, over all `batches`, with their batch statistics.
 
-    partial: a name without ending for the files that remember what was counted, so that an interrupted evaluation goes on; removed
-    at the end.
+    partial: a name without ending for the files that remember what was counted, so that an interrupted evaluation goes
+    on; removed at the end.
     """
     model.eval()
     right, counted, start = _remembered(partial, subnets)
@@ -49,12 +56,19 @@ def accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Ba
 
 
 @torch.no_grad()
-def recalibrated_accuracies(model: nn.Module, subnets: Sequence[Subnet], batches: Sequence[Batch], calibration: Sequence[Batch],
-                            progress: Callable[..., Iterable], what: str = "ranking") -> list[float]:
+def recalibrated_accuracies(
+    model: nn.Module,
+    subnets: Sequence[Subnet],
+    batches: Sequence[Batch],
+    calibration: Sequence[Batch],
+    progress: Callable[..., Iterable],
+    what: str = "ranking",
+) -> list[float]:
     """As `accuracies`, with statistics that each subnet gathers on the `calibration` batches.
 
-    They are the plain mean over all batches (our choice). Where the lab's released search recalibrates, which it does not by default, it
-    keeps BatchNorm's moving average of momentum 0.1, which forgets all but the last twenty batches or so.
+    They are the plain mean over all batches (our choice). Where the lab's released search recalibrates, which it does
+    not by default, it keeps BatchNorm's moving average of momentum 0.1, which forgets all but the last twenty batches
+    or so.
     """
     found = []
     with running_statistics(model) as layers:
@@ -76,13 +90,18 @@ def recalibrated_accuracies(model: nn.Module, subnets: Sequence[Subnet], batches
 
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
-    """Inside, the BatchNorms of `model` keep running statistics, a plain mean over the batches since they were reset."""
+    """Inside, the BatchNorms of `model` keep running statistics, a plain mean over the batches since they were
+    reset.
+    """
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [(layer.momentum, layer.track_running_stats) for layer in layers]
     for layer in layers:
         device = next(model.parameters()).device
         layer.momentum, layer.track_running_stats = None, True
-        layer.running_mean, layer.running_var = torch.zeros(layer.num_features, device=device), torch.ones(layer.num_features, device=device)
+        layer.running_mean, layer.running_var = (
+            torch.zeros(layer.num_features, device=device),
+            torch.ones(layer.num_features, device=device),
+        )
         layer.num_batches_tracked = torch.zeros((), dtype=torch.long, device=device)
     try:
         yield layers
@@ -93,7 +112,8 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
 
 
 def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
-    """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is not what was
+    """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is
+    not what was
     written."""
     nothing = np.zeros(len(subnets), dtype=np.int64), 0, 0
     if partial is None:
@@ -105,7 +125,7 @@ def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.nda
     except CorruptFileError as error:
         logger.warning("%s; the subnets are evaluated from the start", error)
         return nothing
-    if saved["subnets"] != _digest(subnets) or "images" not in saved:       # earlier versions did not write them
+    if saved["subnets"] != _digest(subnets) or "images" not in saved:  # earlier versions did not write them
         return nothing
     return np.array(saved["right"]), saved["images"], saved["batches"]
 

@@ -1,7 +1,8 @@
-"""The MobileNet space of the N-shot search literature (ProxylessNAS's, as the supernet paper's lab released it): 21 layers.
+"""The MobileNet space of the N-shot search literature (ProxylessNAS's, as the supernet paper's lab released it): 21
+layers.
 
-Every layer is an inverted residual with a kernel of 3, 5 or 7 and an expansion of 3 or 6, or the identity where it changes nothing:
-the first layer of a stage has no identity. "7^21" subnets nominally, 6^6 * 7^15 in fact.
+Every layer is an inverted residual with a kernel of 3, 5 or 7 and an expansion of 3 or 6, or the identity where it
+changes nothing: the first layer of a stage has no identity. "7^21" subnets nominally, 6^6 * 7^15 in fact.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ STAGES = (Stage(24, 4, 2), Stage(40, 4, 2), Stage(80, 4, 2), Stage(96, 4, 1), St
 
 @dataclass(frozen=True)
 class Layer:
-    """Where a searched layer stands: channels `before` and `after`, `stride`, the side of its input in pixels, `first` of its stage."""
+    """Where a searched layer stands: channels `before` and `after`, `stride`, the side of its input in pixels,
+    `first` of its stage.
+    """
 
     before: int
     after: int
@@ -51,8 +54,17 @@ class MobileNetSpace(SearchSpace):
     name = "mobilenet"
     operations = OPERATIONS
 
-    def __init__(self, stages: Sequence[Stage] = STAGES, stem: int = 32, first: int = 16, last: int = 1280, stem_stride: int = 2,
-                 image_size: int = 224, channels: int = 3, classes: int = 1000):
+    def __init__(
+        self,
+        stages: Sequence[Stage] = STAGES,
+        stem: int = 32,
+        first: int = 16,
+        last: int = 1280,
+        stem_stride: int = 2,
+        image_size: int = 224,
+        channels: int = 3,
+        classes: int = 1000,
+    ):
         self.stem, self.first, self.last, self.stem_stride = stem, first, last, stem_stride
         self.image_size, self.channels, self.classes = image_size, channels, classes
         self.layers: list[Layer] = []

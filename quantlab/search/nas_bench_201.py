@@ -1,17 +1,18 @@
 """The cell space of NAS-Bench-201 (Dong & Yang 2020, arXiv 2001.00326): 5 operations on 6 edges, 15,625 cells.
 
-A cell has four nodes; a node is the sum over its incoming edges, each an operation on an earlier node. Numbering as in the
-benchmark's tables of the supernet paper: base 5, edge 0 most significant.
+A cell has four nodes; a node is the sum over its incoming edges, each an operation on an earlier node. Numbering as in
+the benchmark's tables of the supernet paper: base 5, edge 0 most significant.
 """
 
-from functools import lru_cache
+from functools import cache
 
 from quantlab.search.spaces import Measure, SearchSpace, Subnet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))    # (source, target); the order is topological
-NODES = 4                                                   # 0 is the input, 3 the output
-STAGES = 3                                                  # of `width`, twice and four times as many channels, halving the resolution
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target); the order is topological
+NODES = 4  # 0 is the input, 3 the output
+# of `width`, twice and four times as many channels, halving the resolution
+STAGES = 3
 NONE = OPERATIONS.index("none")
 KERNELS = {OPERATIONS.index("nor_conv_1x1"): 1, OPERATIONS.index("nor_conv_3x3"): 3}
 
@@ -19,7 +20,8 @@ KERNELS = {OPERATIONS.index("nor_conv_1x1"): 1, OPERATIONS.index("nor_conv_3x3")
 class NasBench201(SearchSpace):
     """The space for a network of `width` channels in its first stage and `cells` cells per stage.
 
-    The defaults are the benchmark's: 16 channels, 5 cells, CIFAR-10. They only matter to complexity; the cells are always the same.
+    The defaults are the benchmark's: 16 channels, 5 cells, CIFAR-10. They only matter to complexity; the cells are
+    always the same.
     """
 
     name = "nas_bench_201"
@@ -28,7 +30,13 @@ class NasBench201(SearchSpace):
     edges = EDGES
 
     def __init__(self, width: int = 16, cells: int = 5, image_size: int = 32, channels: int = 3, classes: int = 10):
-        self.width, self.cells, self.image_size, self.channels, self.classes = width, cells, image_size, channels, classes
+        self.width, self.cells, self.image_size, self.channels, self.classes = (
+            width,
+            cells,
+            image_size,
+            channels,
+            classes,
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -49,22 +57,32 @@ class NasBench201(SearchSpace):
         return tuple(operation if edge in live else NONE for edge, operation in enumerate(subnet))
 
     def fixed_cost(self, measure: Measure) -> int:
-        """Stem 3x3, two reductions (3x3, 3x3, and 1x1 in the shortcut), classifier; the dossier's 72,752 at the defaults."""
+        """Stem 3x3, two reductions (3x3, 3x3, and 1x1 in the shortcut), classifier; the dossier's 72,752 at the
+        defaults.
+        """
         widths, pixels = self.widths, self.pixels if measure == "flops" else (1,) * STAGES
         stem = 9 * self.channels * self.width * pixels[0]
-        reductions = sum((9 * (before * after + after**2) + before * after) * positions
-                         for before, after, positions in zip(widths, widths[1:], pixels[1:]))
+        reductions = sum(
+            (9 * (before * after + after**2) + before * after) * positions
+            for before, after, positions in zip(widths, widths[1:], pixels[1:])
+        )
         return stem + reductions + widths[-1] * self.classes
 
     def cost(self, decision: int, operation: int, measure: Measure) -> int:
         """Of an edge in all cells; an edge that reaches no output counts all the same, as in the released code."""
         pixels = self.pixels if measure == "flops" else (1,) * STAGES
-        return KERNELS.get(operation, 0) ** 2 * self.cells * sum(width**2 * positions for width, positions in zip(self.widths, pixels))
+        return (
+            KERNELS.get(operation, 0) ** 2
+            * self.cells
+            * sum(width**2 * positions for width, positions in zip(self.widths, pixels))
+        )
 
 
-@lru_cache(maxsize=None)
+@cache
 def live_edges(subnet: Subnet) -> tuple[int, ...]:
-    """Edges, in order, on some path of operations other than `none` from the input to the output; empty if there is no path."""
+    """Edges, in order, on some path of operations other than `none` from the input to the output; empty if there is
+    no path.
+    """
     fed = {0}
     for (source, target), operation in zip(EDGES, subnet):
         if operation != NONE and source in fed:
@@ -73,7 +91,9 @@ def live_edges(subnet: Subnet) -> tuple[int, ...]:
 
 
 def reaching_edges(subnet: Subnet) -> tuple[int, ...]:
-    """Edges, in order, other than `none`, from whose target the output is reached, whether or not anything is fed to them."""
+    """Edges, in order, other than `none`, from whose target the output is reached, whether or not anything is fed
+    to them.
+    """
     reaching = {NODES - 1}
     for (source, target), operation in reversed(tuple(zip(EDGES, subnet))):
         if operation != NONE and target in reaching:

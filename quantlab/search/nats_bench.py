@@ -1,8 +1,9 @@
 """The official files of NAS-Bench-201 and NATS-Bench (topology space) as a truth table of our numbering.
 
-Read are the state dictionaries that the authors' own interface reads (github.com/D-X-Y/NATS-Bench): per cell and training length, the
-accuracy of every seed on every data set after every epoch. Kept is the last epoch's, averaged over seeds, of the longest training (200
-epochs). The files are pickles; nothing in them is executed: only plain containers and numbers are allowed, anything else is refused.
+Read are the state dictionaries that the authors' own interface reads (github.com/D-X-Y/NATS-Bench): per cell and
+training length, the accuracy of every seed on every data set after every epoch. Kept is the last epoch's, averaged over
+seeds, of the longest training (200 epochs). The files are pickles; nothing in them is executed: only plain containers
+and numbers are allowed, anything else is refused.
 """
 
 import bz2
@@ -21,14 +22,22 @@ from quantlab.search.truth import TruthTable
 
 # Our names: the benchmark's data set (what it was trained on) and part (what it was measured on)
 SOURCES = {
-    "cifar10_test": ("cifar10", "ori-test"), "cifar10_valid": ("cifar10-valid", "x-valid"),
-    "cifar100_test": ("cifar100", "x-test"), "cifar100_valid": ("cifar100", "x-valid"),
-    "imagenet16_120_test": ("ImageNet16-120", "x-test"), "imagenet16_120_valid": ("ImageNet16-120", "x-valid"),
+    "cifar10_test": ("cifar10", "ori-test"),
+    "cifar10_valid": ("cifar10-valid", "x-valid"),
+    "cifar100_test": ("cifar100", "x-test"),
+    "cifar100_valid": ("cifar100", "x-valid"),
+    "imagenet16_120_test": ("ImageNet16-120", "x-test"),
+    "imagenet16_120_valid": ("ImageNet16-120", "x-valid"),
 }
-LONGEST = ("200", "full")       # the 200-epoch training's name in NATS-Bench and in NAS-Bench-201
+LONGEST = ("200", "full")  # the 200-epoch training's name in NATS-Bench and in NAS-Bench-201
 NUMPY_SCALAR = np.float64(0).__reduce__()[0]
-PLAIN = {("collections", "OrderedDict"): OrderedDict, ("builtins", "set"): set, ("numpy", "dtype"): np.dtype,
-         ("numpy.core.multiarray", "scalar"): NUMPY_SCALAR, ("numpy._core.multiarray", "scalar"): NUMPY_SCALAR}
+PLAIN = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "scalar"): NUMPY_SCALAR,
+    ("numpy._core.multiarray", "scalar"): NUMPY_SCALAR,
+}
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -43,8 +52,9 @@ class PlainUnpickler(pickle.Unpickler):
 def read_benchmark(path: str | Path) -> TruthTable:
     """The truth table of an official file, percent by the names of `SOURCES`.
 
-    path: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2 (both are read whole: tens of GB of memory), or the unpacked folder
-    NATS-tss-v1_0-*-simple (one cell at a time). Raises RequestError for anything else, and for a file that misses a cell.
+    path: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2 (both are read whole: tens of GB of memory), or the
+    unpacked folder NATS-tss-v1_0-*-simple (one cell at a time). Raises RequestError for anything else, and for a file
+    that misses a cell.
     """
     path, space = Path(path).expanduser(), NasBench201()
     accuracies = {name: np.full(space.size, np.nan) for name in SOURCES}
@@ -60,7 +70,9 @@ def read_benchmark(path: str | Path) -> TruthTable:
 
 
 def parse_cell(text: str) -> Subnet:
-    """`"|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"` to a subnet. Raises RequestError for other text."""
+    """`"|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"` to a subnet. Raises RequestError
+    for other text.
+    """
     names = {}
     for target, node in enumerate(text.split("+"), start=1):
         for edge in node.strip("|").split("|"):
@@ -68,14 +80,22 @@ def parse_cell(text: str) -> Subnet:
             names[source, target] = name
     wanted = [(str(source), target) for source, target in EDGES]
     if sorted(names) != sorted(wanted) or not set(names.values()) <= set(OPERATIONS):
-        raise RequestError(f"cell: got '{text}', allowed: one of {', '.join(OPERATIONS)} on each of six edges, as |OPERATION~SOURCE|")
+        raise RequestError(
+            f"cell: got '{text}', allowed: one of {', '.join(OPERATIONS)} on each of six edges, as |OPERATION~SOURCE|"
+        )
     return tuple(OPERATIONS.index(names[edge]) for edge in wanted)
 
 
 def mean_accuracy(results: Mapping[str, Any], data: str, part: str) -> float:
-    """Percent, after the last epoch, averaged over the seeds that were trained; NaN if none was, or not measured on the part."""
+    """Percent, after the last epoch, averaged over the seeds that were trained; NaN if none was, or not measured on
+    the part.
+    """
     trials = [results["all_results"][data, seed] for seed in results["dataset_seed"].get(data, ())]
-    return float(np.mean([trial["eval_acc1es"].get(f"{part}@{trial['epochs'] - 1}", np.nan) for trial in trials])) if trials else np.nan
+    return (
+        float(np.mean([trial["eval_acc1es"].get(f"{part}@{trial['epochs'] - 1}", np.nan) for trial in trials]))
+        if trials
+        else np.nan
+    )
 
 
 def _cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -83,7 +103,9 @@ def _cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_dir():
         files = sorted(file for file in path.glob("*.pickle.pbz2") if not file.name.startswith("meta"))
         if not files:
-            raise RequestError(f"{path}: holds no cells, allowed: the unpacked NATS-tss-v1_0-*-simple with one .pickle.pbz2 per cell")
+            raise RequestError(
+                f"{path}: holds no cells, allowed: the unpacked NATS-tss-v1_0-*-simple with one .pickle.pbz2 per cell"
+            )
         trainings: Iterable[Mapping[str, Any]] = map(_unpickle, files)
     else:
         content = _unpickle(path) if path.name.endswith(".pbz2") else _torch_load(path)
@@ -95,8 +117,10 @@ def _cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             results = next(training[name] for name in LONGEST if name in training)
             yield results["arch_str"], results
         except (StopIteration, KeyError, TypeError):
-            raise RequestError(f"{path}: a cell has no training of 200 epochs, allowed: the topology benchmark; the size benchmark's cells "
-                               "are of another space") from None
+            raise RequestError(
+                f"{path}: a cell has no training of 200 epochs, allowed: the topology benchmark; the size benchmark's"
+                " cells are of another space"
+            ) from None
 
 
 def _unpickle(path: Path) -> Any:
@@ -104,7 +128,9 @@ def _unpickle(path: Path) -> Any:
         with bz2.open(path) as stream:
             return PlainUnpickler(stream).load()
     except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise RequestError(f"{path}: not readable ({error}), allowed: an official NATS-tss-v1_0-*.pickle.pbz2") from None
+        raise RequestError(
+            f"{path}: not readable ({error}), allowed: an official NATS-tss-v1_0-*.pickle.pbz2"
+        ) from None
 
 
 def _torch_load(path: Path) -> Any:
@@ -114,5 +140,6 @@ def _torch_load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RequestError(f"{path}: not readable ({line}), allowed: an official NAS-Bench-201-v1_*.pth or "
-                           "NATS-tss-v1_0-*.pickle.pbz2") from None
+        raise RequestError(
+            f"{path}: not readable ({line}), allowed: an official NAS-Bench-201-v1_*.pth or NATS-tss-v1_0-*.pickle.pbz2"
+        ) from None

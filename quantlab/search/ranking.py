@@ -15,9 +15,9 @@ from quantlab.search.truth import TruthTable
 class Ranking:
     """How well scores, and complexities, order subnets.
 
-    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main column first and
-    of those beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities against the main column, and Kendall's tau
-    against each other one, `kendall_tau_NAME`.
+    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main
+    column first and of those beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities
+    against the main column, and Kendall's tau against each other one, `kendall_tau_NAME`.
     """
 
     main: str
@@ -28,27 +28,39 @@ class Ranking:
     by_complexity: dict[str, float]
 
 
-def rank(truth: TruthTable, indices: np.ndarray, scores: Sequence[float], complexities: Sequence[float], column: str | None) -> Ranking:
-    """The ranking of the subnets of those numbers. column: the main one, by default the table's first. Raises RequestError as `lookup`."""
+def rank(
+    truth: TruthTable, indices: np.ndarray, scores: Sequence[float], complexities: Sequence[float], column: str | None
+) -> Ranking:
+    """The ranking of the subnets of those numbers. column: the main one, by default the table's first. Raises
+    RequestError as `lookup`.
+    """
     main = column if column is not None else next(iter(truth.accuracies))
     columns = {name: truth.lookup(name, indices) for name in (main, *beside(truth, main))}
 
     def metrics(order: Sequence[float]) -> dict[str, float]:
         order = np.array(order, dtype=float)
-        others = {f"kendall_tau_{name}": rank_metrics(order, values)["kendall_tau"] for name, values in columns.items() if name != main}
+        others = {
+            f"kendall_tau_{name}": rank_metrics(order, values)["kendall_tau"]
+            for name, values in columns.items()
+            if name != main
+        }
         return rank_metrics(order, columns[main]) | others
 
     return Ranking(main, columns, scores, complexities, metrics(scores), metrics(complexities))
 
 
 def beside(truth: TruthTable, main: str) -> list[str]:
-    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not cifar10_valid."""
+    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not
+    cifar10_valid.
+    """
     split = next((ending for ending in ("_test", "_valid") if main.endswith(ending)), "")
     return [name for name in truth.accuracies if name != main and name.endswith(split)]
 
 
 def kendall_tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Kendall's tau-b of two `[n]` arrays, from -1 to 1, as the released code (scipy). A constant side gives 0: it orders nothing."""
+    """Kendall's tau-b of two `[n]` arrays, from -1 to 1, as the released code (scipy). A constant side gives 0: it
+    orders nothing.
+    """
     return _number(stats.kendalltau(scores, truth).statistic)
 
 
@@ -73,14 +85,22 @@ def rank_metrics(scores: np.ndarray, truth: np.ndarray, ks: tuple[int, ...] = (1
     """`kendall_tau`, `spearman`, and `precision_at_k` for each k smaller than the number of subnets."""
     scores, truth = np.asarray(scores), np.asarray(truth)
     return {"kendall_tau": kendall_tau(scores, truth), "spearman": spearman(scores, truth)} | {
-        f"precision_at_{k}": precision_at_k(scores, truth, k) for k in ks if k < len(scores)}
+        f"precision_at_{k}": precision_at_k(scores, truth, k) for k in ks if k < len(scores)
+    }
 
 
-def save_ranking(path: Path, subnets: Sequence[str], scores: Sequence[float], truth: Mapping[str, Sequence[float]], measure: str,
-                 complexities: Sequence[float]) -> None:
+def save_ranking(
+    path: Path,
+    subnets: Sequence[str],
+    scores: Sequence[float],
+    truth: Mapping[str, Sequence[float]],
+    measure: str,
+    complexities: Sequence[float],
+) -> None:
     """A CSV file with a row per ranked subnet, in the order given: what the rank correlations are computed from.
 
-    subnets: as `model.subnet` takes them. scores: accuracies in the supernet, percent. truth: by name accuracies trained alone, percent.
+    subnets: as `model.subnet` takes them. scores: accuracies in the supernet, percent. truth: by name accuracies
+        trained alone, percent.
     complexities: in units of `measure`.
     """
     with open(path, "w", newline="", encoding="utf-8") as file:

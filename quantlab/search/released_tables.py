@@ -1,7 +1,8 @@
 """The tables that the supernet paper's code ships, as a truth table of our numbering.
 
-github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled lists of NAS-Bench-201's accuracies, in our order of
-cells, and of the 327 cells (the file's name says 320) that the paper measures rank correlations on. Nothing in them is executed, as in `nats_bench`.
+github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled lists of NAS-Bench-201's accuracies, in
+our order of cells, and of the 327 cells (the file's name says 320) that the paper measures rank correlations on.
+Nothing in them is executed, as in `nats_bench`.
 """
 
 from collections.abc import Callable
@@ -15,9 +16,14 @@ from quantlab.search.nas_bench_201 import NasBench201
 from quantlab.search.nats_bench import PlainUnpickler
 from quantlab.search.truth import TruthTable
 
-FILES = {"cifar10_test": "cifar10_accs.pkl", "cifar10_valid": "cifar10_valids.pkl",
-         "cifar100_test": "cifar100_accs.pkl", "cifar100_valid": "cifar100_valids.pkl",
-         "imagenet16_120_test": "imagenet_accs.pkl", "imagenet16_120_valid": "imagenet_valids.pkl"}
+FILES = {
+    "cifar10_test": "cifar10_accs.pkl",
+    "cifar10_valid": "cifar10_valids.pkl",
+    "cifar100_test": "cifar100_accs.pkl",
+    "cifar100_valid": "cifar100_valids.pkl",
+    "imagenet16_120_test": "imagenet_accs.pkl",
+    "imagenet16_120_valid": "imagenet_valids.pkl",
+}
 LIST, LIST_NAME = "kendal_320_idx.pkl", "kendall_indices"
 
 
@@ -33,8 +39,12 @@ def read_released(folder: Path) -> TruthTable:
     """
     size = NasBench201().size
     found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
-    accuracies = {name: _numbers(path, f"{size} accuracies in percent", lambda values: len(values) == size and values.max() <= 100)
-                  for name, path in found.items()}
+    accuracies = {
+        name: _numbers(
+            path, f"{size} accuracies in percent", lambda values: len(values) == size and values.max() <= 100
+        )
+        for name, path in found.items()
+    }
     return TruthTable(np.arange(size), accuracies, read_list(folder / LIST) if (folder / LIST).is_file() else {})
 
 
@@ -43,7 +53,11 @@ def read_list(path: Path) -> dict[str, np.ndarray]:
     size = NasBench201().size
 
     def is_list(values: np.ndarray) -> bool:
-        return values.max() < size and len(np.unique(values)) == len(values) and bool((values == values.astype(np.int64)).all())
+        return (
+            values.max() < size
+            and len(np.unique(values)) == len(values)
+            and bool((values == values.astype(np.int64)).all())
+        )
 
     return {LIST_NAME: _numbers(path, f"different cells, 0 to {size - 1}", is_list).astype(np.int64)}
 
@@ -52,9 +66,10 @@ def _numbers(path: Path, allowed: str, is_sound: Callable[[np.ndarray], bool]) -
     try:
         with open(path, "rb") as stream:
             content = PlainUnpickler(stream).load()
-    except Exception as error:      # pickle, fed with damaged bytes, raises almost anything
-        raise RequestError(f"{path}: not readable ({error}), allowed: a pickled list of numbers, as the supernet paper's code "
-                           "ships") from None
+    except Exception as error:  # pickle, fed with damaged bytes, raises almost anything
+        raise RequestError(
+            f"{path}: not readable ({error}), allowed: a pickled list of numbers, as the supernet paper's code ships"
+        ) from None
     if isinstance(content, list) and content and all(isinstance(value, Real) for value in content):
         values = np.array(content, dtype=np.float64)
         if np.isfinite(values).all() and values.min() >= 0 and is_sound(values):

@@ -1,4 +1,6 @@
-"""Which subnets a supernet's training step sees: SPOS, FairNAS, few-shot NAS. Every draw is the generator's that the caller gives."""
+"""Which subnets a supernet's training step sees: SPOS, FairNAS, few-shot NAS. Every draw is the generator's that
+the caller gives.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,30 +9,35 @@ from typing import TYPE_CHECKING
 from quantlab.errors import RequestError
 from quantlab.search.spaces import SearchSpace, Subnet
 
-if TYPE_CHECKING:   # the command's help imports this, and shall answer at once
+if TYPE_CHECKING:  # the command's help imports this, and shall answer at once
     import numpy as np
 
 
-TRIES = 500     # draws for a subnet of the bin before any will do
+TRIES = 500  # draws for a subnet of the bin before any will do
 
 
 class FlopsBins:
     """Draws that are uniform over bins of FLOPs instead of over subnets, of which most have about the same number.
 
-    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken, whatever its
-    FLOPs. As the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330 M); the supernet paper's own
-    trainer for that space is not released.
+    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken,
+    whatever its FLOPs. As the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330
+    M); the supernet paper's own trainer for that space is not released.
     """
 
     def __init__(self, space: SearchSpace, edges: Sequence[float], key: str = "method.flops_bins"):
-        """edges: of the bins, ascending. Raises RequestError, under the name `key`, for a bin that no subnet of the space lies in."""
+        """edges: of the bins, ascending. Raises RequestError, under the name `key`, for a bin that no subnet of the
+        space lies in.
+        """
         self.space, self.edges = space, edges
         least, most = space.complexity_range("flops")
         for low, high in zip(edges, edges[1:]):
             if high < least or low > most:
                 middle, step = (least + most) // 2, max((most - least) // 10, 1)
-                raise RequestError(f"{key}: got a bin from {low:g} to {high:g}, but subnets of {space.name} have {least} to {most} FLOPs "
-                                   f"here, allowed: bins among these; type {key}=[{middle - step},{middle},{middle + step}], or null for none")
+                raise RequestError(
+                    f"{key}: got a bin from {low:g} to {high:g}, but subnets of {space.name} have {least} to {most}"
+                    f" FLOPs here, allowed: bins among these; type {key}=[{middle - step},{middle},{middle + step}], or"
+                    " null for none"
+                )
 
     def draw(self, rng: "np.random.Generator", sample: Callable[[], Subnet]) -> Subnet:
         place = rng.integers(len(self.edges) - 1)
@@ -52,6 +59,7 @@ class Sampler(ABC):
 
     def sample(self, rng: "np.random.Generator", part: int) -> Subnet:
         """One subnet, as supernet `part` sees them in training."""
+
         def uniform() -> Subnet:
             return self.within(self.space.sample(rng), part)
 
@@ -59,7 +67,8 @@ class Sampler(ABC):
 
     @abstractmethod
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
-        """The subnets of one step, whose gradients are summed. shared: a decision at which all have the same operation (of momentum
+        """The subnets of one step, whose gradients are summed. shared: a decision at which all have the same operation
+        (of momentum
         separation, whose clusters go by it); None: no such decision."""
 
     def part_of(self, subnet: Subnet) -> int:
@@ -81,10 +90,11 @@ class SPOS(Sampler):
 class FairNAS(Sampler):
     """Every operation of every decision once a step: "FairNAS", Chu et al., ICCV 2021 (strict fairness).
 
-    A random order of the operations per decision; subnet k takes the k-th of each. With a shared decision its one operation is drawn for
-    all, and fairness there holds in expectation only (the supernet paper's released code). Where decisions offer different numbers
-    of operations, the shorter orders begin again (our choice): there an operation may come twice. Bins of FLOPs are not for it: its subnets
-    have every operation once, so what one of them has the others lack.
+    A random order of the operations per decision; subnet k takes the k-th of each. With a shared decision its one
+    operation is drawn for all, and fairness there holds in expectation only (the supernet paper's released code). Where
+    decisions offer different numbers of operations, the shorter orders begin again (our choice): there an operation may
+    come twice. Bins of FLOPs are not for it: its subnets have every operation once, so what one of them has the others
+    lack.
     """
 
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
@@ -96,7 +106,9 @@ class FairNAS(Sampler):
 
 
 class FSNAS(Sampler):
-    """Few-shot NAS (Zhao et al., ICML 2021): one supernet per operation of one decision, `split`, which is fixed in it; inside, as SPOS."""
+    """Few-shot NAS (Zhao et al., ICML 2021): one supernet per operation of one decision, `split`, which is fixed in
+    it; inside, as SPOS.
+    """
 
     def __init__(self, space: SearchSpace, split: int, bins: FlopsBins | None = None):
         super().__init__(space, bins)
@@ -114,6 +126,8 @@ class FSNAS(Sampler):
 
 
 def build_sampler(name: str, space: SearchSpace, split: int, flops_bins: Sequence[float] | None = None) -> Sampler:
-    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on; flops_bins: edges of bins, not with fairnas, or None."""
+    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on; flops_bins: edges of bins, not with
+    fairnas, or None.
+    """
     bins = None if flops_bins is None else FlopsBins(space, flops_bins)
     return FSNAS(space, split, bins) if name == "fsnas" else {"spos": SPOS, "fairnas": FairNAS}[name](space, bins)

@@ -1,7 +1,7 @@
 """What a search space is: decisions, each with a few operations; a subnet is one operation per decision.
 
-A third space gives the names of its decisions and operations, which operations are legal where, and what each costs; numbering,
-encoding, drawing, neighbours and complexity follow from that.
+A third space gives the names of its decisions and operations, which operations are legal where, and what each costs;
+numbering, encoding, drawing, neighbours and complexity follow from that.
 """
 
 from abc import ABC, abstractmethod
@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Literal
 
 from quantlab.errors import RequestError
 
-if TYPE_CHECKING:   # the command's help imports this, and shall answer at once
+if TYPE_CHECKING:  # the command's help imports this, and shall answer at once
     import numpy as np
 
-Subnet = tuple[int, ...]        # the operation of each decision, an edge of a cell or a layer of a chain
+Subnet = tuple[int, ...]  # the operation of each decision, an edge of a cell or a layer of a chain
 Measure = Literal["parameters", "flops"]
 MEASURES: tuple[Measure, ...] = ("parameters", "flops")
 
 
 class SearchSpace(ABC):
-    """Base of all spaces. A subclass sets `name`, `decisions` and `operations`, and says what is legal and what it costs."""
+    """Base of all spaces. A subclass sets `name`, `decisions` and `operations`, and says what is legal and what it
+    costs.
+    """
 
     name: str
-    decisions: tuple[str, ...]      # names, in the order of a subnet's entries
-    operations: tuple[str, ...]     # names, in the order of their numbers
+    decisions: tuple[str, ...]  # names, in the order of a subnet's entries
+    operations: tuple[str, ...]  # names, in the order of their numbers
 
     @abstractmethod
     def choices(self, decision: int) -> tuple[int, ...]:
@@ -54,15 +56,23 @@ class SearchSpace(ABC):
         legal = self._legal
         if len(subnet) == len(legal) and all(operation in allowed for operation, allowed in zip(subnet, legal)):
             return tuple(subnet)
-        nearest = [operation if operation in allowed else min(allowed, key=lambda other: abs(other - operation))
-                   for operation, allowed in zip(subnet, legal)]
-        nearest += [allowed[0] for allowed in legal[len(nearest):]]
+        nearest = [
+            operation if operation in allowed else min(allowed, key=lambda other: abs(other - operation))
+            for operation, allowed in zip(subnet, legal)
+        ]
+        nearest += [allowed[0] for allowed in legal[len(nearest) :]]
         if len(subnet) != len(legal):
             wrong = f"{len(subnet)} operations for {len(legal)} decisions"
         else:
             place = next(decision for decision, allowed in enumerate(legal) if subnet[decision] not in allowed)
-            wrong = f"operation {subnet[place]} at {self.decisions[place]}, where {', '.join(map(str, legal[place]))} are legal"
-        raise RequestError(f"{key}: got {'-'.join(map(str, subnet))} ({wrong}), {self._allowed}; type {key}={'-'.join(map(str, nearest))}")
+            wrong = (
+                f"operation {subnet[place]} at {self.decisions[place]}, where {', '.join(map(str, legal[place]))} are"
+                " legal"
+            )
+        raise RequestError(
+            f"{key}: got {'-'.join(map(str, subnet))} ({wrong}), {self._allowed}; type"
+            f" {key}={'-'.join(map(str, nearest))}"
+        )
 
     def encode(self, subnet: Subnet) -> str:
         """`"3-3-3-1-2-3"`, as a person types it."""
@@ -105,16 +115,24 @@ class SearchSpace(ABC):
         return tuple(reversed(reversed_operations))
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """The one subnet that stands for all that compute the same with the same weights; itself, unless a space knows of others."""
+        """The one subnet that stands for all that compute the same with the same weights; itself, unless a space
+        knows of others.
+        """
         return subnet
 
     def neighbours(self, subnet: Subnet) -> list[Subnet]:
         """Every subnet that differs in exactly one decision."""
-        return [(*subnet[:decision], other, *subnet[decision + 1 :])
-                for decision, operation in enumerate(self.check(subnet)) for other in self._legal[decision] if other != operation]
+        return [
+            (*subnet[:decision], other, *subnet[decision + 1 :])
+            for decision, operation in enumerate(self.check(subnet))
+            for other in self._legal[decision]
+            if other != operation
+        ]
 
     def complexity(self, subnet: Subnet, measure: Measure = "parameters") -> int:
-        """Weights of convolutions and classifier (no biases, no normalization), or their multiply-accumulates for one image."""
+        """Weights of convolutions and classifier (no biases, no normalization), or their multiply-accumulates for
+        one image.
+        """
         fixed, costs = self._costs[measure]
         return fixed + sum(cost[operation] for cost, operation in zip(costs, subnet))
 
@@ -129,6 +147,13 @@ class SearchSpace(ABC):
 
     @cached_property
     def _costs(self) -> dict[Measure, tuple[int, list[dict[int, int]]]]:
-        return {measure: (self.fixed_cost(measure), [
-            {operation: self.cost(decision, operation, measure) for operation in legal}
-            for decision, legal in enumerate(self._legal)]) for measure in MEASURES}
+        return {
+            measure: (
+                self.fixed_cost(measure),
+                [
+                    {operation: self.cost(decision, operation, measure) for operation in legal}
+                    for decision, legal in enumerate(self._legal)
+                ],
+            )
+            for measure in MEASURES
+        }

@@ -1,7 +1,8 @@
 """Which subnets to score in search of the best: all of them, random ones, or the offspring of good ones.
 
-Every strategy asks `score` for lists of subnets, higher is better, never twice for the same one, and answers with what it scored, best
-first. Random draws come from the generator given, so that the same seed and scores find the same subnet.
+Every strategy asks `score` for lists of subnets, higher is better, never twice for the same one, and answers with what
+it scored, best first. Random draws come from the generator given, so that the same seed and scores find the same
+subnet.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ from quantlab.errors import RequestError
 from quantlab.search.spaces import Measure, SearchSpace, Subnet
 
 Score = Callable[[list[Subnet]], list[float]]
-Scored = list[tuple[Subnet, float]]     # best first; of equal scores the one that was scored first
+Scored = list[tuple[Subnet, float]]  # best first; of equal scores the one that was scored first
 
-EXHAUSTIBLE = 10**6     # subnets; NAS-Bench-201 has 15,625, the MobileNet space 2e17
-TRIES = 100             # draws before a rare thing is taken for impossible
+EXHAUSTIBLE = 10**6  # subnets; NAS-Bench-201 has 15,625, the MobileNet space 2e17
+TRIES = 100  # draws before a rare thing is taken for impossible
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class ComplexityLimit:
         """Raises RequestError, under the name `key`, if not even the smallest subnet is within the limit."""
         least, most = self.space.complexity_range(self.measure)
         if self.largest < least:
-            raise RequestError(f"{key}: got {self.largest} {self.measure}, which excludes every subnet of {self.space.name}, allowed: from "
-                               f"{least} (the smallest) to {most} (no limit); type {key}={least}, or null for none")
+            raise RequestError(
+                f"{key}: got {self.largest} {self.measure}, which excludes every subnet of {self.space.name}, allowed:"
+                f" from {least} (the smallest) to {most} (no limit); type {key}={least}, or null for none"
+            )
 
     def allows(self, subnet: Subnet) -> bool:
         return self.space.complexity(subnet, self.measure) <= self.largest
@@ -42,8 +45,10 @@ class ComplexityLimit:
 def require_exhaustible(space: SearchSpace) -> None:
     """Raises RequestError for a space too large to score every subnet of."""
     if space.size > EXHAUSTIBLE:
-        raise RequestError(f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random, "
-                           "evolutionary; type method.search.strategy=evolutionary")
+        raise RequestError(
+            f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random,"
+            " evolutionary; type method.search.strategy=evolutionary"
+        )
 
 
 def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None = None, chunk: int = 1000) -> Scored:
@@ -57,23 +62,35 @@ def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None =
     return _ranked(scored)
 
 
-def random_search(space: SearchSpace, score: Score, count: int, rng: np.random.Generator, limit: ComplexityLimit | None = None) -> Scored:
+def random_search(
+    space: SearchSpace, score: Score, count: int, rng: np.random.Generator, limit: ComplexityLimit | None = None
+) -> Scored:
     """`count` different subnets within the limit, fewer where there are no more."""
     _check(limit)
     drawn = list(islice(_fresh(space, rng, limit, seen=set()), count))
     return _ranked(list(zip(drawn, score(drawn))))
 
 
-def evolutionary_search(space: SearchSpace, score: Score, rng: np.random.Generator, limit: ComplexityLimit | None = None, *,
-                        population: int = 50, generations: int = 20, parents: int = 10, crossover: int = 25, mutation: int = 25,
-                        mutation_probability: float = 0.1) -> Scored:
+def evolutionary_search(
+    space: SearchSpace,
+    score: Score,
+    rng: np.random.Generator,
+    limit: ComplexityLimit | None = None,
+    *,
+    population: int = 50,
+    generations: int = 20,
+    parents: int = 10,
+    crossover: int = 25,
+    mutation: int = 25,
+    mutation_probability: float = 0.1,
+) -> Scored:
     """The search of SPOS (Guo et al. 2020, Alg. 1; constants of the lab's released code).
 
-    population: subnets scored in each of `generations`, random in the first; parents: the best ever scored, from which `mutation`
-    children are made by redrawing each decision with `mutation_probability`, and `crossover` children by taking each decision from
-    one of two parents. Children that were scored before or exceed the limit are made anew, up to ten times as often as children are
-    wanted; random subnets fill up. Ends early when the space has nothing new. The released code does not count the random generation among
-    its 20: it scores as many subnets as 21 here.
+    population: subnets scored in each of `generations`, random in the first; parents: the best ever scored, from which
+    `mutation` children are made by redrawing each decision with `mutation_probability`, and `crossover` children by
+    taking each decision from one of two parents. Children that were scored before or exceed the limit are made anew, up
+    to ten times as often as children are wanted; random subnets fill up. Ends early when the space has nothing new. The
+    released code does not count the random generation among its 20: it scores as many subnets as 21 here.
     """
     _check(limit)
     scored: Scored = []
@@ -104,23 +121,31 @@ def evolutionary_search(space: SearchSpace, score: Score, rng: np.random.Generat
 def draw_within(space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None) -> Subnet:
     """A random subnet within the limit: uniform, by rejection; where a hundred draws exceed it, decision by decision.
 
-    Decision by decision (our choice), in random order, means uniformly among the operations that leave room for the smallest of the rest,
-    which is not uniform over the subnets, but always finds one.
+    Decision by decision (our choice), in random order, means uniformly among the operations that leave room for the
+    smallest of the rest, which is not uniform over the subnets, but always finds one.
     """
     for _ in range(TRIES):
         subnet = space.sample(rng)
         if limit is None or limit.allows(subnet):
             return subnet
     choices = [space.choices(decision) for decision in range(len(space.decisions))]
-    chosen = [min(legal, key=lambda operation: space.cost(decision, operation, limit.measure)) for decision, legal in enumerate(choices)]
+    chosen = [
+        min(legal, key=lambda operation: space.cost(decision, operation, limit.measure))
+        for decision, legal in enumerate(choices)
+    ]
     for decision in rng.permutation(len(chosen)):
-        fitting = [operation for operation in choices[decision]
-                   if limit.allows((*chosen[:decision], operation, *chosen[decision + 1 :]))]
+        fitting = [
+            operation
+            for operation in choices[decision]
+            if limit.allows((*chosen[:decision], operation, *chosen[decision + 1 :]))
+        ]
         chosen[decision] = fitting[rng.integers(len(fitting))]
     return tuple(chosen)
 
 
-def _fresh(space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None, seen: set[Subnet]) -> Iterator[Subnet]:
+def _fresh(
+    space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None, seen: set[Subnet]
+) -> Iterator[Subnet]:
     """Random subnets that were not seen, until a hundred in a row were."""
     while True:
         fresh = next(_new((draw_within(space, rng, limit) for _ in range(TRIES)), seen, limit), None)

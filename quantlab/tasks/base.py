@@ -73,7 +73,8 @@ def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def loaded(loader: Iterable) -> Iterator:
-    """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts the worker's
+    """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts
+    the worker's
     traceback before it."""
     try:
         yield from loader
@@ -83,14 +84,18 @@ def loaded(loader: Iterable) -> Iterator:
 
 
 def refuse_other_channels(section: Any, channels: int) -> None:
-    """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all channels."""
+    """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all
+    channels.
+    """
     for key in ("mean", "std"):
         values = getattr(section.normalization, key)
         if len(values) not in (1, channels):
             fitting = ",".join(["0.5"] * channels)
-            raise RequestError(f"task.normalization.{key}: got {len(values)} values, but the images of task={section.name} have {channels} "
-                               f"channel{'s'[: channels != 1]}, allowed: one value for each, or one for all; type "
-                               f"task.normalization.mean=[{fitting}] task.normalization.std=[{fitting}]")
+            raise RequestError(
+                f"task.normalization.{key}: got {len(values)} values, but the images of task={section.name} have"
+                f" {channels} channel{'s'[: channels != 1]}, allowed: one value for each, or one for all; type"
+                f" task.normalization.mean=[{fitting}] task.normalization.std=[{fitting}]"
+            )
 
 
 def validation_count(images: int, fraction: float, least: int = 1) -> int:
@@ -103,12 +108,16 @@ def validation_count(images: int, fraction: float, least: int = 1) -> int:
     if 0 < held <= images - least:
         return held
     if images <= least:
-        raise RequestError(f"task.validation_fraction: {images} images (with boxes, where it is boxes) are left for training and "
-                           f"validation, allowed: at least {least + 1}; give more images")
+        raise RequestError(
+            f"task.validation_fraction: {images} images (with boxes, where it is boxes) are left for training and "
+            f"validation, allowed: at least {least + 1}; give more images"
+        )
     fitting = 0.1 if 0 < round(0.1 * images) <= images - least else round(1 / images, 3)
-    raise RequestError(f"task.validation_fraction: got {fraction}, which leaves {held} of {images} images for validation and "
-                       f"{images - held} for training, allowed: at least 1 and {least}; type task.validation_fraction={fitting}, or give "
-                       "more images")
+    raise RequestError(
+        f"task.validation_fraction: got {fraction}, which leaves {held} of {images} images for validation and"
+        f" {images - held} for training, allowed: at least 1 and {least}; type task.validation_fraction={fitting}, or"
+        " give more images"
+    )
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -133,8 +142,9 @@ class ImageTask:
     collate = staticmethod(collate)
     channels: int
     classes: int | None  # number of labels; None: the images have none
-    draws = False        # whether `draw` draws anything
-    workers = 0          # processes that load data unless trainer.num_workers says how many: none where all is in memory
+    draws = False  # whether `draw` draws anything
+    # processes that load data unless trainer.num_workers says how many: none where all is in memory
+    workers = 0
 
     def __init__(self, section: Any):
         self.section = section
@@ -192,7 +202,9 @@ class ImageTask:
         return ImageDataset(*self._data)
 
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
-        """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the task has one."""
+        """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the
+        task has one.
+        """
         return batch
 
     def baseline(self, device: torch.device) -> dict[str, dict[str, float]]:
@@ -200,7 +212,8 @@ class ImageTask:
         return {}
 
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """Pictures of what `models` (by label, in the order to be shown, on `device`) make of test images, as PNG files in `folder`.
+        """Pictures of what `models` (by label, in the order to be shown, on `device`) make of test images, as PNG files
+        in `folder`.
 
         Asked once, at the end of a run, on the main process. Not every task has something to look at.
         """

@@ -1,4 +1,6 @@
-"""The classification tasks by name: which images, how they are split, augmented and normalized, and how accuracy is measured."""
+"""The classification tasks by name: which images, how they are split, augmented and normalized, and how accuracy is
+measured.
+"""
 
 import functools
 import hashlib
@@ -22,8 +24,8 @@ from quantlab.tasks.split_file import read_split, require_images
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
     """Each image of `[N, C, H, W]` shifted by up to `padding` pixels each way, black moving in, and mirrored or not.
 
-    The augmentation of the CIFAR literature (He et al. 2016, Sec. 4.2), on the images' device, a whole batch at a time. One
-    draw per image, from torch's generator.
+    The augmentation of the CIFAR literature (He et al. 2016, Sec. 4.2), on the images' device, a whole batch at a time.
+    One draw per image, from torch's generator.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -44,14 +46,15 @@ def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
 
 
 class ClassificationTask(ImageTask):
-    """Labelled images: training, validation and test parts that share none. What is common to images in memory and in folders.
+    """Labelled images: training, validation and test parts that share none. What is common to images in memory and in
+    folders.
 
-    The validation part, `validation_fraction` of the training split, is drawn by `split_seed` and never trained on; it tells
-    which checkpoint is best. What is reported is measured on the test split.
+    The validation part, `validation_fraction` of the training split, is drawn by `split_seed` and never trained on; it
+    tells which checkpoint is best. What is reported is measured on the test split.
     """
 
     kind = "classification"
-    main_metric = "top1"     # of `evaluate`; higher is better
+    main_metric = "top1"  # of `evaluate`; higher is better
     channels: int
     classes: int
 
@@ -60,7 +63,9 @@ class ClassificationTask(ImageTask):
         refuse_other_channels(section, self.channels)
 
     def part(self, name: str) -> Dataset:
-        """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises RequestError as `check`."""
+        """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises
+        RequestError as `check`.
+        """
         raise NotImplementedError  # in memory or in folders
 
     def augment(self, images: Tensor) -> Tensor:
@@ -81,11 +86,15 @@ class ClassificationTask(ImageTask):
         return np.random.default_rng(self.section.split_seed if seed is None else seed).permutation(count)
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split, augmentation,
+        """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split,
+        augmentation,
         normalization."""
         digest = hashlib.sha256(super().fingerprint().encode())
-        shaping = self.section.model_dump(include={"augmentation", "normalization", "validation_fraction", "split_seed"})
-        if self.section.label_smoothing:        # where there is none, weights cached before this key existed are still found
+        shaping = self.section.model_dump(
+            include={"augmentation", "normalization", "validation_fraction", "split_seed"}
+        )
+        # where there is none, weights cached before this key existed are still found
+        if self.section.label_smoothing:
             shaping["label_smoothing"] = self.section.label_smoothing
         digest.update(json.dumps(shaping, sort_keys=True).encode())
         return digest.hexdigest()
@@ -100,8 +109,9 @@ class ClassificationTask(ImageTask):
         return batch | {"image": self.normalize(self.augment(batch["image"])), "label": self.smooth(batch["label"])}
 
     def smooth(self, label: Tensor) -> Tensor:
-        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to be predicted with,
-        `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0. Cross-entropy takes either, so every
+        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to
+        be predicted with, `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0.
+        Cross-entropy takes either, so every
         method that trains a classifier trains on it; accuracies and validation losses know nothing of it."""
         share = self.section.label_smoothing
         return (1 - share) * F.one_hot(label, self.classes) + share / self.classes if share else label
@@ -113,9 +123,12 @@ class ClassificationTask(ImageTask):
         return (images.to(torch.float32) / 255 - mean) / std
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: str, device: torch.device,
-                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
-        """`top1` and `top5` (percent) and `loss` (mean cross-entropy, nats) of `model`, in evaluation mode, on a part."""
+    def evaluate(
+        self, model: nn.Module, split: str, device: torch.device, progress: Callable[..., Iterable] | None = None
+    ) -> dict[str, float]:
+        """`top1` and `top5` (percent) and `loss` (mean cross-entropy, nats) of `model`, in evaluation mode, on a
+        part.
+        """
         part = self.part(split)
         loader = DataLoader(part, self.section.evaluation.batch_size, collate_fn=self.collate, num_workers=self.workers)
         was_training = model.training
@@ -137,7 +150,9 @@ class ClassificationTask(ImageTask):
 
 
 class ImagesInMemory(ClassificationTask):
-    """A set that is read once and stays in memory as uint8. A subclass without an official test split gives `test_fraction`."""
+    """A set that is read once and stays in memory as uint8. A subclass without an official test split gives
+    `test_fraction`.
+    """
 
     test_fraction: float | None = None
 
@@ -151,18 +166,27 @@ class ImagesInMemory(ClassificationTask):
         order = self.shuffled(len(images))
         if self.test_fraction is None:
             test_images, test_labels = self._load_test()
-            test = resize(torch.from_numpy(test_images), self.image_size), torch.from_numpy(test_labels.astype(np.int64))
+            test = (
+                resize(torch.from_numpy(test_images), self.image_size),
+                torch.from_numpy(test_labels.astype(np.int64)),
+            )
         else:
             held = round(self.test_fraction * len(images))
             test, order = (images[order[:held]], labels[order[:held]]), order[held:]
         validation, train = self.validation_and_train(order)
-        return {"train": (images[train], labels[train]), "validation": (images[validation], labels[validation]), "test": test}
+        return {
+            "train": (images[train], labels[train]),
+            "validation": (images[validation], labels[validation]),
+            "test": test,
+        }
 
     def check(self) -> None:
         for name, (_, labels) in self._parts.items():
             wrong = labels[(labels < 0) | (labels >= self.classes)]
             if len(wrong):
-                raise RequestError(f"task {self.name}: the {name} split holds label {int(wrong[0])}, allowed: 0 to {self.classes - 1}")
+                raise RequestError(
+                    f"task {self.name}: the {name} split holds label {int(wrong[0])}, allowed: 0 to {self.classes - 1}"
+                )
 
     def part(self, name: str) -> ImageDataset:
         return ImageDataset(*self._parts[name], transform=lambda images: images)
@@ -182,7 +206,9 @@ class Digits(ImagesInMemory):
 
 
 class OfficialTest(ImagesInMemory):
-    """A set whose test split is its own, so that a file may divide the training split: `split_file`, in place of a random draw."""
+    """A set whose test split is its own, so that a file may divide the training split: `split_file`, in place of a
+    random draw.
+    """
 
     def __init__(self, section: Any):
         super().__init__(section)
@@ -198,7 +224,11 @@ class OfficialTest(ImagesInMemory):
 
     def fingerprint(self) -> str:
         whole = super().fingerprint()
-        return whole if self.split is None else hashlib.sha256(whole.encode() + b"".join(part.tobytes() for part in self.split)).hexdigest()
+        return (
+            whole
+            if self.split is None
+            else hashlib.sha256(whole.encode() + b"".join(part.tobytes() for part in self.split)).hexdigest()
+        )
 
     def protocol(self) -> dict[str, Any]:
         found = super().protocol()

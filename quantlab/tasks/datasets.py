@@ -1,8 +1,8 @@
 """The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
-Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out or packed
-in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with one exception that is
-checked first: see `_cifar_python`.
+Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out
+or packed in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with
+one exception that is checked first: see `_cifar_python`.
 """
 
 import io
@@ -22,7 +22,8 @@ log = logging.getLogger("quantlab")
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
-CIFAR10_FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}     # the binary version
+# the binary version
+CIFAR10_FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
 
 
 def load_digits() -> Arrays:
@@ -45,7 +46,10 @@ def load_mnist(data_dir: Path, download: bool, split: str = "train") -> Arrays:
     """
     prefix = {"train": "train", "test": "t10k"}[split]
     packed = partial(_mnist_packed, split=split)
-    sources = {f"MNIST/raw/{prefix}-images-idx3-ubyte": _mnist_torchvision, **dict.fromkeys(_packed_files(data_dir, "mnist.npz"), packed)}
+    sources = {
+        f"MNIST/raw/{prefix}-images-idx3-ubyte": _mnist_torchvision,
+        **dict.fromkeys(_packed_files(data_dir, "mnist.npz"), packed),
+    }
     if download and _first(data_dir, sources) is None:
         _download("MNIST", "12 MB", data_dir)
     return _read("MNIST", split, data_dir, sources)
@@ -55,8 +59,8 @@ def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays
     """CIFAR-10's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]`, from the first of these in `data_dir`.
 
     `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz`, then other
-    `cifar10_jpeg*.npz` by name (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for `test_`; lossy:
-    compare results only within the same file).
+    `cifar10_jpeg*.npz` by name (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for
+    `test_`; lossy: compare results only within the same file).
 
     Raises:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
@@ -72,8 +76,8 @@ def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays
 
 
 def load_cifar100(data_dir: Path, download: bool, split: str = "train") -> Arrays:
-    """CIFAR-100's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]` with its 100 fine labels, from `cifar-100-binary` (the
-    binary version) or `cifar-100-python` (torchvision's) in `data_dir`.
+    """CIFAR-100's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]` with its 100 fine labels, from
+    `cifar-100-binary` (the binary version) or `cifar-100-python` (torchvision's) in `data_dir`.
 
     Raises:
         RequestError: no such folder and `download` is false, the download failed, or a file is damaged.
@@ -91,7 +95,8 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
     """The arrays of an `.npz` under the names in `wanted` (name: what it should be, for the message), in that order.
 
     Raises:
-        RequestError: not an `.npz`, truncated, encrypted, an array is missing, or holds Python objects (never unpickled).
+        RequestError: not an `.npz`, truncated, encrypted, an array is missing, or holds Python objects (never
+        unpickled).
     """
     what, found = f"{path}", []
     try:
@@ -106,12 +111,16 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
     missing = [name for name in wanted if name not in names]
     if missing:
         needed = ", ".join(f"{name} ({meaning})" for name, meaning in wanted.items())
-        raise RequestError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, needed: {needed}")
+        raise RequestError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}, needed: {needed}"
+        )
     return found
 
 
 def _packed_files(data_dir: Path, pattern: str) -> list[str]:
-    """Names of the files that match `pattern`, the plain name first; `pattern` itself where there is none. `data_dir` may be a file."""
+    """Names of the files that match `pattern`, the plain name first; `pattern` itself where there is none.
+    `data_dir` may be a file.
+    """
     if data_dir.is_file():
         return [data_dir.name]
     plain = pattern.replace("*", "")
@@ -121,8 +130,11 @@ def _packed_files(data_dir: Path, pattern: str) -> list[str]:
 def _place(data_dir: Path, name: str) -> Path | None:
     """Where the source `name` lies: in `data_dir`, or `data_dir` is already its folder, or itself; None if nowhere."""
     whole, parts = data_dir.absolute(), Path(name).parts
-    ways = (whole.joinpath(*parts[cut:]) for cut in range(len(parts) + 1)
-            if whole.parts[len(whole.parts) - cut :] == parts[:cut])
+    ways = (
+        whole.joinpath(*parts[cut:])
+        for cut in range(len(parts) + 1)
+        if whole.parts[len(whole.parts) - cut :] == parts[:cut]
+    )
     return next((path for path in ways if path.exists()), None)
 
 
@@ -130,13 +142,15 @@ def _first(data_dir: Path, sources: dict) -> str | None:
     return next((name for name in sources if _place(data_dir, name)), None)
 
 
-def _read(title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]], classes: int = 10) -> Arrays:
+def _read(
+    title: str, split: str, data_dir: Path, sources: dict[str, Callable[[Path], Arrays]], classes: int = 10
+) -> Arrays:
     there = [name for name in sources if _place(data_dir, name)]
     if not there:
         where = f"in data_dir {data_dir}" + ("" if data_dir.is_dir() else ", which does not exist")
         raise RequestError(
             f"{title} was not found {where}; looked for {', '.join(sources)}."
-            f" Give the right folder with data_dir=PATH, or fetch it: task.download=true"
+            " Give the right folder with data_dir=PATH, or fetch it: task.download=true"
         )
     path = _place(data_dir, there[0])
     images, labels = sources[there[0]](path)
@@ -185,7 +199,9 @@ def _mnist_torchvision(path: Path) -> Arrays:
 
 
 def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
-    """Files of records: the label in the last of `label_bytes` (CIFAR-100 has the coarse label before it), then 3 planes of 32x32."""
+    """Files of records: the label in the last of `label_bytes` (CIFAR-100 has the coarse label before it), then 3
+    planes of 32x32.
+    """
     records, size = [], label_bytes + 3072
     for name in files:
         path = folder / name
@@ -215,7 +231,11 @@ def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
 
 
 def _cifar10_packed(path: Path, split: str) -> Arrays:
-    wanted = {f"{split}_jpeg": "uint8 [bytes]", f"{split}_offsets": "integers [N + 1]", f"{split}_labels": "integers [N]"}
+    wanted = {
+        f"{split}_jpeg": "uint8 [bytes]",
+        f"{split}_offsets": "integers [N + 1]",
+        f"{split}_labels": "integers [N]",
+    }
     content, offsets, labels = read_npz(path, wanted)
     sound = content.dtype == np.uint8 and content.ndim == 1
     _require_array(path, f"{split}_jpeg", content, sound, "uint8 [bytes]")
@@ -235,8 +255,11 @@ def _cifar10_packed(path: Path, split: str) -> Arrays:
 
 
 def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) -> np.ndarray:
-    """`values` as int64 `[count]`; floats will do where all are whole. Raises RequestError for others, and for another shape."""
-    fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]       # NaN is not equal to itself
+    """`values` as int64 `[count]`; floats will do where all are whole. Raises RequestError for others, and for
+    another shape.
+    """
+    # NaN is not equal to itself
+    fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]
     whole = values.dtype.kind in "iuf" and not fractions.size and not np.isinf(values).any()
     holds = whole and values.ndim == 1 and count in (None, len(values))
     but = f", not {fractions[0]}" if fractions.size else ""
@@ -246,7 +269,9 @@ def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) 
 
 def _require_array(path: Path, name: str, got: np.ndarray, holds: object, allowed: str) -> None:
     if not holds:
-        raise RequestError(f"{path}: {name} is {got.dtype} {list(got.shape)}, allowed: {allowed}; correct or replace the file")
+        raise RequestError(
+            f"{path}: {name} is {got.dtype} {list(got.shape)}, allowed: {allowed}; correct or replace the file"
+        )
 
 
 def _require(path: Path, holds: object, expected: object) -> None:

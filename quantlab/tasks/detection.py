@@ -1,8 +1,9 @@
-"""Object detection: images with boxes, how they are fed, and how boxes are judged. Where images and boxes come from is a subclass's.
+"""Object detection: images with boxes, how they are fed, and how boxes are judged. Where images and boxes come from is
+a subclass's.
 
-An item is `{"image": uint8 [C, H, W], "boxes": float32 [n, 4], "labels": int64 [n], "ignored": bool [n]}`, a batch the same with lists.
-Boxes are x1, y1, x2, y2 in pixels: a box encloses the columns x1 to x2 - 1 and the rows y1 to y2 - 1. An ignored box (a crowd of
-COCO, a difficult object of VOC) is not trained on, and finding it or not counts for nothing.
+An item is `{"image": uint8 [C, H, W], "boxes": float32 [n, 4], "labels": int64 [n], "ignored": bool [n]}`, a batch the
+same with lists. Boxes are x1, y1, x2, y2 in pixels: a box encloses the columns x1 to x2 - 1 and the rows y1 to y2 - 1.
+An ignored box (a crowd of COCO, a difficult object of VOC) is not trained on, and finding it or not counts for nothing.
 """
 
 import functools
@@ -21,7 +22,7 @@ from quantlab.errors import RequestError
 from quantlab.report.boxes import Boxes, detection_grid
 from quantlab.tasks.base import ImageTask, loaded, refuse_other_channels, to_device
 
-MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}      # torchmetrics' names and ours
+MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}  # torchmetrics' names and ours
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
@@ -38,12 +39,12 @@ def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 class DetectionTask(ImageTask):
     """Images with boxes: training, validation and test parts that share none.
 
-    A part is a dataset of the items that the module describes, with `boxes`, `labels` and `ignored` of all of its images as lists of
-    tensors, and `digest()`, a sha256 (hex) of all that its items hold or are read from.
+    A part is a dataset of the items that the module describes, with `boxes`, `labels` and `ignored` of all of its
+    images as lists of tensors, and `digest()`, a sha256 (hex) of all that its items hold or are read from.
     """
 
     kind = "detection"
-    main_metric = "map"     # of `evaluate`; higher is better
+    main_metric = "map"  # of `evaluate`; higher is better
     draws = True
     collate = staticmethod(collate)
     channels: int
@@ -71,11 +72,15 @@ class DetectionTask(ImageTask):
         """Raises RequestError for data that cannot be used: what each task names, and a part without any box."""
         for name, part in self._parts.items():
             if not any(len(boxes) for boxes in part.boxes):
-                raise RequestError(f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least "
-                                   "one box in every part; give images that have boxes")
+                raise RequestError(
+                    f"task {self.name}: the {len(part)} images of the {name} part have no box at all, allowed: at least"
+                    " one box in every part; give images that have boxes"
+                )
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation, normalization."""
+        """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation,
+        normalization.
+        """
         shaping = self.section.model_dump(include={"augmentation", "normalization"})
         return hashlib.sha256((self.part("train").digest() + json.dumps(shaping, sort_keys=True)).encode()).hexdigest()
 
@@ -83,7 +88,9 @@ class DetectionTask(ImageTask):
         return self.part("train")
 
     def prepare(self, batch: dict[str, list[Tensor]], train: bool) -> dict[str, list[Tensor]]:
-        """Images as float32 `[C, H, W]`, `(x / 255 - mean) / std` per channel; in training each mirrored or not, where the task says so."""
+        """Images as float32 `[C, H, W]`, `(x / 255 - mean) / std` per channel; in training each mirrored or not,
+        where the task says so.
+        """
         images, boxes = batch["image"], batch["boxes"]
         if train and self.section.augmentation.horizontal_flip:
             mirrored = (torch.rand(len(images)) < 0.5).tolist()
@@ -93,17 +100,22 @@ class DetectionTask(ImageTask):
 
     def normalize(self, image: Tensor) -> Tensor:
         """`[C, H, W]` with values 0 to 255 to float32."""
-        mean, std = (torch.tensor(values, device=image.device).view(-1, 1, 1)
-                     for values in (self.section.normalization.mean, self.section.normalization.std))
+        mean, std = (
+            torch.tensor(values, device=image.device).view(-1, 1, 1)
+            for values in (self.section.normalization.mean, self.section.normalization.std)
+        )
         return (image.to(torch.float32) / 255 - mean) / std
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: str, device: torch.device,
-                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
-        """`map`, `map50`, `map75` of `model`, in evaluation mode, on a part, in percent: COCO's mean average precision over classes and
-        IoU from 0.50 to 0.95, at 0.50, at 0.75, of at most 100 boxes an image (torchmetrics around pycocotools).
+    def evaluate(
+        self, model: nn.Module, split: str, device: torch.device, progress: Callable[..., Iterable] | None = None
+    ) -> dict[str, float]:
+        """`map`, `map50`, `map75` of `model`, in evaluation mode, on a part, in percent: COCO's mean average precision
+        over classes and IoU from 0.50 to 0.95, at 0.50, at 0.75, of at most 100 boxes an image (torchmetrics around
+        pycocotools).
 
-        On the validation part also `loss`, the mean over images, which tells which checkpoint is best: it takes a second forward pass.
+        On the validation part also `loss`, the mean over images, which tells which checkpoint is best: it takes a
+        second forward pass.
         """
         from torchmetrics.detection import MeanAveragePrecision
 
@@ -117,8 +129,13 @@ class DetectionTask(ImageTask):
         for raw in loaded(progress(loader, f"{split} boxes") if progress else loader):
             batch = self.prepare(to_device(raw, device), train=False)
             found = to_device(model.detect(batch["image"]), torch.device("cpu"))
-            metric.update(found, [{"boxes": boxes, "labels": labels, "iscrowd": ignored.long()}
-                                  for boxes, labels, ignored in zip(raw["boxes"], raw["labels"], raw["ignored"], strict=True)])
+            metric.update(
+                found,
+                [
+                    {"boxes": boxes, "labels": labels, "iscrowd": ignored.long()}
+                    for boxes, labels, ignored in zip(raw["boxes"], raw["labels"], raw["ignored"], strict=True)
+                ],
+            )
             if split == "validation":
                 loss += float(model.training_loss(batch)) * len(found)
         model.train(was_training)
@@ -129,7 +146,10 @@ class DetectionTask(ImageTask):
     def protocol(self) -> dict[str, Any]:
         """What precision was measured on."""
         sizes = {f"{name}_images": len(part) for name, part in self._parts.items()}
-        return sizes | {"test_boxes": sum(len(boxes) for boxes in self.part("test").boxes), "split_seed": self.section.split_seed}
+        return sizes | {
+            "test_boxes": sum(len(boxes) for boxes in self.part("test").boxes),
+            "split_seed": self.section.split_seed,
+        }
 
     @torch.no_grad()
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
@@ -145,8 +165,10 @@ class DetectionTask(ImageTask):
             found = to_device(model.eval().detect(batch["image"]), torch.device("cpu"))
             model.train(was_training)
             shown = [one["scores"] > evaluation.drawn_score for one in found]
-            rows[label] = [self._boxes(one["boxes"][keep], one["labels"][keep], one["scores"][keep].numpy())
-                           for one, keep in zip(found, shown, strict=True)]
+            rows[label] = [
+                self._boxes(one["boxes"][keep], one["labels"][keep], one["scores"][keep].numpy())
+                for one, keep in zip(found, shown, strict=True)
+            ]
         detection_grid(images, true, rows, folder / "detections.png", evaluation.drawn_score)
 
     def _boxes(self, boxes: Tensor, labels: Tensor, scores: np.ndarray | None = None) -> Boxes:

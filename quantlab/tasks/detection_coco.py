@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict    # pydantic needs this one before Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from quantlab.errors import RequestError
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
 from quantlab.tasks.image_files import refuse_unsound
 
-LARGEST_ID = 9999       # of a category: a detector has an output for every id up to the largest
+LARGEST_ID = 9999  # of a category: a detector has an output for every id up to the largest
 
 Id = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
 Side = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]      # of JSON: no text, no true, no NaN
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # of JSON: no text, no true, no NaN
 
 
 class Image(TypedDict):
@@ -42,18 +42,25 @@ class Category(TypedDict):
 
 
 ENTRIES = {"images": ("image", Image), "annotations": ("annotation", Annotation), "categories": ("category", Category)}
-ALLOWED = {     # by field, for messages
-    "id": f"a whole number, of categories from 0 to {LARGEST_ID}; images and annotations may have text", "image_id": "the id of an image",
-    "category_id": "the id of a category", "bbox": "four numbers, x, y, width, height, in pixels", "file_name": "text",
-    "width": "a whole number of pixels", "height": "a whole number of pixels", "iscrowd": "0 or 1", "name": "text",
+ALLOWED = {  # by field, for messages
+    "id": f"a whole number, of categories from 0 to {LARGEST_ID}; images and annotations may have text",
+    "image_id": "the id of an image",
+    "category_id": "the id of a category",
+    "bbox": "four numbers, x, y, width, height, in pixels",
+    "file_name": "text",
+    "width": "a whole number of pixels",
+    "height": "a whole number of pixels",
+    "iscrowd": "0 or 1",
+    "name": "text",
 }
 
 
 class Coco(DetectionFiles):
-    """COCO's format: `annotations/instances_NAME.json` and images in `NAME/`; the test part is the one called `section.test`.
+    """COCO's format: `annotations/instances_NAME.json` and images in `NAME/`; the test part is the one called
+    `section.test`.
 
-    Labels are category ids less one (less nothing where a file counts from 0): ids are not packed, so that the outputs of detectors
-    trained elsewhere keep their meaning. COCO's 80 categories have ids up to 90. A crowd's box is ignored.
+    Labels are category ids less one (less nothing where a file counts from 0): ids are not packed, so that the outputs
+    of detectors trained elsewhere keep their meaning. COCO's 80 categories have ids up to 90. A crowd's box is ignored.
     """
 
     @functools.cached_property
@@ -79,30 +86,42 @@ class Coco(DetectionFiles):
         theirs, ours = ({category["id"]: category["name"] for category in one["categories"]} for one in (test, train))
         if theirs != ours:
             differing = sorted(set(theirs.items()) ^ set(ours.items()), key=str)[0]
-            raise RequestError(f"{test_path}: its categories are not those of {train_path.name}, allowed: the same ids and names in both; "
-                               f"the first that differs is {differing[0]} '{differing[1]}'")
+            raise RequestError(
+                f"{test_path}: its categories are not those of {train_path.name}, allowed: the same ids and names in"
+                f" both; the first that differs is {differing[0]} '{differing[1]}'"
+            )
         return tuple(self._annotated(name, ours) for name in (self.section.train, self.section.test))
 
     def _annotated(self, name: str, categories: dict[int, str]) -> list[BoxedImage]:
         path, content = self._files[name]
         folder = self.root / name
         if not folder.is_dir():
-            raise RequestError(f"{folder} does not exist, allowed: the folder of the {len(content['images'])} images that "
-                               f"{path.name} names; put it there, or give another data_dir=PATH")
-        images = {image["id"]: BoxedImage(folder / image["file_name"], (image["width"], image["height"]), [], [], [], [])
-                  for image in content["images"]}
+            raise RequestError(
+                f"{folder} does not exist, allowed: the folder of the {len(content['images'])} images that "
+                f"{path.name} names; put it there, or give another data_dir=PATH"
+            )
+        images = {
+            image["id"]: BoxedImage(folder / image["file_name"], (image["width"], image["height"]), [], [], [], [])
+            for image in content["images"]
+        }
         missing = [one.file for one in images.values() if not one.file.exists() and not one.file.is_symlink()]
         if missing:
-            raise RequestError(f"{path}: {len(missing)} of its {len(images)} images are not in {folder}, the first is "
-                               f"{missing[0].relative_to(folder)}; put them there, or take them out of the file")
+            raise RequestError(
+                f"{path}: {len(missing)} of its {len(images)} images are not in {folder}, the first is "
+                f"{missing[0].relative_to(folder)}; put them there, or take them out of the file"
+            )
         refuse_unsound(one.file for one in images.values())
         for one in content["annotations"]:
             if one["category_id"] not in categories:
-                raise RequestError(f"{path}: annotation {one['id']} has category_id {one['category_id']}, allowed: the ids of its "
-                                   f"categories, {min(categories)} to {max(categories)}; correct the file")
+                raise RequestError(
+                    f"{path}: annotation {one['id']} has category_id {one['category_id']}, allowed: the ids of its "
+                    f"categories, {min(categories)} to {max(categories)}; correct the file"
+                )
             if one["image_id"] not in images:
-                raise RequestError(f"{path}: annotation {one['id']} has image_id {one['image_id']}, allowed: the ids of its images; "
-                                   "correct the file")
+                raise RequestError(
+                    f"{path}: annotation {one['id']} has image_id {one['image_id']}, allowed: the ids of its images; "
+                    "correct the file"
+                )
             x, y, width, height = one["bbox"]
             image = images[one["image_id"]]
             image.boxes.append((x, y, x + width, y + height))
@@ -113,22 +132,33 @@ class Coco(DetectionFiles):
 
 
 def _read_coco(path: Path) -> dict[str, list[dict]]:
-    """Images, annotations and categories of a file, without what no box needs: outlines are most of the file, a gigabyte of COCO's.
+    """Images, annotations and categories of a file, without what no box needs: outlines are most of the file, a
+    gigabyte of COCO's.
 
     Raises:
         RequestError: it is missing, is not of the format, names no image or no category, or gives an id twice.
     """
     if not path.is_file():
-        raise RequestError(f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of images; "
-                           "give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME")
+        raise RequestError(
+            f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of"
+            " images; give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME"
+        )
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:      # bytes that are no text are a ValueError, too
-        raise RequestError(f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it") from error
+    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text are a ValueError, too
+        raise RequestError(
+            f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ENTRIES):
-        got = f"an object with {', '.join(content) or 'nothing'}" if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise RequestError(f"{path} is not a file of COCO's format: got {got}, allowed: an object with the lists {', '.join(ENTRIES)}; "
-                           "restore it")
+        got = (
+            f"an object with {', '.join(content) or 'nothing'}"
+            if isinstance(content, dict)
+            else f"a {type(content).__name__}"
+        )
+        raise RequestError(
+            f"{path} is not a file of COCO's format: got {got}, allowed: an object with the lists {', '.join(ENTRIES)};"
+            " restore it"
+        )
     found = {key: _entries(path, key, content[key]) for key in ENTRIES}
     for key in ("images", "categories"):
         if not found[key]:
@@ -147,8 +177,10 @@ def _entries(path: Path, key: str, entries: list) -> list[dict]:
         raise RequestError(f"{path}: {which} {_wrong(entry, where)}; correct the file") from None
     twice = [number for number, count in Counter(one["id"] for one in sound).items() if count > 1]
     if twice:
-        raise RequestError(f"{path}: {len(twice)} ids of {key} are given more than once, the first is {twice[0]}, allowed: each once; "
-                           "number them anew")
+        raise RequestError(
+            f"{path}: {len(twice)} ids of {key} are given more than once, the first is {twice[0]}, allowed: each once; "
+            "number them anew"
+        )
     return sound
 
 

@@ -1,4 +1,5 @@
-"""What detection on files shares, whatever their format: boxes are read and checked before any work, images decoded when a batch asks
+"""What detection on files shares, whatever their format: boxes are read and checked before any work, images decoded
+when a batch asks
 for them."""
 
 import functools
@@ -23,11 +24,13 @@ from quantlab.tasks.image_folder import decode
 log = logging.getLogger("quantlab")
 
 MOST_WORKERS = 4
-ROUNDING = 1.0          # pixels by which a box may reach over its image's border: both formats' boxes are rounded; it is clipped
+# pixels by which a box may reach over its image's border: both formats' boxes are rounded; it is clipped
+ROUNDING = 1.0
 
 
 class BoxedImage(NamedTuple):
-    """One image: its file, width and height in pixels, and for each box x1, y1, x2, y2, its label, whether it is ignored, and what its
+    """One image: its file, width and height in pixels, and for each box x1, y1, x2, y2, its label, whether it is
+    ignored, and what its
     file calls it (`annotation 7`), for messages."""
 
     file: Path
@@ -39,7 +42,8 @@ class BoxedImage(NamedTuple):
 
 
 class BoxedFiles(Dataset):
-    """Images with boxes in files; items as quantlab.tasks.detection says, RGB. Raises RunError for a file that is damaged or not of the
+    """Images with boxes in files; items as quantlab.tasks.detection says, RGB. Raises RunError for a file that is
+    damaged or not of the
     size that its boxes were drawn for."""
 
     def __init__(self, images: list[BoxedImage]):
@@ -53,8 +57,12 @@ class BoxedFiles(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         one = self.images[index]
-        return {"image": _read(one.file, one.size), "boxes": self.boxes[index], "labels": self.labels[index],
-                "ignored": self.ignored[index]}
+        return {
+            "image": _read(one.file, one.size),
+            "boxes": self.boxes[index],
+            "labels": self.labels[index],
+            "ignored": self.ignored[index],
+        }
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         return [self[index] for index in indices]
@@ -68,19 +76,25 @@ class BoxedFiles(Dataset):
 
 
 def _read(file: Path, size: tuple[int, int]) -> Tensor:
-    """uint8 `[3, H, W]`. A camera's note on rotation is left alone, as both data sets' boxes are drawn on the pixels as stored."""
+    """uint8 `[3, H, W]`. A camera's note on rotation is left alone, as both data sets' boxes are drawn on the
+    pixels as stored.
+    """
     try:
         pixels = np.array(decode(file, channels=3, upright=False))
     except RequestError as error:
-        raise RunError(str(error)) from None        # found only now, in the middle of the run
+        raise RunError(str(error)) from None  # found only now, in the middle of the run
     if pixels.shape[1::-1] != size:
-        raise RunError(f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but its boxes are drawn for {size[0]}x{size[1]}; "
-                       "replace it")
+        raise RunError(
+            f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but its boxes are drawn for {size[0]}x{size[1]}; "
+            "replace it"
+        )
     return torch.from_numpy(pixels.transpose(2, 0, 1))
 
 
 class DetectionFiles(DetectionTask):
-    """What both formats share: the validation part is drawn from the training images, and training does without images that have no box."""
+    """What both formats share: the validation part is drawn from the training images, and training does without
+    images that have no box.
+    """
 
     channels = 3
 
@@ -89,8 +103,10 @@ class DetectionFiles(DetectionTask):
         self.workers = min(MOST_WORKERS, os.cpu_count() or 1)
         self.root = Path(section.data_dir).expanduser()
         if not self.root.is_dir():
-            raise RequestError(f"data_dir {self.root} {'is not a directory' if self.root.exists() else 'does not exist'}; "
-                               f"give the folder of {self.name} with data_dir=PATH")
+            raise RequestError(
+                f"data_dir {self.root} {'is not a directory' if self.root.exists() else 'does not exist'}; "
+                f"give the folder of {self.name} with data_dir=PATH"
+            )
 
     def _training_and_test(self) -> tuple[list[BoxedImage], list[BoxedImage]]:
         raise NotImplementedError  # every format's own
@@ -101,24 +117,33 @@ class DetectionFiles(DetectionTask):
         self._refuse_repeated([one.file for one in (*training, *test)])
         with_boxes = [one for one in training if not all(one.ignored)]
         if len(with_boxes) < len(training):
-            log.info("task %s: %d of %d training images have no box and are not trained on", self.name, len(training) - len(with_boxes),
-                     len(training))
+            log.info(
+                "task %s: %d of %d training images have no box and are not trained on",
+                self.name,
+                len(training) - len(with_boxes),
+                len(training),
+            )
         training = with_boxes
         order = np.random.default_rng(self.section.split_seed).permutation(len(training))
         held = validation_count(len(training), self.section.validation_fraction, least=2)
         drawn = {"train": sorted(order[held:]), "validation": sorted(order[:held])}
-        return {name: BoxedFiles([training[index] for index in chosen]) for name, chosen in drawn.items()} | {"test": BoxedFiles(test)}
+        return {name: BoxedFiles([training[index] for index in chosen]) for name, chosen in drawn.items()} | {
+            "test": BoxedFiles(test)
+        }
 
     def _refuse_repeated(self, files: list[Path]) -> None:
         """No part may hold what another was trained on."""
         repeated = [file for file, count in Counter(files).items() if count > 1]
         if repeated:
-            raise RequestError(f"task.train={self.section.train} task.test={self.section.test}: {len(repeated)} images are in them "
-                               f"more than once, the first is {repeated[0]}, allowed: sets that share no image; name others, or correct "
-                               "their files")
+            raise RequestError(
+                f"task.train={self.section.train} task.test={self.section.test}: {len(repeated)} images are in them"
+                f" more than once, the first is {repeated[0]}, allowed: sets that share no image; name others, or"
+                " correct their files"
+            )
 
     def _sound(self, images: list[BoxedImage], source: Path) -> list[BoxedImage]:
-        """The images without boxes that are empty or outside; others are clipped to their image. Raises RequestError where there are more
+        """The images without boxes that are empty or outside; others are clipped to their image. Raises RequestError
+        where there are more
         than `invalid_boxes` of them."""
         kept, first, wrong = [], "", 0
         for one in images:
@@ -131,16 +156,26 @@ class DetectionFiles(DetectionTask):
                     good.append((clipped, one.labels[index], one.ignored[index], one.sources[index]))
                     continue
                 wrong += 1
-                first = first or (f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2) of {one.sources[index]} in {one.file.name}, "
-                                  f"{width}x{height} pixels, " + ("is empty" if inside else "reaches outside"))
+                first = first or (
+                    f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}] (x1, y1, x2, y2) of {one.sources[index]} in {one.file.name}, "
+                    f"{width}x{height} pixels, " + ("is empty" if inside else "reaches outside")
+                )
             boxes, labels, ignored, sources = (list(values) for values in zip(*good)) if good else ([], [], [], [])
             kept.append(one._replace(boxes=boxes, labels=labels, ignored=ignored, sources=sources))
         total = sum(len(one.boxes) for one in images)
         if wrong > self.section.invalid_boxes * total:
             share = wrong / total + 0.001
             remedy = f", or leave them out with task.invalid_boxes={share:.3f}" if share < 0.9995 else ""
-            raise RequestError(f"{source}: {wrong} of {total} boxes cannot be: the first, {first}; allowed: boxes inside their image, "
-                               f"wider and taller than 0; correct the file{remedy}")
+            raise RequestError(
+                f"{source}: {wrong} of {total} boxes cannot be: the first, {first}; allowed: boxes inside their image, "
+                f"wider and taller than 0; correct the file{remedy}"
+            )
         if wrong:
-            log.info("%s: %d of %d boxes are empty or outside their image and left out; the first, %s", source, wrong, total, first)
+            log.info(
+                "%s: %d of %d boxes are empty or outside their image and left out; the first, %s",
+                source,
+                wrong,
+                total,
+                first,
+            )
         return kept

@@ -1,7 +1,8 @@
-"""Scenes of handwritten digits to detect: scikit-learn's 8x8 digits, enlarged, on a noisy canvas, with boxes that are exact.
+"""Scenes of handwritten digits to detect: scikit-learn's 8x8 digits, enlarged, on a noisy canvas, with boxes that are
+exact.
 
-The scenes are ours, the digits are real. A scene is a function of its part's digits and a seed alone; training, validation and test
-scenes are composed of digits that they do not share.
+The scenes are ours, the digits are real. A scene is a function of its part's digits and a seed alone; training,
+validation and test scenes are composed of digits that they do not share.
 """
 
 import functools
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from quantlab.tasks import datasets
 from quantlab.tasks.detection import DetectionTask
 
-ATTEMPTS = 20       # at a free place for a digit, before the scene goes without it
+ATTEMPTS = 20  # at a free place for a digit, before the scene goes without it
 PARTS = ("train", "validation", "test")
 
 
@@ -26,13 +27,23 @@ def ink(digit: np.ndarray) -> np.ndarray:
     return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def compose_scene(generator: np.random.Generator, digits: np.ndarray, labels: np.ndarray, size: int, count: Sequence[int],
-                  scales: Sequence[int], background: float, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One scene: an image uint8 `[1, size, size]`, boxes float32 `[n, 4]` (x1, y1, x2, y2 in pixels), labels int64 `[n]`.
+def compose_scene(
+    generator: np.random.Generator,
+    digits: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    count: Sequence[int],
+    scales: Sequence[int],
+    background: float,
+    noise: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One scene: an image uint8 `[1, size, size]`, boxes float32 `[n, 4]` (x1, y1, x2, y2 in pixels), labels int64
+    `[n]`.
 
-    digits: uint8 `[N, 8, 8]` and their `labels` int64 `[N]`, to draw from with replacement. count: fewest and most digits. scales: whole
-    factors; each pixel becomes a square of that side. background, noise: mean and standard deviation of the canvas, in grey levels.
-    Boxes do not overlap; a digit that finds no place is left out, the first always finds one. A digit's grey is its opacity.
+    digits: uint8 `[N, 8, 8]` and their `labels` int64 `[N]`, to draw from with replacement. count: fewest and most
+    digits. scales: whole factors; each pixel becomes a square of that side. background, noise: mean and standard
+    deviation of the canvas, in grey levels. Boxes do not overlap; a digit that finds no place is left out, the first
+    always finds one. A digit's grey is its opacity.
     """
     canvas = background + noise * generator.standard_normal((size, size))
     boxes, drawn = [], []
@@ -64,7 +75,12 @@ class Scenes(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.images[index], "boxes": self.boxes[index], "labels": self.labels[index], "ignored": self.ignored[index]}
+        return {
+            "image": self.images[index],
+            "boxes": self.boxes[index],
+            "labels": self.labels[index],
+            "ignored": self.ignored[index],
+        }
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         return [self[index] for index in indices]
@@ -86,8 +102,14 @@ class DigitScenes(DetectionTask):
     def _digits(self) -> dict[str, np.ndarray]:
         """Which of the 1,797 digits each part's scenes are composed of."""
         order = np.random.default_rng(self.section.split_seed).permutation(len(datasets.load_digits()[1]))
-        test, validation = (round(share * len(order)) for share in (self.section.test_fraction, self.section.validation_fraction))
-        return {"train": order[test + validation :], "validation": order[test : test + validation], "test": order[:test]}
+        test, validation = (
+            round(share * len(order)) for share in (self.section.test_fraction, self.section.validation_fraction)
+        )
+        return {
+            "train": order[test + validation :],
+            "validation": order[test : test + validation],
+            "test": order[:test],
+        }
 
     @functools.cached_property
     def _parts(self) -> dict[str, Scenes]:
@@ -98,7 +120,21 @@ class DigitScenes(DetectionTask):
         images, labels = datasets.load_digits()
         chosen = self._digits[part]
         generator = np.random.default_rng([section.split_seed, PARTS.index(part)])
-        scenes = [compose_scene(generator, images[chosen, 0], labels[chosen], section.image_size, section.digits_per_scene, section.scales,
-                                section.background, section.noise) for _ in range(getattr(section.scenes, part))]
-        return Scenes(torch.from_numpy(np.stack([image for image, _, _ in scenes])), [torch.from_numpy(boxes) for _, boxes, _ in scenes],
-                      [torch.from_numpy(drawn) for _, _, drawn in scenes])
+        scenes = [
+            compose_scene(
+                generator,
+                images[chosen, 0],
+                labels[chosen],
+                section.image_size,
+                section.digits_per_scene,
+                section.scales,
+                section.background,
+                section.noise,
+            )
+            for _ in range(getattr(section.scenes, part))
+        ]
+        return Scenes(
+            torch.from_numpy(np.stack([image for image, _, _ in scenes])),
+            [torch.from_numpy(boxes) for _, boxes, _ in scenes],
+            [torch.from_numpy(drawn) for _, _, drawn in scenes],
+        )

@@ -73,6 +73,6 @@ class ImageFolderGeneration(GenerationTask):
         return None if self._class_of_file is None else max(self._class_of_file) + 1
 
     def _load(self) -> tuple[np.ndarray, np.ndarray | None]:
-        labels = self._class_of_file        # first: it may refuse the folder
+        labels = self._class_of_file  # first: it may refuse the folder
         images = image_folder.read_images(self.folder, self.files, self.image_size, self.channels)
         return images, None if labels is None else np.array(labels)

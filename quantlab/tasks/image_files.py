@@ -1,7 +1,8 @@
 """Which files under a folder are images, and of which class each is. What is left out is said, and no class vanishes.
 
-An image is what Pillow has a decoder for, by the endings that it registers, in upper or lower case. Left out are PostScript, for which
-Pillow would start Ghostscript on whatever the file says, and formats that it only names (see `NO_DECODER`).
+An image is what Pillow has a decoder for, by the endings that it registers, in upper or lower case. Left out are
+PostScript, for which Pillow would start Ghostscript on whatever the file says, and formats that it only names (see
+`NO_DECODER`).
 """
 
 import functools
@@ -20,17 +21,23 @@ log = logging.getLogger("quantlab")
 
 # Identified by Pillow, decoded by other programs or by nothing. IPTC and MPEG are no pictures.
 NO_DECODER = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG")
-COMMON = ".png .jpg .jpeg .jfif .webp .avif .gif .bmp .tif .jp2 .ppm"         # for messages
-RUN = ".hydra"          # in the directory of a run: its pictures are no data, where data_dir is also where runs are left
-CLUTTER = ("thumbs.db", "desktop.ini", "icon\r")        # what file managers leave, beside hidden files
+COMMON = ".png .jpg .jpeg .jfif .webp .avif .gif .bmp .tif .jp2 .ppm"  # for messages
+# in the directory of a run: its pictures are no data, where data_dir is also where runs are left
+RUN = ".hydra"
+CLUTTER = ("thumbs.db", "desktop.ini", "icon\r")  # what file managers leave, beside hidden files
 
 
 @functools.cache
 def formats() -> dict[str, str]:
-    """Pillow's format by the ending of a file's name, lower case with its dot, of all images that this Pillow decodes."""
+    """Pillow's format by the ending of a file's name, lower case with its dot, of all images that this Pillow
+    decodes.
+    """
     Image.init()
-    return {ending: name for ending, name in Image.registered_extensions().items()
-            if name in Image.OPEN and name not in NO_DECODER}
+    return {
+        ending: name
+        for ending, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in NO_DECODER
+    }
 
 
 def is_image(name: str) -> bool:
@@ -38,12 +45,12 @@ def is_image(name: str) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders and the directories of runs are
-    skipped, links to folders are followed; other files are left out with a line.
+    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders and the
+    directories of runs are skipped, links to folders are followed; other files are left out with a line.
 
     Raises:
-        RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images; a file in it is
-            unsound, as `refuse_unsound` says.
+        RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images; a
+            file in it is unsound, as `refuse_unsound` says.
     """
     if not folder.is_dir():
         state = "is not a directory" if folder.exists() else "does not exist"
@@ -51,18 +58,29 @@ def find_images(folder: Path) -> list[Path]:
     files = [path.relative_to(folder) for path in _visible_files(folder)]
     found = sorted((file for file in files if is_image(file.name)), key=Path.as_posix)
     others = sorted((file for file in files if not is_image(file.name)), key=Path.as_posix)
-    refuse_unsound([folder / file for file in found] + [folder / file for file in others if (folder / file).is_symlink()])
+    refuse_unsound(
+        [folder / file for file in found] + [folder / file for file in others if (folder / file).is_symlink()]
+    )
     if len(found) < 2:
         held = f" It holds {_kinds(others)}: convert them, or give" if others else " Give"
-        raise RequestError(f"data_dir {folder} holds {len(found) or 'no'} image{'s'[: len(found) != 1]}; at least 2 are needed, of any "
-                           f"kind that Pillow reads ({COMMON}, ...).{held} another folder with data_dir=PATH")
+        raise RequestError(
+            f"data_dir {folder} holds {len(found) or 'no'} image{'s'[: len(found) != 1]}; at least 2 are needed, of any"
+            f" kind that Pillow reads ({COMMON}, ...).{held} another folder with data_dir=PATH"
+        )
     if others:
-        log.info("%s: left out are files that are no images to Pillow, %s; the first is %s", folder, _kinds(others), others[0])
+        log.info(
+            "%s: left out are files that are no images to Pillow, %s; the first is %s",
+            folder,
+            _kinds(others),
+            others[0],
+        )
     return found
 
 
 def refuse_unsound(files: Iterable[Path]) -> None:
-    """Raises RequestError for files that are empty, unreadable, no plain files, or links to nothing. Reads no byte of them."""
+    """Raises RequestError for files that are empty, unreadable, no plain files, or links to nothing. Reads no byte
+    of them.
+    """
     unsound = [(file, problem) for file in files if (problem := _problem(file))]
     if unsound:
         file, problem = unsound[0]
@@ -71,7 +89,8 @@ def refuse_unsound(files: Iterable[Path]) -> None:
 
 
 def class_labels(folder: Path, files: list[Path]) -> list[int] | None:
-    """The index of each file's first-level folder in alphabetical order; None unless there are two and all files lie in one.
+    """The index of each file's first-level folder in alphabetical order; None unless there are two and all files lie in
+    one.
 
     An image beside the class folders has no class, so that one stray file means that the folders are no labels.
 
@@ -82,25 +101,33 @@ def class_labels(folder: Path, files: list[Path]) -> list[int] | None:
     names = sorted({name for name in folders if name is not None})
     if None in folders:
         return None
-    beside = sorted(entry.name for entry in os.scandir(folder)
-                    if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names)
+    beside = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names
+    )
     lacking = [name for name in beside if not _holds_runs(folder / name)]
     if lacking:
         told = [f"'{name}' ({_kinds(list(_visible_files(folder / name))) or 'empty'})" for name in lacking[:5]]
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-        raise RequestError(f"data_dir {folder}: no image lies in its folder {', '.join(told)}{more}, allowed: in every class folder images "
-                           f"that Pillow reads ({COMMON}, ...); add or convert some, or remove the folder")
+        raise RequestError(
+            f"data_dir {folder}: no image lies in its folder {', '.join(told)}{more}, allowed: in every class folder"
+            f" images that Pillow reads ({COMMON}, ...); add or convert some, or remove the folder"
+        )
     return None if len(names) < 2 else [names.index(name) for name in folders]
 
 
 def _holds_runs(folder: Path) -> bool:
-    """Whether it is where runs are left: with one in it, or, before the first one has begun, with nothing but folders in folders."""
+    """Whether it is where runs are left: with one in it, or, before the first one has begun, with nothing but
+    folders in folders.
+    """
     inside = list(folder.rglob("*"))
     return any(path.name == RUN for path in inside) or (bool(inside) and all(path.is_dir() for path in inside))
 
 
 def _visible_files(folder: Path) -> Iterable[Path]:
     """Raises RequestError for a folder that cannot be listed."""
+
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from error
 
@@ -108,8 +135,12 @@ def _visible_files(folder: Path) -> Iterable[Path]:
         if RUN in folders and Path(parent) != folder:
             folders.clear()
             continue
-        here = Path(parent).resolve()       # a link to a folder above would go round for ever
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() not in (here, *here.parents)]
+        here = Path(parent).resolve()  # a link to a folder above would go round for ever
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() not in (here, *here.parents)
+        ]
         yield from (Path(parent, name) for name in names if not name.startswith(".") and name.lower() not in CLUTTER)
 
 

@@ -1,6 +1,7 @@
 """Images in files as arrays: 8 bits per channel, RGB or grey, and for a whole folder one square size.
 
-Of an animation the first frame counts. Transparency is dropped, as torchvision's ImageFolder does, so that the colours under it show.
+Of an animation the first frame counts. Transparency is dropped, as torchvision's ImageFolder does, so that the colours
+under it show.
 """
 
 import warnings
@@ -16,7 +17,8 @@ from quantlab.tasks.image_files import formats
 # Pillow warns of images half as large as those it refuses. They are read.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")       # whose integers of mode I are 0 to 65535; those of a TIFF may be anything
+# whose integers of mode I are 0 to 65535; those of a TIFF may be anything
+SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")
 
 
 def read_images(folder: Path, files: list[Path], size: int, channels: int) -> np.ndarray:
@@ -40,7 +42,8 @@ def read_image(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def decode(path: Path, channels: int, upright: bool = True) -> Image.Image:
-    """One file at its own size, in mode RGB (`channels` 3) or L (1). `upright`: a rotation noted by a camera is applied.
+    """One file at its own size, in mode RGB (`channels` 3) or L (1). `upright`: a rotation noted by a camera is
+    applied.
 
     Of 16 bits the upper 8 are taken, as Pillow itself does for colour.
 
@@ -52,18 +55,22 @@ def decode(path: Path, channels: int, upright: bool = True) -> Image.Image:
             image.load()
             turned = ImageOps.exif_transpose(image) if upright else image.copy()
             if "transparency" in turned.info and turned.mode == "P":
-                turned = turned.convert("RGBA")     # or else Pillow warns
+                turned = turned.convert("RGBA")  # or else Pillow warns
             levels = _levels(turned, image.format)
             converted = None if levels is None else levels.convert("RGB" if channels == 3 else "L")
     except Image.DecompressionBombError:
-        raise RequestError(f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller, or remove it") from None
+        raise RequestError(
+            f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller, or remove it"
+        ) from None
     except Exception as error:  # a decoder fed with damaged bytes raises almost anything
         raise RequestError(
             f"{path} cannot be read as an image ({type(error).__name__}: {error}); remove or replace it"
         ) from error
     if converted is None:
-        raise RequestError(f"{path} holds {'floats' if turned.mode == 'F' else '32-bit integers'} (Pillow's mode {turned.mode}), whose "
-                           "range nothing tells, allowed: 8 or 16 bits per channel; convert it, or remove it")
+        raise RequestError(
+            f"{path} holds {'floats' if turned.mode == 'F' else '32-bit integers'} (Pillow's mode {turned.mode}), whose"
+            " range nothing tells, allowed: 8 or 16 bits per channel; convert it, or remove it"
+        )
     return converted
 
 

@@ -1,7 +1,9 @@
-"""Pairs of a low-resolution image and its original: bicubic resampling, tiles to train on, random patches, augmentation.
+"""Pairs of a low-resolution image and its original: bicubic resampling, tiles to train on, random patches,
+augmentation.
 
-The low-resolution image is made once, of the whole original, and rounded to 8 bits, as in data sets that ship both. Its bicubic kernel
-is Keys's with a = -0.5, widened by the scale against aliasing: MATLAB's imresize, but torch's arithmetic, so not its very bits.
+The low-resolution image is made once, of the whole original, and rounded to 8 bits, as in data sets that ship both. Its
+bicubic kernel is Keys's with a = -0.5, widened by the scale against aliasing: MATLAB's imresize, but torch's
+arithmetic, so not its very bits.
 """
 
 from collections.abc import Sequence
@@ -12,19 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-Pair = tuple[Tensor, Tensor]    # low uint8 [3, h, w], high uint8 [3, scale h, scale w]
+Pair = tuple[Tensor, Tensor]  # low uint8 [3, h, w], high uint8 [3, scale h, scale w]
 
 
 def downsample(images: Tensor, scale: int) -> Tensor:
     """uint8 `[..., C, H, W]` to uint8 `[..., C, H / scale, W / scale]`; H and W are multiples of `scale`."""
     batch = images.reshape(-1, *images.shape[-3:]).float()
     size = [side // scale for side in images.shape[-2:]]
-    low = F.interpolate(batch, size, mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255).to(torch.uint8)
+    low = (
+        F.interpolate(batch, size, mode="bicubic", antialias=True, align_corners=False)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    )
     return low.reshape(*images.shape[:-2], *size)
 
 
 def pair(original: Tensor, scale: int) -> Pair:
-    """uint8 `[3, H, W]`, of which at most `scale` - 1 last rows and columns are left out, and its low-resolution image."""
+    """uint8 `[3, H, W]`, of which at most `scale` - 1 last rows and columns are left out, and its low-resolution
+    image.
+    """
     height, width = (side - side % scale for side in original.shape[-2:])
     high = original[:, :height, :width]
     return downsample(high, scale), high
@@ -48,14 +57,19 @@ class Bicubic(nn.Module):
 class Tiles(Dataset):
     """Squares cut from the pairs: `{"low": uint8 [3, t, t], "high": uint8 [3, scale t, scale t]}`, t being `side`.
 
-    No two share a pixel, so that tiles held out tell something; they are spread evenly, and up to a tile's side is left out between
-    them. An item depends on its index alone: where in the tile a patch lies is drawn by `random_patches`, inside the step.
+    No two share a pixel, so that tiles held out tell something; they are spread evenly, and up to a tile's side is left
+    out between them. An item depends on its index alone: where in the tile a patch lies is drawn by `random_patches`,
+    inside the step.
     """
 
     def __init__(self, pairs: Sequence[Pair], side: int, scale: int):
         self.pairs, self.side, self.scale = pairs, side, scale
-        self.places = [(number, int(top), int(left)) for number, (low, _) in enumerate(pairs)
-                       for top in self._starts(low.shape[1]) for left in self._starts(low.shape[2])]
+        self.places = [
+            (number, int(top), int(left))
+            for number, (low, _) in enumerate(pairs)
+            for top in self._starts(low.shape[1])
+            for left in self._starts(low.shape[2])
+        ]
 
     def _starts(self, length: int) -> np.ndarray:
         return np.linspace(0, length - self.side, length // self.side).astype(int)
@@ -76,15 +90,18 @@ class Tiles(Dataset):
 def cut(low: Tensor, high: Tensor, top: int, left: int, side: int) -> Pair:
     """The square of `side` low-resolution pixels at (top, left) of `low` `[..., h, w]`, and the same of `high`."""
     scale = high.shape[-1] // low.shape[-1]
-    return (low[..., top : top + side, left : left + side],
-            high[..., scale * top : scale * (top + side), scale * left : scale * (left + side)])
+    return (
+        low[..., top : top + side, left : left + side],
+        high[..., scale * top : scale * (top + side), scale * left : scale * (left + side)],
+    )
 
 
 def random_patches(low: Tensor, high: Tensor, side: int, flips: bool, rotations: bool) -> Pair:
-    """Of each tile a patch of `side` low-resolution pixels at a uniform place, mirrored or not, turned by 0, 90, 180 or 270 degrees.
+    """Of each tile a patch of `side` low-resolution pixels at a uniform place, mirrored or not, turned by 0, 90, 180 or
+    270 degrees.
 
-    low `[N, C, t, t]`, high `[N, C, scale t, scale t]`; both are cut and turned alike. Drawn by torch's generator of the CPU, whatever
-    the device: Lim et al. 2017, Sec. 4.1, "random horizontal flips and 90 degree rotations".
+    low `[N, C, t, t]`, high `[N, C, scale t, scale t]`; both are cut and turned alike. Drawn by torch's generator of
+    the CPU, whatever the device: Lim et al. 2017, Sec. 4.1, "random horizontal flips and 90 degree rotations".
     """
     count, room = len(low), low.shape[-1] - side
     places = torch.randint(0, room + 1, (count, 2)).tolist()

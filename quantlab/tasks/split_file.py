@@ -1,8 +1,9 @@
-"""A file that says which images of a training split are trained on and which validate: NAS-Bench-201's `cifar-split.txt`.
+"""A file that says which images of a training split are trained on and which validate: NAS-Bench-201's
+`cifar-split.txt`.
 
-That file (github.com/D-X-Y/AutoDL-Projects, configs/nas-benchmark, MIT licence) is JSON: `{"train": ["int", ["0", "5", ...]], "valid":
-["int", ["1", ...]]}`. Plain lists of integers are read as well. Numbers are places in the data set as the task reads it: torchvision's
-order where its files lie in data_dir, a packed file's own order otherwise.
+That file (github.com/D-X-Y/AutoDL-Projects, configs/nas-benchmark, MIT licence) is JSON: `{"train": ["int", ["0", "5",
+...]], "valid": ["int", ["1", ...]]}`. Plain lists of integers are read as well. Numbers are places in the data set as
+the task reads it: torchvision's order where its files lie in data_dir, a packed file's own order otherwise.
 """
 
 import json
@@ -19,32 +20,43 @@ PARTS = ("train", "valid")
 def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarray, np.ndarray]:
     """Indices int64 of the images to train on and of those to validate on, in the file's order.
 
-    Raises: RequestError, under the name `key`, for a file that is none, or whose numbers are not two lists without a number in common.
+    Raises: RequestError, under the name `key`, for a file that is none, or whose numbers are not two lists without a
+    number in common.
     """
     file = Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError:
-        raise RequestError(f"{key}: no such file: {file}; NAS-Bench-201's is configs/nas-benchmark/cifar-split.txt of "
-                           f"github.com/D-X-Y/AutoDL-Projects; for a random split type {key}=null") from None
+        raise RequestError(
+            f"{key}: no such file: {file}; NAS-Bench-201's is configs/nas-benchmark/cifar-split.txt of "
+            f"github.com/D-X-Y/AutoDL-Projects; for a random split type {key}=null"
+        ) from None
     except ValueError:
-        raise RequestError(f"{key}: {file} is no JSON, allowed: {{\"train\": [0, 2, ...], \"valid\": [1, ...]}}") from None
+        raise RequestError(f'{key}: {file} is no JSON, allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}') from None
     train, valid = (_numbers(content, part, f"{key}: {file}") for part in PARTS)
     both = np.concatenate([train, valid])
     if both.min() < 0:
-        raise RequestError(f"{key}: {file} names image {both.min()}, allowed: from 0; type {key}=null for a random split")
+        raise RequestError(
+            f"{key}: {file} names image {both.min()}, allowed: from 0; type {key}=null for a random split"
+        )
     if len(np.unique(both)) < len(both):
-        raise RequestError(f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null for "
-                           "a random split")
+        raise RequestError(
+            f"{key}: {file} names an image twice, allowed: train and valid without an image in common; type {key}=null"
+            " for a random split"
+        )
     return train, valid
 
 
-def require_images(split: tuple[np.ndarray, np.ndarray], images: int, path: str | Path, key: str = "task.split_file") -> None:
+def require_images(
+    split: tuple[np.ndarray, np.ndarray], images: int, path: str | Path, key: str = "task.split_file"
+) -> None:
     """Raises RequestError, under the name `key`, for a split that names more images than there are."""
     last = max(part.max() for part in split)
     if last >= images:
-        raise RequestError(f"{key}: {path} names image {last}, allowed: up to {images - 1}, the last of the training split; type {key}=null "
-                           "for a random split")
+        raise RequestError(
+            f"{key}: {path} names image {last}, allowed: up to {images - 1}, the last of the training split; type"
+            f" {key}=null for a random split"
+        )
 
 
 def _numbers(content: Any, part: str, what: str) -> np.ndarray:
@@ -56,5 +68,7 @@ def _numbers(content: Any, part: str, what: str) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         found = np.arange(0)
     if not len(found):
-        raise RequestError(f"{what} holds no list of numbers \"{part}\", allowed: {{\"train\": [0, 2, ...], \"valid\": [1, ...]}}")
+        raise RequestError(
+            f'{what} holds no list of numbers "{part}", allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}'
+        )
     return found

@@ -1,7 +1,7 @@
 """Super-resolution: patches to train on, and PSNR and SSIM of whole images, beside those of bicubic upsampling.
 
-All images are decoded before a run starts and stay in memory as uint8, with their low-resolution versions: about 10 GB for DIV2K at
-scale 2.
+All images are decoded before a run starts and stay in memory as uint8, with their low-resolution versions: about 10 GB
+for DIV2K at scale 2.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ from quantlab.tasks.image_files import find_images
 from quantlab.tasks.image_folder import decode
 from quantlab.tasks.image_pairs import Bicubic, Pair, Tiles, centre_patches, pair, random_patches
 
-DRAWN = 6           # test images in the picture, and ...
-DETAIL = 64         # ... the side of what is shown of each, pixels of the original
+DRAWN = 6  # test images in the picture, and ...
+DETAIL = 64  # ... the side of what is shown of each, pixels of the original
 
 # Columns of scikit-learn's two photos, 640 wide. The test strip goes through the middle of both subjects.
 TRAIN_COLUMNS = (slice(0, 208), slice(352, 640))
@@ -40,13 +40,15 @@ TEST_ROWS = (slice(0, 142), slice(142, 284), slice(284, 426))
 
 
 class SuperResolution(ImageTask):
-    """Original images and what bicubic downsampling leaves of them: training, validation and test parts that share no pixel.
+    """Original images and what bicubic downsampling leaves of them: training, validation and test parts that share no
+    pixel.
 
-    A batch is `{"low": [N, 3, p, p], "high": [N, 3, scale p, scale p]}`, p = `patch_size`; float RGB in [0, 1] once it is prepared.
+    A batch is `{"low": [N, 3, p, p], "high": [N, 3, scale p, scale p]}`, p = `patch_size`; float RGB in [0, 1] once it
+    is prepared.
     """
 
     kind = "super_resolution"
-    main_metric = "psnr_y"     # of `evaluate`; higher is better
+    main_metric = "psnr_y"  # of `evaluate`; higher is better
     draws = True
     channels = 3
     classes = None
@@ -56,7 +58,9 @@ class SuperResolution(ImageTask):
         self.scale: int = section.scale
 
     def originals(self) -> dict[str, list[tuple[str, Tensor]]]:
-        """Name and uint8 `[3, H, W]` of the images of the "train", "validation" and "test" part. Raises RequestError as `check`."""
+        """Name and uint8 `[3, H, W]` of the images of the "train", "validation" and "test" part. Raises
+        RequestError as `check`.
+        """
         raise NotImplementedError  # every task says where its images come from
 
     @cached_property
@@ -64,15 +68,30 @@ class SuperResolution(ImageTask):
         parts = self.originals()
         section, border = self.section, self.section.evaluation.border
         patch = f"the patch of {self.image_size} (task.patch_size {section.patch_size} x task.scale {self.scale})"
-        self._refuse_smaller(parts["train"], self.image_size, "train", patch, "task.patch_size", lambda side: side // self.scale)
-        around = SSIM_WINDOW + self.scale - 1       # up to scale - 1 rows are left out of the original
+        self._refuse_smaller(
+            parts["train"], self.image_size, "train", patch, "task.patch_size", lambda side: side // self.scale
+        )
+        around = SSIM_WINDOW + self.scale - 1  # up to scale - 1 rows are left out of the original
         for part in ("validation", "test"):
-            self._refuse_smaller(parts[part], around + 2 * border, part, f"the {around + 2 * border} that SSIM's window and "
-                                 f"task.evaluation.border {border} need", "task.evaluation.border", lambda side: (side - around) // 2)
+            self._refuse_smaller(
+                parts[part],
+                around + 2 * border,
+                part,
+                f"the {around + 2 * border} that SSIM's window and task.evaluation.border {border} need",
+                "task.evaluation.border",
+                lambda side: (side - around) // 2,
+            )
         return {part: [pair(image, self.scale) for _, image in images] for part, images in parts.items()}
 
-    def _refuse_smaller(self, images: list[tuple[str, Tensor]], needed: int, part: str, what: str, key: str,
-                        fitting: Callable[[int], int]) -> None:
+    def _refuse_smaller(
+        self,
+        images: list[tuple[str, Tensor]],
+        needed: int,
+        part: str,
+        what: str,
+        key: str,
+        fitting: Callable[[int], int],
+    ) -> None:
         """`fitting`: the value of `key` that a smallest side would do for."""
         small = [(name, image) for name, image in images if min(image.shape[1:]) < needed]
         if not small:
@@ -80,8 +99,10 @@ class SuperResolution(ImageTask):
         name, image = small[0]
         value = fitting(min(min(image.shape[1:]) for _, image in small))
         fix = f"type {key}={value}, or remove them" if value > 0 else "remove them"
-        raise RequestError(f"task {self.name}: {len(small)} {part} images smaller than {what}, the first is {name} with "
-                           f"{image.shape[2]}x{image.shape[1]} pixels; {fix}")
+        raise RequestError(
+            f"task {self.name}: {len(small)} {part} images smaller than {what}, the first is {name} with "
+            f"{image.shape[2]}x{image.shape[1]} pixels; {fix}"
+        )
 
     def check(self) -> None:
         self.dataset()
@@ -111,9 +132,12 @@ class SuperResolution(ImageTask):
         return {"low": as_input(low), "high": as_input(high)}
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, split: str, device: torch.device,
-                 progress: Callable[..., Iterable] | None = None) -> dict[str, float]:
-        """`psnr_y` (dB), `ssim` and `loss` (L1 in [0, 1], before rounding to 8 bits) of `model` on a part: means over whole images."""
+    def evaluate(
+        self, model: nn.Module, split: str, device: torch.device, progress: Callable[..., Iterable] | None = None
+    ) -> dict[str, float]:
+        """`psnr_y` (dB), `ssim` and `loss` (L1 in [0, 1], before rounding to 8 bits) of `model` on a part: means
+        over whole images.
+        """
         batches = list(self._batches_of_one_size(split))
         found: dict[str, list[Tensor]] = {"psnr_y": [], "ssim": [], "loss": []}
         with in_evaluation(model):
@@ -137,41 +161,56 @@ class SuperResolution(ImageTask):
     def protocol(self) -> dict[str, Any]:
         """What the numbers were measured on."""
         return {f"{name}_images": len(images) for name, images in self._parts.items()} | {
-            "scale": self.scale, "border_pixels": self.section.evaluation.border, "luminance": "BT.601 (16 to 235)",
-            "low_resolution": "bicubic with antialiasing (not MATLAB's bits)"}
+            "scale": self.scale,
+            "border_pixels": self.section.evaluation.border,
+            "luminance": "BT.601 (16 to 235)",
+            "low_resolution": "bicubic with antialiasing (not MATLAB's bits)",
+        }
 
     @torch.no_grad()
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """samples/super_resolution.png: of a few test images the square with the most detail, as bicubic, as each model, as it is."""
+        """samples/super_resolution.png: of a few test images the square with the most detail, as bicubic, as each
+        model, as it is.
+        """
         shown = self._parts["test"][:DRAWN]
         side = min(DETAIL, *(min(high.shape[1:]) for _, high in shown))
         columns = [most_detailed_square(high, side) for _, high in shown]
         rows = {}
         for label, model in ({f"bicubic x{self.scale}": Bicubic(self.scale)} | models).items():
             with in_evaluation(model):
-                rows[label] = [model(as_input(low[None].to(device)))[0][square] for (low, _), square in zip(shown, columns, strict=True)]
+                rows[label] = [
+                    model(as_input(low[None].to(device)))[0][square]
+                    for (low, _), square in zip(shown, columns, strict=True)
+                ]
         rows["original"] = [as_input(high)[square] for (_, high), square in zip(shown, columns, strict=True)]
         pictures = {label: 2 * torch.stack(images).float().cpu().numpy() - 1 for label, images in rows.items()}
         labelled_rows(pictures, Path(folder) / "super_resolution.png", tile=3 * DETAIL)
 
 
 class SamplePhotos(SuperResolution):
-    """scikit-learn's two photos, China and a flower, 427 x 640 pixels, cut into strips of columns: train 0..207 and 352..639,
-    validation 208..255, test 256..351, which is cut into three images of 142 rows. Low resolution is made of each piece alone."""
+    """scikit-learn's two photos, China and a flower, 427 x 640 pixels, cut into strips of columns: train 0..207 and
+    352..639,
+    validation 208..255, test 256..351, which is cut into three images of 142 rows. Low resolution is made of each piece
+    alone."""
 
     def originals(self) -> dict[str, list[tuple[str, Tensor]]]:
         from sklearn.datasets import load_sample_images
 
         bunch = load_sample_images()
-        photos = [(Path(file).name, torch.from_numpy(image.transpose(2, 0, 1).copy()))
-                  for file, image in zip(bunch.filenames, bunch.images, strict=True)]
-        return {"train": [(name, photo[:, :, columns]) for name, photo in photos for columns in TRAIN_COLUMNS],
-                "validation": [(name, photo[:, :, VALIDATION_COLUMNS]) for name, photo in photos],
-                "test": [(name, photo[:, rows, TEST_COLUMNS]) for name, photo in photos for rows in TEST_ROWS]}
+        photos = [
+            (Path(file).name, torch.from_numpy(image.transpose(2, 0, 1).copy()))
+            for file, image in zip(bunch.filenames, bunch.images, strict=True)
+        ]
+        return {
+            "train": [(name, photo[:, :, columns]) for name, photo in photos for columns in TRAIN_COLUMNS],
+            "validation": [(name, photo[:, :, VALIDATION_COLUMNS]) for name, photo in photos],
+            "test": [(name, photo[:, rows, TEST_COLUMNS]) for name, photo in photos for rows in TEST_ROWS],
+        }
 
 
 class PhotoFolders(SuperResolution):
-    """Images in `data_dir`, those of `train_folder` to train on and those of `test_folder` to test; DIV2K as it is unpacked, or your own.
+    """Images in `data_dir`, those of `train_folder` to train on and those of `test_folder` to test; DIV2K as it is
+    unpacked, or your own.
 
     The validation part, `validation_images` of the training images, is drawn by `split_seed` and never trained on.
     """
@@ -180,29 +219,41 @@ class PhotoFolders(SuperResolution):
         root, section = Path(self.section.data_dir).expanduser(), self.section
         for key in ("train_folder", "test_folder"):
             if not (root / getattr(section, key)).is_dir():
-                raise RequestError(f"data_dir {root}: there is no folder {getattr(section, key)}, allowed: a folder that holds "
-                                   f"{section.train_folder} and {section.test_folder}; give it with data_dir=PATH, or type task.{key}=NAME")
+                raise RequestError(
+                    f"data_dir {root}: there is no folder {getattr(section, key)}, allowed: a folder that holds"
+                    f" {section.train_folder} and {section.test_folder}; give it with data_dir=PATH, or type"
+                    f" task.{key}=NAME"
+                )
         if (root / section.train_folder).resolve() == (root / section.test_folder).resolve():
-            raise RequestError(f"task.test_folder: got {section.test_folder}, the folder that is trained on, allowed: another; type "
-                               "task.test_folder=NAME")
+            raise RequestError(
+                f"task.test_folder: got {section.test_folder}, the folder that is trained on, allowed: another; type "
+                "task.test_folder=NAME"
+            )
         train, test = (find_images(root / folder) for folder in (section.train_folder, section.test_folder))
         order = np.random.default_rng(section.split_seed).permutation(len(train))
         if section.validation_images >= len(train):
-            raise RequestError(f"task.validation_images: got {section.validation_images}, allowed: fewer than the {len(train)} images in "
-                               f"{root / section.train_folder}; type task.validation_images=1")
+            raise RequestError(
+                f"task.validation_images: got {section.validation_images}, allowed: fewer than the {len(train)} images"
+                f" in {root / section.train_folder}; type task.validation_images=1"
+            )
         held, kept = np.sort(order[: section.validation_images]), np.sort(order[section.validation_images :])
-        return {"train": read_all(root / section.train_folder, [train[index] for index in kept]),
-                "validation": read_all(root / section.train_folder, [train[index] for index in held]),
-                "test": read_all(root / section.test_folder, test)}
+        return {
+            "train": read_all(root / section.train_folder, [train[index] for index in kept]),
+            "validation": read_all(root / section.train_folder, [train[index] for index in held]),
+            "test": read_all(root / section.test_folder, test),
+        }
 
 
 def read_all(folder: Path, files: list[Path]) -> list[tuple[str, Tensor]]:
     """Name and uint8 RGB `[3, H, W]` of each file. Raises RequestError for a damaged one, as `decode`."""
+
     def read(file: Path) -> tuple[str, Tensor]:
         return file.as_posix(), torch.from_numpy(np.array(decode(folder / file, channels=3)).transpose(2, 0, 1).copy())
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:     # decoders let go of the interpreter's lock
-        return list(Bar(threads.map(read, files), "reading images", unit="image", total=len(files), disable=len(files) < 50))
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders let go of the interpreter's lock
+        return list(
+            Bar(threads.map(read, files), "reading images", unit="image", total=len(files), disable=len(files) < 50)
+        )
 
 
 def as_input(images: Tensor) -> Tensor:
@@ -213,7 +264,7 @@ def as_input(images: Tensor) -> Tensor:
 def most_detailed_square(image: Tensor, side: int) -> tuple[slice, slice, slice]:
     """Where in uint8 `[3, H, W]` the luminance of a square of `side` pixels varies most, on a grid of half its side."""
     y = luminance(as_input(image)[None])
-    windows = F.unfold(y, side, stride=max(side // 2, 1))       # [1, side * side, number of squares]
+    windows = F.unfold(y, side, stride=max(side // 2, 1))  # [1, side * side, number of squares]
     across = (image.shape[2] - side) // max(side // 2, 1) + 1
     row, column = divmod(int(windows.var(dim=1).argmax()), across)
     top, left = row * max(side // 2, 1), column * max(side // 2, 1)

@@ -16,7 +16,7 @@ class StubRunner:
 
     def __init__(self):
         self.fails, self.configs, self.typed = {}, [], []
-        self.wrong = {}     # problems, by seed, that are found before the first job
+        self.wrong = {}  # problems, by seed, that are found before the first job
 
     def run(self, config, typed):
         self.configs.append(config)

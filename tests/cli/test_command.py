@@ -13,8 +13,10 @@ HEAVY = ("torch", "diffusers", "timm")
 
 def start(*words, cwd):
     """(exit code, stdout, stderr); fails where one of the heavy packages was imported."""
-    code = ("import sys; from quantlab.cli.main import main; code = main(sys.argv[1:]); "
-            f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr); sys.exit(code)")
+    code = (
+        "import sys; from quantlab.cli.main import main; code = main(sys.argv[1:]); "
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr); sys.exit(code)"
+    )
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, timeout=60)
     assert done.stderr.endswith("[]\n"), done.stderr
     return done.returncode, done.stdout, done.stderr.removesuffix("[]\n")
@@ -59,8 +61,13 @@ def test_python_m(tmp_path):
     assert done.stderr == "quantlab: error: seed: got 'x', allowed: an integer from 0 to 4294967295; type seed=0\n"
 
 
-@pytest.mark.parametrize("words, buffered", [(["--help"], True), (["--help", "experiment"], True), (["--help"], False), (["--cfg", "job"], True)])
+@pytest.mark.parametrize(
+    "words, buffered",
+    [(["--help"], True), (["--help", "experiment"], True), (["--help"], False), (["--cfg", "job"], True)],
+)
 def test_a_reader_that_goes_away_is_no_error(tmp_path, words, buffered):
-    command = f"{sys.executable} {'' if buffered else '-u'} -m quantlab.cli {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
+    command = (
+        f"{sys.executable} {'' if buffered else '-u'} -m quantlab.cli {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

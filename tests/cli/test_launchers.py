@@ -1,16 +1,38 @@
-"""Sweeps whose jobs run in other processes, as any launcher of Hydra starts them: how they ended is read from what they left."""
+"""Sweeps whose jobs run in other processes, as any launcher of Hydra starts them: how they ended is read from what
+they left.
+"""
 
 from quantlab.cli.main import main
 
-CLASSIFIER = ("method=pretrain", "task=digits", "model=resnet20", "model.depth=8", "model.width=2", "model.pretrain.steps=1", "device=cpu")
+CLASSIFIER = (
+    "method=pretrain",
+    "task=digits",
+    "model=resnet20",
+    "model.depth=8",
+    "model.width=2",
+    "model.pretrain.steps=1",
+    "device=cpu",
+)
 
 
 def test_jobs_in_other_processes_are_told_by_their_directories(tmp_path, capfd):
     # A rate that ends in NaN: that job fails, and the other is not hidden
-    words = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *CLASSIFIER, "model.pretrain.learning_rate=0.01,1e+30",
-             "model.pretrain.steps=4", f"output_dir={tmp_path / 'sweep'}", f"cache_dir={tmp_path / 'cache'}")
+    words = (
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        *CLASSIFIER,
+        "model.pretrain.learning_rate=0.01,1e+30",
+        "model.pretrain.steps=4",
+        f"output_dir={tmp_path / 'sweep'}",
+        f"cache_dir={tmp_path / 'cache'}",
+    )
     assert main(words) == 1
     out, err = capfd.readouterr()
-    lines = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.startswith("model.pretrain.learning_rate=")}
+    lines = {
+        line.split()[0]: line.split()[1]
+        for line in out.splitlines()
+        if line.startswith("model.pretrain.learning_rate=")
+    }
     assert lines == {"model.pretrain.learning_rate=0.01": "completed", "model.pretrain.learning_rate=1e+30": "failed"}
     assert "IndexError" not in err

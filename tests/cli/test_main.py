@@ -64,7 +64,10 @@ def test_a_request_that_is_found_wrong_late_leaves_no_directory(command, runner,
 def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runner):
     runner.fails[0] = LoadingError("a process that loads data has died", "trainer.num_workers=0")
     code, _, err = command("output_dir=run", "trainer.num_workers=2")
-    line = f"quantlab: error: a process that loads data has died; go on with: quantlab resume={Path('run').absolute()} trainer.num_workers=0\n"
+    line = (
+        f"quantlab: error: a process that loads data has died; go on with: quantlab resume={Path('run').absolute()}"
+        " trainer.num_workers=0\n"
+    )
     assert (code, err) == (1, line)
     runner.fails.clear()
     code, _, err = command("resume=run", "trainer.num_workers=-1")
@@ -73,35 +76,44 @@ def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runne
     assert runner.configs[-1].trainer.num_workers == 0 and runner.configs[-1].output_dir == runner.configs[0].output_dir
 
 
-@pytest.mark.parametrize("words, said", [
-    (["method=acuquant"], ["method: got 'acuquant'", "did you mean 'accuquant'? Type method=accuquant"]),
-    (["method=_diffusion_ptq"], ["method: got '_diffusion_ptq', allowed: accuquant, evaluate, low_bit, pretrain, ptq, qat, sample"]),
-    (["quantiser.weight.bits=4"], ["quantiser.weight.bits: no such key", "Type quantizer.weight.bits=4"]),
-    (["method.itrations=4"], ["did you mean 'method.iterations'? Type method.iterations=4"]),
-    (["group_size=4"], ["did you mean 'method.group_size'?"]),
-    (["seed=[1"], ["seed=[1: not an override that Hydra can read"]),
-    (["data_dir=~/data"], ["type \"data_dir='~/data'\""]),
-    (["accuquant"], ["not of the form key=value; did you mean method=accuquant?"]),
-    (["seed=0,1"], ["type quantlab -m seed=0,1"]),
-    (["model=glob(resnet*)"], ["type quantlab -m 'model=glob(resnet*)'"]),
-    (["+experiment=accuquant/small"], ["+experiment: no experiment is chosen a second time; type experiment=accuquant/small"]),
-    (["model@foo=ddim"], ["model@foo: no model is chosen at foo; type model=ddim"]),
-    (["--package", "model"], ["--resolve, --package: say how --cfg shows the config; type --cfg job"]),
-    (["--cfg", "jobs"], ["--cfg/-c: invalid choice: 'jobs'"]),
-    (["--hlep"], ["--hlep: no such option; did you mean '--help'?"]),
-    (["-m", "output_dir=a,b"], ["output_dir=a,b: cannot be swept"]),
-    (["-m", "seed=interval(0,1)"], ["list the values, as in seed=0,1,2"]),
-    (["-m", "seed=glob(*)"], ["glob chooses among the options of a group"]),
-    (["-m", "model=glob(resnt*)"], ["matches no model, allowed: a pattern of ", "quantlab --help model lists all"]),
-    (["-m", "hydra.verbose=true,false"], ["Hydra's own keys cannot be swept"]),
-    (["model=resnt20", "task=digits", "method=pretrain"], ["did you mean 'resnet20'? Type model=resnet20"]),
-    (["resume=nowhere"], ["resume: no such directory"]),
-    (["resume=."], ["holds no run"]),
-    (["resume=.", "seed=1", "-m"], ["drop seed=1 -m"]),
-    (["cache_dir=${oc.env:QUANTLAB_NOT_SET}"], ["QUANTLAB_NOT_SET"]),
-    (["model=task_classifier"], ["one of: ddim, ddim_mnist, ddpm_cifar10"]),
-    (["output_dir=/dev/null/run"], ["output_dir: cannot write /dev/null/run"]),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["method=acuquant"], ["method: got 'acuquant'", "did you mean 'accuquant'? Type method=accuquant"]),
+        (
+            ["method=_diffusion_ptq"],
+            ["method: got '_diffusion_ptq', allowed: accuquant, evaluate, low_bit, pretrain, ptq, qat, sample"],
+        ),
+        (["quantiser.weight.bits=4"], ["quantiser.weight.bits: no such key", "Type quantizer.weight.bits=4"]),
+        (["method.itrations=4"], ["did you mean 'method.iterations'? Type method.iterations=4"]),
+        (["group_size=4"], ["did you mean 'method.group_size'?"]),
+        (["seed=[1"], ["seed=[1: not an override that Hydra can read"]),
+        (["data_dir=~/data"], ["type \"data_dir='~/data'\""]),
+        (["accuquant"], ["not of the form key=value; did you mean method=accuquant?"]),
+        (["seed=0,1"], ["type quantlab -m seed=0,1"]),
+        (["model=glob(resnet*)"], ["type quantlab -m 'model=glob(resnet*)'"]),
+        (
+            ["+experiment=accuquant/small"],
+            ["+experiment: no experiment is chosen a second time; type experiment=accuquant/small"],
+        ),
+        (["model@foo=ddim"], ["model@foo: no model is chosen at foo; type model=ddim"]),
+        (["--package", "model"], ["--resolve, --package: say how --cfg shows the config; type --cfg job"]),
+        (["--cfg", "jobs"], ["--cfg/-c: invalid choice: 'jobs'"]),
+        (["--hlep"], ["--hlep: no such option; did you mean '--help'?"]),
+        (["-m", "output_dir=a,b"], ["output_dir=a,b: cannot be swept"]),
+        (["-m", "seed=interval(0,1)"], ["list the values, as in seed=0,1,2"]),
+        (["-m", "seed=glob(*)"], ["glob chooses among the options of a group"]),
+        (["-m", "model=glob(resnt*)"], ["matches no model, allowed: a pattern of ", "quantlab --help model lists all"]),
+        (["-m", "hydra.verbose=true,false"], ["Hydra's own keys cannot be swept"]),
+        (["model=resnt20", "task=digits", "method=pretrain"], ["did you mean 'resnet20'? Type model=resnet20"]),
+        (["resume=nowhere"], ["resume: no such directory"]),
+        (["resume=."], ["holds no run"]),
+        (["resume=.", "seed=1", "-m"], ["drop seed=1 -m"]),
+        (["cache_dir=${oc.env:QUANTLAB_NOT_SET}"], ["QUANTLAB_NOT_SET"]),
+        (["model=task_classifier"], ["one of: ddim, ddim_mnist, ddpm_cifar10"]),
+        (["output_dir=/dev/null/run"], ["output_dir: cannot write /dev/null/run"]),
+    ],
+)
 def test_a_wrong_request_is_one_line_and_leaves_nothing(command, runner, tmp_path, words, said):
     code, out, err = command(*words)
     assert (code, out, runner.configs) == (2, "", [])
@@ -111,12 +123,25 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(command, runner, tmp_pat
 
 
 def test_every_problem_at_once(command):
-    code, _, err = command("method=ptq", "quantizer.weight.bits=9", "trainr.log_every=1", "seed=[1", "model=dimm",
-                           "method.reconstruction=blok", "logger.nmae=x")
+    code, _, err = command(
+        "method=ptq",
+        "quantizer.weight.bits=9",
+        "trainr.log_every=1",
+        "seed=[1",
+        "model=dimm",
+        "method.reconstruction=blok",
+        "logger.nmae=x",
+    )
     lines = [line.removeprefix("quantlab: error: ").split(":")[0] for line in err.splitlines()]
     assert code == 2
-    assert sorted(lines) == ["logger.nmae", "method.reconstruction", "model", "quantizer.weight.bits", "seed=[1",
-                             "trainr.log_every"]
+    assert sorted(lines) == [
+        "logger.nmae",
+        "method.reconstruction",
+        "model",
+        "quantizer.weight.bits",
+        "seed=[1",
+        "trainr.log_every",
+    ]
 
 
 def test_an_unknown_option_does_not_condemn_its_keys(command):
@@ -131,13 +156,22 @@ def test_a_directory_that_holds_a_run_is_never_overwritten(command, runner):
     assert "already holds a run" in err and "quantlab resume=" in err
 
 
-@pytest.mark.parametrize("error, code, said", [
-    (RunError("loss is NaN at step 3"), 1, "quantlab: error: loss is NaN at step 3"),
-    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/metrics.jsonl"), 1,
-     "quantlab: error: No space left on device: /run/metrics.jsonl; make room, then type quantlab resume={run}"),
-    (ZeroDivisionError("division\nby zero"), 1,
-     "quantlab: error: ZeroDivisionError: division by zero (HYDRA_FULL_ERROR=1 shows the traceback)"),
-])
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (RunError("loss is NaN at step 3"), 1, "quantlab: error: loss is NaN at step 3"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/metrics.jsonl"),
+            1,
+            "quantlab: error: No space left on device: /run/metrics.jsonl; make room, then type quantlab resume={run}",
+        ),
+        (
+            ZeroDivisionError("division\nby zero"),
+            1,
+            "quantlab: error: ZeroDivisionError: division by zero (HYDRA_FULL_ERROR=1 shows the traceback)",
+        ),
+    ],
+)
 def test_a_failed_run_is_one_line(command, runner, tmp_path, error, code, said):
     runner.fails[0] = error
     assert command("output_dir=run") == (code, "", said.replace("{run}", str(tmp_path / "run")) + "\n")
@@ -171,7 +205,7 @@ def test_a_signal_before_the_run_begins_ends_the_command(command, runner, tmp_pa
         try:
             os.kill(os.getpid(), number)
         except BaseException as error:
-            raise TypeError("something went wrong") if remade else error
+            raise TypeError("something went wrong") if remade else error  # noqa: B904
 
     monkeypatch.setattr("quantlab.cli.request.find_problems", interrupted)
     assert command("output_dir=run") == (code, "", f"quantlab: interrupted by signal {number}\n")
@@ -206,5 +240,5 @@ def test_only_the_first_process_of_torchrun_makes_the_directory(command, runner,
 
 
 def test_paths_with_odd_characters(command, runner, tmp_path):
-    assert command("output_dir=\"it's a=b, c\"")[0] == 0
+    assert command('output_dir="it\'s a=b, c"')[0] == 0
     assert runner.configs[0].output_dir == str(tmp_path / "it's a=b, c")

@@ -23,8 +23,11 @@ def test_every_combination_has_a_directory_named_by_what_is_swept(command, runne
     jobs = [(seed, method) for seed in (0, 1) for method in ("accuquant", "ptq")]
     assert [(config.seed, config.method.name) for config in runner.configs] == jobs
     assert rows(out) == {
-        f"seed={seed} method={method}":
-            ("completed", f"fid_to_fp32={seed + 1.25}", str(tmp_path / f"sweep/method={method},seed={seed}"))
+        f"seed={seed} method={method}": (
+            "completed",
+            f"fid_to_fp32={seed + 1.25}",
+            str(tmp_path / f"sweep/method={method},seed={seed}"),
+        )
         for seed, method in jobs
     }
     assert [config.output_dir for config in runner.configs] == [directory for *_, directory in rows(out).values()]
@@ -67,8 +70,9 @@ def test_a_signal_stops_the_whole_sweep(command, runner, tmp_path, number, code)
 
 
 def test_a_wrong_job_stops_the_sweep_before_it_starts(command, runner, tmp_path):
-    code, out, err = command("-m", "quantizer.weight.bits=4,9", "method=accuquant,ptq", "method.iterations=4",
-                             "trainer.log_every=0")
+    code, out, err = command(
+        "-m", "quantizer.weight.bits=4,9", "method=accuquant,ptq", "method.iterations=4", "trainer.log_every=0"
+    )
     assert code == 2 and out == "" and runner.configs == [] and list(tmp_path.iterdir()) == []
     keys = [line.split(": ")[2] for line in err.splitlines()]
     assert sorted(keys) == ["method.iterations", "quantizer.weight.bits", "trainer.log_every"]
@@ -80,7 +84,13 @@ def test_the_main_metric_is_looked_up_in_order(tmp_path):
     for number, metrics in enumerate(found):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}/results.json").write_text(json.dumps({"metrics": metrics}))
-    request = Request(("-m",), True, tuple((f"seed={n}",) for n in range(4)), tmp_path, directories=tuple(tmp_path / f"{n}" for n in range(4)))
+    request = Request(
+        ("-m",),
+        True,
+        tuple((f"seed={n}",) for n in range(4)),
+        tmp_path,
+        directories=tuple(tmp_path / f"{n}" for n in range(4)),
+    )
     table = summary(request, ["completed"] * 4)
     assert [metric for _, metric, _ in rows(table).values()] == ["loss=0.5", "psnr=12.35", "fid_to_fp32=1.5", "-"]
 
@@ -95,26 +105,33 @@ def test_directory_names_are_one_short_component_each():
         assert all(len(name) <= 150 and "/" not in name for name in (one, other))
 
 
-@pytest.mark.parametrize("word, values", [
-    ("model=glob(resnet*)", ["resnet18", "resnet20", "resnet32", "resnet34", "resnet50", "resnet56"]),
-    ("model=glob(resnet*,exclude=[resnet3*,resnet5*])", ["resnet18", "resnet20"]),
-    ("model=glob([resnet2*,edsr])", ["edsr", "resnet20"]),
-    ("model=glob(resnet2*)", ["resnet20"]),
-    ("task=glob(*classification)", []),     # a part of tasks, not a task
-    ("experiment=glob(qat/small/w2a2_adam*)", ["qat/small/w2a2_adam", "qat/small/w2a2_adamt"]),
-    ("experiment=glob(*)", []),
-    ("seed=range(1,4)", [1, 2, 3]),
-    ("seed=choice(4,2)", [4, 2]),
-    ("seed=sort(3,1,2,reverse=true)", [3, 2, 1]),
-    ("seed=range(3,1)", []),
-])
+@pytest.mark.parametrize(
+    "word, values",
+    [
+        ("model=glob(resnet*)", ["resnet18", "resnet20", "resnet32", "resnet34", "resnet50", "resnet56"]),
+        ("model=glob(resnet*,exclude=[resnet3*,resnet5*])", ["resnet18", "resnet20"]),
+        ("model=glob([resnet2*,edsr])", ["edsr", "resnet20"]),
+        ("model=glob(resnet2*)", ["resnet20"]),
+        ("task=glob(*classification)", []),  # a part of tasks, not a task
+        ("experiment=glob(qat/small/w2a2_adam*)", ["qat/small/w2a2_adam", "qat/small/w2a2_adamt"]),
+        ("experiment=glob(*)", []),
+        ("seed=range(1,4)", [1, 2, 3]),
+        ("seed=choice(4,2)", [4, 2]),
+        ("seed=sort(3,1,2,reverse=true)", [3, 2, 1]),
+        ("seed=range(3,1)", []),
+    ],
+)
 def test_functions_of_hydra_are_swept_over(command, word, values):
     key = word.split("=")[0]
     parsed, problems = _parsed(word)
     if values:
         assert problems == [] and list(parsed.sweep_iterator()) == values
     else:
-        assert parsed is None and problems[0].startswith(f"{word}: ") and ("matches no " + key in problems[0] or "holds no" in problems[0])
+        assert (
+            parsed is None
+            and problems[0].startswith(f"{word}: ")
+            and ("matches no " + key in problems[0] or "holds no" in problems[0])
+        )
 
 
 def _parsed(word):
@@ -131,7 +148,10 @@ def test_shuffled_values_are_labelled_as_they_run(command, runner):
 
 def test_options_and_overrides_in_any_order(command, runner):
     assert command("method=ptq", "-m", "seed=1,2", "output_dir=sweep", "method.group_size=4")[0] == 0
-    assert [(config.method.name, config.seed, config.method.group_size) for config in runner.configs] == [("ptq", 1, 4), ("ptq", 2, 4)]
+    assert [(config.method.name, config.seed, config.method.group_size) for config in runner.configs] == [
+        ("ptq", 1, 4),
+        ("ptq", 2, 4),
+    ]
 
 
 def test_what_only_the_runner_can_tell_is_asked_for_all_jobs_before_the_first(command, runner, tmp_path):

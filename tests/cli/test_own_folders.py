@@ -6,7 +6,9 @@ import yaml
 from quantlab.config.catalog import options
 
 NET = "# A small net of mine\ndefaults:\n  - resnet20\n  - _self_\nname: mynet\ndepth: 14\n"
-ROW = "# @package _global_\n# A row of mine\ndefaults:\n  - override /method: qat\n  - override /model: mynet\nseed: 7\n"
+ROW = (
+    "# @package _global_\n# A row of mine\ndefaults:\n  - override /method: qat\n  - override /model: mynet\nseed: 7\n"
+)
 ROOT = "defaults:\n  - config\n  - override method: qat\n  - override model: mynet\n  - _self_\nseed: 5\n"
 
 
@@ -16,7 +18,9 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
 
     def add(name=None, text=""):
-        files = {"model/mynet.yaml": NET, "experiment/mine.yaml": ROW, "mine.yaml": ROOT} | ({name: text} if name else {})
+        files = {"model/mynet.yaml": NET, "experiment/mine.yaml": ROW, "mine.yaml": ROOT} | (
+            {name: text} if name else {}
+        )
         for file, content in files.items():
             (folder / file).parent.mkdir(exist_ok=True)
             (folder / file).write_text(content)
@@ -25,12 +29,15 @@ def own(tmp_path_factory):
     return add
 
 
-@pytest.mark.parametrize("words, seed", [
-    (["--config-dir={own}", "method=qat", "model=mynet"], 0),
-    (["-cd", "{own}", "experiment=mine"], 7),
-    (["experiment=mine", "hydra.searchpath=[file://{own}]"], 7),
-    (["--config-name", "mine", "--config-dir", "{own}"], 5),
-])
+@pytest.mark.parametrize(
+    "words, seed",
+    [
+        (["--config-dir={own}", "method=qat", "model=mynet"], 0),
+        (["-cd", "{own}", "experiment=mine"], 7),
+        (["experiment=mine", "hydra.searchpath=[file://{own}]"], 7),
+        (["--config-name", "mine", "--config-dir", "{own}"], 5),
+    ],
+)
 def test_it_is_found_as_hydra_finds_it(command, runner, own, words, seed):
     typed = [word.format(own=own()) for word in words]
     assert command(*typed, "output_dir=run")[0] == 0
@@ -59,32 +66,61 @@ def test_help_and_errors_name_it(command, own):
     assert "did you mean 'mine'? Type experiment=mine" in command("-cd", folder, "experiment=mien")[2]
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--config-dir", "nowhere"], "--config-dir: no such directory: "),
-    (["hydra.searchpath=[file:///nowhere]"], "hydra.searchpath: got 'file:///nowhere', which is no folder"),
-    (["hydra.searchpath=[pkg://no.such.package]"], "hydra.searchpath: got 'pkg://no.such.package', which is no folder"),
-    (["hydra.searchpath=nowhere"], "allowed: a list of folders; type 'hydra.searchpath=[file:///FOLDER]'"),
-    (["--config-name", "mine"], "--config-name: got 'mine', allowed: config; Type --config-dir DIR"),
-    (["--config-path", "x"], "--config-path: would take quantlab's own YAML away; type --config-dir DIR"),
-    (["--config-dir"], "--config-dir/-cd: expected one argument; type quantlab --help"),
-    (["--cfg", "job", "-m"], "-m: a question is answered for one job"),
-    (["--cfg", "job", "model=resnet"], "did you mean 'resnet18'? Type model=resnet18"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--config-dir", "nowhere"], "--config-dir: no such directory: "),
+        (["hydra.searchpath=[file:///nowhere]"], "hydra.searchpath: got 'file:///nowhere', which is no folder"),
+        (
+            ["hydra.searchpath=[pkg://no.such.package]"],
+            "hydra.searchpath: got 'pkg://no.such.package', which is no folder",
+        ),
+        (["hydra.searchpath=nowhere"], "allowed: a list of folders; type 'hydra.searchpath=[file:///FOLDER]'"),
+        (["--config-name", "mine"], "--config-name: got 'mine', allowed: config; Type --config-dir DIR"),
+        (["--config-path", "x"], "--config-path: would take quantlab's own YAML away; type --config-dir DIR"),
+        (["--config-dir"], "--config-dir/-cd: expected one argument; type quantlab --help"),
+        (["--cfg", "job", "-m"], "-m: a question is answered for one job"),
+        (["--cfg", "job", "model=resnet"], "did you mean 'resnet18'? Type model=resnet18"),
+    ],
+)
 def test_a_wrong_place_is_one_line(command, tmp_path, words, said):
     code, out, err = command(*words)
     assert (code, out) == (2, "") and said in err and err.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name, text, words, said", [
-    ("model/x.yaml", "defaults: [resnet20, _self_]\nwidht: 3\n", ["model=x"], "model.widht: no such key; did you mean 'width'?"),
-    ("model/x.yaml", "defaults: [resnet20, _self_]\n_target_: os.system\n", ["model=x"], "os.system', which may not be instantiated"),
-    ("model/x.yaml", "a: b: c\n", ["model=x"], "not readable as YAML: mapping values are not allowed here"),
-    ("model/x.yaml", "defaults: [resnet21, _self_]\n", ["model=x"], "resnet21"),
-    ("model/resnet20.yaml", "depth: 14\n", ["model=resnet20"], "never read, since quantlab has its own model/resnet20"),
-    ("config.yaml", "seed: 3\n", [], "never read, since quantlab has its own config"),
-    ("alone.yaml", "seed: 3\n", ["--config-name", "alone"], "does not build on quantlab's own config; begin its defaults with '- config'"),
-    ("list.yaml", "[1, 2]\n", ["--config-name", "list"], "list"),
-])
+@pytest.mark.parametrize(
+    "name, text, words, said",
+    [
+        (
+            "model/x.yaml",
+            "defaults: [resnet20, _self_]\nwidht: 3\n",
+            ["model=x"],
+            "model.widht: no such key; did you mean 'width'?",
+        ),
+        (
+            "model/x.yaml",
+            "defaults: [resnet20, _self_]\n_target_: os.system\n",
+            ["model=x"],
+            "os.system', which may not be instantiated",
+        ),
+        ("model/x.yaml", "a: b: c\n", ["model=x"], "not readable as YAML: mapping values are not allowed here"),
+        ("model/x.yaml", "defaults: [resnet21, _self_]\n", ["model=x"], "resnet21"),
+        (
+            "model/resnet20.yaml",
+            "depth: 14\n",
+            ["model=resnet20"],
+            "never read, since quantlab has its own model/resnet20",
+        ),
+        ("config.yaml", "seed: 3\n", [], "never read, since quantlab has its own config"),
+        (
+            "alone.yaml",
+            "seed: 3\n",
+            ["--config-name", "alone"],
+            "does not build on quantlab's own config; begin its defaults with '- config'",
+        ),
+        ("list.yaml", "[1, 2]\n", ["--config-name", "list"], "list"),
+    ],
+)
 def test_yaml_that_is_wrong_is_refused_by_name(command, runner, own, name, text, words, said):
     words = words if "--config-name" in words else ["method=pretrain", "task=digits", *words]
     code, out, err = command("--config-dir", own(name, text), *words)
@@ -116,9 +152,14 @@ def test_a_sweep_that_yaml_asks_for(command, runner, own):
 def test_an_interrupted_sweep_of_it_says_how_to_go_on(command, runner, own, tmp_path):
     folder = own()
     runner.fails[1] = KeyboardInterrupt()
-    code, _, err = command("hydra.searchpath=[" + folder + "]", "-m", "experiment=mine", "seed=0,1,2", "output_dir=sweep")
+    code, _, err = command(
+        "hydra.searchpath=[" + folder + "]", "-m", "experiment=mine", "seed=0,1,2", "output_dir=sweep"
+    )
     words = err.splitlines()[-1].removeprefix("quantlab: resume with: quantlab ")
-    assert code == 130 and words == (f"-m 'hydra.searchpath=[{folder}]' experiment=mine seed=0,1,2 output_dir={tmp_path / 'sweep'}")
+    assert (
+        code == 130
+        and words == f"-m 'hydra.searchpath=[{folder}]' experiment=mine seed=0,1,2 output_dir={tmp_path / 'sweep'}"
+    )
 
 
 def test_the_config_that_is_shown_is_the_one_that_runs(command, own):

@@ -1,4 +1,6 @@
-"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the laws of its memory."""
+"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the laws of its
+memory.
+"""
 
 from types import SimpleNamespace
 
@@ -6,8 +8,8 @@ import pytest
 import torch
 
 from quantlab.diffusion.prediction import KINDS, image_and_noise, noised, target
-from quantlab.diffusion.samplers import State, build_sampler
 from quantlab.diffusion.rollout import seeded_normal
+from quantlab.diffusion.samplers import State, build_sampler
 
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02}
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
@@ -25,7 +27,11 @@ def toy_network(x, t):
 
 def their_scheduler(name, spacing, clip_sample, prediction):
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
-    common = BETAS | {"prediction_type": THEIR_NAME[prediction], "timestep_spacing": {"uniform": "leading"}.get(spacing, spacing)}
+
+    common = BETAS | {
+        "prediction_type": THEIR_NAME[prediction],
+        "timestep_spacing": {"uniform": "leading"}.get(spacing, spacing),
+    }
     if name == "ddim":
         return DDIMScheduler(clip_sample=clip_sample, set_alpha_to_one=True, **common)
     if name == "ddpm":
@@ -33,10 +39,20 @@ def their_scheduler(name, spacing, clip_sample, prediction):
     return EulerDiscreteScheduler(**common) if name == "euler" else DPMSolverMultistepScheduler(**common)
 
 
-CASES = [(name, spacing, eta, clip) for name, spacing, eta, clip in [
-    ("ddim", "uniform", 0.0, False), ("ddim", "uniform", 0.7, True), ("ddim", "trailing", 0.0, False), ("ddpm", "uniform", 0.0, False),
-    ("ddpm", "uniform", 0.0, True), ("ddpm", "trailing", 0.0, False), ("euler", "uniform", 0.0, False), ("euler", "trailing", 0.0, False),
-    ("dpm_solver", "trailing", 0.0, False)]]
+CASES = [
+    (name, spacing, eta, clip)
+    for name, spacing, eta, clip in [
+        ("ddim", "uniform", 0.0, False),
+        ("ddim", "uniform", 0.7, True),
+        ("ddim", "trailing", 0.0, False),
+        ("ddpm", "uniform", 0.0, False),
+        ("ddpm", "uniform", 0.0, True),
+        ("ddpm", "trailing", 0.0, False),
+        ("euler", "uniform", 0.0, False),
+        ("euler", "trailing", 0.0, False),
+        ("dpm_solver", "trailing", 0.0, False),
+    ]
+]
 
 
 @pytest.mark.parametrize("prediction", KINDS)
@@ -56,7 +72,7 @@ def test_walks_as_diffusers_scheduler_does(name, spacing, eta, clip_sample, pred
         more = {}
         if name == "ddim":
             more = {"eta": eta, "variance_noise": z if eta else None}
-        elif name == "ddpm":        # it draws its noise itself
+        elif name == "ddpm":  # it draws its noise itself
             more = {"generator": torch.Generator().manual_seed(i)}
             z = torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
         state = ours.step(i, state, toy_network(ours.network_input(i, state.x), int(t)), z)
@@ -66,7 +82,11 @@ def test_walks_as_diffusers_scheduler_does(name, spacing, eta, clip_sample, pred
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_prediction_is_taken_apart_into_its_image_and_noise(kind):
-    x0, eps, alpha = seeded_normal((2, 1, 3, 3), 0).double(), seeded_normal((2, 1, 3, 3), 1).double(), torch.tensor(0.3, dtype=torch.float64)
+    x0, eps, alpha = (
+        seeded_normal((2, 1, 3, 3), 0).double(),
+        seeded_normal((2, 1, 3, 3), 1).double(),
+        torch.tensor(0.3, dtype=torch.float64),
+    )
     image, noise = image_and_noise(kind, target(kind, x0, eps, alpha), noised(x0, eps, alpha), 0.3)
     torch.testing.assert_close(image, x0)
     torch.testing.assert_close(noise, eps)
@@ -94,5 +114,9 @@ def test_memory_weights_are_the_derivatives(name):
         after = walk.step(i, State(x, memory), output).x
         assert len(walk.memory_weights(i)) == walk.memories
         for weight, tensor in zip(walk.memory_weights(i), memory):
-            (derivative,) = torch.autograd.grad(after.sum(), tensor, allow_unused=True) if after.requires_grad else (None,)
-            torch.testing.assert_close(torch.zeros_like(x) if derivative is None else derivative, torch.full_like(x, weight))
+            (derivative,) = (
+                torch.autograd.grad(after.sum(), tensor, allow_unused=True) if after.requires_grad else (None,)
+            )
+            torch.testing.assert_close(
+                torch.zeros_like(x) if derivative is None else derivative, torch.full_like(x, weight)
+            )

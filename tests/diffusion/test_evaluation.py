@@ -37,10 +37,13 @@ def test_an_error_in_one_step_appears_there_and_is_carried_on(eta, tmp_path):
     assert result.step_error == pytest.approx([0, 0, expected, 0, 0], abs=1e-9, rel=1e-4)
     assert result.accumulated_error[:3] == pytest.approx([0, 0, expected], abs=1e-9, rel=1e-4)
     a = [(alphas[i + 1] / alphas[i]) ** 0.5 for i in range(5)]
-    slope = [a[i] + 0.1 * ((1 - alphas[i + 1] - sigma(i) ** 2) ** 0.5 - a[i] * (1 - alphas[i]) ** 0.5) for i in range(5)]
+    slope = [
+        a[i] + 0.1 * ((1 - alphas[i + 1] - sigma(i) ** 2) ** 0.5 - a[i] * (1 - alphas[i]) ** 0.5) for i in range(5)
+    ]
     assert result.accumulated_error[3:] == pytest.approx(
-        [expected * slope[3] ** 2, expected * slope[3] ** 2 * slope[4] ** 2], rel=1e-3)
-    torch.testing.assert_close(result.states[2], reference.state(2).x)      # nothing was wrong yet
+        [expected * slope[3] ** 2, expected * slope[3] ** 2 * slope[4] ** 2], rel=1e-3
+    )
+    torch.testing.assert_close(result.states[2], reference.state(2).x)  # nothing was wrong yet
     assert result.images.shape == shape
 
 
@@ -58,7 +61,9 @@ def test_walks_are_the_same_in_one_go_and_from_any_state_that_was_kept(name, eta
     rows = torch.tensor([4, 1])
     state, network = walks.state(2, rows), conditional(walks.told(rows))
     for i in (2, 3, 4):
-        state = sampler.step(i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), walks.noise(i, rows))
+        state = sampler.step(
+            i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), walks.noise(i, rows)
+        )
         torch.testing.assert_close(state, walks.state(i + 1, rows))
 
 
@@ -67,7 +72,9 @@ def test_group_dataset_gives_the_groups_ends(tmp_path):
     compute_walks(tmp_path, exact, sampler, {"class_labels": torch.arange(4)}, (4, 1, 2, 2), 0, [4] * 7, batch_size=4)
     walks = Trajectories(tmp_path, sampler, {"class_labels": torch.arange(4)})
     batch = GroupDataset(walks).__getitems__([(range(3, 6), 0), (range(3, 6), 3)])
-    assert batch["steps"] == range(3, 6) and batch["trajectories"].tolist() == batch["condition"]["class_labels"].tolist() == [0, 3]
+    assert batch["steps"] == range(3, 6) and batch["trajectories"].tolist() == batch["condition"][
+        "class_labels"
+    ].tolist() == [0, 3]
     assert torch.equal(batch["start"], walks.state(3).x[[0, 3]]) and torch.equal(batch["end"], walks.state(6).x[[0, 3]])
     assert len(batch["memory"]) == 1 and torch.equal(batch["memory"][0], walks.state(3).memory[0][[0, 3]])
     assert batch["noise"] == [None] * 3

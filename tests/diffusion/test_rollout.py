@@ -65,9 +65,12 @@ def test_guidance_by_hand(batched):
         def network(x, t, i):
             rows.append(len(x))
             return x + condition["class_labels"].float()[:, None]
+
         return network
 
-    network = guided(conditional, 3.0, {"class_labels": torch.tensor([10])}, batched)({"class_labels": torch.tensor([1, 2])})
+    network = guided(conditional, 3.0, {"class_labels": torch.tensor([10])}, batched)(
+        {"class_labels": torch.tensor([1, 2])}
+    )
     # 10 + 3 (1 - 10) and 10 + 3 (2 - 10), beside x
     assert network(torch.zeros(2, 1), 0, 0).flatten().tolist() == [-17.0, -14.0]
     assert rows == ([4] if batched else [2, 2])

@@ -1,7 +1,9 @@
-"""What the authors' released code gave for inputs that a seed makes: numbers, kept in data/*.json. None of that code is here.
+"""What the authors' released code gave for inputs that a seed makes: numbers, kept in data/*.json. None of that code is
+here.
 
-A file says where its numbers are from (`source`: repository, commit, file, function) and what was run (`how`); `cases` holds arrays as
-nested lists. Inputs come from NumPy's legacy generator, whose stream is frozen, so that they are the same under any version of torch.
+A file says where its numbers are from (`source`: repository, commit, file, function) and what was run (`how`); `cases`
+holds arrays as nested lists. Inputs come from NumPy's legacy generator, whose stream is frozen, so that they are the
+same under any version of torch.
 """
 
 import json

@@ -25,11 +25,13 @@ def gradient(quantizer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_weights_of_reactnet():
     case, w = stored("reactnet")["weight"], weights()
     out, grad = gradient(ReActNetWeight(2), w)
-    torch.testing.assert_close(grad.flatten(), torch.tensor(case["w"]), rtol=0, atol=0)      # the output's, where |w| <= 1
+    # the output's, where |w| <= 1
+    torch.testing.assert_close(grad.flatten(), torch.tensor(case["w"]), rtol=0, atol=0)
     wanted, zero = torch.tensor(case["out"]).view_as(w), w == 0
     torch.testing.assert_close(out[~zero], wanted[~zero])
     size = w.abs().mean(dim=(1, 2, 3), keepdim=True).expand_as(w)
-    assert (wanted[zero] == 0).all() and torch.equal(out[zero], size[zero])         # torch.sign's zero; ours counts as positive
+    # torch.sign's zero; ours counts as positive
+    assert (wanted[zero] == 0).all() and torch.equal(out[zero], size[zero])
 
 
 def test_inputs_of_reactnet():
@@ -41,7 +43,12 @@ def test_inputs_of_reactnet():
     torch.testing.assert_close(grad.flatten(), torch.tensor(case["x"]))
     torch.testing.assert_close(-quantizer.beta.grad, torch.tensor(case["bias"]), rtol=1e-5, atol=1e-5)
     wanted, zero = torch.tensor(case["out"]).view_as(x), x == 0.25
-    assert zero.sum() == 2 and torch.equal(out[~zero], wanted[~zero]) and (wanted[zero] == 0).all() and (out[zero] == 1).all()
+    assert (
+        zero.sum() == 2
+        and torch.equal(out[~zero], wanted[~zero])
+        and (wanted[zero] == 0).all()
+        and (out[zero] == 1).all()
+    )
 
 
 def test_weights_of_xnor_net():

@@ -1,4 +1,6 @@
-"""CaLR and momentum separation against the released training loops of DYNAS, 400 iterations on a toy supernet of six edges."""
+"""CaLR and momentum separation against the released training loops of DYNAS, 400 iterations on a toy supernet of
+six edges.
+"""
 
 import numpy as np
 import pytest
@@ -74,7 +76,9 @@ def test_five_subnets_a_step_whose_losses_are_weighted():
     for t in range(ITERATIONS):
         selected = int(rng.randint(5))
         permutations = [rng.permutation(5) for _ in range(6)]
-        subnets = [tuple(selected if edge == SPLIT else int(permutations[edge][k]) for edge in range(6)) for k in range(5)]
+        subnets = [
+            tuple(selected if edge == SPLIT else int(permutations[edge][k]) for edge in range(6)) for k in range(5)
+        ]
         optimizer.select(selected)
         factors = [calr.factor(t, space.complexity(subnet)) for subnet in subnets]
         for subnet, factor in zip(subnets, factors):

@@ -1,4 +1,5 @@
-"""Quantizers of weights and inputs against what their authors' code gives: outputs, gradients of the input and of what is learned.
+"""Quantizers of weights and inputs against what their authors' code gives: outputs, gradients of the input and of what
+is learned.
 
 Inputs are normal values and, on the grid of the levels, both ends of the clip, zero, half levels and what lies beyond.
 """
@@ -21,13 +22,18 @@ BITS = (1, 2, 3, 4, 8)
 
 
 def inputs(seed: int, low: float, high: float, step: float = 1.0) -> Tensor:
-    """Levels are multiples of `step`, from low to high (in steps). First 13 values on the grid of levels, then 24 normal ones."""
+    """Levels are multiples of `step`, from low to high (in steps). First 13 values on the grid of levels, then 24
+    normal ones.
+    """
     grid = [low - 1, low - 0.5, low, low + 0.5, low + 1.5, -0.5, 0, 0.5, 1, 1.5, high - 0.5, high, high + 0.5]
     return torch.cat([torch.tensor(grid), normal(seed, 24) * (high - low) / 2 + (high + low) / 2]) * step
 
 
-def compare(quantizer: nn.Module, x: Tensor, case: dict, gradients: dict[str, str], shape: tuple[int, ...] = (-1,)) -> Tensor:
-    """The quantizer's output, and the gradients of x and of the parameters named in `gradients`, against the case's. Returns the output's
+def compare(
+    quantizer: nn.Module, x: Tensor, case: dict, gradients: dict[str, str], shape: tuple[int, ...] = (-1,)
+) -> Tensor:
+    """The quantizer's output, and the gradients of x and of the parameters named in `gradients`, against the case's.
+    Returns the output's
     difference, which must be zero unless the caller knows where not."""
     x = x.clone().requires_grad_()
     out = quantizer(x.view(shape)).flatten()
@@ -39,14 +45,17 @@ def compare(quantizer: nn.Module, x: Tensor, case: dict, gradients: dict[str, st
 
 
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("part, scale", [("weight", 1 - 1e-6), ("weight", 0.7), ("activation", 1 - 1e-6), ("activation", 1.3)])
+@pytest.mark.parametrize(
+    "part, scale", [("weight", 1 - 1e-6), ("weight", 0.7), ("activation", 1 - 1e-6), ("activation", 1.3)]
+)
 def test_fixed_point(part, scale, bits):
     quantizer = FixedPointWeight(bits, learn_scale=True) if part == "weight" else FixedPointActivation(bits)
     quantizer.scale.data.fill_(scale)
     low, high, gamma = clip_range(bits, part == "weight")
     x = inputs(bits, low, high, 1 / gamma)
     difference = compare(quantizer, x, stored("fixed_point")[f"{part} {bits} {scale}"], {"scale": "s"})
-    if bits == 1 and part == "weight":      # half way, at zero: the released code rounds (0 + 1) / 2 to 0, that is -1; ours is the paper's sign
+    # half way, at zero: the released code rounds (0 + 1) / 2 to 0, that is -1; ours is the paper's sign
+    if bits == 1 and part == "weight":
         assert (difference[x == 0] == 2).all() and (x == 0).sum() == 1
         difference = difference[x != 0]
     assert difference.abs().max() <= 1e-6
@@ -63,7 +72,9 @@ def test_initial_scales_of_fixed_point():
 
 @pytest.mark.parametrize("bits", BITS)
 def test_mean_distance_to_the_transition_points(bits):
-    """At one bit the released code's is larger by 0.5: it takes 1 - |u - round(u)|, u = (clip(w / s, -1, 1) + 1) / 2."""
+    """At one bit the released code's is larger by 0.5: it takes 1 - |u - round(u)|, u = (clip(w / s, -1, 1) + 1) /
+    2.
+    """
     quantizer, w = FixedPointWeight(bits, learn_scale=False), normal(7, 300)
     quantizer.scale.data.fill_(1.5)
     distance = quantizer.distance_to_transition_point(w).mean().item()
@@ -77,7 +88,8 @@ def test_lsq(part, bits, step):
     quantizer = LSQWeight(bits, learn_scale=True) if part == "weight" else LSQActivation(bits)
     quantizer.scale.data.fill_(step)
     low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if part == "weight" else (0.0, 2.0**bits - 1)
-    x = inputs(bits, low, high, step)[0 if step == 0.5 else 13:]      # with 0.3 nothing lies on the grid but by rounding
+    # with 0.3 nothing lies on the grid but by rounding
+    x = inputs(bits, low, high, step)[0 if step == 0.5 else 13 :]
     case = stored("lsq")[f"{part} {bits} {step}"]
     difference = compare(quantizer, x, case, {"scale": "s"}, (1, -1))
     assert difference.abs().max() <= 1e-6 * max(1.0, high * step)
@@ -91,7 +103,9 @@ def test_the_step_of_lsq_that_we_keep_from_zero():
 
 
 def test_the_step_of_lsqs_inputs_gets_the_papers_gradient():
-    """g = 1 / sqrt(N Q_P) with N the inputs of one image (Sec. 2.2); the released code's N counts those of the batch."""
+    """g = 1 / sqrt(N Q_P) with N the inputs of one image (Sec. 2.2); the released code's N counts those of the
+    batch.
+    """
     x = inputs(2, 0.0, 3.0, 0.5)[:36].view(4, 9)
     slopes = []
     for batch in (x, x.view(1, 36)):
@@ -115,26 +129,41 @@ def test_ewgs(part, delta, bits):
 
 
 def test_a_layer_of_ewgs():
-    """Initial intervals, 3 std of n - 1 and the half-normal one, the output scale, and |s| of it once it is negative."""
+    """Initial intervals, 3 std of n - 1 and the half-normal one, the output scale, and |s| of it once it is
+    negative.
+    """
     cases, x = stored("ewgs")["layer"], normal(31, 2, 3, 5, 5).abs()
     ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    section = SimpleNamespace(weight=SimpleNamespace(bits=2), activation=SimpleNamespace(bits=2), gradient=SimpleNamespace(bits=32),
-                              first_layer=ends, last_layer=ends, policy=[], delta=1e-3)
+    section = SimpleNamespace(
+        weight=SimpleNamespace(bits=2),
+        activation=SimpleNamespace(bits=2),
+        gradient=SimpleNamespace(bits=32),
+        first_layer=ends,
+        last_layer=ends,
+        policy=[],
+        delta=1e-3,
+    )
     layer = nn.Conv2d(3, 4, 3, bias=False)
     layer.weight.data.copy_(normal(32, 4, 3, 3, 3))
     net = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(4, 1, 1))
     wrap_for_training(net, EWGSPolicy(section), learn_weight_scale=True)
     layer = net[1]
     calibrate_activations(nn.Sequential(layer), lambda: layer(x))
-    for name, value in (("upper of weight", layer.weight_quantizer.upper), ("lower of weight", layer.weight_quantizer.lower),
-                        ("upper of activation", layer.activation_quantizer.upper), ("lower of activation", layer.activation_quantizer.lower),
-                        ("output scale", layer.output_scale)):
+    for name, value in (
+        ("upper of weight", layer.weight_quantizer.upper),
+        ("lower of weight", layer.weight_quantizer.lower),
+        ("upper of activation", layer.activation_quantizer.upper),
+        ("lower of activation", layer.activation_quantizer.lower),
+        ("output scale", layer.output_scale),
+    ):
         assert value.item() == pytest.approx(cases[name], rel=1e-5), name
     layer.output_scale.data.neg_()
     layer(x).backward(normal(33, 2, 4, 3, 3))
     torch.testing.assert_close(layer(x).flatten()[:20], torch.tensor(cases["out"]), rtol=1e-4, atol=1e-5)
     assert layer.output_scale.grad.item() == pytest.approx(cases["gradient of output scale"], rel=1e-4)
-    torch.testing.assert_close(layer.weight.grad.flatten()[:20], torch.tensor(cases["gradient of weight"]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        layer.weight.grad.flatten()[:20], torch.tensor(cases["gradient of weight"]), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("bits", BITS[1:])
@@ -150,15 +179,20 @@ def test_learned_clipping(part, bits):
     case = stored("learned_clipping")[f"{part} {bits}"]
     difference = compare(quantizer, x, case, {})
     half_way = (2 * x).frac().abs() == 0.5
-    if signed:      # half way to the even level; theirs are numbered from the lowest, an odd one, so that they go to the odd: one step apart
+    # half way to the even level; theirs are numbered from the lowest, an odd one, so that they go to the odd: one step
+    # apart
+    if signed:
         inside = half_way & (x.abs() < 0.5 * high)
         steps = difference[inside].abs() / 0.5
-        assert (((steps - 1).abs() < 1e-5) | (steps < 1e-5)).all() and (steps > 0.5).sum() >= 4      # rounding decided for some
+        # rounding decided for some
+        assert (((steps - 1).abs() < 1e-5) | (steps < 1e-5)).all() and (steps > 0.5).sum() >= 4
     else:
         inside = torch.zeros_like(half_way)
     assert difference[~inside].abs().max() <= 1e-6 * max(1.0, high)
     steps_apart = (normal(99, len(x)) * difference)[inside].sum() / (0.5 * high)
-    torch.testing.assert_close(quantizer.clipping_value.grad, torch.tensor(case["s"]) + steps_apart, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        quantizer.clipping_value.grad, torch.tensor(case["s"]) + steps_apart, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_initial_clipping_values():
@@ -172,8 +206,14 @@ def test_initial_clipping_values():
 
 
 def test_a_negative_clipping_value_turns_no_sign():
-    """The released code divides by |s| and multiplies by s, so that a negative s turns every weight around; ours takes |s| twice."""
-    case, quantizer, x = stored("learned_clipping")["negative"], ClippedWeight(4, learn_scale=True), inputs(4, -7.0, 7.0, 0.5)[13:]
+    """The released code divides by |s| and multiplies by s, so that a negative s turns every weight around; ours
+    takes |s| twice.
+    """
+    case, quantizer, x = (
+        stored("learned_clipping")["negative"],
+        ClippedWeight(4, learn_scale=True),
+        inputs(4, -7.0, 7.0, 0.5)[13:],
+    )
     quantizer.clipping_value.data.fill_(-3.5)
     torch.testing.assert_close(quantizer(x).detach(), -torch.tensor(case["out"][13:]))
 
@@ -182,7 +222,9 @@ class DSQ(nn.Module):
     def __init__(self, bits: int):
         super().__init__()
         self.bits = bits
-        self.l, self.u, self.alpha = (nn.Parameter(torch.tensor(value)) for value in (-1.0, -1 + 0.25 * (2**bits - 1), 0.2))
+        self.l, self.u, self.alpha = (
+            nn.Parameter(torch.tensor(value)) for value in (-1.0, -1 + 0.25 * (2**bits - 1), 0.2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return dsq(x, self.l, self.u, self.alpha, self.bits)
@@ -190,8 +232,10 @@ class DSQ(nn.Module):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_dsq(bits):
-    """Away from half levels and ends, where the re-implementation differs: it takes the lower level half way, ours the even one; and its
-    interval ends at the largest value after clipping, so that the gradient of the end goes in part to an input that equals it."""
+    """Away from half levels and ends, where the re-implementation differs: it takes the lower level half way, ours the
+    even one; and its
+    interval ends at the largest value after clipping, so that the gradient of the end goes in part to an input that
+    equals it."""
     quantizer = DSQ(bits)
     l, u = quantizer.l.item(), quantizer.u.item()
     x = normal(bits, 40) * (u - l) / 1.5 + (u + l) / 2

@@ -37,7 +37,10 @@ def test_frequencies_over_400_updates():
 
 
 def test_what_is_frozen_and_where_over_400_updates():
-    freezing, rows = IterativeFreezing(TransitionTracker(levels, latent(0), m_o=0.01), lambda level: level * SCALE), iter(CASES["freezing"])
+    freezing, rows = (
+        IterativeFreezing(TransitionTracker(levels, latent(0), m_o=0.01), lambda level: level * SCALE),
+        iter(CASES["freezing"]),
+    )
     for t in range(1, PASSES):
         freezing.update(latent(t), threshold(t))
         if (t + 1) % 20 == 0:

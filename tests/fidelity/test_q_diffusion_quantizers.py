@@ -39,10 +39,11 @@ def test_weights_rounded_to_nearest(bits, method):
 @pytest.mark.parametrize("method", SEARCHES)
 @pytest.mark.parametrize("bits", BITS)
 def test_learned_rounding(bits, method):
-    """AdaRound's soft weight and the gradient of V, halfway through learning (V moved by noise), and the weight once hardened.
+    """AdaRound's soft weight and the gradient of V, halfway through learning (V moved by noise), and the weight once
+    hardened.
 
-    Weights outside the range: in theirs V begins with what is left of w / s, and the clamp of codes lets nothing of it through; in ours V
-    begins at an end, and nothing passes. So V differs there, and the weight does not.
+    Weights outside the range: in theirs V begins with what is left of w / s, and the clamp of codes lets nothing of it
+    through; in ours V begins at an end, and nothing passes. So V differs there, and the weight does not.
     """
     case, w, ours = stored("q_diffusion")[f"adaround {bits} {method}"], weight(bits), quantized(bits, method)
     ratio = torch.round(w / ours.scale) + ours.zero_point
@@ -50,7 +51,9 @@ def test_learned_rounding(bits, method):
     inside = ((floor >= ours.q_min) & (floor < ours.q_max)).flatten()
     assert inside.float().mean() > 0.6 and ratio.shape == w.shape
     ours.learn_rounding(w, 1.1, -0.1, straight_through=False)
-    torch.testing.assert_close(ours.rounding.detach().flatten()[inside], torch.tensor(case["V"])[inside], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        ours.rounding.detach().flatten()[inside], torch.tensor(case["V"])[inside], rtol=1e-3, atol=1e-4
+    )
     with torch.no_grad():
         ours.rounding.copy_(torch.where(inside.view_as(w), torch.tensor(case["V"]).view_as(w), ours.rounding))
         ours.rounding.add_(torch.where(inside.view_as(w), normal(77, *w.shape), 0.0))
@@ -63,8 +66,10 @@ def test_learned_rounding(bits, method):
 
 
 def test_an_integral_weight_inside_the_range():
-    """Of a weight on a level, as zero, V begins where h is exactly 0. There the released code's clamp passes the gradient, 1.2 times the
-    sigmoid's derivative at V = -log 11, and ours stops it: the ends of h are where weights outside the range are held."""
+    """Of a weight on a level, as zero, V begins where h is exactly 0. There the released code's clamp passes the
+    gradient, 1.2 times the
+    sigmoid's derivative at V = -log 11, and ours stops it: the ends of h are where weights outside the range are
+    held."""
     case, ours = stored("q_diffusion")["integral"], QuantizedWeight(torch.Size([1, 3]), 4, False, "output_channel")
     ours.zero_point.fill_(4.0)
     ours.learn_rounding(torch.tensor([[0.0, 1.0, -2.0]]), 1.1, -0.1, straight_through=False)

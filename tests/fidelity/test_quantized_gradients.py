@@ -1,4 +1,5 @@
-"""Quantized gradients and their intervals against LBT's released code and its sibling's: codes, traces, errors; DSGC against a search of
+"""Quantized gradients and their intervals against LBT's released code and its sibling's: codes, traces, errors; DSGC
+against a search of
 its own."""
 
 import math
@@ -10,18 +11,29 @@ from stored import normal, stored, uniform
 
 from quantlab.quantizers import gradient as module
 from quantlab.quantizers.gradient import GradientQuantizer, quantize_gradient, update_intervals
-from quantlab.quantizers.gradient_interval import DSGC, Fixed, LargeGradient, Piecewise, learning_rate_scale, searched_ratio
+from quantlab.quantizers.gradient_interval import (
+    DSGC,
+    Fixed,
+    LargeGradient,
+    Piecewise,
+    learning_rate_scale,
+    searched_ratio,
+)
 
 SHAPE = (4, 3, 5, 5)
 
 
 @pytest.fixture
 def noise(monkeypatch):
-    """Makes cell k = floor(65536 uniform(seed, ...)) the noise of every gradient; the authors' is (k + 1/2) / 65536 - 1/2, before round."""
+    """Makes cell k = floor(65536 uniform(seed, ...)) the noise of every gradient; the authors' is (k + 1/2) / 65536
+    - 1/2, before round.
+    """
 
     def use(seed: int, *shape: int) -> None:
         cell = (uniform(seed, *shape).double() * 65536).long()
-        monkeypatch.setattr(module, "uniform_noise", lambda like: ((cell // 256).to(torch.uint8), (cell % 256).to(torch.uint8)))
+        monkeypatch.setattr(
+            module, "uniform_noise", lambda like: ((cell // 256).to(torch.uint8), (cell % 256).to(torch.uint8))
+        )
 
     return use
 
@@ -68,7 +80,7 @@ def test_the_clip_ratio_follows_the_released_code_for_three_hundred_updates(name
         quantizer.choosing = t == 0
         passed_back(quantizer, shaped(case["kind"], 1000 + t, case["size"]) * (1 + t / 100))
         if t == 0:
-            quantizer.interval.tally.grad = None    # as after `calibrate_gradients`
+            quantizer.interval.tally.grad = None  # as after `calibrate_gradients`
         else:
             update_intervals([quantizer])
         if t % 20 == 0:
@@ -131,5 +143,7 @@ def test_dsgc_turns_the_gradient_as_little_as_the_paper_s_search(kind, bits):
 
 def test_the_learning_rate_falls_with_the_deviation_to_its_bound():
     # phi(d_c) = max(e^(-20 d_c), 0.1)
-    assert learning_rate_scale(0.0, 20.0, 0.1) == 1 and learning_rate_scale(0.05, 20.0, 0.1) == pytest.approx(1 / math.e)
+    assert learning_rate_scale(0.0, 20.0, 0.1) == 1 and learning_rate_scale(0.05, 20.0, 0.1) == pytest.approx(
+        1 / math.e
+    )
     assert learning_rate_scale(0.2, 20.0, 0.1) == 0.1

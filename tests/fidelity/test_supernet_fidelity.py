@@ -1,4 +1,6 @@
-"""Supernets beside the authors' code: complexities, numbering, gamma, draws, forward and backward, what statistics are recalibrated to."""
+"""Supernets beside the authors' code: complexities, numbering, gamma, draws, forward and backward, what statistics
+are recalibrated to.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -27,7 +29,9 @@ from quantlab.search.ranking import kendall_tau
 from quantlab.search.samplers import FSNAS, FairNAS
 
 SPACE = NasBench201()
-COMPLEXITY, SAMPLERS, CELLS, MOBILENET = map(stored, ("supernet_complexity", "supernet_samplers", "supernet_cells", "supernet_mobilenet"))
+COMPLEXITY, SAMPLERS, CELLS, MOBILENET = map(
+    stored, ("supernet_complexity", "supernet_samplers", "supernet_cells", "supernet_mobilenet")
+)
 EDGES, OPERATIONS = 6, 5
 
 
@@ -42,7 +46,9 @@ def test_numbers_operations_and_parameters_of_cells():
 def test_parameters_of_all_cells():
     every = [SPACE.complexity(SPACE.subnet(number)) for number in range(SPACE.size)]
     values, counts = np.unique(every, return_counts=True)
-    assert (values.tolist(), counts.tolist()) == (COMPLEXITY["parameters"], COMPLEXITY["counts"]) and sum(every) == COMPLEXITY["sum"]
+    assert (values.tolist(), counts.tolist()) == (COMPLEXITY["parameters"], COMPLEXITY["counts"]) and sum(
+        every
+    ) == COMPLEXITY["sum"]
     assert SPACE.complexity_range() == (COMPLEXITY["least"], COMPLEXITY["largest"]) == (72_752, 1_524_272)
 
 
@@ -65,7 +71,9 @@ def is_fair(subnets, shared=None):
     """Every operation once at every edge; at the shared one the same in all."""
     drawn = np.array(subnets)
     return drawn.shape == (OPERATIONS, EDGES) and all(
-        len(set(drawn[:, edge])) == 1 if edge == shared else sorted(drawn[:, edge]) == list(range(OPERATIONS)) for edge in range(EDGES))
+        len(set(drawn[:, edge])) == 1 if edge == shared else sorted(drawn[:, edge]) == list(range(OPERATIONS))
+        for edge in range(EDGES)
+    )
 
 
 def test_fairnas_draws_what_the_released_loop_draws():
@@ -86,8 +94,12 @@ def test_few_shot_splits_as_the_released_code():
 
 
 def test_few_shot_separates_momentum_at_another_edge_than_its_split():
-    drawn = {Supernet._drawn_split(SimpleNamespace(space=SPACE, sampler=FSNAS(SPACE, 0), seed=seed, section=SimpleNamespace(fsnas_split=0)))
-             for seed in range(60)}
+    drawn = {
+        Supernet._drawn_split(
+            SimpleNamespace(space=SPACE, sampler=FSNAS(SPACE, 0), seed=seed, section=SimpleNamespace(fsnas_split=0))
+        )
+        for seed in range(60)
+    }
     assert drawn == {1, 2, 3, 4, 5}
 
 
@@ -121,9 +133,11 @@ def assert_as_stored(network, images, case, labels):
     np.testing.assert_allclose(logits.detach(), case["logits"], rtol=1e-8, atol=1e-9)
     assert loss.item() == pytest.approx(case["loss"], rel=1e-9)
     assert_gradients(network, case)
-    with torch.no_grad():       # batch statistics: evaluation is no other function
+    with torch.no_grad():  # batch statistics: evaluation is no other function
         np.testing.assert_allclose(network.eval()(images), case["eval"], rtol=1e-8, atol=1e-9)
-        np.testing.assert_allclose(network.logits_of(images, [tuple(case["operations"])])[0], case["eval"], rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(
+            network.logits_of(images, [tuple(case["operations"])])[0], case["eval"], rtol=1e-8, atol=1e-9
+        )
 
 
 def cells():
@@ -136,17 +150,30 @@ def test_the_cells_of_the_supernet(case):
 
 
 def test_the_biases_that_ours_lacks_learn_nothing_in_theirs():
-    """The released convolutions have one, before a BatchNorm that takes it away: only weight decay and the clipped norm see it."""
+    """The released convolutions have one, before a BatchNorm that takes it away: only weight decay and the clipped
+    norm see it.
+    """
     assert not any(name.endswith("conv.bias") for name, _ in cells().named_parameters())
     assert CELLS["largest_bias_gradient"] < 1e-12
 
 
 def test_a_step_of_fairnas_sums_the_gradients_of_weighted_losses():
-    network, images, labels, step = cells(), normal(1, 6, 3, 8, 8).double(), torch.tensor(CELLS["labels"]), CELLS["fairnas_step"]
+    network, images, labels, step = (
+        cells(),
+        normal(1, 6, 3, 8, 8).double(),
+        torch.tensor(CELLS["labels"]),
+        CELLS["fairnas_step"],
+    )
     subnets = [tuple(subnet) for subnet in step["subnets"]]
     assert [SPACE.complexity(subnet) for subnet in subnets] == step["parameters"]
-    method = SimpleNamespace(section=SimpleNamespace(calr=True, gamma_max=4.0), subnets=subnets, complexity=SPACE.complexity,
-                             bounds=SPACE.complexity_range(), t=step["t"], part_steps=step["total"])
+    method = SimpleNamespace(
+        section=SimpleNamespace(calr=True, gamma_max=4.0),
+        subnets=subnets,
+        complexity=SPACE.complexity,
+        bounds=SPACE.complexity_range(),
+        t=step["t"],
+        part_steps=step["total"],
+    )
     for subnet, weight in zip(subnets, Supernet._loss_weights(method), strict=True):
         network.activate(subnet)
         (nn.functional.cross_entropy(network(images), labels) * weight).backward()
@@ -158,19 +185,28 @@ SMALL = MobileNetSpace([Stage(8, 2, 1), Stage(12, 2, 2)], stem=8, first=6, last=
 
 @pytest.mark.parametrize("case", MOBILENET["subnets"], ids=lambda case: "-".join(map(str, case["operations"])))
 def test_the_subnets_of_the_mobilenet_supernet(case):
-    assert_as_stored(filled(MobileNetSupernet(SMALL)), normal(2, 6, 3, 16, 16).double(), case, torch.tensor(MOBILENET["labels"]))
+    assert_as_stored(
+        filled(MobileNetSupernet(SMALL)), normal(2, 6, 3, 16, 16).double(), case, torch.tensor(MOBILENET["labels"])
+    )
 
 
 def test_parameters_and_flops_of_mobilenet_networks():
-    """Both sibling codes: 24 channels in the first stage, and 32. Their parameters have the classifier's 1,000 biases, ours have not."""
+    """Both sibling codes: 24 channels in the first stage, and 32. Their parameters have the classifier's 1,000
+    biases, ours have not.
+    """
     narrow, wide = MobileNetSpace(), MobileNetSpace((Stage(32, 4, 2), *STAGES[1:]))
     for network in MOBILENET["networks"]:
         subnet = tuple(network["operations"])
         assert narrow.complexity(subnet) == network["parameters_24"] - 1000
-        assert narrow.complexity(subnet, "flops") == network["flops_24"] and wide.complexity(subnet, "flops") == network["flops_32"]
+        assert (
+            narrow.complexity(subnet, "flops") == network["flops_24"]
+            and wide.complexity(subnet, "flops") == network["flops_32"]
+        )
     named = {network["name"]: tuple(network["operations"]) for network in MOBILENET["networks"]}
-    assert narrow.complexity_range("flops") == (narrow.complexity(named["identity where it may be"], "flops"),
-                                                narrow.complexity(named["all 7x7_e6"], "flops"))
+    assert narrow.complexity_range("flops") == (
+        narrow.complexity(named["identity where it may be"], "flops"),
+        narrow.complexity(named["all 7x7_e6"], "flops"),
+    )
 
 
 def test_he_fan_out_has_the_released_standard_deviations(monkeypatch):
@@ -182,7 +218,11 @@ def test_he_fan_out_has_the_released_standard_deviations(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "normal_", recording)
     network = MobileNetSupernet(SMALL, "he_fan_out")
-    found = {name: asked[parameter.data_ptr()] for name, parameter in network.named_parameters() if parameter.data_ptr() in asked}
+    found = {
+        name: asked[parameter.data_ptr()]
+        for name, parameter in network.named_parameters()
+        if parameter.data_ptr() in asked
+    }
     assert found == pytest.approx(MOBILENET["he_fan_out"])
     assert not network.fc.bias.any() and 0.2 < float(network.fc.weight.detach().abs().max()) < SMALL.last**-0.5
 
@@ -208,7 +248,11 @@ def test_recalibrated_statistics_are_the_mean_of_all_batches_and_theirs_a_moving
 # the papers' experiments -------------------------------------------------------------------------------------------
 def rows():
     """Of the table of NAS-Bench-201; those of the MobileNet space name it."""
-    named = {name: headline(path) for name, path in options("experiment").items() if name.startswith("supernet/") and name.count("/") == 1}
+    named = {
+        name: headline(path)
+        for name, path in options("experiment").items()
+        if name.startswith("supernet/") and name.count("/") == 1
+    }
     return [name for name, line in named.items() if "MobileNet space" not in line]
 
 
@@ -223,22 +267,41 @@ def test_the_paper_s_rows_are_the_released_recipe(row):
     config = experiment(row)
     method, ranking = config.method, config.method.ranking
     steps = batches_per_epoch(25_000, method.batch_size, config.trainer.drop_last)
-    assert (steps, config.task.split_file, config.model.width, config.model.cells) == (391, "DIR/cifar-split.txt", 16, 5)
+    assert (steps, config.task.split_file, config.model.width, config.model.cells) == (
+        391,
+        "DIR/cifar-split.txt",
+        16,
+        5,
+    )
     assert (method.learning_rate, method.momentum, method.weight_decay, method.gamma_max) == (0.025, 0.9, 5e-4, 4.0)
-    assert (method.epochs, method.gradient_clip) == {"spos": (250, 5), "fairnas": (200, None), "fsnas": (300, 5)}[method.sampler]
-    assert (method.inactive_parameters, method.complexity, method.split, method.fsnas_split) == ("decayed", "parameters", None, 0)
+    assert (method.epochs, method.gradient_clip) == {"spos": (250, 5), "fairnas": (200, None), "fsnas": (300, 5)}[
+        method.sampler
+    ]
+    assert (method.inactive_parameters, method.complexity, method.split, method.fsnas_split) == (
+        "decayed",
+        "parameters",
+        None,
+        0,
+    )
     ranked = divided(np.arange(25_000), ranking.batch_size, ranking.batches, whole_part=False)
     assert sum(map(len, ranked)) == 25_000 and (len(ranked[0]), len(ranked[-1])) == (256, 168)
     assert (ranking.subset, ranking.batch_norm, method.search.strategy) == ("kendall_indices", "batch", "exhaustive")
     pixels = [125.3, 123.0, 113.9], [63.0, 62.1, 66.7]
-    np.testing.assert_allclose([config.task.normalization.mean, config.task.normalization.std], np.array(pixels) / 255, atol=6e-5)
+    np.testing.assert_allclose(
+        [config.task.normalization.mean, config.task.normalization.std], np.array(pixels) / 255, atol=6e-5
+    )
 
 
 def test_every_method_of_the_paper_has_both_parts_and_each_alone():
     methods = [experiment(row).method for row in rows()]
     parts = {(method.sampler, method.calr, method.momentum_separation) for method in methods}
     switches = (True, False)
-    assert parts == {(sampler, calr, separated) for sampler in ("spos", "fairnas", "fsnas") for calr in switches for separated in switches}
+    assert parts == {
+        (sampler, calr, separated)
+        for sampler in ("spos", "fairnas", "fsnas")
+        for calr in switches
+        for separated in switches
+    }
 
 
 # ranking --------------------------------------------------------------------------------------------------------------
@@ -247,5 +310,9 @@ def test_kendall_s_tau_counts_ties_as_tau_b():
     pairs = np.sign(scores[:, None] - scores) * np.sign(truth[:, None] - truth)
     untied = [np.sum(np.sign(values[:, None] - values) ** 2) for values in (scores, truth)]
     by_hand = pairs.sum() / np.sqrt(untied[0] * untied[1])
-    assert kendall_tau(scores, truth) == pytest.approx(by_hand) == pytest.approx(stats.kendalltau(scores, truth, variant="b").statistic)
+    assert (
+        kendall_tau(scores, truth)
+        == pytest.approx(by_hand)
+        == pytest.approx(stats.kendalltau(scores, truth, variant="b").statistic)
+    )
     assert kendall_tau(scores, truth) != pytest.approx(stats.kendalltau(scores, truth, variant="c").statistic)

@@ -14,22 +14,44 @@ from quantlab.quantizers import wrap
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 
 
-@pytest.fixture(params=[("ddim", 0.0, False), ("ddim", 0.6, False), ("ddim", 0.0, True), ("dpm_solver", 0.0, False)],
-                ids=["eta0", "eta0.6", "clipped", "dpm_solver"])
+@pytest.fixture(
+    params=[("ddim", 0.0, False), ("ddim", 0.6, False), ("ddim", 0.0, True), ("dpm_solver", 0.0, False)],
+    ids=["eta0", "eta0.6", "clipped", "dpm_solver"],
+)
 def problem(request):
     """Steps, start, loss, step function and learned parameters of one group of 4 steps."""
     from diffusers.models.unets.unet_2d import UNet2DModel
+
     name, eta, clip = request.param
     torch.manual_seed(1)
-    unet = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    ).double().eval().requires_grad_(False)
+    unet = (
+        UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )
+        .double()
+        .eval()
+        .requires_grad_(False)
+    )
     sampler = build_sampler(ALPHAS, SimpleNamespace(name=name, steps=8, eta=eta, spacing="uniform", clip_sample=clip))
     section = SimpleNamespace(
-        weight=SimpleNamespace(bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
+        weight=SimpleNamespace(
+            bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
+        ),
         activation=SimpleNamespace(bits=6, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True, policy=[],
+        p=2.4,
+        zeta=1.1,
+        gamma=-0.1,
+        attention=True,
+        softmax_bits=8,
+        split_shortcuts=True,
+        policy=[],
         **{end: SimpleNamespace(weight_bits=4, activation_bits=6) for end in ("first_layer", "last_layer")},
     )
     quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), steps=8, group_size=4)
@@ -79,7 +101,8 @@ def test_exact_equals_backpropagation_for_every_learned_variable(problem):
 
 
 def test_copy_equals_its_definition(problem):
-    # Written independently: sum over steps of < sg[g], x~_k + what its output adds to x~_{k+1} > with detached inputs, in one graph
+    # Written independently: sum over steps of < sg[g], x~_k + what its output adds to x~_{k+1} > with detached inputs,
+    # in one graph
     steps, start, loss, step, learned, echo = problem
     _, copied = gradients(copied_gradient, problem)
     states = [start]
@@ -88,8 +111,11 @@ def test_copy_equals_its_definition(problem):
     end = states[-1].x.detach().requires_grad_()
     (g,) = torch.autograd.grad(loss(end), end)
     surrogate = sum((g.detach() * state.x).sum() for state in states[1:])
-    surrogate = surrogate + sum(weight * (g.detach() * one).sum() for i, state in zip(steps, states[1:])
-                                for weight, one in zip(echo(i), state.memory))
+    surrogate = surrogate + sum(
+        weight * (g.detach() * one).sum()
+        for i, state in zip(steps, states[1:])
+        for weight, one in zip(echo(i), state.memory)
+    )
     expected = torch.autograd.grad(surrogate, learned)
     assert max(relative_difference(a, b) for a, b in zip(copied, expected)) < 1e-10
 
@@ -104,9 +130,11 @@ def test_copy_differs_from_exact_but_points_the_same_way(problem):
 
 def test_one_step_groups_make_all_three_the_same(problem):
     steps, *rest, _ = problem
-    rest.append(lambda i: ())       # what the last step leaves in the solver's memory counts for `copy` alone
-    results = [gradients(function, ([steps[0]], *rest))[1]
-               for function in (copied_gradient, exact_gradient, backpropagated_gradient)]
+    rest.append(lambda i: ())  # what the last step leaves in the solver's memory counts for `copy` alone
+    results = [
+        gradients(function, ([steps[0]], *rest))[1]
+        for function in (copied_gradient, exact_gradient, backpropagated_gradient)
+    ]
     for a, b, c in zip(*results):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(b, c)
@@ -114,9 +142,16 @@ def test_one_step_groups_make_all_three_the_same(problem):
 
 def test_the_time_left_knows_what_a_step_costs():
     method, rates = AccuQuant.__new__(AccuQuant), SimpleNamespace()
-    method.section = SimpleNamespace(gradient="copy", group_order="random", iterations=126, learning_rate=rates,
-                                     initialization=SimpleNamespace(iterations=800, learning_rate=rates))
-    method.sampler = build_sampler(ALPHAS, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False))
+    method.section = SimpleNamespace(
+        gradient="copy",
+        group_order="random",
+        iterations=126,
+        learning_rate=rates,
+        initialization=SimpleNamespace(iterations=800, learning_rate=rates),
+    )
+    method.sampler = build_sampler(
+        ALPHAS, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False)
+    )
     method.context = SimpleNamespace(model=SimpleNamespace(passes=1), config=SimpleNamespace(seed=0))
     method.groups, method.single_steps = method.moving_groups(5), method.moving_groups(1)
     method.phases, method.starts = method.make_phases(), [0, 800, 926]

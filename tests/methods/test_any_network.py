@@ -1,21 +1,32 @@
-"""Networks as people have them, from the command line: layers in odd places are quantized, or named before anything is trained."""
+"""Networks as people have them, from the command line: layers in odd places are quantized, or named before anything
+is trained.
+"""
 
 import re
 import shlex
 
 import pytest
 import timm
+from left import results, rows
 from torch import nn
 from torch.nn import functional as F
 
-from left import results, rows
 from quantlab.checkpoint import load_model
 
-WORDS = ("task=digits", "model=timm", "method.batch_size=16", "trainer.max_steps=2", "trainer.log_every=1", "device=cpu")
+WORDS = (
+    "task=digits",
+    "model=timm",
+    "method.batch_size=16",
+    "trainer.max_steps=2",
+    "trainer.log_every=1",
+    "device=cpu",
+)
 
 
 class Odd(nn.Module):
-    """A standardized convolution in a named Sequential, a weight that is taken past its layer, one that nothing uses, and `head`."""
+    """A standardized convolution in a named Sequential, a weight that is taken past its layer, one that nothing
+    uses, and `head`.
+    """
 
     def __init__(self, num_classes=10, in_chans=3, middle=nn.Identity, **_):
         super().__init__()
@@ -53,6 +64,7 @@ def command(quantlab, tmp_path):
     def run(*words):
         code, _, err = quantlab(*words, *WORDS, f"output_dir={tmp_path / 'run'}")
         return code, err, tmp_path / "run"
+
     return run
 
 
@@ -82,11 +94,16 @@ def test_what_cannot_be_quantized_is_refused_before_any_work_and_the_line_helps(
     code, err, directory = command(*words, pasted)
     assert code == 0, err
     saved = load_model(directory / "checkpoints" / "model")[0]
-    assert "body.conv.weight_quantizer.quantizer.clipping_value" in saved and "body.middle.weight_quantizer.clipping_value" not in saved
+    assert (
+        "body.conv.weight_quantizer.quantizer.clipping_value" in saved
+        and "body.middle.weight_quantizer.clipping_value" not in saved
+    )
 
 
 def test_cures_of_oscillation_refuse_standardized_weights(command):
-    code, err, directory = command("method=qat", "model.architecture=odd_network", "method.schedule=learning_rate", "method.oscillation=freezing")
+    code, err, directory = command(
+        "method=qat", "model.architecture=odd_network", "method.schedule=learning_rate", "method.oscillation=freezing"
+    )
     assert code == 2 and not (directory / "config.yaml").exists()
     assert "freezing" in err and "weights of body.conv do not have; type method.oscillation=none" in err
 

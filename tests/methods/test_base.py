@@ -5,9 +5,19 @@ import pytest
 from quantlab.methods.base import batches_per_epoch, shuffled_batch
 
 
-@pytest.mark.parametrize("size, batch_size, drop_last, steps", [
-    (50_000, 128, False, 391), (50_000, 128, True, 390), (50_000, 256, False, 196), (50_000, 256, True, 195),
-    (512, 256, False, 2), (512, 256, True, 2), (10, 256, False, 1), (10, 256, True, 1)])
+@pytest.mark.parametrize(
+    "size, batch_size, drop_last, steps",
+    [
+        (50_000, 128, False, 391),
+        (50_000, 128, True, 390),
+        (50_000, 256, False, 196),
+        (50_000, 256, True, 195),
+        (512, 256, False, 2),
+        (512, 256, True, 2),
+        (10, 256, False, 1),
+        (10, 256, True, 1),
+    ],
+)
 def test_an_epoch_has_so_many_steps(size, batch_size, drop_last, steps):
     assert batches_per_epoch(size, batch_size, drop_last) == steps
 

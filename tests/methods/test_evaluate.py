@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
+from left import results
 from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits
-
-from left import results
 
 SMALL = ("task=digits", "model=resnet20", "model.depth=8", "model.width=4", "model.pretrain.steps=3", "device=cpu")
 RUNS = {
@@ -24,6 +23,7 @@ RUNS = {
 def finished(tmp_path_factory, cache):
     """finished(method) -> directory of a run of it on digits, made once."""
     from quantlab.cli.main import main
+
     made = {}
 
     def run(method):
@@ -38,6 +38,7 @@ def finished(tmp_path_factory, cache):
 @pytest.fixture
 def evaluate(quantlab, tmp_path):
     """evaluate(word, ...) -> results.json of method=evaluate, which has succeeded."""
+
     def run(*words):
         directory = tmp_path / f"evaluated{len(list(tmp_path.glob('evaluated*')))}"
         code, _, err = quantlab("method=evaluate", *words, "device=cpu", f"output_dir={directory}")
@@ -50,6 +51,7 @@ def evaluate(quantlab, tmp_path):
 @pytest.fixture
 def refused(quantlab, tmp_path):
     """refused(word, ...) -> the one line with which the command refuses, before it writes anything."""
+
     def run(*words):
         code, _, err = quantlab(*words, "device=cpu", f"output_dir={tmp_path / 'refused'}")
         lines = [line for line in err.splitlines() if "error" in line]
@@ -75,19 +77,28 @@ def test_a_finished_run_repeats_its_numbers_bit_for_bit(method, finished, evalua
     ran, found = results(finished(method)), evaluate(f"method.run={finished(method)}")
     assert found["metrics"] == ran["metrics"] and found["bits"] == ran["bits"]
     assert found["protocol"].items() <= ran["protocol"].items()
-    assert (found["method"], found["model"], found["task"], found["cost"]["steps"]) == ("evaluate", "resnet20", "digits", 0)
+    assert (found["method"], found["model"], found["task"], found["cost"]["steps"]) == (
+        "evaluate",
+        "resnet20",
+        "digits",
+        0,
+    )
 
 
 def test_a_model_as_it_is(finished, evaluate, refused, tmp_path):
     expected = results(finished("pretrain"))["metrics"]
     weights = finished("pretrain") / "checkpoints/model.safetensors"
-    assert evaluate(*SMALL)["metrics"] == expected                                  # what method=pretrain cached
+    assert evaluate(*SMALL)["metrics"] == expected  # what method=pretrain cached
     shutil.copy(weights, tmp_path / "weights.safetensors")
     words = (*SMALL, f"model.weights={tmp_path / 'weights.safetensors'}", f"cache_dir={tmp_path / 'empty'}")
     assert evaluate(*words)["metrics"] == expected
     assert evaluate(*words, "method.part=validation")["protocol"]["part"] == "validation"
-    said = refused("method=evaluate", *SMALL, f"cache_dir={tmp_path / 'empty'}")     # nothing is trained for it
-    assert "untrained model" in said and "method=pretrain task=digits model=resnet20" in said and "model.weights=FILE" in said
+    said = refused("method=evaluate", *SMALL, f"cache_dir={tmp_path / 'empty'}")  # nothing is trained for it
+    assert (
+        "untrained model" in said
+        and "method=pretrain task=digits model=resnet20" in said
+        and "model.weights=FILE" in said
+    )
 
 
 def test_what_is_typed_beside_a_run(finished, evaluate, classes, tmp_path):
@@ -95,7 +106,9 @@ def test_what_is_typed_beside_a_run(finished, evaluate, classes, tmp_path):
     found = evaluate(f"method.run={run}", "task.evaluation.batch_size=7")
     assert found["metrics"]["top1"] == results(run)["metrics"]["top1"]
     assert yaml.safe_load((tmp_path / "evaluated0/config.yaml").read_text())["task"]["evaluation"]["batch_size"] == 7
-    found = evaluate(f"method.run={run}", "task=image_folder", f"data_dir={classes}", "task.test_fraction=0.5", "task.channels=1")
+    found = evaluate(
+        f"method.run={run}", "task=image_folder", f"data_dir={classes}", "task.test_fraction=0.5", "task.channels=1"
+    )
     task = yaml.safe_load((tmp_path / "evaluated1/config.yaml").read_text())["task"]
     assert found["task"] == "image_folder" and found["protocol"]["test_images"] == 100
     # what the network is fed is the network's: its size, its normalization
@@ -107,11 +120,17 @@ def test_requests_that_make_no_sense(finished, refused, classes, tmp_path):
     for word in ("model=resnet32", "model.pretrain.steps=5", "quantizer=lsq"):
         said = refused("method=evaluate", f"method.run={run}", word)
         assert f"{word.split('=')[0]}: typed beside method.run" in said and f"drop {word.split('=')[0]}" in said
-    (classes / "9/0.png").parent.rename(classes / "8/9")         # nine classes
-    said = refused("method=evaluate", f"method.run={run}", "task=image_folder", f"data_dir={classes}", "task.channels=1")
+    (classes / "9/0.png").parent.rename(classes / "8/9")  # nine classes
+    said = refused(
+        "method=evaluate", f"method.run={run}", "task=image_folder", f"data_dir={classes}", "task.channels=1"
+    )
     assert "task=image_folder (1 channels, 9 classes)" in said and "[10, 16] instead of [9, 16]" in said
-    assert "model=resnet20 (a classifier), but method=sample needs one of a denoiser" in refused("method=sample", f"method.run={run}")
-    assert "nowhere: no such file; name the directory of a run" in refused("method=evaluate", f"method.run={tmp_path / 'nowhere'}")
+    assert "model=resnet20 (a classifier), but method=sample needs one of a denoiser" in refused(
+        "method=sample", f"method.run={run}"
+    )
+    assert "nowhere: no such file; name the directory of a run" in refused(
+        "method=evaluate", f"method.run={tmp_path / 'nowhere'}"
+    )
     assert "method.part: got validation" in refused("method=evaluate", "method.part=validation")
     assert "or method.run=DIR" in refused("method=evaluate", "quantizer=uniform_affine")
 
@@ -120,8 +139,14 @@ def test_a_run_that_left_no_model_of_its_own(finished, refused, tmp_path):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished("qat"), unfinished)
     (unfinished / "results.json").unlink()
-    assert f"has not completed; go on with it: quantlab resume={unfinished}" in refused("method=evaluate", f"method.run={unfinished}")
+    assert f"has not completed; go on with it: quantlab resume={unfinished}" in refused(
+        "method=evaluate", f"method.run={unfinished}"
+    )
     (tmp_path / "supernet").mkdir()
     with initialize_config_module("quantlab.conf", version_base="1.3"):
-        OmegaConf.save(compose("config", ["method=supernet", f"output_dir={tmp_path}"]), tmp_path / "supernet/config.yaml", resolve=True)
+        OmegaConf.save(
+            compose("config", ["method=supernet", f"output_dir={tmp_path}"]),
+            tmp_path / "supernet/config.yaml",
+            resolve=True,
+        )
     assert "rank subnets" in refused("method=evaluate", f"method.run={tmp_path / 'supernet'}")

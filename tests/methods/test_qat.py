@@ -1,24 +1,34 @@
-"""method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that make no sense."""
+"""method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that
+make no sense.
+"""
 
 import shutil
 import sys
 
 import pytest
-
 from left import results, rows
+
 from quantlab.checkpoint import load_model, save_model
 from quantlab.config.catalog import options
 from quantlab.methods.quantized_training import decay_factor
 
 TINY_QAT = (
-    "method=qat", "model.depth=8", "model.width=4", "model.pretrain.steps=20", "method.epochs=2", "method.batch_size=128", "device=cpu",
-    "trainer.log_every=1", "trainer.checkpoint_every=5",
+    "method=qat",
+    "model.depth=8",
+    "model.width=4",
+    "model.pretrain.steps=20",
+    "method.epochs=2",
+    "method.batch_size=128",
+    "device=cpu",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=5",
 )
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache):
     from quantlab.cli.main import main
+
     directory = tmp_path_factory.mktemp("qat") / "run"
     assert main([*TINY_QAT, f"output_dir={directory}", f"cache_dir={cache}"]) == 0
     return directory
@@ -45,19 +55,27 @@ def test_every_layer_has_the_target_of_its_own_bits(whole, quantlab, tmp_path):
     targets = first["layers/target_transition_rate"]
     assert targets.pop("conv1") == pytest.approx(5e-3 * 8**0.5) and set(targets.values()) == {5e-3 * 2**0.5}
     assert first["target_transition_rate"] == pytest.approx(5e-3 * (8**0.5 + 6 * 2**0.5) / 7)
-    assert first["layers/running_transition_rate"]["conv1"] == pytest.approx(5e-3 * 8**0.5)        # K^0 = R^0
-    assert last["layers/target_transition_rate"]["conv1"] == pytest.approx(2 * last["layers/target_transition_rate"]["layer1.0.conv1"])
+    assert first["layers/running_transition_rate"]["conv1"] == pytest.approx(5e-3 * 8**0.5)  # K^0 = R^0
+    assert last["layers/target_transition_rate"]["conv1"] == pytest.approx(
+        2 * last["layers/target_transition_rate"]["layer1.0.conv1"]
+    )
     assert "layers/target_transition_rate" not in rows(whole)[0]
 
-    assert quantlab(*words, "method.target_bits=section", "trainer.max_steps=2", f"output_dir={tmp_path / 'one'}")[0] == 0
+    assert (
+        quantlab(*words, "method.target_bits=section", "trainer.max_steps=2", f"output_dir={tmp_path / 'one'}")[0] == 0
+    )
     first = rows(tmp_path / "one")[0]
     assert first["target_transition_rate"] == 5e-3 * 2**0.5 and "layers/target_transition_rate" not in first
     assert first["layers/running_transition_rate"]["conv1"] == pytest.approx(5e-3 * 2**0.5)
 
 
 def test_layers_of_several_targets_repeat_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch):
-    words = (*TINY_QAT, "quantizer.policy=[{modules: layer1, weight_bits: 4, activation_bits: 4}]", "method.batch_norm_batches=2",
-             "trainer.max_steps=6")
+    words = (
+        *TINY_QAT,
+        "quantizer.policy=[{modules: layer1, weight_bits: 4, activation_bits: 4}]",
+        "method.batch_norm_batches=2",
+        "trainer.max_steps=6",
+    )
     assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
     stop_at_step(monkeypatch, 4)
     assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
@@ -75,13 +93,19 @@ def test_batch_norm_statistics_of_the_last_weights(whole, quantlab, tmp_path):
     plain, new = (load_model(directory / "checkpoints" / "model")[0] for directory in (whole, tmp_path / "run"))
     changed = {name for name in plain if not plain[name].equal(new[name])}
     assert changed == {name for name in plain if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
-    code, out, err = quantlab("method=evaluate", f"method.run={tmp_path / 'run'}", "device=cpu", f"output_dir={tmp_path / 'again'}")
+    code, out, err = quantlab(
+        "method=evaluate", f"method.run={tmp_path / 'run'}", "device=cpu", f"output_dir={tmp_path / 'again'}"
+    )
     assert code == 0 and results(tmp_path / "again")["metrics"] == found["metrics"], err
 
 
 def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
-    code, _, err = quantlab(*TINY_QAT, "quantizer.weight.bits=4", f"model.weights={whole / 'checkpoints' / 'model.safetensors'}",
-                            f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        *TINY_QAT,
+        "quantizer.weight.bits=4",
+        f"model.weights={whole / 'checkpoints' / 'model.safetensors'}",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code == 2 and "holds a model quantized to W2A2, allowed: weights in full precision" in err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
@@ -89,8 +113,14 @@ def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
 def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
     reactnet = (*TINY_QAT, "quantizer=reactnet", "method.schedule=learning_rate", "trainer.max_steps=6")
     assert quantlab(*reactnet, "quantizer.weight.bits=32", f"output_dir={tmp_path / 'first'}")[0] == 0
-    code, _, err = quantlab(*reactnet, f"method.start={tmp_path / 'first'}", "trainer.max_steps=1", f"output_dir={tmp_path / 'second'}",
-                            "method.learning_rate.sgd=1e-20", "method.scale_learning_rate=1e-20")
+    code, _, err = quantlab(
+        *reactnet,
+        f"method.start={tmp_path / 'first'}",
+        "trainer.max_steps=1",
+        f"output_dir={tmp_path / 'second'}",
+        "method.learning_rate.sgd=1e-20",
+        "method.scale_learning_rate=1e-20",
+    )
     assert code == 0, err
     before, after = (load_model(tmp_path / name / "checkpoints" / "model")[0] for name in ("first", "second"))
     for name in ("layer2.0.conv1.weight", "layer2.0.conv1.activation_quantizer.beta", "fc.weight"):
@@ -99,10 +129,15 @@ def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
     assert size.allclose(before["layer2.0.conv1.weight"].abs().flatten(1).mean(dim=1))
     assert results(tmp_path / "second")["baseline"] == {"start": results(tmp_path / "first")["metrics"]}
 
-    for words, says in (((f"method.start={whole}", "quantizer.activation.bits=4"), "holds a qat model of W2A2, allowed here: a qat model of W32A4 or W2A4"),
-                        ((f"method.start={whole}", "quantizer.weight.bits=4"), "allowed here: a qat model of W32A2 or W4A2"),
-                        ((f"method.start={whole}", "quantizer=ewgs"), "has quantizer=fixed_point, allowed here: quantizer=ewgs"),
-                        ((f"method.start={tmp_path}",), "holds no finished run")):
+    for words, says in (
+        (
+            (f"method.start={whole}", "quantizer.activation.bits=4"),
+            "holds a qat model of W2A2, allowed here: a qat model of W32A4 or W2A4",
+        ),
+        ((f"method.start={whole}", "quantizer.weight.bits=4"), "allowed here: a qat model of W32A2 or W4A2"),
+        ((f"method.start={whole}", "quantizer=ewgs"), "has quantizer=fixed_point, allowed here: quantizer=ewgs"),
+        ((f"method.start={tmp_path}",), "holds no finished run"),
+    ):
         code, _, err = quantlab(*TINY_QAT, *words, f"output_dir={tmp_path / 'run'}")
         assert code == 2 and says in err, err
         assert not (tmp_path / "run" / "config.yaml").exists()
@@ -132,6 +167,7 @@ def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(w
 def stop_at_step(monkeypatch, step):
     """The next run is interrupted, as by Ctrl-C, in the middle of `step`."""
     from quantlab.methods.qat import QAT
+
     original, calls = QAT.after_update, []
 
     def stop(self):
@@ -155,7 +191,17 @@ def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monk
 
 def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_path):
     directory = tmp_path / "run"
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29619", "-m", "quantlab.cli")
+    launcher = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29619",
+        "-m",
+        "quantlab.cli",
+    )
     running = process(*TINY_QAT, f"output_dir={directory}", launcher=launcher)
     _, err = running.communicate(timeout=180)
     assert running.returncode == 0, err[-3000:]
@@ -170,11 +216,21 @@ def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_pa
 
 
 @pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
-@pytest.mark.parametrize("quantizer", [name for name, option in options("quantizer").items() if name not in ("none", "uniform_affine")])
+@pytest.mark.parametrize(
+    "quantizer", [name for name, option in options("quantizer").items() if name not in ("none", "uniform_affine")]
+)
 def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
     directory = tmp_path / "run"
-    code, _, err = quantlab(*TINY_QAT, f"quantizer={quantizer}", f"method.schedule={schedule}", f"output_dir={directory}",
-                            "trainer.max_steps=6", "trainer.checkpoint_every=3", "method.learning_rate.sgd=0.1")    # signs flip at once
+    code, _, err = quantlab(
+        *TINY_QAT,
+        f"quantizer={quantizer}",
+        f"method.schedule={schedule}",
+        f"output_dir={directory}",
+        # signs flip at once
+        "trainer.max_steps=6",
+        "trainer.checkpoint_every=3",
+        "method.learning_rate.sgd=0.1",
+    )
     assert code == 0, err
     logged = [row for row in rows(directory) if "effective_step_size" in row]
     assert logged[0]["running_transition_rate"] > 0 and logged[0]["effective_step_size"] > 0
@@ -183,15 +239,32 @@ def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
     assert results(directory)["metrics"]["top1"] > 0
 
 
-@pytest.mark.parametrize("optimizer, schedule, bits", [
-    *((optimizer, schedule, bits) for optimizer in ("sgd", "adam", "adamw") for schedule in ("transition_rate", "learning_rate") for bits in (1, 3)),
-    *((optimizer, "transition_rate", 3) for optimizer in ("nadam", "adamax", "rmsprop", "adagrad")), ("rmsprop", "learning_rate", 3),
-])
+@pytest.mark.parametrize(
+    "optimizer, schedule, bits",
+    [
+        *(
+            (optimizer, schedule, bits)
+            for optimizer in ("sgd", "adam", "adamw")
+            for schedule in ("transition_rate", "learning_rate")
+            for bits in (1, 3)
+        ),
+        *((optimizer, "transition_rate", 3) for optimizer in ("nadam", "adamax", "rmsprop", "adagrad")),
+        ("rmsprop", "learning_rate", 3),
+    ],
+)
 def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
     directory = tmp_path / "run"
-    code, _, err = quantlab(*TINY_QAT, f"method.optimizer={optimizer}", f"method.schedule={schedule}", f"output_dir={directory}",
-                            f"quantizer.weight.bits={bits}", f"quantizer.activation.bits={bits}", "trainer.max_steps=4",
-                            "method.learning_rate.sgd=0.1", "method.nesterov=true")
+    code, _, err = quantlab(
+        *TINY_QAT,
+        f"method.optimizer={optimizer}",
+        f"method.schedule={schedule}",
+        f"output_dir={directory}",
+        f"quantizer.weight.bits={bits}",
+        f"quantizer.activation.bits={bits}",
+        "trainer.max_steps=4",
+        "method.learning_rate.sgd=0.1",
+        "method.nesterov=true",
+    )
     assert code == 0, err
     assert rows(directory)[0]["effective_step_size"] > 0
 
@@ -199,12 +272,23 @@ def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
 def test_dampening_pulls_and_freezing_stops(whole, quantlab, tmp_path):
     plain = ("method.schedule=learning_rate", "method.m_o=0.1")
     cures = {
-        "none": (), "dampening": ("method.dampening.weight=100", "method.dampening.start=0.5", "method.dampening.aggregation=kernel_mean"),
-        "freezing": ("method.freezing.threshold_start=0.05", "method.freezing.threshold_end=0.01", "method.freezing.start=0.5"),
+        "none": (),
+        "dampening": (
+            "method.dampening.weight=100",
+            "method.dampening.start=0.5",
+            "method.dampening.aggregation=kernel_mean",
+        ),
+        "freezing": (
+            "method.freezing.threshold_start=0.05",
+            "method.freezing.threshold_end=0.01",
+            "method.freezing.start=0.5",
+        ),
     }
     found = {}
     for name, words in cures.items():
-        code, _, err = quantlab(*TINY_QAT, *plain, f"method.oscillation={name}", *words, f"output_dir={tmp_path / name}")
+        code, _, err = quantlab(
+            *TINY_QAT, *plain, f"method.oscillation={name}", *words, f"output_dir={tmp_path / name}"
+        )
         assert code == 0, err
         found[name] = [row for row in rows(tmp_path / name) if "oscillating_share" in row]
     before = [row for row in found["none"] if row["step"] <= 10]
@@ -218,7 +302,13 @@ def test_dampening_pulls_and_freezing_stops(whole, quantlab, tmp_path):
 
 
 def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch):
-    words = (*TINY_QAT, "method.oscillation=freezing", "method.m_o=0.1", "method.freezing.threshold_start=0.05", "method.freezing.start=0")
+    words = (
+        *TINY_QAT,
+        "method.oscillation=freezing",
+        "method.m_o=0.1",
+        "method.freezing.threshold_start=0.05",
+        "method.freezing.start=0",
+    )
     assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
     stop_at_step(monkeypatch, 13)
     assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
@@ -231,33 +321,83 @@ def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch)
 def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     code, _, err = quantlab(*TINY_QAT, "trainer.compile=true", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
-    compiled, plain = ([row["loss"] for row in rows(directory) if "talr" in row] for directory in (tmp_path / "run", whole))
-    assert compiled[:5] == pytest.approx(plain[:5], rel=0.02)       # then rounding sets other weights over their transition points
+    compiled, plain = (
+        [row["loss"] for row in rows(directory) if "talr" in row] for directory in (tmp_path / "run", whole)
+    )
+    # then rounding sets other weights over their transition points
+    assert compiled[:5] == pytest.approx(plain[:5], rel=0.02)
 
 
-@pytest.mark.parametrize("words, says", [
-    (("quantizer.weight.bits=32",), "method.schedule=transition_rate schedules the transitions of quantized weights"),
-    (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
-    (("quantizer.policy=[{modules: ., weight_bits: 32, activation_bits: 2}]",), "leaves the weights of every layer in full precision"),
-    (("quantizer.policy=[{modules: downsmple, weight_bits: 8, activation_bits: 8}]",), "'downsmple' is found in no layer's name, allowed: a part of one of conv1, layer1.0.conv1"),
-    (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
-    (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
-    (("method.target_transition_rate=0.9",), "asks for 1.27 of a layer's weights per update, allowed: at most 1; type method.target_transition_rate=0.707"),
-    (("method.target_transition_rate=0.5", "quantizer.last_layer={weight_bits: 8, activation_bits: 8}"), "type method.target_transition_rate=0.353"),
-    (("method.optimizer=lion",), "allowed: sgd, adam, adamw, nadam, adamax, rmsprop, adagrad"),
-    (("method.nesterov=true", "method.momentum=0"), "type method.nesterov=false or method.momentum=0.9"),
-    (("method.oscillation=freezing", "method.freezing.max_bits=1"), "below the bits of every layer, so that nothing would be frozen; type method.freezing.max_bits=2"),
-    (("model=timm", "model.architecture=vit_tiny_patch16_224", "task.image_size=16", "method.batch_norm_batches=5"), "has no BatchNorm with running statistics"),
-    (("quantizer=uniform_affine",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
-    (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
-    (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
-    (("quantizer=none",), "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet; type quantizer=fixed_point"),
-    (("method=ptq", "trainer.compile=true"), "trainer.compile: got true, but method=ptq trains no network as a whole"),
-    (("task=digits_generation",), "needs a classification or detection or super_resolution task"),
-    (("model=ddim",), "needs a classifier or detector or super_resolver model"),
-    (("model.depth=21",), "allowed: 6 n + 2"),
-    (("task=cifar10", "data_dir=no_such_place"), "CIFAR-10 was not found"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (
+            ("quantizer.weight.bits=32",),
+            "method.schedule=transition_rate schedules the transitions of quantized weights",
+        ),
+        (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
+        (
+            ("quantizer.policy=[{modules: ., weight_bits: 32, activation_bits: 2}]",),
+            "leaves the weights of every layer in full precision",
+        ),
+        (
+            ("quantizer.policy=[{modules: downsmple, weight_bits: 8, activation_bits: 8}]",),
+            "'downsmple' is found in no layer's name, allowed: a part of one of conv1, layer1.0.conv1",
+        ),
+        (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
+        (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
+        (
+            ("method.target_transition_rate=0.9",),
+            (
+                "asks for 1.27 of a layer's weights per update, allowed: at most 1; type"
+                " method.target_transition_rate=0.707"
+            ),
+        ),
+        (
+            ("method.target_transition_rate=0.5", "quantizer.last_layer={weight_bits: 8, activation_bits: 8}"),
+            "type method.target_transition_rate=0.353",
+        ),
+        (("method.optimizer=lion",), "allowed: sgd, adam, adamw, nadam, adamax, rmsprop, adagrad"),
+        (("method.nesterov=true", "method.momentum=0"), "type method.nesterov=false or method.momentum=0.9"),
+        (
+            ("method.oscillation=freezing", "method.freezing.max_bits=1"),
+            "below the bits of every layer, so that nothing would be frozen; type method.freezing.max_bits=2",
+        ),
+        (
+            (
+                "model=timm",
+                "model.architecture=vit_tiny_patch16_224",
+                "task.image_size=16",
+                "method.batch_norm_batches=5",
+            ),
+            "has no BatchNorm with running statistics",
+        ),
+        (
+            ("quantizer=uniform_affine",),
+            (
+                "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet;"
+                " type quantizer=fixed_point"
+            ),
+        ),
+        (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
+        (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
+        (
+            ("quantizer=none",),
+            (
+                "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet;"
+                " type quantizer=fixed_point"
+            ),
+        ),
+        (
+            ("method=ptq", "trainer.compile=true"),
+            "trainer.compile: got true, but method=ptq trains no network as a whole",
+        ),
+        (("task=digits_generation",), "needs a classification or detection or super_resolution task"),
+        (("model=ddim",), "needs a classifier or detector or super_resolver model"),
+        (("model.depth=21",), "allowed: 6 n + 2"),
+        (("task=cifar10", "data_dir=no_such_place"), "CIFAR-10 was not found"),
+    ],
+)
 def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
     code, _, err = quantlab("method=qat", *words, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and says in err, err
@@ -266,13 +406,20 @@ def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
 
 def section(**values):
     from types import SimpleNamespace
-    return SimpleNamespace(**{"decay": "cosine", "decay_every": "step", "milestones": [0.25, 0.5], "decay_factor": 0.1} | values)
+
+    return SimpleNamespace(
+        **{"decay": "cosine", "decay_every": "step", "milestones": [0.25, 0.5], "decay_factor": 0.1} | values
+    )
 
 
 def test_decay():
     assert [decay_factor(section(), step, 10, 5) for step in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert [decay_factor(section(decay_every="epoch"), step, 20, 2) for step in (0, 1, 10, 11)] == pytest.approx([1, 1, 0.5, 0.5])
-    assert [decay_factor(section(decay="step"), step, 8, 1) for step in (1, 2, 3, 4)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    assert [decay_factor(section(decay_every="epoch"), step, 20, 2) for step in (0, 1, 10, 11)] == pytest.approx(
+        [1, 1, 0.5, 0.5]
+    )
+    assert [decay_factor(section(decay="step"), step, 8, 1) for step in (1, 2, 3, 4)] == pytest.approx(
+        [1, 0.1, 0.1, 0.01]
+    )
     assert decay_factor(section(decay="constant"), 9, 10, 1) == 1
 
 
@@ -295,6 +442,7 @@ def test_max_steps_makes_a_run_short_in_all_its_parts(quantlab, tmp_path):
 
 def test_the_best_validated_state_is_kept_and_reported_beside_the_last(whole, quantlab, tmp_path, monkeypatch):
     from quantlab.tasks.classification import ClassificationTask
+
     evaluate, validated = ClassificationTask.evaluate, iter([(50.0, 2.0), (70.0, 3.0), (70.0, 1.0), (60.0, 0.5)])
 
     def scripted(self, model, split, device, progress=None):
@@ -312,4 +460,3 @@ def test_the_best_validated_state_is_kept_and_reported_beside_the_last(whole, qu
     last, _ = load_model(directory / "checkpoints" / "model")
     assert facts["weights"] == "step 15" and kept.keys() == last.keys()
     assert not kept["fc.weight"].equal(last["fc.weight"])
-

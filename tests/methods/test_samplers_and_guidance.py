@@ -1,21 +1,31 @@
-"""Whole runs through every sampler, prediction and guidance: quantized networks at 8 bits walk as full precision does."""
+"""Whole runs through every sampler, prediction and guidance: quantized networks at 8 bits walk as full precision
+does.
+"""
 
 import pytest
-
 from left import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 
-EIGHT_BITS = ("quantizer.weight.bits=8", "quantizer.activation.bits=8", "method.initialization.iterations=2", "method.iterations=4")
-CLIPPED = "model.sampler.clip_sample=true"      # walks of a network that has hardly been trained leave the data
+EIGHT_BITS = (
+    "quantizer.weight.bits=8",
+    "quantizer.activation.bits=8",
+    "method.initialization.iterations=2",
+    "method.iterations=4",
+)
+CLIPPED = "model.sampler.clip_sample=true"  # walks of a network that has hardly been trained leave the data
 GUIDED = ("model.class_conditional=true", "model.guidance.scale=2.0")
 
 
-@pytest.mark.parametrize("words", [
-    ("model.sampler.name=ddpm", "model.sampler.spacing=trailing", CLIPPED),
-    ("model.sampler.name=euler", "model.prediction=v"),
-    ("model.sampler.name=dpm_solver", "model.prediction=sample", "method.gradient=exact"),
-    ("model.sampler.name=dpm_solver", *GUIDED, CLIPPED),
-], ids=["ddpm", "euler-v", "dpm_solver-sample", "dpm_solver-guided"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.sampler.name=ddpm", "model.sampler.spacing=trailing", CLIPPED),
+        ("model.sampler.name=euler", "model.prediction=v"),
+        ("model.sampler.name=dpm_solver", "model.prediction=sample", "method.gradient=exact"),
+        ("model.sampler.name=dpm_solver", *GUIDED, CLIPPED),
+    ],
+    ids=["ddpm", "euler-v", "dpm_solver-sample", "dpm_solver-guided"],
+)
 def test_accuquant_runs_and_is_near_full_precision(words, quantlab, tmp_path):
     directory = tmp_path / "run"
     code, _, err = quantlab(*TINY_ACCUQUANT, *EIGHT_BITS, *words, f"output_dir={directory}")
@@ -32,29 +42,52 @@ def test_accuquant_runs_and_is_near_full_precision(words, quantlab, tmp_path):
 
 @pytest.mark.parametrize("reconstruction", ["step", "block"])
 def test_the_baselines_take_classes_too(reconstruction, quantlab, tmp_path):
-    code, _, err = quantlab("method=ptq", *TINY_PTQ, *GUIDED, f"method.reconstruction={reconstruction}", "method.network_evaluations=130",
-                            f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        "method=ptq",
+        *TINY_PTQ,
+        *GUIDED,
+        f"method.reconstruction={reconstruction}",
+        "method.network_evaluations=130",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code == 0, err
     assert results(tmp_path / "run")["cost"]["network_evaluations"] <= 130
-    code, _, err = quantlab("method=sample", f"method.run={tmp_path / 'run'}", "method.samples=8", f"output_dir={tmp_path / 'samples'}")
+    code, _, err = quantlab(
+        "method=sample", f"method.run={tmp_path / 'run'}", "method.samples=8", f"output_dir={tmp_path / 'samples'}"
+    )
     assert code == 0, err
 
 
 def test_two_passes_or_one_guide_alike(quantlab, tmp_path):
     found = []
     for batched in ("true", "false"):
-        code, _, err = quantlab("method=ptq", *TINY_PTQ, *GUIDED, "method.reconstruction=none", f"model.guidance.batched={batched}",
-                                f"output_dir={tmp_path / batched}")
+        code, _, err = quantlab(
+            "method=ptq",
+            *TINY_PTQ,
+            *GUIDED,
+            "method.reconstruction=none",
+            f"model.guidance.batched={batched}",
+            f"output_dir={tmp_path / batched}",
+        )
         assert code == 0, err
         found.append(results(tmp_path / batched)["metrics"]["psnr"])
     assert found[0] == pytest.approx(found[1], rel=0.05)
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("model.sampler.name=ddin",), "did you mean 'ddim'"),
-    (("model.sampler.name=dpm_solver", "model.sampler.spacing=quadratic", "model.sampler.steps=50"), "type model.sampler.spacing=trailing"),
-], ids=["name", "repeated timesteps"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("model.sampler.name=ddin",), "did you mean 'ddim'"),
+        (
+            ("model.sampler.name=dpm_solver", "model.sampler.spacing=quadratic", "model.sampler.steps=50"),
+            "type model.sampler.spacing=trailing",
+        ),
+    ],
+    ids=["name", "repeated timesteps"],
+)
 def test_what_no_walk_can_be_is_refused_before_any_work(words, said, quantlab, tmp_path):
-    code, _, err = quantlab("method=pretrain", *[word for word in TINY if "sampler" not in word], *words, f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        "method=pretrain", *[word for word in TINY if "sampler" not in word], *words, f"output_dir={tmp_path / 'run'}"
+    )
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "run").exists()

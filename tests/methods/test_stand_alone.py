@@ -12,7 +12,11 @@ def test_subnets_to_train_compute_different_things_and_are_the_generators():
     chosen = different_subnets(space, 300, np.random.default_rng(0))
     assert len(chosen) == 300 and chosen == sorted(chosen)
     assert len({space.canonical(space.subnet(index)) for index in chosen}) == 300
-    assert chosen == different_subnets(space, 300, np.random.default_rng(0)) != different_subnets(space, 300, np.random.default_rng(1))
+    assert (
+        chosen
+        == different_subnets(space, 300, np.random.default_rng(0))
+        != different_subnets(space, 300, np.random.default_rng(1))
+    )
 
 
 def test_a_space_with_too_few_subnets_gives_all_of_them():

@@ -1,4 +1,6 @@
-"""The batches that subnets are scored on: whole or random ones, all images where asked for, never one class at a time."""
+"""The batches that subnets are scored on: whole or random ones, all images where asked for, never one class at a
+time.
+"""
 
 from types import SimpleNamespace
 
@@ -11,10 +13,14 @@ from quantlab.tasks.base import ImageDataset, collate
 
 
 def context(labels, seed=0):
-    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]      # an image says which it is
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None]  # an image says which it is
     part = ImageDataset(images, torch.tensor(labels), transform=lambda image: image)
-    task = SimpleNamespace(part=lambda name: part, collate=collate, workers=0,
-                           prepare=lambda batch, train: batch | {"image": batch["image"].float() / 255})
+    task = SimpleNamespace(
+        part=lambda name: part,
+        collate=collate,
+        workers=0,
+        prepare=lambda batch, train: batch | {"image": batch["image"].float() / 255},
+    )
     return SimpleNamespace(task=task, device=torch.device("cpu"), config=SimpleNamespace(seed=seed))
 
 
@@ -22,7 +28,7 @@ def places(batches):
     return [(255 * batch["image"]).round().int().flatten().tolist() for batch in batches]
 
 
-MIXED = [0, 1, 2] * 7       # 21 images, in the order of a split
+MIXED = [0, 1, 2] * 7  # 21 images, in the order of a split
 
 
 def test_whole_batches_come_in_the_order_of_the_split_and_leave_a_rest_out():
@@ -46,7 +52,10 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
     assert divided(np.arange(1), 8, "random", whole_part=False) == [[0]]
 
 
-@pytest.mark.parametrize("part, drawn, count", [("validation", "whole", None), ("train", "whole", 24), ("test", "whole", None), ("test", "random", 24)])
+@pytest.mark.parametrize(
+    "part, drawn, count",
+    [("validation", "whole", None), ("train", "whole", 24), ("test", "whole", None), ("test", "random", 24)],
+)
 def test_images_that_lie_sorted_by_class_are_mixed(part, drawn, count):
     batches = scoring_batches(context([0] * 16 + [1] * 16 + [2] * 16), part, 12, drawn, count)
     assert all(len(set(batch["label"].tolist())) == 3 for batch in batches) and batches.images == (count or 48)

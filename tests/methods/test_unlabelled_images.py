@@ -1,13 +1,14 @@
-"""A folder of images without classes: everything but FID with task.evaluation.features=none, and what needs no FID asks for none."""
+"""A folder of images without classes: everything but FID with task.evaluation.features=none, and what needs no FID
+asks for none.
+"""
 
 import json
 
 import numpy as np
 import pytest
+from left import results
 from PIL import Image
 from sklearn.datasets import load_digits
-
-from left import results
 from tiny import TINY, TINY_ACCUQUANT
 
 PAIRED = {"mse_to_fp32", "psnr", "ssim"}
@@ -29,9 +30,17 @@ def test_all_but_fid(folder, quantlab, tmp_path):
         assert "task_classifier" not in out + err and "FID" not in out + err
         return results(tmp_path / name), err
 
-    found, err = run("accuquant", *TINY_ACCUQUANT, "method.initialization.iterations=1", "method.iterations=2", *folder,
-                     "task.evaluation.features=none")
-    assert set(found["metrics"]) == PAIRED == set(found["baseline"]["ranges_only"]) and set(found["baseline"]) == {"ranges_only"}
+    found, err = run(
+        "accuquant",
+        *TINY_ACCUQUANT,
+        "method.initialization.iterations=1",
+        "method.iterations=2",
+        *folder,
+        "task.evaluation.features=none",
+    )
+    assert set(found["metrics"]) == PAIRED == set(found["baseline"]["ranges_only"]) and set(found["baseline"]) == {
+        "ranges_only"
+    }
     assert not {"fid_features", "reference_images"} & found["protocol"].keys()
     assert (tmp_path / "accuquant/figures/denoising_error.png").is_file()
     assert not (tmp_path / "accuquant/figures/fid_along_denoising.png").exists()
@@ -43,7 +52,9 @@ def test_all_but_fid(folder, quantlab, tmp_path):
     run_of = f"method.run={tmp_path / 'accuquant'}"
     assert run("evaluated", "method=evaluate", run_of, "device=cpu")[0]["metrics"] == found["metrics"]
     alone = run("alone", "method=evaluate", run_of, "device=cpu", f"cache_dir={tmp_path / 'empty'}")[0]
-    sampled = run("sampled", "method=sample", run_of, "method.samples=24", "device=cpu", f"cache_dir={tmp_path / 'empty'}")[0]
+    sampled = run(
+        "sampled", "method=sample", run_of, "method.samples=24", "device=cpu", f"cache_dir={tmp_path / 'empty'}"
+    )[0]
     assert set(alone["metrics"]) == {"spectrum_ratio"} and sampled["metrics"] == alone["metrics"]
 
 
@@ -55,8 +66,13 @@ def test_pretraining_needs_no_feature_network_and_looks_at_samples(folder, quant
     assert set(found["metrics"]) == {"loss", "spectrum_ratio"} and found["metrics"]["spectrum_ratio"] > 1.5
     assert "train longer than model.pretrain.steps=12" in err
     assert np.asarray(Image.open(tmp_path / "run/samples/samples.png")).std() > 20
-    code, _, err = quantlab("method=evaluate", f"method.run={tmp_path / 'run'}", "task.evaluation.features=none", "device=cpu",
-                            f"output_dir={tmp_path / 'evaluated'}")
+    code, _, err = quantlab(
+        "method=evaluate",
+        f"method.run={tmp_path / 'run'}",
+        "task.evaluation.features=none",
+        "device=cpu",
+        f"output_dir={tmp_path / 'evaluated'}",
+    )
     assert code == 0, err
     assert results(tmp_path / "evaluated")["metrics"] == found["metrics"]
 

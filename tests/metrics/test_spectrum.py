@@ -17,7 +17,7 @@ def digits():
 
 def test_energy_stands_at_its_frequency():
     x = torch.arange(8) * 2 * math.pi / 8
-    wave = torch.cos(2 * x).expand(1, 1, 8, 8)      # two cycles: energy 32 in two of the twelve places of band 2
+    wave = torch.cos(2 * x).expand(1, 1, 8, 8)  # two cycles: energy 32 in two of the twelve places of band 2
     energies = band_energies(wave)
     assert torch.allclose(energies, torch.eye(len(energies))[2] * 32 / 12, atol=1e-5)
     assert torch.allclose(band_energies(torch.ones(3, 1, 8, 8))[:2], torch.tensor([64.0, 0.0]))
@@ -26,7 +26,11 @@ def test_energy_stands_at_its_frequency():
 def test_a_known_factor():
     images = torch.randn(1000, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.05
     exact = (band_energies(images * 2) + GREY_LEVEL**2).log() - (band_energies(images) + GREY_LEVEL**2).log()
-    assert spectrum_ratio(images * 2, images) == pytest.approx(float(exact.abs().mean().exp())) == pytest.approx(3.9, abs=0.1)
+    assert (
+        spectrum_ratio(images * 2, images)
+        == pytest.approx(float(exact.abs().mean().exp()))
+        == pytest.approx(3.9, abs=0.1)
+    )
     assert spectrum_ratio(images, images * 2) == pytest.approx(spectrum_ratio(images * 2, images))
 
 

@@ -44,21 +44,29 @@ def detector(request, sections):
 def batch():
     generator = torch.Generator().manual_seed(0)
     boxes = torch.tensor([[4.0, 4, 20, 24], [30, 30, 46, 54]])
-    return {"image": [torch.randn(1, 64, 64, generator=generator) for _ in range(2)], "boxes": [boxes, boxes[:1]],
-            "labels": [torch.tensor([3, 0]), torch.tensor([9])], "ignored": [torch.tensor([False, False]), torch.tensor([False])]}
+    return {
+        "image": [torch.randn(1, 64, 64, generator=generator) for _ in range(2)],
+        "boxes": [boxes, boxes[:1]],
+        "labels": [torch.tensor([3, 0]), torch.tensor([9])],
+        "ignored": [torch.tensor([False, False]), torch.tensor([False])],
+    }
 
 
-@pytest.mark.parametrize("name, build, theirs", [
-    ("faster_rcnn", build_faster_rcnn, detection.fasterrcnn_resnet50_fpn),
-    ("retinanet", build_retinanet, detection.retinanet_resnet50_fpn),
-])
+@pytest.mark.parametrize(
+    "name, build, theirs",
+    [
+        ("faster_rcnn", build_faster_rcnn, detection.fasterrcnn_resnet50_fpn),
+        ("retinanet", build_retinanet, detection.retinanet_resnet50_fpn),
+    ],
+)
 def test_torchvisions_weights_fit(name, build, theirs):
     with torch.device("meta"):
         ours = build(section(name, "model.backbone.norm=frozen_batch"), Task(3, 90)).state_dict()
         reference = theirs(weights=None, weights_backbone=None, num_classes=91).state_dict()
     # trained ones have FrozenBatchNorm2d, which does not count its batches
     assert {key: value.shape for key, value in ours.items()} == {
-        key: value.shape for key, value in reference.items() if not key.endswith("num_batches_tracked")}
+        key: value.shape for key, value in reference.items() if not key.endswith("num_batches_tracked")
+    }
 
 
 def test_the_loss_in_evaluation_mode_repeats_itself_and_moves_no_statistics(detector):
@@ -74,7 +82,7 @@ def test_the_loss_in_evaluation_mode_repeats_itself_and_moves_no_statistics(dete
     assert losses[0] == losses[1] > 0
     assert all(torch.equal(buffer, before[name]) for name, buffer in detector.named_buffers())
     assert not any(module.training for module in detector.modules())
-    assert len(detector.detect(batch()["image"])) == 2          # detections again, not losses
+    assert len(detector.detect(batch()["image"])) == 2  # detections again, not losses
 
 
 def test_the_loss_in_training_mode_is_the_sum_and_reaches_every_parameter(detector):
@@ -106,7 +114,7 @@ def test_labels_are_the_tasks(sections):
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(-10)
-        head.bias.view(-1, 11)[:, 4] = 5        # torchvision's class 4 at every anchor: the task's label 3
+        head.bias.view(-1, 11)[:, 4] = 5  # torchvision's class 4 at every anchor: the task's label 3
         found = network.detect(batch()["image"])
     assert all(len(one["labels"]) and (one["labels"] == 3).all() for one in found)
 
@@ -118,13 +126,31 @@ def test_labels_are_the_tasks(sections):
     assert all(len(one["labels"]) and (one["labels"] == 0).all() for one in found)
 
 
-@pytest.mark.parametrize("words, sizes", [
-    (("model.backbone.architecture=resnet18", "model.pyramid.levels=[2,4]", "model.pyramid.extra_levels=pool",
-      "model.anchor_sizes=[[8],[16],[32]]"), [16, 4, 2]),
-    (("model.backbone.library=torchvision", "model.backbone.architecture=resnet18", "model.pyramid.levels=[3]",
-      "model.pyramid.extra_levels=p6p7", "model.anchor_sizes=[[8],[16],[32]]"), [8, 4, 2]),
-    (("model.backbone.norm=frozen_batch",), [16, 8]),
-])
+@pytest.mark.parametrize(
+    "words, sizes",
+    [
+        (
+            (
+                "model.backbone.architecture=resnet18",
+                "model.pyramid.levels=[2,4]",
+                "model.pyramid.extra_levels=pool",
+                "model.anchor_sizes=[[8],[16],[32]]",
+            ),
+            [16, 4, 2],
+        ),
+        (
+            (
+                "model.backbone.library=torchvision",
+                "model.backbone.architecture=resnet18",
+                "model.pyramid.levels=[3]",
+                "model.pyramid.extra_levels=p6p7",
+                "model.anchor_sizes=[[8],[16],[32]]",
+            ),
+            [8, 4, 2],
+        ),
+        (("model.backbone.norm=frozen_batch",), [16, 8]),
+    ],
+)
 def test_a_level_has_a_pixel_for_its_power_of_two(words, sizes):
     one = section("retinanet_small", *words)
     pyramid = build_pyramid(one.backbone, one.pyramid, 1).eval()
@@ -135,13 +161,24 @@ def test_a_level_has_a_pixel_for_its_power_of_two(words, sizes):
     assert frozen == (one.backbone.norm == "frozen_batch")
 
 
-@pytest.mark.parametrize("backbone, levels, says", [
-    ({"architecture": "resnet5", "library": "torchvision"}, [2], "allowed with library=torchvision: resnet18, .*did you mean 'resnet50'"),
-    ({"library": "torchvision", "architecture": "resnet18"}, [1], "level 1, allowed: some of 2, 3, 4, 5; type model.pyramid.levels=.4,5."),
-    ({}, [2, 7], "resnet10t has no level 7, allowed: some of 1, 2, 3, 4, 5"),
-    ({"architecture": "resnet10"}, [2], "model.backbone.architecture: timm .* has no 'resnet10'; did you mean"),
-    ({"architecture": "vit_tiny_patch16_224"}, [4], "vit_tiny_patch16_224"),
-])
+@pytest.mark.parametrize(
+    "backbone, levels, says",
+    [
+        (
+            {"architecture": "resnet5", "library": "torchvision"},
+            [2],
+            "allowed with library=torchvision: resnet18, .*did you mean 'resnet50'",
+        ),
+        (
+            {"library": "torchvision", "architecture": "resnet18"},
+            [1],
+            "level 1, allowed: some of 2, 3, 4, 5; type model.pyramid.levels=.4,5.",
+        ),
+        ({}, [2, 7], "resnet10t has no level 7, allowed: some of 1, 2, 3, 4, 5"),
+        ({"architecture": "resnet10"}, [2], "model.backbone.architecture: timm .* has no 'resnet10'; did you mean"),
+        ({"architecture": "vit_tiny_patch16_224"}, [4], "vit_tiny_patch16_224"),
+    ],
+)
 def test_backbones_that_do_not_do(backbone, levels, says, sections):
     one = sections["retinanet_small"]
     with pytest.raises(RequestError, match=says) as error:
@@ -159,12 +196,22 @@ def test_a_classifier_of_the_same_body_gives_the_body_alone(detector):
     found = match({f"module.{name}": tensor for name, tensor in theirs.items()}, detector, "model.weights: w")
     assert found.new == ["all but backbone.body"]
     for name, tensor in found.tensors.items():
-        expected = theirs[name.removeprefix("backbone.body.")] if name.startswith("backbone.body.") else detector.state_dict()[name]
+        expected = (
+            theirs[name.removeprefix("backbone.body.")]
+            if name.startswith("backbone.body.")
+            else detector.state_dict()[name]
+        )
         assert torch.equal(tensor, expected)
 
 
 def test_a_detectors_file_of_other_classes_leaves_its_last_layers_new(detector, sections):
     torch.manual_seed(1)
     build = build_faster_rcnn if isinstance(detector, FasterRCNN) else build_retinanet
-    found = match(build(sections[{FasterRCNN: "faster_rcnn_small"}.get(type(detector), "retinanet_small")], Task(classes=4)).state_dict(), detector, "w")
+    found = match(
+        build(
+            sections[{FasterRCNN: "faster_rcnn_small"}.get(type(detector), "retinanet_small")], Task(classes=4)
+        ).state_dict(),
+        detector,
+        "w",
+    )
     assert found.new == list(detector.class_layers)

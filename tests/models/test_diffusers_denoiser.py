@@ -1,4 +1,6 @@
-"""Diffusion models as people have them: what works is read right, what does not is refused in one line, before any work."""
+"""Diffusion models as people have them: what works is read right, what does not is refused in one line, before any
+work.
+"""
 
 import json
 import os
@@ -16,9 +18,9 @@ from quantlab.config import load_config
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError, RunError
 from quantlab.full_precision import load_weights
-from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.generation_judge import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain, source_of
+from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.models.diffusers_denoiser import load_pretrained
 from quantlab.models.diffusers_scheduler import DDPM_FORWARD, alphas_cumprod
 
@@ -30,8 +32,16 @@ SAMPLER = SimpleNamespace(name="ddim", steps=4, eta=0.0, spacing="uniform", clip
 
 def tiny_unet(**options):
     torch.manual_seed(0)
-    sizes = dict(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-                 down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    sizes = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
     return UNet2DModel(**sizes | options).eval()
 
 
@@ -41,7 +51,11 @@ def saved(tmp_path_factory):
     root = tmp_path_factory.mktemp("saved")
     tiny_unet().save_pretrained(root / "unet")
     DDPMScheduler().save_pretrained(root / "scheduler")
-    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    index = {
+        "_class_name": "DDPMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
     (root / "model_index.json").write_text(json.dumps(index))
     return root
 
@@ -53,7 +67,9 @@ def model(saved, tmp_path):
 
 
 def load(path, weights=None, sampler=SAMPLER, task=TASK, guidance=GUIDANCE):
-    return load_pretrained(SimpleNamespace(name="ddpm_cifar10", path=str(path), weights=weights, sampler=sampler, guidance=guidance), task)
+    return load_pretrained(
+        SimpleNamespace(name="ddpm_cifar10", path=str(path), weights=weights, sampler=sampler, guidance=guidance), task
+    )
 
 
 def refusal(path, **options):
@@ -90,7 +106,7 @@ def test_a_pipeline_s_directory_is_full_precision(saved, expected):
     assert torch.equal(denoiser.alphas_cumprod, DDPMScheduler().alphas_cumprod)
 
 
-def flat(model):        # as the first models of the hub
+def flat(model):  # as the first models of the hub
     for file in [*model.glob("unet/*"), *model.glob("scheduler/*")]:
         file.rename(model / file.name)
     (model / "unet").rmdir()
@@ -104,7 +120,10 @@ def list_size(model):
 
 def fp16_variant(model):
     file = model / "unet" / WEIGHTS
-    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    save_file(
+        {name: tensor.half() for name, tensor in load_file(file).items()},
+        file.with_name("diffusion_pytorch_model.fp16.safetensors"),
+    )
     file.unlink()
     return model
 
@@ -129,7 +148,9 @@ def shards(model):
 def old_attention_names(model):
     file = model / "unet" / WEIGHTS
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    tensors = {re.sub("|".join(old), lambda found: old[found[0]], name): tensor for name, tensor in load_file(file).items()}
+    tensors = {
+        re.sub("|".join(old), lambda found: old[found[0]], name): tensor for name, tensor in load_file(file).items()
+    }
     assert any("proj_attn" in name for name in tensors)
     save_file(tensors, file)
     return model
@@ -150,10 +171,19 @@ def without_index(model):
     return model
 
 
-@pytest.mark.parametrize("change, says", [
-    (flat, WEIGHTS), (list_size, WEIGHTS), (only_average, "no folder unet, so unet_ema was read"), (shards, "index.json"),
-    (old_attention_names, WEIGHTS), (wrapped_names, WEIGHTS), (network_s_folder, WEIGHTS), (without_index, WEIGHTS),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (flat, WEIGHTS),
+        (list_size, WEIGHTS),
+        (only_average, "no folder unet, so unet_ema was read"),
+        (shards, "index.json"),
+        (old_attention_names, WEIGHTS),
+        (wrapped_names, WEIGHTS),
+        (network_s_folder, WEIGHTS),
+        (without_index, WEIGHTS),
+    ],
+)
 def test_directories_that_mean_the_same(change, says, model, expected):
     denoiser = load(change(model))
     torch.testing.assert_close(eps(denoiser), expected)
@@ -202,7 +232,7 @@ def test_a_file_of_weights_may_hold_a_variance_and_old_names_too(model, tmp_path
 def test_weights_of_a_file_replace_those_of_the_directory(model):
     (model / "unet" / WEIGHTS).unlink()
     denoiser = load(model, weights="other.safetensors")
-    assert not denoiser.has_weights     # until whoever reads that file says so
+    assert not denoiser.has_weights  # until whoever reads that file says so
 
 
 # schedulers --------------------------------------------------------------------------------------------------------
@@ -225,19 +255,28 @@ def test_betas_are_taken_as_they_are_given():
     assert rescaled[-1] == 0 and torch.equal(rescaled, DDIMScheduler(rescale_betas_zero_snr=True).alphas_cumprod)
 
 
-@pytest.mark.parametrize("config, says", [
-    ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler (variance exploding) does not work, allowed: those with DDPM's forward"),
-    ({"_class_name": "ScoreSdeVpScheduler"}, "ScoreSdeVpScheduler (of continuous time)"),
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "(flow matching)"),
-    ({"_class_name": "CMStochasticIterativeScheduler"}, "(consistency)"),
-    ({"_class_name": "EDMEulerScheduler"}, "(EDM's preconditioning)"),
-    ({"_class_name": "DDIMSchedular"}, "did you mean 'DDIMScheduler'?"),
-    ({"_class_name": "os.system"}, "the noise of os.system does not work"),
-    ({}, 'write "_class_name": "DDPMScheduler"'),
-    ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas, which is flow matching"),
-    ({"_class_name": "DDPMScheduler", "beta_schedule": "steep"}, "diffusers cannot make DDPMScheduler of it"),
-    ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 1.5]}, "no noise schedule"),
-])
+@pytest.mark.parametrize(
+    "config, says",
+    [
+        (
+            {"_class_name": "ScoreSdeVeScheduler"},
+            "ScoreSdeVeScheduler (variance exploding) does not work, allowed: those with DDPM's forward",
+        ),
+        ({"_class_name": "ScoreSdeVpScheduler"}, "ScoreSdeVpScheduler (of continuous time)"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "(flow matching)"),
+        ({"_class_name": "CMStochasticIterativeScheduler"}, "(consistency)"),
+        ({"_class_name": "EDMEulerScheduler"}, "(EDM's preconditioning)"),
+        ({"_class_name": "DDIMSchedular"}, "did you mean 'DDIMScheduler'?"),
+        ({"_class_name": "os.system"}, "the noise of os.system does not work"),
+        ({}, 'write "_class_name": "DDPMScheduler"'),
+        (
+            {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
+            "use_flow_sigmas, which is flow matching",
+        ),
+        ({"_class_name": "DDPMScheduler", "beta_schedule": "steep"}, "diffusers cannot make DDPMScheduler of it"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 1.5]}, "no noise schedule"),
+    ],
+)
 def test_other_noise_is_refused(config, says):
     with pytest.raises(RequestError) as caught:
         alphas_cumprod(config, "here")
@@ -246,8 +285,16 @@ def test_other_noise_is_refused(config, says):
 
 def test_no_scheduler_outside_of_the_list_has_ddpm_s_noise_unknown_to_us():
     """New schedulers of diffusers are looked at, not overlooked."""
-    other = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler", "LCMScheduler",
-             "TCDScheduler", "UnCLIPScheduler", "CosineDPMSolverMultistepScheduler"}
+    other = {
+        "CogVideoXDDIMScheduler",
+        "CogVideoXDPMScheduler",
+        "DDIMInverseScheduler",
+        "DPMSolverMultistepInverseScheduler",
+        "LCMScheduler",
+        "TCDScheduler",
+        "UnCLIPScheduler",
+        "CosineDPMSolverMultistepScheduler",
+    }
     names = {name for name in dir(schedulers) if name.endswith("Scheduler")}
     assert set(DDPM_FORWARD) <= names
     for name in names - set(DDPM_FORWARD) - other:
@@ -259,6 +306,7 @@ def test_no_scheduler_outside_of_the_list_has_ddpm_s_noise_unknown_to_us():
 
 
 # what is refused ---------------------------------------------------------------------------------------------------
+
 
 def remove(name):
     return lambda model: (model / name).unlink()
@@ -287,6 +335,7 @@ def changed_tensors(change):
         tensors = load_file(file)
         change(tensors)
         save_file(tensors, file)
+
     return apply
 
 
@@ -318,15 +367,26 @@ def lost_index(model):
 
 
 def conditional(model):
-    unet = UNet2DConditionModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
-                                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=8,
-                                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        cross_attention_dim=8,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
     unet.save_pretrained(model / "unet")
 
 
 def other_pipeline(name, **parts):
     def apply(model):
-        (model / "model_index.json").write_text(json.dumps({"_class_name": name, **{part: ["library", kind] for part, kind in parts.items()}}))
+        (model / "model_index.json").write_text(
+            json.dumps({"_class_name": name, **{part: ["library", kind] for part, kind in parts.items()}})
+        )
+
     return apply
 
 
@@ -340,45 +400,83 @@ def a_run(model):
     (model / "config.yaml").touch(), (model / "status.json").touch()
 
 
-@pytest.mark.parametrize("change, says", [
-    (remove("unet/config.json"), "unet has no config.json"),
-    (lambda model: (model / "unet" / "config.json").write_text("{broken"), "config.json is not JSON"),
-    (lambda model: (model / "unet" / "config.json").write_text("[]"), "holds a list, not a mapping"),
-    (lambda model: shutil.rmtree(model / "unet"), "holds no model in diffusers' format"),
-    (lambda model: shutil.rmtree(model / "scheduler"), "has no scheduler/scheduler_config.json"),
-    (remove(f"unet/{WEIGHTS}"), "has no weights, allowed"),
-    (cut_short, f"{WEIGHTS} is not a sound safetensors file"),
-    (pointer, "only points to a file that git-lfs has not fetched; type git lfs pull"),
-    (pickled, "type python scripts/convert_weights.py"),
-    (changed_tensors(lambda tensors: tensors.pop("conv_in.weight")), "it lacks conv_in.weight"),
-    (changed_tensors(lambda tensors: tensors.update({"extra": torch.zeros(1)})), "it also has extra"),
-    (configured("unet/config.json", block_out_channels=[8, 8]), "down_blocks.1.attentions.0.to_q.weight [16, 16] instead of [8, 8]"),
-    (changed_tensors(not_finite), f"{WEIGHTS} holds NaN or infinity in conv_out.bias"),
-    (changed_tensors(integers), "holds torch.int8 in conv_in.weight"),
-    (changed_tensors(too_large), "puts out NaN or infinity"),
-    (two_variants, "rename the one you mean"),
-    (lost_shard, "needs diffusion_pytorch_model-00002-of-00002.safetensors beside it"),
-    (lost_index, f"but not {WEIGHTS}.index.json"),
-    (conditional, "config.json is UNet2DConditionModel; only unconditional models of pixels work so far"),
-    (a_transformer, "is DiTTransformer2DModel; only unconditional"),
-    (a_run, "is a run of quantlab"),
-    (other_pipeline("StableDiffusionPipeline", unet="UNet2DConditionModel", vae="AutoencoderKL", scheduler="PNDMScheduler"),
-     "holds StableDiffusionPipeline (unet: UNet2DConditionModel, vae: AutoencoderKL"),
-    (other_pipeline("StableDiffusion3Pipeline", transformer="SD3Transformer2DModel", scheduler="FlowMatchEulerDiscreteScheduler"), "only"),
-    (other_pipeline("LDMPipeline", unet="UNet2DModel", vqvae="VQModel", scheduler="DDIMScheduler"), "holds LDMPipeline (unet"),
-    (other_pipeline("ConsistencyModelPipeline", unet="UNet2DModel", scheduler="CMStochasticIterativeScheduler"), "(consistency)"),
-    (configured("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"), "(variance exploding) does not work"),
-    (configured("unet/config.json", num_class_embeds=1000), "one of 1000 classes (num_class_embeds), and task=digits_generation has 10"),
-    (configured("scheduler/scheduler_config.json", prediction_type="flow"), "predicts flow (prediction_type), allowed: epsilon, v_prediction"),
-    (configured("unet/config.json", class_embed_type="timestep"), "class_embed_type=timestep"),
-    (configured("unet/config.json", sample_size=None), 'write "sample_size": 8 there'),
-    (configured("unet/config.json", sample_size=[8, 16]), "makes 1 x 8 x 16 images"),
-    (configured("unet/config.json", sample_size=32), "makes 1 x 32 x 32 images; task=digits_generation has 1 x 8 x 8; type task.image_size=32"),
-    (configured("unet/config.json", out_channels=3), "makes 3 channels of 1"),
-    (configured("unet/config.json", down_block_types=["DownBlock2D", "NoBlock"]), "diffusers cannot build this UNet2DModel"),
-    (configured("unet/config.json", _class_name=...), "a class that it does not name"),
-    (configured("unet/config.json", quantization_config={"quant_method": "bitsandbytes"}), "quantization_config"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (remove("unet/config.json"), "unet has no config.json"),
+        (lambda model: (model / "unet" / "config.json").write_text("{broken"), "config.json is not JSON"),
+        (lambda model: (model / "unet" / "config.json").write_text("[]"), "holds a list, not a mapping"),
+        (lambda model: shutil.rmtree(model / "unet"), "holds no model in diffusers' format"),
+        (lambda model: shutil.rmtree(model / "scheduler"), "has no scheduler/scheduler_config.json"),
+        (remove(f"unet/{WEIGHTS}"), "has no weights, allowed"),
+        (cut_short, f"{WEIGHTS} is not a sound safetensors file"),
+        (pointer, "only points to a file that git-lfs has not fetched; type git lfs pull"),
+        (pickled, "type python scripts/convert_weights.py"),
+        (changed_tensors(lambda tensors: tensors.pop("conv_in.weight")), "it lacks conv_in.weight"),
+        (changed_tensors(lambda tensors: tensors.update({"extra": torch.zeros(1)})), "it also has extra"),
+        (
+            configured("unet/config.json", block_out_channels=[8, 8]),
+            "down_blocks.1.attentions.0.to_q.weight [16, 16] instead of [8, 8]",
+        ),
+        (changed_tensors(not_finite), f"{WEIGHTS} holds NaN or infinity in conv_out.bias"),
+        (changed_tensors(integers), "holds torch.int8 in conv_in.weight"),
+        (changed_tensors(too_large), "puts out NaN or infinity"),
+        (two_variants, "rename the one you mean"),
+        (lost_shard, "needs diffusion_pytorch_model-00002-of-00002.safetensors beside it"),
+        (lost_index, f"but not {WEIGHTS}.index.json"),
+        (conditional, "config.json is UNet2DConditionModel; only unconditional models of pixels work so far"),
+        (a_transformer, "is DiTTransformer2DModel; only unconditional"),
+        (a_run, "is a run of quantlab"),
+        (
+            other_pipeline(
+                "StableDiffusionPipeline", unet="UNet2DConditionModel", vae="AutoencoderKL", scheduler="PNDMScheduler"
+            ),
+            "holds StableDiffusionPipeline (unet: UNet2DConditionModel, vae: AutoencoderKL",
+        ),
+        (
+            other_pipeline(
+                "StableDiffusion3Pipeline",
+                transformer="SD3Transformer2DModel",
+                scheduler="FlowMatchEulerDiscreteScheduler",
+            ),
+            "only",
+        ),
+        (
+            other_pipeline("LDMPipeline", unet="UNet2DModel", vqvae="VQModel", scheduler="DDIMScheduler"),
+            "holds LDMPipeline (unet",
+        ),
+        (
+            other_pipeline("ConsistencyModelPipeline", unet="UNet2DModel", scheduler="CMStochasticIterativeScheduler"),
+            "(consistency)",
+        ),
+        (
+            configured("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"),
+            "(variance exploding) does not work",
+        ),
+        (
+            configured("unet/config.json", num_class_embeds=1000),
+            "one of 1000 classes (num_class_embeds), and task=digits_generation has 10",
+        ),
+        (
+            configured("scheduler/scheduler_config.json", prediction_type="flow"),
+            "predicts flow (prediction_type), allowed: epsilon, v_prediction",
+        ),
+        (configured("unet/config.json", class_embed_type="timestep"), "class_embed_type=timestep"),
+        (configured("unet/config.json", sample_size=None), 'write "sample_size": 8 there'),
+        (configured("unet/config.json", sample_size=[8, 16]), "makes 1 x 8 x 16 images"),
+        (
+            configured("unet/config.json", sample_size=32),
+            "makes 1 x 32 x 32 images; task=digits_generation has 1 x 8 x 8; type task.image_size=32",
+        ),
+        (configured("unet/config.json", out_channels=3), "makes 3 channels of 1"),
+        (
+            configured("unet/config.json", down_block_types=["DownBlock2D", "NoBlock"]),
+            "diffusers cannot build this UNet2DModel",
+        ),
+        (configured("unet/config.json", _class_name=...), "a class that it does not name"),
+        (configured("unet/config.json", quantization_config={"quant_method": "bitsandbytes"}), "quantization_config"),
+    ],
+)
 def test_what_is_wrong_with_a_directory_is_said(change, says, model):
     change(model)
     assert says in refusal(model)
@@ -386,11 +484,13 @@ def test_what_is_wrong_with_a_directory_is_said(change, says, model):
 
 def test_images_that_the_network_cannot_halve(model):
     edit(model / "unet" / "config.json", sample_size=9)
-    assert "does not take 1 x 9 x 9 images" in refusal(model, task=SimpleNamespace(name="task", channels=1, image_size=9, classes=None))
+    assert "does not take 1 x 9 x 9 images" in refusal(
+        model, task=SimpleNamespace(name="task", channels=1, image_size=9, classes=None)
+    )
 
 
 def test_a_network_that_fails_at_the_walk_s_last_step_alone(model):
-    tiny_unet(time_embedding_type="fourier").save_pretrained(model / "unet")      # divides by the timestep
+    tiny_unet(time_embedding_type="fourier").save_pretrained(model / "unet")  # divides by the timestep
     assert "NaN or infinity for standard normal noise at timestep 0" in refusal(model)
 
 
@@ -404,13 +504,20 @@ def test_walks_that_the_model_has_not(model):
     assert "type model.sampler.spacing=uniform" in refusal(model, sampler=trailing)
     assert load(model).has_weights
     edit(model / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert load(model, sampler=every).sampler.alphas[0] == 0        # v says what the image is where epsilon cannot
+    assert load(model, sampler=every).sampler.alphas[0] == 0  # v says what the image is where epsilon cannot
     euler = SimpleNamespace(name="euler", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
     assert "type model.sampler.name=ddim" in refusal(model, sampler=euler)
 
 
-@pytest.mark.parametrize(("values", "kind"), [
-    ({}, "epsilon"), ({"prediction_type": "v_prediction"}, "v"), ({"prediction_type": "sample"}, "sample"), ({"predict_epsilon": False}, "sample")])
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({}, "epsilon"),
+        ({"prediction_type": "v_prediction"}, "v"),
+        ({"prediction_type": "sample"}, "sample"),
+        ({"predict_epsilon": False}, "sample"),
+    ],
+)
 def test_what_the_network_predicts_is_the_schedulers_word(values, kind, model):
     edit(model / "scheduler" / "scheduler_config.json", **values)
     assert load(model).sampler.prediction == kind
@@ -422,7 +529,9 @@ def test_a_network_that_is_told_classes(count, model):
     denoiser = load(model)
     assert denoiser.classes.nothing == (10 if count == 11 else None) and denoiser.passes == 1
     labels = denoiser.condition(500, 3)["class_labels"]
-    assert labels.unique().tolist() == list(range(10)) and torch.equal(labels, denoiser.condition(500, 3)["class_labels"])
+    assert labels.unique().tolist() == list(range(10)) and torch.equal(
+        labels, denoiser.condition(500, 3)["class_labels"]
+    )
     guidance = SimpleNamespace(scale=2.0, batched=True)
     if count == 10:
         assert "type model.guidance.scale=1" in refusal(model, guidance=guidance)
@@ -430,7 +539,9 @@ def test_a_network_that_is_told_classes(count, model):
         assert load(model, guidance=guidance).passes == 2
 
 
-@pytest.mark.parametrize("path", ["no_such_model", "./no_such", "/no/such/place", "~/no/such", "no/such/place", "models/modle"])
+@pytest.mark.parametrize(
+    "path", ["no_such_model", "./no_such", "/no/such/place", "~/no/such", "no/such/place", "models/modle"]
+)
 def test_a_path_that_is_none_is_not_looked_for_on_the_hub(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.makedirs("models/model")
@@ -478,8 +589,11 @@ def test_weights_trained_further_are_known_by_what_lay_there(model, tmp_path):
     before = pretrain_key(model)
     assert pretrain_key(shutil.copytree(model, tmp_path / "elsewhere")) == before
     seen = [before]
-    for change in (changed_tensors(lambda tensors: tensors["conv_in.bias"].add_(1)), configured("unet/config.json", freq_shift=1),
-                   configured("scheduler/scheduler_config.json", beta_end=0.01)):
+    for change in (
+        changed_tensors(lambda tensors: tensors["conv_in.bias"].add_(1)),
+        configured("unet/config.json", freq_shift=1),
+        configured("scheduler/scheduler_config.json", beta_end=0.01),
+    ):
         change(model)
         seen.append(pretrain_key(model))
     assert all(one not in seen[:index] for index, one in enumerate(seen))
@@ -490,13 +604,22 @@ def test_walks_are_known_by_weights_and_config(model, tmp_path):
 
     def walks():
         task = SimpleNamespace(channels=1, image_size=8, evaluation=evaluation)
-        context = SimpleNamespace(model=load(model), task=task, cache=Cache(tmp_path / "cache"), progress=lambda batches, _: batches, device="cpu")
+        context = SimpleNamespace(
+            model=load(model),
+            task=task,
+            cache=Cache(tmp_path / "cache"),
+            progress=lambda batches, _: batches,
+            device="cpu",
+        )
         return fetch_trajectories(context, 2, 0, [2] * 5, "walks").images
 
     seen = [walks()]
     assert torch.equal(walks(), seen[0])
-    for change in (changed_tensors(lambda tensors: tensors["conv_in.bias"].add_(1)), configured("unet/config.json", freq_shift=1),
-                   configured("scheduler/scheduler_config.json", beta_end=0.01)):
+    for change in (
+        changed_tensors(lambda tensors: tensors["conv_in.bias"].add_(1)),
+        configured("unet/config.json", freq_shift=1),
+        configured("scheduler/scheduler_config.json", beta_end=0.01),
+    ):
         change(model)
         seen.append(walks())
         assert not torch.equal(seen[-1], seen[-2])
@@ -510,18 +633,31 @@ def test_a_run_is_not_resumed_with_another_full_precision_model():
 
 # whole runs --------------------------------------------------------------------------------------------------------
 SMALL = (
-    "model=ddpm_cifar10", "task=digits_generation", "model.sampler.steps=2", "task.evaluation.samples=8", "task.feature_network.pretrain.steps=4",
-    "task.feature_network.width=8", "task.evaluation.step_error_samples=2", "device=cpu",
+    "model=ddpm_cifar10",
+    "task=digits_generation",
+    "model.sampler.steps=2",
+    "task.evaluation.samples=8",
+    "task.feature_network.pretrain.steps=4",
+    "task.feature_network.width=8",
+    "task.evaluation.step_error_samples=2",
+    "device=cpu",
 )
-SMALL_PTQ = (*SMALL, "method=ptq", "method.reconstruction=none", "method.calibration.trajectories=4", "method.calibration.range_samples=2",
-             "method.batch_size=2", "method.group_size=1")
+SMALL_PTQ = (
+    *SMALL,
+    "method=ptq",
+    "method.reconstruction=none",
+    "method.calibration.trajectories=4",
+    "method.calibration.range_samples=2",
+    "method.batch_size=2",
+    "method.group_size=1",
+)
 
 
 def test_a_loaded_model_is_quantized_and_not_trained(quantlab, saved, tmp_path, monkeypatch):
     monkeypatch.chdir(saved.parent)
     code, _, err = quantlab(*SMALL_PTQ, f"model.path={saved.name}", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
-    assert load_config(tmp_path / "run").model.path == str(saved)       # wherever it is resumed from
+    assert load_config(tmp_path / "run").model.path == str(saved)  # wherever it is resumed from
     assert f"full-precision ddpm_cifar10: {saved / 'unet' / WEIGHTS}" in (tmp_path / "run" / "run.log").read_text()
     assert "training ddpm_cifar10" not in err
 

@@ -1,11 +1,13 @@
-"""EDSR: shapes, the published numbers of parameters, what is left when the blocks do nothing, its layers under quantizers."""
+"""EDSR: shapes, the published numbers of parameters, what is left when the blocks do nothing, its layers under
+quantizers.
+"""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from quantlab.models.edsr import EDSR, DIV2K_MEAN, ResidualBlock
+from quantlab.models.edsr import DIV2K_MEAN, EDSR, ResidualBlock
 from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
 
@@ -23,8 +25,10 @@ def test_shapes_and_gradients(scale):
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("scale, blocks, channels, millions", [
-    (2, 16, 64, 1.370), (4, 16, 64, 1.518), (2, 32, 256, 40.730), (4, 32, 256, 43.090)])
+@pytest.mark.parametrize(
+    "scale, blocks, channels, millions",
+    [(2, 16, 64, 1.370), (4, 16, 64, 1.518), (2, 32, 256, 40.730), (4, 32, 256, 43.090)],
+)
 def test_it_has_the_size_of_the_authors_networks(scale, blocks, channels, millions):
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in EDSR(scale, blocks, channels, 1.0).parameters())
@@ -49,12 +53,26 @@ def test_without_a_body_it_is_head_upsampler_and_tail():
 
 def test_all_layers_but_the_first_and_the_last_are_quantized_and_negative_inputs_get_negative_levels():
     full = SimpleNamespace(weight_bits=32, activation_bits=32)
-    policy = FixedPointPolicy(SimpleNamespace(weight=SimpleNamespace(bits=4),
-                                             gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=4, signed="auto"),
-                                              output_scale=True, first_layer=full, last_layer=full, policy=[]))
+    policy = FixedPointPolicy(
+        SimpleNamespace(
+            weight=SimpleNamespace(bits=4),
+            gradient=SimpleNamespace(bits=32),
+            activation=SimpleNamespace(bits=4, signed="auto"),
+            output_scale=True,
+            first_layer=full,
+            last_layer=full,
+            policy=[],
+        )
+    )
     network = build()
     wrap_for_training(network, policy, learn_weight_scale=True)
     calibrate_activations(network, lambda: network(torch.rand(2, 3, 8, 8)))
     signed = {name: layer.activation_quantizer.is_signed for name, layer in quantized_layers(network)}
-    assert signed == {"blocks.0.conv1": True, "blocks.0.conv2": False, "blocks.1.conv1": True, "blocks.1.conv2": False,
-                      "conv_after_blocks": True, "upsampler.0": True}
+    assert signed == {
+        "blocks.0.conv1": True,
+        "blocks.0.conv2": False,
+        "blocks.1.conv1": True,
+        "blocks.1.conv2": False,
+        "conv_after_blocks": True,
+        "upsampler.0": True,
+    }

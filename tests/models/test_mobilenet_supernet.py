@@ -11,28 +11,43 @@ from quantlab.errors import RequestError
 from quantlab.models.mobilenet_supernet import build_mobilenet_supernet
 from quantlab.search.mobilenet import IDENTITY, STAGES, MobileNetSpace
 
-DIGITS, MNIST, CIFAR, ODD = (SimpleNamespace(image_size=size, channels=channels, classes=classes)
-                             for size, channels, classes in ((8, 1, 10), (28, 1, 10), (32, 3, 10), (15, 3, 5)))
+DIGITS, MNIST, CIFAR, ODD = (
+    SimpleNamespace(image_size=size, channels=channels, classes=classes)
+    for size, channels, classes in ((8, 1, 10), (28, 1, 10), (32, 3, 10), (15, 3, 5))
+)
 SMALL = [SimpleNamespace(channels=channels, layers=2, stride=stride) for channels, stride in ((8, 1), (12, 2), (16, 2))]
 MIXED = "3-6-1-5-4-6"
 
 
 def build(subnet=None, task=DIGITS, stages=SMALL, stem=8, first=8, last=32, stem_stride=1, initialization="torch"):
     torch.manual_seed(0)
-    section = SimpleNamespace(subnet=subnet, stages=stages, stem=stem, first=first, last=last, stem_stride=stem_stride, dropout=0.2,
-                              initialization=initialization)
+    section = SimpleNamespace(
+        subnet=subnet,
+        stages=stages,
+        stem=stem,
+        first=first,
+        last=last,
+        stem_stride=stem_stride,
+        dropout=0.2,
+        initialization=initialization,
+    )
     return build_mobilenet_supernet(section, task)
 
 
 def batch(task, count=6):
-    return {"image": torch.randn(count, task.channels, task.image_size, task.image_size), "label": torch.arange(count) % task.classes}
+    return {
+        "image": torch.randn(count, task.channels, task.image_size, task.image_size),
+        "label": torch.arange(count) % task.classes,
+    }
 
 
 @pytest.mark.parametrize("task", [DIGITS, MNIST, CIFAR, ODD])
 @pytest.mark.parametrize("subnet", [None, MIXED])
 def test_it_fits_the_task(task, subnet):
     network = build(subnet, task)
-    assert network(batch(task)["image"]).shape == (6, task.classes) and network.kind == ("classifier" if subnet else "supernet")
+    assert network(batch(task)["image"]).shape == (6, task.classes) and network.kind == (
+        "classifier" if subnet else "supernet"
+    )
     network.training_loss(batch(task)).backward()
     if subnet:
         assert all(parameter.grad is not None for parameter in network.parameters())
@@ -60,7 +75,9 @@ def test_the_supernet_holds_every_operation_of_every_layer_once():
     supernet = build(None, task, STAGES, stem=32, first=16, last=1280, stem_stride=2)
     space = supernet.space
     every = sum(space.cost(layer, operation, "parameters") for layer in range(21) for operation in space.choices(layer))
-    assert sum(parameter.numel() for parameter in supernet.parameters()) == space.fixed_cost("parameters") + every + 1000
+    assert (
+        sum(parameter.numel() for parameter in supernet.parameters()) == space.fixed_cost("parameters") + every + 1000
+    )
     assert space.complexity_range() == MobileNetSpace().complexity_range()
 
 

@@ -13,8 +13,10 @@ from quantlab.errors import RequestError
 from quantlab.models.nas_bench_201 import Cell, build_nas_bench_201
 from quantlab.search.nas_bench_201 import EDGES, NasBench201, live_edges, reaching_edges
 
-CIFAR, MNIST, DIGITS, ODD = (SimpleNamespace(image_size=size, channels=channels, classes=classes)
-                             for size, channels, classes in ((32, 3, 10), (28, 1, 10), (8, 1, 10), (7, 3, 5)))
+CIFAR, MNIST, DIGITS, ODD = (
+    SimpleNamespace(image_size=size, channels=channels, classes=classes)
+    for size, channels, classes in ((32, 3, 10), (28, 1, 10), (8, 1, 10), (7, 3, 5))
+)
 CELLS = ["3-3-3-1-2-3", "0-0-0-3-0-0", "3-1-0-0-0-3", "0-1-0-0-3-3", "1-4-2-0-2-1", "4-4-4-4-4-4", "0-0-0-0-0-0"]
 SPACE = NasBench201()
 
@@ -26,8 +28,10 @@ def build(subnet=None, task=DIGITS, width=4, cells=1):
 
 def batch(task=DIGITS, count=6):
     generator = torch.Generator().manual_seed(1)
-    return {"image": torch.randn(count, task.channels, task.image_size, task.image_size, generator=generator),
-            "label": torch.arange(count) % task.classes}
+    return {
+        "image": torch.randn(count, task.channels, task.image_size, task.image_size, generator=generator),
+        "label": torch.arange(count) % task.classes,
+    }
 
 
 def reference(network, images, subnet):
@@ -49,7 +53,9 @@ def reference(network, images, subnet):
 @pytest.mark.parametrize("subnet", [None, "3-3-3-1-2-3"])
 def test_it_fits_the_task(task, subnet):
     network = build(subnet, task)
-    assert network(batch(task)["image"]).shape == (6, task.classes) and network.kind == ("classifier" if subnet else "supernet")
+    assert network(batch(task)["image"]).shape == (6, task.classes) and network.kind == (
+        "classifier" if subnet else "supernet"
+    )
     network.training_loss(batch(task)).backward()
 
 
@@ -70,7 +76,9 @@ def test_a_single_network_has_the_weights_of_the_formula(encoding):
     subnet = SPACE.decode(encoding)
     weights = sum(parameter.numel() for name, parameter in network.named_parameters() if parameter.dim() > 1)
     assert weights == SPACE.complexity(subnet) == network.space.complexity(subnet)
-    assert all(norm.affine and norm.track_running_stats for norm in network.modules() if isinstance(norm, nn.BatchNorm2d))
+    assert all(
+        norm.affine and norm.track_running_stats for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)
+    )
 
 
 @pytest.mark.parametrize("encoding", CELLS)
@@ -93,7 +101,10 @@ def test_a_cell_without_a_path_gives_the_bias_and_only_the_classifier_learns():
     supernet.activate((0,) * 6)
     supernet.training_loss(batch()).backward()
     torch.testing.assert_close(supernet(batch()["image"]), supernet.fc.bias.expand(6, 10))
-    assert [name for name, parameter in supernet.named_parameters() if parameter.grad is not None] == ["fc.weight", "fc.bias"]
+    assert [name for name, parameter in supernet.named_parameters() if parameter.grad is not None] == [
+        "fc.weight",
+        "fc.bias",
+    ]
 
 
 def tensors_of(network):
@@ -157,7 +168,7 @@ def test_logits_of_many_cells_are_those_of_each(cells):
     supernet.layers[0].edges[3]["nor_conv_3x3"].register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         found = supernet.logits_of(images, subnets)
-        assert len(calls) == 1      # 3<-0 is fed the same by all
+        assert len(calls) == 1  # 3<-0 is fed the same by all
         for subnet, logits in zip(subnets, found):
             supernet.activate(subnet)
             assert torch.equal(logits, supernet(images))
@@ -175,11 +186,24 @@ def test_an_illegal_encoding_is_refused():
         build("3-3-3-3-3-5")
 
 
-@pytest.mark.parametrize("words", [["method=pretrain"], ["method=qat", "method.epochs=1"], ["method=low_bit", "method.epochs=2"]],
-                         ids=["pretrain", "qat", "low_bit"])
+@pytest.mark.parametrize(
+    "words",
+    [["method=pretrain"], ["method=qat", "method.epochs=1"], ["method=low_bit", "method.epochs=2"]],
+    ids=["pretrain", "qat", "low_bit"],
+)
 def test_a_found_cell_is_an_ordinary_classifier_of_the_command(quantlab, tmp_path, words):
-    code, table, problems = quantlab(*words, "model=nas_bench_201_small", "model.width=4", "model.subnet=3-1-0-2-0-3", "task=digits", "device=cpu",
-                                     "model.pretrain.steps=150", f"output_dir={tmp_path / 'run'}")
+    code, table, problems = quantlab(
+        *words,
+        "model=nas_bench_201_small",
+        "model.width=4",
+        "model.subnet=3-1-0-2-0-3",
+        "task=digits",
+        "device=cpu",
+        "model.pretrain.steps=150",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code == 0, problems
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["model"] == "nas_bench_201_small" and results["metrics"]["top1"] > (80 if words == ["method=pretrain"] else 20)
+    assert results["model"] == "nas_bench_201_small" and results["metrics"]["top1"] > (
+        80 if words == ["method=pretrain"] else 20
+    )

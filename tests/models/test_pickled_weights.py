@@ -27,13 +27,23 @@ def saved(content, tmp_path, name="w.pth", **options):
     return tmp_path / name, tmp_path / "w.safetensors"
 
 
-@pytest.mark.parametrize("content, place", [
-    (STATE, ""),
-    ({"state_dict": STATE, "epoch": 3, "best": torch.tensor(0.5)}, "state_dict"),
-    ({"model": STATE, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]}}, "model"),
-    ({"args": argparse.Namespace(lr=0.1), "checkpoint": {"net": STATE}}, "checkpoint.net"),
-    ({name: nn.Parameter(tensor) if tensor.is_floating_point() else tensor for name, tensor in STATE.items()}, ""),
-], ids=["plain", "epoch", "optimizer", "arguments", "parameters"])
+@pytest.mark.parametrize(
+    "content, place",
+    [
+        (STATE, ""),
+        ({"state_dict": STATE, "epoch": 3, "best": torch.tensor(0.5)}, "state_dict"),
+        (
+            {
+                "model": STATE,
+                "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}}, "param_groups": [{"lr": 0.1}]},
+            },
+            "model",
+        ),
+        ({"args": argparse.Namespace(lr=0.1), "checkpoint": {"net": STATE}}, "checkpoint.net"),
+        ({name: nn.Parameter(tensor) if tensor.is_floating_point() else tensor for name, tensor in STATE.items()}, ""),
+    ],
+    ids=["plain", "epoch", "optimizer", "arguments", "parameters"],
+)
 def test_the_state_dict_is_found(content, place, tmp_path):
     source, target = saved(content, tmp_path)
     (said,) = convert(source, target)
@@ -48,14 +58,21 @@ def test_old_files_shared_memory_half_precision_and_what_is_no_tensor(tmp_path):
     source, target = saved(state, tmp_path, "w.tar", _use_new_zipfile_serialization=False)
     assert convert(source, target)[1] == "left out, as no tensors: version"
     found = load_file(target)
-    assert torch.equal(found["a"], weight) and torch.equal(found["tied"], weight) and torch.equal(found["turned"], weight.T)
+    assert (
+        torch.equal(found["a"], weight)
+        and torch.equal(found["tied"], weight)
+        and torch.equal(found["turned"], weight.T)
+    )
 
 
 def test_of_several_the_key_says_which(tmp_path):
     other = {name: tensor + 1 for name, tensor in STATE.items()}
     source, target = saved({"model": STATE, "model_ema": other}, tmp_path)
-    with pytest.raises(RequestError, match=r"holds several state dicts: 'model' \(2 tensors\), 'model_ema' \(2 tensors\), allowed: one; "
-                                           "type --key model$"):
+    with pytest.raises(
+        RequestError,
+        match=r"holds several state dicts: 'model' \(2 tensors\), 'model_ema' \(2 tensors\), allowed: one; "
+        "type --key model$",
+    ):
         convert(source, target)
     with pytest.raises(RequestError, match="holds nothing under 'emma', but 'model'"):
         convert(source, target, "emma")
@@ -65,7 +82,10 @@ def test_of_several_the_key_says_which(tmp_path):
 
 
 def test_the_key_may_be_a_prefix_and_the_file_safetensors(tmp_path):
-    save_file({f"{prefix}.{name}": tensor.clone() for prefix in ("student", "teacher") for name, tensor in STATE.items()}, tmp_path / "two.safetensors")
+    save_file(
+        {f"{prefix}.{name}": tensor.clone() for prefix in ("student", "teacher") for name, tensor in STATE.items()},
+        tmp_path / "two.safetensors",
+    )
     convert(tmp_path / "two.safetensors", tmp_path / "w.safetensors", "teacher")
     assert set(load_file(tmp_path / "w.safetensors")) == set(STATE)
 
@@ -77,12 +97,21 @@ def test_nothing_is_executed_and_whole_modules_are_refused(tmp_path, monkeypatch
         convert(source, target)
     assert not Path("executed").exists()
     source, target = saved(nn.Linear(2, 2), tmp_path, "module.pt")
-    with pytest.raises(RequestError, match=r"holds torch.nn.modules.linear.Linear, .* save torch.save\(model.state_dict\(\), FILE\)"):
+    with pytest.raises(
+        RequestError, match=r"holds torch.nn.modules.linear.Linear, .* save torch.save\(model.state_dict\(\), FILE\)"
+    ):
         convert(source, target)
 
 
-@pytest.mark.parametrize("content, says", [(b"", "cannot be read|is no sound file"), (b"\x80\x02}q", "cannot be read|is no sound file"),
-                                           (b"PK\3\4 and no archive", "cannot be read|is no sound file"), (None, "no such file")])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "cannot be read|is no sound file"),
+        (b"\x80\x02}q", "cannot be read|is no sound file"),
+        (b"PK\3\4 and no archive", "cannot be read|is no sound file"),
+        (None, "no such file"),
+    ],
+)
 def test_damaged_and_missing_files_are_one_line(content, says, tmp_path):
     source = tmp_path / "w.pth"
     if content is not None:

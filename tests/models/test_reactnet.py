@@ -12,7 +12,10 @@ from quantlab.quantizers.trained_layer import calibrate_activations, quantized_l
 FULL = SimpleNamespace(weight_bits=32, activation_bits=32)
 ONE_BIT = SimpleNamespace(
     weight=SimpleNamespace(bits=1),
-    gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=1), first_layer=FULL, last_layer=FULL,
+    gradient=SimpleNamespace(bits=32),
+    activation=SimpleNamespace(bits=1),
+    first_layer=FULL,
+    last_layer=FULL,
     policy=[SimpleNamespace(modules="downsample", weight_bits=32, activation_bits=32)],
 )
 
@@ -22,7 +25,9 @@ def build(small_images=True, classes=10):
     return build_reactnet(SimpleNamespace(small_images=small_images), SimpleNamespace(channels=3, classes=classes))
 
 
-@pytest.mark.parametrize("small_images, size, resolution", [(True, 8, 8), (True, 28, 28), (True, 33, 33), (False, 64, 16)])
+@pytest.mark.parametrize(
+    "small_images, size, resolution", [(True, 8, 8), (True, 28, 28), (True, 33, 33), (False, 64, 16)]
+)
 def test_shapes(small_images, size, resolution):
     network, seen = build(small_images), []
     network.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))

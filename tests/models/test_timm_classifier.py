@@ -1,4 +1,6 @@
-"""timm's classifiers: shapes, loss, names, quantized layers, names and images and weights that do not go, a whole run."""
+"""timm's classifiers: shapes, loss, names, quantized layers, names and images and weights that do not go, a whole
+run.
+"""
 
 import json
 from types import SimpleNamespace
@@ -14,12 +16,24 @@ from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.quantizers.fixed_point import FixedPointActivation, FixedPointPolicy
 from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
 
-SHIPPED = ["resnet18.tv_in1k", "resnet34.tv_in1k", "resnet50.tv_in1k", "mobilenetv2_100",
-           "deit_tiny_patch16_224", "deit_small_patch16_224"]
+SHIPPED = [
+    "resnet18.tv_in1k",
+    "resnet34.tv_in1k",
+    "resnet50.tv_in1k",
+    "mobilenetv2_100",
+    "deit_tiny_patch16_224",
+    "deit_small_patch16_224",
+]
 ENDS = SimpleNamespace(weight_bits=32, activation_bits=32)
-TWO_BITS = SimpleNamespace(weight=SimpleNamespace(bits=2),
-                           gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=2, signed="auto"), output_scale=True, first_layer=ENDS,
-                           last_layer=ENDS, policy=[])
+TWO_BITS = SimpleNamespace(
+    weight=SimpleNamespace(bits=2),
+    gradient=SimpleNamespace(bits=32),
+    activation=SimpleNamespace(bits=2, signed="auto"),
+    output_scale=True,
+    first_layer=ENDS,
+    last_layer=ENDS,
+    policy=[],
+)
 
 
 def task(image_size=32, channels=3, classes=7):
@@ -50,7 +64,9 @@ def test_a_shipped_network_has_logits_a_loss_and_timms_names(architecture):
 def test_its_layers_train_quantized(architecture):
     torch.manual_seed(0)
     network = build(architecture)
-    layers = [name for name, module in network.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
+    layers = [
+        name for name, module in network.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
+    ]
     wrap_for_training(network, FixedPointPolicy(TWO_BITS), learn_weight_scale=True)
     calibrate_activations(network, lambda: network(batch()["image"]))
     assert [name for name, _ in quantized_layers(network)] == layers[1:-1]
@@ -61,6 +77,7 @@ def test_its_layers_train_quantized(architecture):
 
 def test_a_copy_has_its_own_loss():
     import copy
+
     network = build("resnet18")
     other = copy.deepcopy(network)
     with torch.no_grad():
@@ -79,15 +96,21 @@ def test_a_file_of_timms_loads(tmp_path):
     assert network.has_weights
 
 
-@pytest.mark.parametrize("architecture, facts, says", [
-    ("resnet81", {}, "has no 'resnet81'; did you mean 'resnet18'? Type model.architecture=resnet18"),
-    ("resnet18.tv_in1", {}, "did you mean 'resnet18.tv_in1k'?"),
-    ("hf-hub:someone/something", {}, "has no 'hf-hub:someone/something'"),
-    ("deit_tiny_patch16_224", {"image_size": 40}, "got 40, allowed for deit_tiny_patch16_224: multiples of its patches' 16; "
-                                                  "type task.image_size=32"),
-    ("deit_tiny_patch16_224", {"image_size": 8}, "type task.image_size=16"),
-    ("inception_v3", {"image_size": 8}, "'inception_v3' does not take 3 x 8 x 8 images"),
-])
+@pytest.mark.parametrize(
+    "architecture, facts, says",
+    [
+        ("resnet81", {}, "has no 'resnet81'; did you mean 'resnet18'? Type model.architecture=resnet18"),
+        ("resnet18.tv_in1", {}, "did you mean 'resnet18.tv_in1k'?"),
+        ("hf-hub:someone/something", {}, "has no 'hf-hub:someone/something'"),
+        (
+            "deit_tiny_patch16_224",
+            {"image_size": 40},
+            "got 40, allowed for deit_tiny_patch16_224: multiples of its patches' 16; type task.image_size=32",
+        ),
+        ("deit_tiny_patch16_224", {"image_size": 8}, "type task.image_size=16"),
+        ("inception_v3", {"image_size": 8}, "'inception_v3' does not take 3 x 8 x 8 images"),
+    ],
+)
 def test_requests_that_make_no_sense(architecture, facts, says):
     with pytest.raises(RequestError) as caught:
         build(architecture, **facts)
@@ -105,6 +128,7 @@ def hub(monkeypatch):
             if isinstance(answer, Exception):
                 raise answer
             return str(answer)
+
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
 
     return answers
@@ -138,14 +162,27 @@ def test_fetched_weights_are_the_networks_and_a_new_classifier_is_trained_first(
 
 
 def test_two_sources_of_weights_are_refused(quantlab, tmp_path):
-    code, _, err = quantlab("method=pretrain", "task=digits", "model=resnet18", "model.pretrained=true", "model.weights=a.safetensors",
-                            f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        "method=pretrain",
+        "task=digits",
+        "model=resnet18",
+        "model.pretrained=true",
+        "model.weights=a.safetensors",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code == 2 and "one source of weights" in err
 
 
 def test_a_whole_run(quantlab, tmp_path):
-    words = ("method=pretrain", "task=digits", "task.image_size=32", "model=mobilenetv2", "device=cpu", "model.pretrain.batch_size=16",
-             "trainer.max_steps=2")
+    words = (
+        "method=pretrain",
+        "task=digits",
+        "task.image_size=32",
+        "model=mobilenetv2",
+        "device=cpu",
+        "model.pretrain.batch_size=16",
+        "trainer.max_steps=2",
+    )
     code, _, err = quantlab(*words, f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
     results = json.loads((tmp_path / "run" / "results.json").read_text())

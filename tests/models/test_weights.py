@@ -1,4 +1,6 @@
-"""Files of weights as people have them: what is read, under which names it is found, and what is refused in one line."""
+"""Files of weights as people have them: what is read, under which names it is found, and what is refused in one
+line.
+"""
 
 import json
 from types import SimpleNamespace
@@ -29,16 +31,20 @@ def resnet(depth=8, width=4, classes=10, channels=1, final_batch_norm=True):
 def randomized(network, seed=1):
     """Its state dict, every floating value drawn anew: what a trained file would hold."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(tensor.shape, generator=generator) + 0.5 if tensor.is_floating_point() else tensor
-            for name, tensor in network.state_dict().items()}
+    return {
+        name: torch.rand(tensor.shape, generator=generator) + 0.5 if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
 
 
 @pytest.fixture
 def file(tmp_path):
     """file(tensors) -> the path of a .safetensors file with them."""
+
     def write(tensors, name="w.safetensors"):
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / name)
         return str(tmp_path / name)
+
     return write
 
 
@@ -58,21 +64,42 @@ def without_counts(tensors):
 
 
 # names -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("rename", [
-    lambda tensors: tensors,
-    lambda tensors: prefixed(tensors, "module."),
-    lambda tensors: prefixed(tensors, "_orig_mod.module."),
-    lambda tensors: prefixed(tensors, "state_dict.model.backbone."),
-    lambda tensors: {name.replace("layer1.", "layer1._orig_mod."): tensor for name, tensor in tensors.items()},
-    lambda tensors: prefixed(tensors, "module.") | {"n_averaged": torch.tensor(7)},
-    lambda tensors: prefixed(tensors, "model.") | {"criterion.weight": torch.ones(10), "epoch": torch.tensor(3)},
-    lambda tensors: prefixed(tensors, "ema_model.module.") | prefixed({name: tensor * 2 for name, tensor in tensors.items()}, "model."),
-    lambda tensors: {name.replace("fc.", "linear."): tensor for name, tensor in tensors.items()},
-    lambda tensors: prefixed(tensors, "module.") | {"module.layer1.0.total_ops": torch.tensor(1.0)},
-    without_counts,
-    lambda tensors: {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
-], ids=["plain", "parallel", "compiled", "nested", "compiled inside", "averaged", "beside others", "average of two", "linear", "counted",
-        "no batches tracked", "float64"])
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda tensors: tensors,
+        lambda tensors: prefixed(tensors, "module."),
+        lambda tensors: prefixed(tensors, "_orig_mod.module."),
+        lambda tensors: prefixed(tensors, "state_dict.model.backbone."),
+        lambda tensors: {name.replace("layer1.", "layer1._orig_mod."): tensor for name, tensor in tensors.items()},
+        lambda tensors: prefixed(tensors, "module.") | {"n_averaged": torch.tensor(7)},
+        lambda tensors: prefixed(tensors, "model.") | {"criterion.weight": torch.ones(10), "epoch": torch.tensor(3)},
+        lambda tensors: (
+            prefixed(tensors, "ema_model.module.")
+            | prefixed({name: tensor * 2 for name, tensor in tensors.items()}, "model.")
+        ),
+        lambda tensors: {name.replace("fc.", "linear."): tensor for name, tensor in tensors.items()},
+        lambda tensors: prefixed(tensors, "module.") | {"module.layer1.0.total_ops": torch.tensor(1.0)},
+        without_counts,
+        lambda tensors: {
+            name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+        },
+    ],
+    ids=[
+        "plain",
+        "parallel",
+        "compiled",
+        "nested",
+        "compiled inside",
+        "averaged",
+        "beside others",
+        "average of two",
+        "linear",
+        "counted",
+        "no batches tracked",
+        "float64",
+    ],
+)
 def test_the_same_network_under_other_names_is_taken(rename, file):
     network, theirs = resnet(), randomized(resnet())
     load_weights(network, file(rename(theirs)), "model.weights")
@@ -88,9 +115,15 @@ def test_two_copies_of_which_none_is_an_average_are_not_guessed_between():
 
 def test_other_classes_leave_the_last_layer_new_and_say_so(file):
     network = resnet()
-    before, theirs = {name: tensor.clone() for name, tensor in network.state_dict().items()}, randomized(resnet(classes=100))
+    before, theirs = (
+        {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        randomized(resnet(classes=100)),
+    )
     load_weights(network, file(theirs), "model.weights")
-    assert not network.has_weights and "model.weights: fc does not come from the file and is new" in network.said_of_weights[1]
+    assert (
+        not network.has_weights
+        and "model.weights: fc does not come from the file and is new" in network.said_of_weights[1]
+    )
     torch.testing.assert_close(network.fc.weight, before["fc.weight"])
     torch.testing.assert_close(network.fc.bias, before["fc.bias"])
     torch.testing.assert_close(network.layer3[0].conv2.weight, theirs["layer3.0.conv2.weight"])
@@ -104,17 +137,36 @@ def test_a_network_without_its_last_layer_and_another_name_of_other_classes():
     assert match(renamed, resnet(), "w").new == ["fc"]
 
 
-@pytest.mark.parametrize("network, theirs, says", [
-    (resnet(), resnet(final_batch_norm=False), "lacks 4 tensors (bn2.weight, bn2.bias, bn2.running_mean, ...); type model.final_batch_norm=false"),
-    (resnet(), resnet(14), "also has 30 tensors (layer1.1.conv1.weight, layer1.1.bn1.weight, layer1.1.bn1.bias, ...); type model.depth=14"),
-    (resnet(), resnet(width=8, final_batch_norm=False), "type model.width=8 model.final_batch_norm=false"),
-    (resnet(), resnet(channels=3), "it has conv1.weight [4, 3, 3, 3] instead of [4, 1, 3, 3]; its images have 3 channels and the task's 1"),
-    (TaskClassifier(1, 10, 8, 16), TaskClassifier(1, 10, 8, 32), "type model.features=32"),
-    (EDSR(2, 2, 8, 1.0), EDSR(3, 2, 8, 1.0), "type task.scale=3"),
-    (EDSR(2, 2, 8, 1.0), EDSR(2, 3, 16, 1.0), "type model.blocks=3 model.channels=16"),
-    (TaskClassifier(1, 10, 8, 16), resnet(), "also has"),
-    (resnet(), resnet18(num_classes=10), "choose the model and the options that it was made with"),
-], ids=["batch norm", "depth", "two", "channels", "features", "scale", "blocks", "nothing in common", "another"])
+@pytest.mark.parametrize(
+    "network, theirs, says",
+    [
+        (
+            resnet(),
+            resnet(final_batch_norm=False),
+            "lacks 4 tensors (bn2.weight, bn2.bias, bn2.running_mean, ...); type model.final_batch_norm=false",
+        ),
+        (
+            resnet(),
+            resnet(14),
+            (
+                "also has 30 tensors (layer1.1.conv1.weight, layer1.1.bn1.weight, layer1.1.bn1.bias, ...); type"
+                " model.depth=14"
+            ),
+        ),
+        (resnet(), resnet(width=8, final_batch_norm=False), "type model.width=8 model.final_batch_norm=false"),
+        (
+            resnet(),
+            resnet(channels=3),
+            "it has conv1.weight [4, 3, 3, 3] instead of [4, 1, 3, 3]; its images have 3 channels and the task's 1",
+        ),
+        (TaskClassifier(1, 10, 8, 16), TaskClassifier(1, 10, 8, 32), "type model.features=32"),
+        (EDSR(2, 2, 8, 1.0), EDSR(3, 2, 8, 1.0), "type task.scale=3"),
+        (EDSR(2, 2, 8, 1.0), EDSR(2, 3, 16, 1.0), "type model.blocks=3 model.channels=16"),
+        (TaskClassifier(1, 10, 8, 16), resnet(), "also has"),
+        (resnet(), resnet18(num_classes=10), "choose the model and the options that it was made with"),
+    ],
+    ids=["batch norm", "depth", "two", "channels", "features", "scale", "blocks", "nothing in common", "another"],
+)
 def test_a_mismatch_names_few_keys_and_the_option(network, theirs, says):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     said = refusal(match, prefixed(theirs.state_dict(), "module."), network, "model.weights: w")
@@ -123,9 +175,14 @@ def test_a_mismatch_names_few_keys_and_the_option(network, theirs, says):
 
 
 def test_what_is_explained_is_not_among_what_differs():
-    akamasters = {name.replace("fc.", "linear."): tensor for name, tensor in randomized(resnet(classes=100, final_batch_norm=False)).items()}
+    akamasters = {
+        name.replace("fc.", "linear."): tensor
+        for name, tensor in randomized(resnet(classes=100, final_batch_norm=False)).items()
+    }
     said = refusal(match, prefixed(akamasters, "module."), resnet(), "w")
-    assert said.endswith("it lacks 4 tensors (bn2.weight, bn2.bias, bn2.running_mean, ...); type model.final_batch_norm=false")
+    assert said.endswith(
+        "it lacks 4 tensors (bn2.weight, bn2.bias, bn2.running_mean, ...); type model.final_batch_norm=false"
+    )
     assert match(prefixed(akamasters, "module."), resnet(final_batch_norm=False), "w").new == ["fc"]
 
 
@@ -146,15 +203,25 @@ def test_a_constant_that_is_not_stored_any_more_is_ignored():
 
 
 # torchvision's and timm's --------------------------------------------------------------------------------------------
-SMALL = ["mobilenetv2_100", "efficientnet_b0", "mnasnet_050", "vit_base_patch32_224", "convnext_tiny", "swin_tiny_patch4_window7_224"]
+SMALL = [
+    "mobilenetv2_100",
+    "efficientnet_b0",
+    "mnasnet_050",
+    "vit_base_patch32_224",
+    "convnext_tiny",
+    "swin_tiny_patch4_window7_224",
+]
 
 
-@pytest.mark.parametrize("architecture", [pytest.param(name, marks=() if name in SMALL[:1] else pytest.mark.slow) for name in TORCHVISION])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=() if name in SMALL[:1] else pytest.mark.slow) for name in TORCHVISION]
+)
 def test_torchvisions_network_gives_the_same_output_under_timms_names(architecture):
     torch.manual_seed(0)
     theirs = get_model(TORCHVISION[architecture], weights=None).eval()
     for tensor in theirs.state_dict().values():
-        if tensor.is_floating_point() and tensor.numel() == len(tensor):    # vectors begin as zeros and ones, which hides an exchange
+        # vectors begin as zeros and ones, which hides an exchange
+        if tensor.is_floating_point() and tensor.numel() == len(tensor):
             tensor.uniform_(0.4, 0.6)
     ours = timm.create_model(architecture).eval()
     ours.load_state_dict(match(theirs.state_dict(), ours, "w").tensors)
@@ -174,7 +241,10 @@ def test_the_names_are_one_to_one():
 
 @pytest.mark.parametrize("theirs, architecture", [("mobilenet_v2", "mobilenetv2_100"), ("resnet18", "resnet18")])
 def test_a_file_of_torchvisions_with_other_classes(theirs, architecture, file):
-    section, task = SimpleNamespace(architecture=architecture, pretrained=False), SimpleNamespace(channels=3, classes=7, image_size=32)
+    section, task = (
+        SimpleNamespace(architecture=architecture, pretrained=False),
+        SimpleNamespace(channels=3, classes=7, image_size=32),
+    )
     network, tensors = build_timm_classifier(section, task), randomized(get_model(theirs, weights=None))
     load_weights(network, file(prefixed(without_counts(tensors), "module.")), "model.weights")
     assert not network.has_weights
@@ -188,7 +258,9 @@ def test_a_detector_takes_a_classifier_for_its_body():
 
         def __init__(self):
             super().__init__()
-            self.backbone = nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "fpn": nn.Conv2d(4, 4, 1)})
+            self.backbone = nn.ModuleDict(
+                {"body": nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), "fpn": nn.Conv2d(4, 4, 1)}
+            )
 
     detector = Detector()
     theirs = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10)))
@@ -202,12 +274,16 @@ def test_a_detector_takes_a_classifier_for_its_body():
 def test_finite_is_required_of_every_floating_tensor():
     require_finite({"a": torch.ones(2), "count": torch.tensor(3)}, "x")
     bad = {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "c": torch.tensor(float("-inf"))}
-    assert refusal(require_finite, bad, "model.weights: w").startswith("model.weights: w holds NaN or infinity in b and 1 other tensor")
+    assert refusal(require_finite, bad, "model.weights: w").startswith(
+        "model.weights: w holds NaN or infinity in b and 1 other tensor"
+    )
 
 
 def test_other_precisions_become_float32_and_that_is_said(file):
-    theirs = {name: tensor.half() if name.startswith("fc") else tensor.bfloat16() if tensor.is_floating_point() else tensor
-              for name, tensor in randomized(resnet()).items()}
+    theirs = {
+        name: tensor.half() if name.startswith("fc") else tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in randomized(resnet()).items()
+    }
     network = resnet()
     load_weights(network, file(theirs), "model.weights")
     assert "bfloat16 becomes float32; float16 becomes float32" in network.said_of_weights[0]
@@ -221,16 +297,26 @@ def test_integer_codes_are_no_weights():
     assert "holds torch.int8 in conv1.weight" in refusal(match, theirs, resnet(), "w")
 
 
-@pytest.mark.parametrize("name, content, says", [
-    ("w.pth", b"PK\3\4 and more", "is pickled, and loading a pickle can run code, allowed: .safetensors; type python scripts/convert_weights.py"),
-    ("w.safetensors", b"PK\3\4 and more", "is pickled"),
-    ("w.ckpt", b"\x80\2}q\0.", "then k=w.safetensors"),
-    ("w.tar", b"anything", "is pickled"),
-    ("w.safetensors", b"", "is not a sound safetensors file"),
-    ("w.safetensors", (64).to_bytes(8, "little") + b'{"a":', "copy or download it again"),
-    ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "type git lfs pull"),
-    ("w.onnx", b"\x08\x07\x12", "is no safetensors file, allowed: .safetensors"),
-])
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        (
+            "w.pth",
+            b"PK\3\4 and more",
+            (
+                "is pickled, and loading a pickle can run code, allowed: .safetensors; type python"
+                " scripts/convert_weights.py"
+            ),
+        ),
+        ("w.safetensors", b"PK\3\4 and more", "is pickled"),
+        ("w.ckpt", b"\x80\2}q\0.", "then k=w.safetensors"),
+        ("w.tar", b"anything", "is pickled"),
+        ("w.safetensors", b"", "is not a sound safetensors file"),
+        ("w.safetensors", (64).to_bytes(8, "little") + b'{"a":', "copy or download it again"),
+        ("w.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "type git lfs pull"),
+        ("w.onnx", b"\x08\x07\x12", "is no safetensors file, allowed: .safetensors"),
+    ],
+)
 def test_what_cannot_be_read_is_refused_by_kind(name, content, says, tmp_path):
     (tmp_path / name).write_bytes(content)
     said = refusal(read, tmp_path / name, "k")
@@ -239,7 +325,10 @@ def test_what_cannot_be_read_is_refused_by_kind(name, content, says, tmp_path):
 
 def test_no_file_no_tensors_and_a_lora(file, tmp_path):
     path = file({"a": torch.ones(1)}, "weights.safetensors")
-    assert "no such file" in (said := refusal(read, tmp_path / "weight.safetensors", "k")) and "did you mean 'weights.safetensors'?" in said
+    assert (
+        "no such file" in (said := refusal(read, tmp_path / "weight.safetensors", "k"))
+        and "did you mean 'weights.safetensors'?" in said
+    )
     assert "holds no tensors" in refusal(read, file({}), "k")
     assert "is a LoRA" in refusal(read, file({"unet.conv.lora_A.weight": torch.ones(2, 2)}), "k")
     assert read(path, "k")[0]["a"] == 1
@@ -271,7 +360,9 @@ def test_folders_of_runs_and_of_the_hub(file, tmp_path):
     assert read(tmp_path / "hub", "k")[0] == {"a": torch.ones(1)}
     save_file({"b": torch.ones(1)}, tmp_path / "hub" / "two.safetensors")
     assert "holds 2 files of weights" in refusal(read, tmp_path / "hub", "k")
-    (tmp_path / "hub" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}))
+    (tmp_path / "hub" / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}})
+    )
     assert set(read(tmp_path / "hub", "k")[0]) == {"a", "b"}
     (tmp_path / "hub" / "two.safetensors").unlink()
     assert "needs two.safetensors beside it" in refusal(read, tmp_path / "hub", "k")

@@ -13,8 +13,22 @@ from quantlab.search.nas_bench_201 import NasBench201
 LEAST, LARGEST = 72_752, 1_524_272
 ALL_3X3, EMPTY = (3,) * 6, (0,) * 6
 # gamma of complexities of NAS-Bench-201's cells, gamma_max 4, as published code gives them
-GAMMA = {72752: 4.0, 99632: 3.612, 126512: 3.318, 314672: 2.195, 341552: 2.094, 368432: 2.0, 556592: 1.492, 583472: 1.434, 798512: 1.047,
-         825392: 1.006, 852272: 0.967, 1040432: 0.721, 1282352: 0.463, 1524272: 0.25}
+GAMMA = {
+    72752: 4.0,
+    99632: 3.612,
+    126512: 3.318,
+    314672: 2.195,
+    341552: 2.094,
+    368432: 2.0,
+    556592: 1.492,
+    583472: 1.434,
+    798512: 1.047,
+    825392: 1.006,
+    852272: 0.967,
+    1040432: 0.721,
+    1282352: 0.463,
+    1524272: 0.25,
+}
 
 
 def optimizer_of(*rates):
@@ -29,7 +43,9 @@ def test_exponents_of_the_benchmarks_cells():
     space = NasBench201()
     complexities = np.array([space.complexity(space.subnet(index)) for index in range(space.size)])
     assert (complexities.min(), complexities.max()) == space.complexity_range() == (LEAST, LARGEST)
-    exponents = {int(complexity): decay_exponent(int(complexity), LEAST, LARGEST, 4.0) for complexity in np.unique(complexities)}
+    exponents = {
+        int(complexity): decay_exponent(int(complexity), LEAST, LARGEST, 4.0) for complexity in np.unique(complexities)
+    }
     assert len(exponents) == 28
     assert {complexity: round(exponents[complexity], 3) for complexity in GAMMA} == GAMMA
     gammas = np.array([exponents[int(complexity)] for complexity in complexities])
@@ -70,7 +86,7 @@ def test_rates_of_the_largest_and_the_empty_cell(subnet, gamma):
 def test_the_rate_is_set_for_the_step_that_follows():
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    calr = CaLR(optimizer, 4, least=1, largest=16, gamma_max=2.0)          # gamma: 2 at 1, 1.25 at 4, 0.5 at 16
+    calr = CaLR(optimizer, 4, least=1, largest=16, gamma_max=2.0)  # gamma: 2 at 1, 1.25 at 4, 0.5 at 16
     moved = []
     for t, complexity in enumerate([1, 16, 4, 1]):
         weight.grad, before = torch.ones(()), weight.item()
@@ -123,16 +139,19 @@ def test_the_factor_never_rises_and_smaller_subnets_are_below_larger_ones():
     assert decay_factor(50, 50, math.pi) == 0
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda: decay_exponent(5, 10, 20, 4.0), "complexity: got 5, allowed: 10 to 20"),
-    (lambda: decay_exponent(21, 10, 20, 4.0), "complexity: got 21"),
-    (lambda: decay_exponent(0, 0, 20, 4.0), "least complexity: got 0"),
-    (lambda: decay_exponent(10, 10, 20, 0.0), "gamma_max: got 0.0"),
-    (lambda: decay_factor(11, 10, 1.0), "t: got 11 of 10"),
-    (lambda: decay_factor(-1, 10, 1.0), "t: got -1 of 10"),
-    (lambda: CaLR(optimizer_of(0.1), 0, 1, 2), "of 0 iterations"),
-    (lambda: CaLR(optimizer_of(0.1), 10, 1, 2, gamma_max=-4), "gamma_max: got -4"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda: decay_exponent(5, 10, 20, 4.0), "complexity: got 5, allowed: 10 to 20"),
+        (lambda: decay_exponent(21, 10, 20, 4.0), "complexity: got 21"),
+        (lambda: decay_exponent(0, 0, 20, 4.0), "least complexity: got 0"),
+        (lambda: decay_exponent(10, 10, 20, 0.0), "gamma_max: got 0.0"),
+        (lambda: decay_factor(11, 10, 1.0), "t: got 11 of 10"),
+        (lambda: decay_factor(-1, 10, 1.0), "t: got -1 of 10"),
+        (lambda: CaLR(optimizer_of(0.1), 0, 1, 2), "of 0 iterations"),
+        (lambda: CaLR(optimizer_of(0.1), 10, 1, 2, gamma_max=-4), "gamma_max: got -4"),
+    ],
+)
 def test_what_is_not_allowed_is_said(call, says):
     with pytest.raises(ValueError, match=says):
         call()

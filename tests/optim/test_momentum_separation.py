@@ -1,4 +1,6 @@
-"""Momentum separation: torch's optimizers as the case of one cluster, the released code's five optimizers as the case of five."""
+"""Momentum separation: torch's optimizers as the case of one cluster, the released code's five optimizers as the
+case of five.
+"""
 
 import copy
 import pickle
@@ -28,7 +30,9 @@ def parameters(seed=0):
 def draws(step, clusters=3):
     """(cluster, gradients) of a step: of three parameters one or two have none, as operations outside the subnet."""
     rng = np.random.default_rng((7, step))
-    gradients = [torch.from_numpy(rng.standard_normal(p.shape)).float() if rng.random() < 0.6 else None for p in parameters()]
+    gradients = [
+        torch.from_numpy(rng.standard_normal(p.shape)).float() if rng.random() < 0.6 else None for p in parameters()
+    ]
     return int(rng.integers(clusters)), gradients
 
 
@@ -67,7 +71,9 @@ def test_one_cluster_is_the_plain_optimizer_bit_for_bit(make):
 @every_optimizer
 @pytest.mark.parametrize("inactive", ["frozen", "decayed"])
 def test_clusters_are_as_many_optimizers_over_the_same_weights(make, inactive):
-    """What the released code is: one optimizer per cluster. `zero_grad` of torch 1.8, for which it was written, wrote zeros."""
+    """What the released code is: one optimizer per cluster. `zero_grad` of torch 1.8, for which it was written,
+    wrote zeros.
+    """
     ours, theirs = parameters(), parameters()
     walk(ours, MomentumSeparation(make(ours), 3, inactive), range(30))
     optimizers = [make(theirs) for _ in range(3)]
@@ -91,12 +97,17 @@ def test_separate_momentum_and_shared_weights_worked_out_by_hand():
         optimizer.select(cluster)
         weight.grad = torch.tensor(gradient)
         optimizer.step()
-        walked.append([weight.item()] + [None if mu is None else mu.item() for mu in map(optimizer.momentum, [weight] * 2, range(2))])
-    assert walked[0] == [pytest.approx(0.9), 1.0, None]             # the second cluster has no memory before its first step
-    assert walked[1] == [pytest.approx(0.5), 1.0, 4.0]              # mu_0 waits
-    assert walked[2] == [pytest.approx(0.35), 1.5, 4.0]             # mu_0 = 0.5 * 1 + 1: nothing of the 4 that came between
+        walked.append(
+            [weight.item()]
+            + [None if mu is None else mu.item() for mu in map(optimizer.momentum, [weight] * 2, range(2))]
+        )
+    # the second cluster has no memory before its first step
+    assert walked[0] == [pytest.approx(0.9), 1.0, None]
+    assert walked[1] == [pytest.approx(0.5), 1.0, 4.0]  # mu_0 waits
+    # mu_0 = 0.5 * 1 + 1: nothing of the 4 that came between
+    assert walked[2] == [pytest.approx(0.35), 1.5, 4.0]
     assert walked[3] == [pytest.approx(0.15), 1.5, 2.0]
-    assert optimizer.momentum(weight) is optimizer.momentum(weight, 1)      # the selected one
+    assert optimizer.momentum(weight) is optimizer.momentum(weight, 1)  # the selected one
 
 
 def test_momentum_of_adam_is_its_first_moment():
@@ -110,9 +121,12 @@ def test_momentum_of_adam_is_its_first_moment():
 
 @pytest.mark.parametrize("inactive, then", [("frozen", 0.89), ("decayed", 0.7821)])
 def test_a_parameter_without_gradient_worked_out_by_hand(inactive, then):
-    # Active in the first step only: d = 1 + 0.1 * 1, w = 1 - 0.1 * 1.1. With a zero gradient: d = 0.9 * 1.1 + 0.1 * 0.89 = 1.079.
+    # Active in the first step only: d = 1 + 0.1 * 1, w = 1 - 0.1 * 1.1. With a zero gradient: d = 0.9 * 1.1 + 0.1 *
+    # 0.89 = 1.079.
     weight, never, other = scalar(), scalar(), scalar()
-    optimizer = MomentumSeparation(torch.optim.SGD([weight, never, other], lr=0.1, momentum=0.9, weight_decay=0.1), 1, inactive)
+    optimizer = MomentumSeparation(
+        torch.optim.SGD([weight, never, other], lr=0.1, momentum=0.9, weight_decay=0.1), 1, inactive
+    )
     weight.grad = torch.tensor(1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -120,20 +134,22 @@ def test_a_parameter_without_gradient_worked_out_by_hand(inactive, then):
     other.grad = torch.tensor(1.0)
     optimizer.step()
     assert weight.item() == pytest.approx(then)
-    assert never.item() == 1 and other.item() == pytest.approx(0.89)       # what never had a gradient stays where it is
+    assert never.item() == 1 and other.item() == pytest.approx(0.89)  # what never had a gradient stays where it is
 
 
 @pytest.mark.parametrize("inactive, then", [("frozen", 0.89), ("decayed", 0.8811)])
 def test_another_cluster_decays_a_weight_but_has_no_momentum_for_it(inactive, then):
     weight, other = scalar(), scalar()
-    optimizer = MomentumSeparation(torch.optim.SGD([weight, other], lr=0.1, momentum=0.9, weight_decay=0.1), 2, inactive)
+    optimizer = MomentumSeparation(
+        torch.optim.SGD([weight, other], lr=0.1, momentum=0.9, weight_decay=0.1), 2, inactive
+    )
     weight.grad = torch.tensor(1.0)
     optimizer.step()
     optimizer.zero_grad()
     optimizer.select(1)
     other.grad = torch.tensor(1.0)
     optimizer.step()
-    assert weight.item() == pytest.approx(then)         # 0.89 - 0.1 * 0.1 * 0.89
+    assert weight.item() == pytest.approx(then)  # 0.89 - 0.1 * 0.1 * 0.89
 
 
 @every_optimizer
@@ -141,7 +157,7 @@ def test_another_cluster_decays_a_weight_but_has_no_momentum_for_it(inactive, th
 def test_a_resumed_run_walks_on_bit_for_bit(make, inactive, tmp_path):
     whole = parameters()
     walk(whole, MomentumSeparation(make(whole), 3, inactive), range(20))
-    for stop in (1, 9):         # after one step two clusters have no memory
+    for stop in (1, 9):  # after one step two clusters have no memory
         weights = parameters()
         optimizer = MomentumSeparation(make(weights), 3, inactive)
         walk(weights, optimizer, range(stop))
@@ -168,10 +184,10 @@ def test_memory_is_exactly_one_set_of_buffers_per_cluster():
     assert len(places) == clusters * len(weights)
     for cluster in range(clusters):
         optimizer.select(cluster)
-        assert {optimizer.momentum(weight).data_ptr() for weight in weights} < places      # selecting copies nothing
+        assert {optimizer.momentum(weight).data_ptr() for weight in weights} < places  # selecting copies nothing
     optimizer.select(1)
     assert len(optimizer.state_dict()["states"]) == clusters
-    assert optimizer.optimizer.state is optimizer.state is optimizer.states[1]      # saving selects nothing
+    assert optimizer.optimizer.state is optimizer.state is optimizer.states[1]  # saving selects nothing
 
 
 @pytest.mark.parametrize("inactive, buffers", [("frozen", 4), ("decayed", 6)])
@@ -183,12 +199,17 @@ def test_frozen_an_operation_of_one_cluster_has_one_buffer(inactive, buffers):
         (shared * operations[cluster]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert sum(optimizer.momentum(weight, cluster) is not None for weight in (shared, *operations) for cluster in range(2)) == buffers
+    assert (
+        sum(optimizer.momentum(weight, cluster) is not None for weight in (shared, *operations) for cluster in range(2))
+        == buffers
+    )
 
 
 def test_groups_and_rates_are_of_all_clusters_before_and_after_loading():
     weights = parameters()
-    optimizer = MomentumSeparation(torch.optim.SGD([{"params": weights[:2]}, {"params": weights[2:], "lr": 0.5}], lr=0.1), 2)
+    optimizer = MomentumSeparation(
+        torch.optim.SGD([{"params": weights[:2]}, {"params": weights[2:], "lr": 0.5}], lr=0.1), 2
+    )
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     calr = CaLR(optimizer, 10, 1, 100)
     calr.set(5, 100)
@@ -209,7 +230,7 @@ COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.
 def test_a_copy_walks_as_the_original_does(make, copied_by):
     weights = parameters()
     optimizer = MomentumSeparation(make(weights), 3, "decayed")
-    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)      # puts a `step` of its own on the original
+    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)  # puts a `step` of its own on the original
     walk(weights, optimizer, range(9))
     copied_weights, copied = copied_by((weights, optimizer))
     walk(weights, optimizer, range(9, 20))
@@ -234,7 +255,7 @@ def test_the_state_of_a_plain_optimizer_is_the_first_clusters(make, inactive):
     loaded.load_state_dict(copy.deepcopy(plain.state_dict()))
     assert loaded.cluster == 0
     wrapped = MomentumSeparation(plain, 3, inactive)
-    wrapped.touched = set(plain.state)      # constructing cannot know it
+    wrapped.touched = set(plain.state)  # constructing cannot know it
     walk(begun, wrapped, range(1, 12))
     walk(weights, loaded, range(1, 12))
     assert_equal(weights, begun)
@@ -244,6 +265,7 @@ def test_an_optimizer_that_calls_its_closure_several_times():
     ours, torchs = scalar(3.0), scalar(3.0)
     separated, plain = MomentumSeparation(torch.optim.LBFGS([ours]), 2), torch.optim.LBFGS([torchs])
     for weight, optimizer in ((ours, separated), (torchs, plain)):
+
         def closure():
             optimizer.zero_grad()
             loss = (weight - 1) ** 4
@@ -305,16 +327,33 @@ def test_prepared_by_accelerate_it_is_the_same(make):
     assert prepared.state is prepared.optimizer.states[prepared.optimizer.cluster]
 
 
-@pytest.mark.parametrize("call, says", [
-    (lambda optimizer: MomentumSeparation(optimizer, 0), "clusters: got 0, allowed: 1 or more"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2, "thawed"), "inactive_parameters: got 'thawed', allowed: frozen, decayed"),
-    (lambda optimizer: MomentumSeparation(torch.optim.Adagrad(parameters()), 2), "optimizer: got Adagrad, which makes its memory before"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2).select(2), "cluster: got 2, allowed: 0 to 1"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2).select(-1), "cluster: got -1"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2).momentum(scalar(), 2), "cluster: got 2"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict(MomentumSeparation(optimizer, 3).state_dict()), "clusters=3"),
-    (lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict({"model": {}}), "got no param_groups and no state, allowed: what state_dict"),
-])
+@pytest.mark.parametrize(
+    "call, says",
+    [
+        (lambda optimizer: MomentumSeparation(optimizer, 0), "clusters: got 0, allowed: 1 or more"),
+        (
+            lambda optimizer: MomentumSeparation(optimizer, 2, "thawed"),
+            "inactive_parameters: got 'thawed', allowed: frozen, decayed",
+        ),
+        (
+            lambda optimizer: MomentumSeparation(torch.optim.Adagrad(parameters()), 2),
+            "optimizer: got Adagrad, which makes its memory before",
+        ),
+        (lambda optimizer: MomentumSeparation(optimizer, 2).select(2), "cluster: got 2, allowed: 0 to 1"),
+        (lambda optimizer: MomentumSeparation(optimizer, 2).select(-1), "cluster: got -1"),
+        (lambda optimizer: MomentumSeparation(optimizer, 2).momentum(scalar(), 2), "cluster: got 2"),
+        (
+            lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict(
+                MomentumSeparation(optimizer, 3).state_dict()
+            ),
+            "clusters=3",
+        ),
+        (
+            lambda optimizer: MomentumSeparation(optimizer, 2).load_state_dict({"model": {}}),
+            "got no param_groups and no state, allowed: what state_dict",
+        ),
+    ],
+)
 def test_what_is_not_allowed_is_said(call, says):
     with pytest.raises(ValueError, match=says):
         call(OPTIMIZERS["sgd"](parameters()))

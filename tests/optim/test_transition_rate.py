@@ -10,8 +10,15 @@ import torch
 from quantlab.optim import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpropT
 from quantlab.optim.transition_rate import RULES, updated_talr
 
-PAIRS = [(SGDT, torch.optim.SGD), (AdamT, torch.optim.Adam), (AdamWT, torch.optim.AdamW), (NAdamT, torch.optim.NAdam),
-         (AdamaxT, torch.optim.Adamax), (RMSpropT, torch.optim.RMSprop), (AdagradT, torch.optim.Adagrad)]
+PAIRS = [
+    (SGDT, torch.optim.SGD),
+    (AdamT, torch.optim.Adam),
+    (AdamWT, torch.optim.AdamW),
+    (NAdamT, torch.optim.NAdam),
+    (AdamaxT, torch.optim.Adamax),
+    (RMSpropT, torch.optim.RMSprop),
+    (AdagradT, torch.optim.Adagrad),
+]
 OPTIMIZERS = [ours for ours, _ in PAIRS]
 
 
@@ -47,7 +54,9 @@ def parameters():
 @pytest.mark.parametrize("ours, torchs", PAIRS)
 def test_unscheduled_groups_and_a_rate_that_stays_are_torchs_optimizer_bit_for_bit(ours, torchs, is_scheduled):
     """eta so small that U stays U^0: every layer then moves as under that learning rate, and decays as under it."""
-    options = {"lr": 0.0625, "weight_decay": 0.02} | ({"momentum": 0.9, "nesterov": is_scheduled} if ours is SGDT else {})
+    options = {"lr": 0.0625, "weight_decay": 0.02} | (
+        {"momentum": 0.9, "nesterov": is_scheduled} if ours is SGDT else {}
+    )
     plain, weights = parameters(), parameters()
     walked(plain, torchs(plain, **options))
     if is_scheduled:
@@ -64,18 +73,24 @@ def test_three_updates_worked_out_by_hand():
     weight = torch.nn.Parameter(torch.tensor([0.05, 0.15, 0.25, 0.95]))
     optimizer = scheduled(SGDT, weight, lr=0.1, momentum=0.0, target=0.5, m=0.5)
     weight.grad = torch.ones(4)
-    optimizer.step()                    # U = 0.1, as there is nothing to compare with: w0 crosses zero
+    optimizer.step()  # U = 0.1, as there is nothing to compare with: w0 crosses zero
     torch.testing.assert_close(weight.data, torch.tensor([-0.05, 0.05, 0.15, 0.85]))
-    optimizer.step()                    # k = 1/4, K = 0.5 * 0.5 + 0.5 * 0.25 = 0.375, U = 0.1 + 0.1 * 0.125 = 0.1125
+    optimizer.step()  # k = 1/4, K = 0.5 * 0.5 + 0.5 * 0.25 = 0.375, U = 0.1 + 0.1 * 0.125 = 0.1125
     assert optimizer.state[weight]["running_transition_rate"] == pytest.approx(0.375)
     torch.testing.assert_close(weight.data, torch.tensor([-0.1625, -0.0625, 0.0375, 0.7375]))
     optimizer.param_groups[0]["lr"] = 0.0
-    optimizer.step()                    # k = 1/4, K = 0.3125, U = 0.1125 - 0.1 * 0.3125 = 0.08125
+    optimizer.step()  # k = 1/4, K = 0.3125, U = 0.1125 - 0.1 * 0.3125 = 0.08125
     assert optimizer.state[weight]["talr"] == pytest.approx(0.08125)
 
 
-@pytest.mark.parametrize("rule, wanted", [("additive", 0.2 + 0.1 * (0.3 - 0.6)), ("multiplicative", 0.1),
-                                          ("momentum_multiplicative", 0.9 * 0.2 + 0.1 * 0.1)])
+@pytest.mark.parametrize(
+    "rule, wanted",
+    [
+        ("additive", 0.2 + 0.1 * (0.3 - 0.6)),
+        ("multiplicative", 0.1),
+        ("momentum_multiplicative", 0.9 * 0.2 + 0.1 * 0.1),
+    ],
+)
 def test_the_three_rules(rule, wanted):
     got = updated_talr(rule, torch.tensor(0.2), 0.3, torch.tensor(0.6), eta=0.1, m=0.9)
     assert float(got) == pytest.approx(wanted)
@@ -95,13 +110,14 @@ def test_no_transition_without_talr(optimizer):
     weight.grad = torch.randn(1000)
     one.step()
     one.state[weight]["talr"].zero_()
-    one.state[weight]["running_transition_rate"].fill_(1.0)        # far above the target: U stays at zero
+    one.state[weight]["running_transition_rate"].fill_(1.0)  # far above the target: U stays at zero
     before = weight.data.clone()
     one.step()
     assert torch.equal(weight.data, before) and one.state[weight]["talr"] == 0
 
 
-# Standard deviation of the gradient, so that every bit-width needs about the same U: a coarser grid has fewer transition points.
+# Standard deviation of the gradient, so that every bit-width needs about the same U: a coarser grid has fewer
+# transition points.
 NOISE = {1: 0.16, 2: 0.07, 3: 0.034, 4: 0.018}
 
 
@@ -110,11 +126,15 @@ NOISE = {1: 0.16, 2: 0.07, 3: 0.034, 4: 0.018}
 def test_running_rate_follows_a_cosine_target(rule, bits):
     """Within 10 % (means over 400 updates) from a fifth of the walk until the target is a tenth of what it was.
 
-    The gradient is stationary: independent noise, the weights kept in their range. The speed of the additive rule is its gain
-    eta times what a unit of U moves (at U^0 = eta = 0.1 it needs gradients for which U is well below U^0); that of the others
-    does not depend on it. Eq. (S2) closes a gap slowest, and walks twice as long.
+    The gradient is stationary: independent noise, the weights kept in their range. The speed of the additive rule is
+    its gain eta times what a unit of U moves (at U^0 = eta = 0.1 it needs gradients for which U is well below U^0);
+    that of the others does not depend on it. Eq. (S2) closes a gap slowest, and walks twice as long.
     """
-    generator, target, total = torch.Generator().manual_seed(0), 5e-3 * bits**0.5, 16_000 if rule == "momentum_multiplicative" else 8000
+    generator, target, total = (
+        torch.Generator().manual_seed(0),
+        5e-3 * bits**0.5,
+        16_000 if rule == "momentum_multiplicative" else 8000,
+    )
     weight = torch.nn.Parameter(torch.rand(4000, generator=generator) * 2 - 1)
     optimizer = scheduled(SGDT, weight, rounded(bits), target, lr=0.1, rule=rule)
     errors = []
@@ -124,18 +144,18 @@ def test_running_rate_follows_a_cosine_target(rule, bits):
         optimizer.step()
         weight.data.clamp_(-1, 1)
         errors.append((optimizer.state[weight]["running_transition_rate"] - R) / R)
-    errors = torch.stack(errors[int(0.2 * total):])
+    errors = torch.stack(errors[int(0.2 * total) :])
     assert errors.unfold(0, 400, 400).mean(1).abs().max() < 0.1
 
 
 def test_transitions_are_counted_once_per_update_whatever_happens_between():
     weight = torch.nn.Parameter(torch.tensor([0.05, 1.0]))
     optimizer = scheduled(SGDT, weight, lr=0.1, momentum=0.0, m=0.0)
-    for _ in range(3):                                  # three forward passes, one update
+    for _ in range(3):  # three forward passes, one update
         (weight.sum() / 3).backward()
     optimizer.step()
     optimizer.zero_grad()
-    optimizer.step()                                    # no gradient: no update, nothing counted
+    optimizer.step()  # no gradient: no update, nothing counted
     weight.grad = torch.zeros(2)
     optimizer.step()
     assert optimizer.state[weight]["running_transition_rate"] == 0.5
@@ -182,7 +202,7 @@ def test_a_copy_counts_the_copied_weights_with_the_copied_quantizers(optimizer, 
     one = scheduled(optimizer, layer.weight, layer.discrete, target=0.05)
     walked([layer.weight], one, 5)
     twin, other = copied((layer, one))
-    layer.scale.fill_(100.0)            # the original's alone: its levels are all zero from now on
+    layer.scale.fill_(100.0)  # the original's alone: its levels are all zero from now on
     walked([layer.weight], one, 5, seed=2)
     walked([twin.weight], other, 1, seed=2)
     levels = other.state[twin.weight]["discrete"]
@@ -224,7 +244,7 @@ def test_a_closure_is_called_once_before_the_update():
         return loss
 
     optimizer = scheduled(SGDT, weight, momentum=0.0)
-    assert optimizer.step(closure) == 9 and len(calls) == 1        # w = 1 - 0.1 * 3
+    assert optimizer.step(closure) == 9 and len(calls) == 1  # w = 1 - 0.1 * 3
     torch.testing.assert_close(weight.data, torch.full((3,), 0.7))
 
 
@@ -267,10 +287,17 @@ def test_a_scheduler_of_torch_moves_targets_and_rates_alike():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.05])
 
 
-@pytest.mark.parametrize("group, says", [
-    ({"lr": 0.0}, "target"), ({"lr": 1.5}, "target"), ({"rule": "sideways"}, "additive"), ({"m": 1.0}, "m: got"),
-    ({"eta": -1.0}, "eta"), ({"discretize": [sign, sign]}, "one each"),
-])
+@pytest.mark.parametrize(
+    "group, says",
+    [
+        ({"lr": 0.0}, "target"),
+        ({"lr": 1.5}, "target"),
+        ({"rule": "sideways"}, "additive"),
+        ({"m": 1.0}, "m: got"),
+        ({"eta": -1.0}, "eta"),
+        ({"discretize": [sign, sign]}, "one each"),
+    ],
+)
 def test_what_is_not_allowed_is_said(group, says):
     group = {"params": [torch.nn.Parameter(torch.ones(2))], "discretize": [sign], "lr": 0.01} | group
     with pytest.raises(ValueError, match=says):

@@ -45,7 +45,7 @@ def test_soft_weight_starts_as_the_weight_and_hardens_to_nearest(symmetric):
     nearest = quantized().clone()
     quantized.learn_rounding(weight, 1.1, -0.1, straight_through=False)
     ratio = weight / quantized.scale + quantized.zero_point
-    inside = (ratio >= quantized.q_min) & (ratio <= quantized.q_max)     # the rest is clipped by the rounding of z
+    inside = (ratio >= quantized.q_min) & (ratio <= quantized.q_max)  # the rest is clipped by the rounding of z
     assert inside.float().mean() > 0.9
     torch.testing.assert_close(quantized()[inside], weight[inside], rtol=0, atol=1e-5)
     quantized.harden()

@@ -1,6 +1,8 @@
-"""Every quantizer, compiled and not: equal outputs and gradients, where a version of torch or a compiler could decide otherwise.
+"""Every quantizer, compiled and not: equal outputs and gradients, where a version of torch or a compiler could decide
+otherwise.
 
-Those are zero, the ends of the clip, and the middle between two levels. Scales are such that these points are hit exactly.
+Those are zero, the ends of the clip, and the middle between two levels. Scales are such that these points are hit
+exactly.
 """
 
 from pathlib import Path
@@ -22,10 +24,17 @@ from quantlab.quantizers.lsq import LSQPolicy
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer, WeightStandardization
 from quantlab.quantizers.wrap import UniformAffinePolicy
 
-POLICIES = {"fixed_point": FixedPointPolicy, "lsq": LSQPolicy, "learned_clipping": LearnedClippingPolicy, "ewgs": EWGSPolicy,
-            "dsq": DSQPolicy, "binary": BinaryPolicy, "reactnet": ReActNetPolicy}
+POLICIES = {
+    "fixed_point": FixedPointPolicy,
+    "lsq": LSQPolicy,
+    "learned_clipping": LearnedClippingPolicy,
+    "ewgs": EWGSPolicy,
+    "dsq": DSQPolicy,
+    "binary": BinaryPolicy,
+    "reactnet": ReActNetPolicy,
+}
 LEAST = {"lsq": 2, "learned_clipping": 2}
-FEW, ALL = (1, 2), (1, 2, 3, 4, 8)      # a compiler takes its time for each
+FEW, ALL = (1, 2), (1, 2, 3, 4, 8)  # a compiler takes its time for each
 NAMES = [*POLICIES, "uniform_affine", "adaround", "standardized"]
 SECTION = SimpleNamespace(policy=[], activation=SimpleNamespace(signed="auto"), delta=0.25, output_scale=False)
 LAYER = nn.Linear(1, 1)
@@ -37,7 +46,9 @@ def test_every_quantizer_is_here():
 
 
 class Case(nn.Module):
-    """A quantizer, inputs `x`, and where among them the ends of its clip are (`low`, `high`; None: it has none, or they get no gradient)."""
+    """A quantizer, inputs `x`, and where among them the ends of its clip are (`low`, `high`; None: it has none, or
+    they get no gradient).
+    """
 
     def __init__(self, quantizer: nn.Module, x: Tensor, low: float | None = None, high: float | None = None):
         super().__init__()
@@ -52,14 +63,23 @@ def points(low: float, high: float, step: float) -> Tensor:
     """Every half level of [low, high], its neighbours in float32, and what lies beyond the ends: [N, 1]."""
     halves = torch.arange(2 * low / step - 3, 2 * high / step + 4) * (step / 2)
     halves = torch.cat([halves, torch.zeros(1)])
-    return torch.cat([halves, halves.nextafter(halves + 1), halves.nextafter(halves - 1), torch.linspace(2 * low - 1, 2 * high + 1, 50)])[:, None]
+    return torch.cat(
+        [
+            halves,
+            halves.nextafter(halves + 1),
+            halves.nextafter(halves - 1),
+            torch.linspace(2 * low - 1, 2 * high + 1, 50),
+        ]
+    )[:, None]
 
 
 @torch.no_grad()
 def put_on_the_grid(quantizer: nn.Module, signed: bool) -> tuple[float, float, float]:
-    """Give the quantizer scales under which ends and half levels are exact. Returns both ends and the distance of levels."""
+    """Give the quantizer scales under which ends and half levels are exact. Returns both ends and the distance of
+    levels.
+    """
     bits = quantizer.bits
-    if hasattr(quantizer, "upper"):         # ewgs, dsq
+    if hasattr(quantizer, "upper"):  # ewgs, dsq
         quantizer.lower.fill_(-1.0)
         quantizer.upper.fill_(-1 + 0.5 * (2**bits - 1))
         return -1.0, quantizer.upper.item(), 0.5
@@ -67,7 +87,7 @@ def put_on_the_grid(quantizer: nn.Module, signed: bool) -> tuple[float, float, f
         highest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         quantizer.clipping_value.fill_(0.5 * highest)
         return -0.5 * highest if signed else 0.0, 0.5 * highest, 0.5
-    if hasattr(quantizer, "scale"):         # fixed_point, lsq
+    if hasattr(quantizer, "scale"):  # fixed_point, lsq
         low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
         if type(quantizer).__name__.startswith("LSQ"):
             quantizer.scale.fill_(0.5)
@@ -77,18 +97,20 @@ def put_on_the_grid(quantizer: nn.Module, signed: bool) -> tuple[float, float, f
             return (-1.0, 1.0, 1.0) if signed else (0.0, 1.0, 1.0)
         gamma = 2.0 ** (bits - 1) if signed else 2.0**bits
         return low / gamma, high / gamma, 1 / gamma
-    if hasattr(quantizer, "beta"):          # reactnet's inputs: 2 - 2|x| is zero at both ends
+    if hasattr(quantizer, "beta"):  # reactnet's inputs: 2 - 2|x| is zero at both ends
         quantizer.beta.fill_(0.25)
         return -0.75, 1.25, 1.0
-    return -1.0, 1.0, 1.0                   # weights of one bit
+    return -1.0, 1.0, 1.0  # weights of one bit
 
 
 def trained_cases(name: str, all_bits: tuple[int, ...]) -> list[Case]:
     policy, cases = POLICIES[name](SECTION), []
-    for bits in (bits for bits in all_bits if LEAST.get(name, 1) <= bits and (bits == 1 or name not in ("binary", "reactnet"))):
+    for bits in (
+        bits for bits in all_bits if LEAST.get(name, 1) <= bits and (bits == 1 or name not in ("binary", "reactnet"))
+    ):
         quantizer = policy.weight(LAYER, bits, learn_scale=True)
         low, high, step = put_on_the_grid(quantizer, signed=True)
-        cases.append(Case(quantizer, points(low, high, step).T.contiguous(), low, high))      # one channel
+        cases.append(Case(quantizer, points(low, high, step).T.contiguous(), low, high))  # one channel
         for signed in (True, False):
             quantizer = policy.activation(LAYER, bits)
             quantizer.is_signed = signed
@@ -106,7 +128,7 @@ def affine_cases(all_bits: tuple[int, ...]) -> list[Case]:
         for symmetric, zero_point in ((True, 0.0), (False, 1.0)):
             section.activation.symmetric = symmetric
             quantizer = UniformAffinePolicy(section).activation(bits, GroupPointer(1))
-            quantizer.zero_point.fill_(zero_point)      # the scale is e^0
+            quantizer.zero_point.fill_(zero_point)  # the scale is e^0
             low, high = quantizer.q_min - zero_point, quantizer.q_max - zero_point
             cases.append(Case(quantizer, points(low, high, 1.0), low, high))
     return cases
@@ -129,8 +151,10 @@ def standardized_cases(*_) -> list[Case]:
     generator, cases = torch.Generator().manual_seed(0), []
     for name in ("fixed_point", "lsq", "ewgs", "reactnet"):
         weight = torch.randn(4, 3, 3, 3, generator=generator)
-        quantizer = StandardizedWeightQuantizer(POLICIES[name](SECTION).weight(nn.Conv2d(3, 4, 3), 1 if name == "reactnet" else 2, True),
-                                                WeightStandardization(eps=1e-5))
+        quantizer = StandardizedWeightQuantizer(
+            POLICIES[name](SECTION).weight(nn.Conv2d(3, 4, 3), 1 if name == "reactnet" else 2, True),
+            WeightStandardization(eps=1e-5),
+        )
         quantizer.calibrate(weight)
         cases.append(Case(quantizer, weight))
     return cases
@@ -160,22 +184,27 @@ def results(cases: list[Case], backend: str | None) -> list[tuple[Tensor, list[T
     outputs = (network if backend is None else torch.compile(network, backend=backend, fullgraph=True, dynamic=False))()
     generator = torch.Generator().manual_seed(1)
     torch.autograd.backward(outputs, [torch.randn(out.shape, generator=generator) + 3 for out in outputs])
-    return [(out.detach(), [parameter.grad for parameter in case.parameters()]) for case, out in zip(network.cases, outputs, strict=True)]
+    return [
+        (out.detach(), [parameter.grad for parameter in case.parameters()])
+        for case, out in zip(network.cases, outputs, strict=True)
+    ]
 
 
 def compare(cases: list[Case], backend: str) -> None:
     eager, compiled = results(cases, None), results(cases, backend)
-    for case, (out, gradients), (other_out, other_gradients) in zip(cases, eager, compiled, strict=True):
+    for (out, gradients), (other_out, other_gradients) in zip(eager, compiled, strict=True):
         torch.testing.assert_close(other_out, out)
-        assert torch.equal(other_gradients[0] == 0, gradients[0] == 0)      # passed and stopped at the same points
+        assert torch.equal(other_gradients[0] == 0, gradients[0] == 0)  # passed and stopped at the same points
         for ours, theirs in zip(other_gradients, gradients, strict=True):
             if theirs is not None:
-                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * max(1.0, float(gradients[0].abs().sum())))
+                torch.testing.assert_close(
+                    ours, theirs, rtol=1e-5, atol=1e-6 * max(1.0, float(gradients[0].abs().sum()))
+                )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_eager_and_traced_gradients_are_equal(name):
-    compare(cases_of(name, FEW), "aot_eager_decomp_partition")         # all of the compiler but its C++
+    compare(cases_of(name, FEW), "aot_eager_decomp_partition")  # all of the compiler but its C++
 
 
 @pytest.mark.slow
@@ -195,7 +224,6 @@ def test_gradients_pass_at_both_ends_and_nowhere_beyond(name):
         beyond = torch.maximum(case.low - margin - x, x - case.high - margin)
         assert is_end.sum() >= 2 and (gradient[is_end] != 0).all()
         assert (gradient[beyond > 1e-6] == 0).all() and (gradient[beyond < -1e-6] != 0).all()
-
 
 
 def test_learned_rounding_stops_at_both_ends():

@@ -1,4 +1,6 @@
-"""Weights that a network takes past their layer are quantized as in the layer, whichever way they are asked for; others are named."""
+"""Weights that a network takes past their layer are quantized as in the layer, whichever way they are asked for;
+others are named.
+"""
 
 import copy
 
@@ -20,7 +22,12 @@ class Around(nn.Module):
 
     def __init__(self, product):
         super().__init__()
-        self.first, self.linear, self.conv, self.last = nn.Conv2d(1, 4, 1), nn.Linear(6, 6), nn.Conv2d(4, 4, 3, 2, 1), nn.Linear(4 * 3 * 3, 2)
+        self.first, self.linear, self.conv, self.last = (
+            nn.Conv2d(1, 4, 1),
+            nn.Linear(6, 6),
+            nn.Conv2d(4, 4, 3, 2, 1),
+            nn.Linear(4 * 3 * 3, 2),
+        )
         self.other_bias = nn.Parameter(torch.randn(6))
         self.product = product
 
@@ -44,7 +51,9 @@ def in_parts(net, x):
 
 
 def other_stride(net, x):
-    return F.conv2d(F.linear(x, net.linear.weight, net.other_bias), net.conv.weight, stride=2)[..., [0, 0, 1], :][..., [0, 0, 1]]
+    return F.conv2d(F.linear(x, net.linear.weight, net.other_bias), net.conv.weight, stride=2)[..., [0, 0, 1], :][
+        ..., [0, 0, 1]
+    ]
 
 
 X = torch.linspace(-1, 1, 2 * 36).view(2, 1, 6, 6)
@@ -67,7 +76,7 @@ def test_taking_a_weight_is_calling_its_layer(weight_bits):
     assert unused == none == [] and torch.equal(direct(X), plain(X))
     assert not torch.equal(direct(X), Around(past_the_layers)(X)) and "forward" in vars(direct)
     for net in (direct, plain):
-        torch.manual_seed(3)        # gradients are rounded at random
+        torch.manual_seed(3)  # gradients are rounded at random
         net(X).square().mean().backward()
     for name, layer in quantized_layers(direct):
         assert torch.equal(layer.weight.grad, plain.get_submodule(name).weight.grad)

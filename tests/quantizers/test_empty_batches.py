@@ -1,4 +1,6 @@
-"""A batch without an image, as the last one of a filtered set: empty outputs, gradients of zero; it is nothing to calibrate on."""
+"""A batch without an image, as the last one of a filtered set: empty outputs, gradients of zero; it is nothing to
+calibrate on.
+"""
 
 import pytest
 import torch
@@ -7,16 +9,25 @@ from torch import nn
 
 from quantlab.errors import RunError
 from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
-from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, calibrate_activations, quantizer_parameters, wrap_for_training
+from quantlab.quantizers.trained_layer import (
+    TrainedQuantizedLayer,
+    calibrate_activations,
+    quantizer_parameters,
+    wrap_for_training,
+)
 
 
 @pytest.mark.parametrize("name, bits", CASES)
-@pytest.mark.parametrize("layer, shape", [(nn.Conv2d(6, 4, 3), (6, 10, 10)), (nn.Linear(6, 4), (3, 6)), (nn.Linear(6, 4), (6,))])
+@pytest.mark.parametrize(
+    "layer, shape", [(nn.Conv2d(6, 4, 3), (6, 10, 10)), (nn.Linear(6, 4), (3, 6)), (nn.Linear(6, 4), (6,))]
+)
 @pytest.mark.parametrize("output_scale", [True, False])
 def test_a_layer(name, bits, layer, shape, output_scale):
     torch.manual_seed(0)
     parts = policy(name, bits)
-    layer = TrainedQuantizedLayer(layer, weight_quantizer(name, bits, layer.weight.detach()), parts.activation(layer, bits), output_scale)
+    layer = TrainedQuantizedLayer(
+        layer, weight_quantizer(name, bits, layer.weight.detach()), parts.activation(layer, bits), output_scale
+    )
     layer.activation_quantizer.calibrate(torch.randn(5, *shape))
     x = torch.zeros(0, *shape, requires_grad=True)
     out = layer(x)
@@ -24,8 +35,10 @@ def test_a_layer(name, bits, layer, shape, output_scale):
     out.sum().backward()
     assert len(out) == 0 and out.shape[1:] == layer(torch.zeros(2, *shape)).shape[1:] and x.grad.shape == x.shape
     for key, parameter in layer.named_parameters():
-        assert parameter.grad is None or parameter.grad.abs().max() == 0, key       # None: a scale that is not learned
-    assert layer.weight.grad is not None and all(parameter.grad is not None for parameter in layer.activation_quantizer.parameters())
+        assert parameter.grad is None or parameter.grad.abs().max() == 0, key  # None: a scale that is not learned
+    assert layer.weight.grad is not None and all(
+        parameter.grad is not None for parameter in layer.activation_quantizer.parameters()
+    )
 
 
 def test_an_input_of_post_training():

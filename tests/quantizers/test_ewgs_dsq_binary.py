@@ -25,7 +25,7 @@ def test_ewgs_without_delta_is_the_straight_through_estimator(bits):
 
 
 def test_ewgs_scales_each_gradient_by_its_rounding_error():
-    x = torch.tensor([0.4, 0.4, 0.9], requires_grad=True)       # two levels: 0.4 rounds to 0, 0.9 to 1
+    x = torch.tensor([0.4, 0.4, 0.9], requires_grad=True)  # two levels: 0.4 rounds to 0, 0.9 to 1
     out = ewgs(x, torch.tensor(0.0), torch.tensor(1.0), 1, 0.5)
     (out * torch.tensor([2.0, -2.0, 1.0])).sum().backward()
     # g (1 + delta sign(g) (x_n - x_q)):   2 (1 + .5 * .4),   -2 (1 - .5 * .4),   1 (1 + .5 * -.1)
@@ -45,7 +45,7 @@ def test_dsq_is_the_step_forward_and_the_tanh_backward():
     torch.testing.assert_close(out, torch.tensor([0.0, 0, 0, 1, 1], dtype=torch.float64))
     (grad,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
     k, s = torch.tensor(2 / 0.2 - 1, dtype=torch.float64).log(), 1 / (1 - 0.2)
-    wanted = 0.5 * s * k * (1 - torch.tanh(k * (x - 0.5)) ** 2)     # Delta / 2 * phi', Delta = 1
+    wanted = 0.5 * s * k * (1 - torch.tanh(k * (x - 0.5)) ** 2)  # Delta / 2 * phi', Delta = 1
     torch.testing.assert_close(grad[:4], wanted.detach()[:4])
     assert grad[4] == 0
     soft = (s * torch.tanh(k * (x - 0.5)) + 1) / 2
@@ -61,7 +61,9 @@ def test_dsq_gradient_of_alpha_is_that_of_the_soft_levels():
     def soft(a):
         along = x * 3
         interval = along.floor().clamp(max=2)
-        return (interval + (torch.tanh((2 / a - 1).log() * (along - interval - 0.5)) / (1 - a) + 1) / 2).square().sum() / 9
+        return (
+            interval + (torch.tanh((2 / a - 1).log() * (along - interval - 0.5)) / (1 - a) + 1) / 2
+        ).square().sum() / 9
 
     (grad,) = torch.autograd.grad(((dsq(x, l, u, alpha, 2) - dsq(x, l, u, alpha, 2).detach()) * 1).sum(), alpha)
     step = 1e-6
@@ -81,7 +83,7 @@ def test_xnor_weights_carry_the_mean_of_their_channel():
     out = quantizer(weight)
     torch.testing.assert_close(out, torch.tensor([[0.3, -0.3], [1.0, 1.0]]))
     out.sum().backward()
-    torch.testing.assert_close(weight.grad, torch.tensor([[0.3, 0.3], [1.0, 0.0]]))     # 2.0 lies outside of [-1, 1]
+    torch.testing.assert_close(weight.grad, torch.tensor([[0.3, 0.3], [1.0, 0.0]]))  # 2.0 lies outside of [-1, 1]
     assert torch.equal(scaled_sign(torch.zeros(1), torch.ones(1)), torch.ones(1))
 
 

@@ -1,17 +1,32 @@
-"""The fixed-point quantizer: Eq. (13) by hand, its gradient against autograd, transition points where they should be."""
+"""The fixed-point quantizer: Eq. (13) by hand, its gradient against autograd, transition points where they should
+be.
+"""
 
 import pytest
 import torch
 
-from quantlab.quantizers.fixed_point import EPS, FixedPointActivation, FixedPointWeight, _composed, clip_range, fixed_point
+from quantlab.quantizers.fixed_point import (
+    EPS,
+    FixedPointActivation,
+    FixedPointWeight,
+    _composed,
+    clip_range,
+    fixed_point,
+)
 
-ONE = torch.tensor(1.0 - EPS)     # a scale whose quotient is exact
+ONE = torch.tensor(1.0 - EPS)  # a scale whose quotient is exact
 
 
-@pytest.mark.parametrize("bits, signed, levels", [
-    (2, True, [-1, -0.5, 0, 0.5]), (2, False, [0, 0.25, 0.5, 0.75]), (1, True, [-1, 1]), (1, False, [0, 1]),
-    (3, True, [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75]),
-])
+@pytest.mark.parametrize(
+    "bits, signed, levels",
+    [
+        (2, True, [-1, -0.5, 0, 0.5]),
+        (2, False, [0, 0.25, 0.5, 0.75]),
+        (1, True, [-1, 1]),
+        (1, False, [0, 1]),
+        (3, True, [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75]),
+    ],
+)
 def test_levels(bits, signed, levels):
     x = torch.linspace(-3, 3, 1001)
     assert sorted(set(fixed_point(x, ONE, bits, signed).tolist())) == levels
@@ -26,7 +41,10 @@ def test_the_scale_normalizes_and_does_not_come_back():
 @pytest.mark.parametrize("bits, signed", [(1, True), (1, False), (2, True), (2, False), (4, True), (4, False)])
 def test_gradient_is_that_of_the_composition_with_straight_through_rounding(bits, signed, quantizer):
     torch.manual_seed(0)
-    x, scale = torch.randn(200, dtype=torch.float64, requires_grad=True), torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    x, scale = (
+        torch.randn(200, dtype=torch.float64, requires_grad=True),
+        torch.tensor(0.7, dtype=torch.float64, requires_grad=True),
+    )
     alpha, beta, gamma = clip_range(bits, signed)
     v = (gamma * x / (scale.abs() + EPS)).clamp(alpha, beta)
     hard = torch.where(v >= 0, 1.0, -1.0) if bits == 1 and signed else v.round()
@@ -61,7 +79,7 @@ def test_effective_step_size_of_a_layer_is_delta_times_its_transition_rate():
         quantizer.calibrate(before)
         after = before + torch.randn(5000) * 0.01
         k = (quantizer.discrete(after) != quantizer.discrete(before)).float().mean()
-        moved = (quantizer(after) - quantizer(before)).abs().mean() * (0.5 if bits == 1 else 1)     # Eqs. (7), (8)
+        moved = (quantizer(after) - quantizer(before)).abs().mean() * (0.5 if bits == 1 else 1)  # Eqs. (7), (8)
         delta = 1 if bits == 1 else 1 / clip_range(bits, True)[2]
         assert k > 0
         torch.testing.assert_close(moved, delta * k)
@@ -76,8 +94,10 @@ def with_scale_one(bits):
 
 
 def test_distance_to_transition_point():
-    weight = torch.tensor([-2.0, -0.5, -0.375, 0.0, 0.3, 5.0])      # gamma 2: in levels -4 -1 -.75 0 .6 10
-    torch.testing.assert_close(with_scale_one(2).distance_to_transition_point(weight), torch.tensor([0.5, 0.5, 0.25, 0.5, 0.1, 0.5]))
+    weight = torch.tensor([-2.0, -0.5, -0.375, 0.0, 0.3, 5.0])  # gamma 2: in levels -4 -1 -.75 0 .6 10
+    torch.testing.assert_close(
+        with_scale_one(2).distance_to_transition_point(weight), torch.tensor([0.5, 0.5, 0.25, 0.5, 0.1, 0.5])
+    )
     weight = torch.tensor([-1.5, 0.2, 0.0])
     torch.testing.assert_close(with_scale_one(1).distance_to_transition_point(weight), torch.tensor([0.5, 0.1, 0.0]))
 
@@ -85,7 +105,7 @@ def test_distance_to_transition_point():
 def test_activation_scale_comes_from_the_first_batch():
     torch.manual_seed(0)
     quantizer = FixedPointActivation(2)
-    quantizer.calibrate(torch.randn(200_000).abs() * 1.7)     # half-normal: std 1.7 sqrt(1 - 2/pi)
+    quantizer.calibrate(torch.randn(200_000).abs() * 1.7)  # half-normal: std 1.7 sqrt(1 - 2/pi)
     assert quantizer.scale.item() == pytest.approx(3 * 1.7, rel=0.01) and not quantizer.is_signed
 
 

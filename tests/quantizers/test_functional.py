@@ -56,7 +56,7 @@ def straight_through_composition(x, scale, zero_point, q_min, q_max):
     ratio = x / scale
     rounded = torch.round(ratio).detach() + (ratio - ratio.detach())
     code = rounded + zero_point
-    inside = (code >= q_min) & (code <= q_max)     # torch's own clamp has another derivative on its bounds, by version
+    inside = (code >= q_min) & (code <= q_max)  # torch's own clamp has another derivative on its bounds, by version
     return (torch.where(inside, code, code.detach().clamp(q_min, q_max)) - zero_point) * scale
 
 

@@ -13,8 +13,23 @@ import torch
 from torch import nn
 
 from quantlab.quantizers import gradient as gradient_module
-from quantlab.quantizers.gradient import GradientQuantizer, calibrate_gradients, max_abs, quantize_gradient, stochastic_codes, update_intervals
-from quantlab.quantizers.gradient_interval import DSGC, Fixed, LargeGradient, Piecewise, build_interval, quantile_ratio, searched_ratio
+from quantlab.quantizers.gradient import (
+    GradientQuantizer,
+    calibrate_gradients,
+    max_abs,
+    quantize_gradient,
+    stochastic_codes,
+    update_intervals,
+)
+from quantlab.quantizers.gradient_interval import (
+    DSGC,
+    Fixed,
+    LargeGradient,
+    Piecewise,
+    build_interval,
+    quantile_ratio,
+    searched_ratio,
+)
 
 
 def large_gradient(**changed) -> LargeGradient:
@@ -49,12 +64,16 @@ def test_unbiased_inside_the_interval_and_the_ends_beyond(bits):
 def every_noise(monkeypatch):
     """Each of the 65,536 values of u once, along the first dimension."""
     high, low = torch.arange(65536) // 256, torch.arange(65536) % 256
-    monkeypatch.setattr(gradient_module, "uniform_noise", lambda like: (high.to(torch.uint8)[:, None], low.to(torch.uint8)[:, None]))
+    monkeypatch.setattr(
+        gradient_module, "uniform_noise", lambda like: (high.to(torch.uint8)[:, None], low.to(torch.uint8)[:, None])
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8, 9, 12, 16])
 def test_the_expectation_over_every_u_is_the_gradient(bits, every_noise):
-    """Exactly, for fractions of 16 binary places and for integers, which no u moves; to 2^-17 of a step for all others."""
+    """Exactly, for fractions of 16 binary places and for integers, which no u moves; to 2^-17 of a step for all
+    others.
+    """
     q = 2 ** (bits - 1) - 1
 
     def expectation(values: torch.Tensor) -> torch.Tensor:
@@ -62,10 +81,14 @@ def test_the_expectation_over_every_u_is_the_gradient(bits, every_noise):
         assert (codes == codes.round()).all()
         return codes.mean(0)
 
-    places = min(16, 24 - bits)     # that float32 has left
-    exact = torch.tensor([0.0, 2.0**-places, 0.5, -0.25, -(2.0**-places), q - 2.0**-places, 2.0**-places - q, q - 0.75, 1 - q, q, -q])
+    places = min(16, 24 - bits)  # that float32 has left
+    exact = torch.tensor(
+        [0.0, 2.0**-places, 0.5, -0.25, -(2.0**-places), q - 2.0**-places, 2.0**-places - q, q - 0.75, 1 - q, q, -q]
+    )
     assert torch.equal(expectation(exact), exact.double())
-    codes = stochastic_codes(torch.arange(-q, q + 1, max(1, q // 50)).float().expand(65536, -1), torch.tensor(float(q)), bits)
+    codes = stochastic_codes(
+        torch.arange(-q, q + 1, max(1, q // 50)).float().expand(65536, -1), torch.tensor(float(q)), bits
+    )
     assert torch.equal(codes.amin(0), codes.amax(0))
     torch.manual_seed(bits)
     others = (torch.rand(200) * 2 - 1) * q
@@ -91,7 +114,8 @@ def test_compiled_layers_draw_noise_of_their_own_and_the_one_that_they_draw_unco
         function(x, y).sum().backward()
         return x.grad, y.grad
 
-    compiled = gradients(torch.compile(both, backend="aot_eager_decomp_partition"))     # all of the compiler but its C++
+    # all of the compiler but its C++
+    compiled = gradients(torch.compile(both, backend="aot_eager_decomp_partition"))
     assert not torch.equal(*compiled)
     for got, wanted in zip(compiled, gradients(both)):
         assert torch.equal(got, wanted)
@@ -181,10 +205,10 @@ SAMPLES = {
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_gamma_converges_to_the_quantile_from_above_and_below(kind, bits):
     torch.manual_seed(bits)
-    gradient = SAMPLES[kind](300_000 if bits == 8 else 80_000)      # at 8 bits 255,000 can tell
+    gradient = SAMPLES[kind](300_000 if bits == 8 else 80_000)  # at 8 bits 255,000 can tell
     beta, target = 0.01, 1e-3 / (2**bits - 1)
     ordered = (gradient.abs() / gradient.abs().max()).sort(descending=True).values
-    fixed_point = ordered[int(target * len(ordered))].item()    # beyond it lie at most the share `target`
+    fixed_point = ordered[int(target * len(ordered))].item()  # beyond it lie at most the share `target`
     for start in (1.0, 0.02):
         quantizer = GradientQuantizer(bits, large_gradient(beta=beta))
         quantizer.interval.clip_ratio.data.fill_(start)
@@ -202,12 +226,13 @@ def test_the_quantile_is_the_fixed_point_and_the_search_overshoots_it():
     gamma = quantile_ratio(ratios, target)
     assert (ratios > gamma).float().mean() <= target < (ratios >= gamma).float().mean()
     assert searched_ratio(ratios, target) < gamma - 0.05
-    assert searched_ratio(torch.cat([torch.ones(1), torch.zeros(99)]), 0.5) <= 1e-3      # it never comes above: down to the end
+    # it never comes above: down to the end
+    assert searched_ratio(torch.cat([torch.ones(1), torch.zeros(99)]), 0.5) <= 1e-3
 
 
 def test_the_share_is_that_of_all_gradients_since_the_last_update():
-    # alpha / (2^4 - 1) = 6.7e-5. The first clips 3e-4 of its own, the other 1e-5: together 11 of 230,000, which is less than the
-    # target, though the mean of the three shares is more
+    # alpha / (2^4 - 1) = 6.7e-5. The first clips 3e-4 of its own, the other 1e-5: together 11 of 230,000, which is less
+    # than the target, though the mean of the three shares is more
     few, many = torch.cat([torch.ones(9), torch.zeros(29_991)]), torch.cat([torch.ones(1), torch.zeros(99_999)])
     quantizer = GradientQuantizer(4, large_gradient())
     quantizer.interval.clip_ratio.data.fill_(0.5)
@@ -272,7 +297,9 @@ def test_no_optimizer_and_no_norm_sees_a_clip_ratio():
     """The script that everybody has: SGD over network.parameters(), clip_grad_norm_, zero_grad."""
     net, x = Network(), torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
     assert len(list(net.parameters())) == 4 and {name for name, _ in net.named_buffers()} == {
-        "first_gradient.interval.clip_ratio", "second_gradient.interval.clip_ratio"}
+        "first_gradient.interval.clip_ratio",
+        "second_gradient.interval.clip_ratio",
+    }
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     calibrate_gradients(net, lambda: net(x).square().mean())
     seen = [net.ratios]
@@ -280,16 +307,21 @@ def test_no_optimizer_and_no_norm_sees_a_clip_ratio():
         optimizer.zero_grad()
         net(x).square().mean().backward()
         norm = nn.utils.clip_grad_norm_(net.parameters(), 1e9)
-        assert norm.item() == pytest.approx(torch.cat([parameter.grad.flatten() for parameter in net.parameters()]).norm().item())
+        assert norm.item() == pytest.approx(
+            torch.cat([parameter.grad.flatten() for parameter in net.parameters()]).norm().item()
+        )
         optimizer.step()
         assert net.ratios == seen[-1]
         update_intervals([net.first_gradient, net.second_gradient])
         seen.append(net.ratios)
     moves = torch.tensor(seen).diff(dim=0).abs()
-    assert moves.max() == pytest.approx(1e-3, rel=1e-3) and all(move < 1e-6 or abs(move - 1e-3) < 1e-6 for move in moves.flatten())
+    assert moves.max() == pytest.approx(1e-3, rel=1e-3) and all(
+        move < 1e-6 or abs(move - 1e-3) < 1e-6 for move in moves.flatten()
+    )
 
 
-@pytest.mark.parametrize("backend", [None, "aot_eager_decomp_partition"])      # the second: all of the compiler but its C++
+# the second: all of the compiler but its C++
+@pytest.mark.parametrize("backend", [None, "aot_eager_decomp_partition"])
 def test_copies_and_compiled_networks_learn_the_same_clip_ratios(backend):
     torch.manual_seed(0)
     net, x = Network(), torch.randn(64, 6)
@@ -297,12 +329,14 @@ def test_copies_and_compiled_networks_learn_the_same_clip_ratios(backend):
     other.load_state_dict(net.state_dict())
     run = other if backend is None else torch.compile(other, backend=backend, fullgraph=True)
     for _ in range(3):
-        for network, called in ((net, net), (other, run)):
+        for _, called in ((net, net), (other, run)):
             torch.manual_seed(1)
             called(x).square().mean().backward()
             called(2 * x).square().mean().backward()
         for one, two in zip((net.first_gradient, net.second_gradient), (other.first_gradient, other.second_gradient)):
-            assert one.interval.tally is not two.interval.tally and torch.equal(one.interval.tally.grad, two.interval.tally.grad)
+            assert one.interval.tally is not two.interval.tally and torch.equal(
+                one.interval.tally.grad, two.interval.tally.grad
+            )
         update_intervals([net.first_gradient, net.second_gradient])
         update_intervals([other.first_gradient, other.second_gradient])
         assert net.ratios == other.ratios
@@ -313,14 +347,16 @@ def test_a_network_may_be_moved_halved_and_called_again_before_its_backward_pass
     net, x = Network(), torch.randn(64, 6)
     net.first_gradient.interval.clip_ratio.fill_(0.7)
     net.to(torch.bfloat16)
-    assert net.ratios[0] == pytest.approx(0.7, abs=2e-3) and net.first_gradient.interval.clip_ratio.dtype == torch.float32
+    assert (
+        net.ratios[0] == pytest.approx(0.7, abs=2e-3) and net.first_gradient.interval.clip_ratio.dtype == torch.float32
+    )
     net(x.bfloat16()).square().mean().backward()
     assert net.first_gradient.interval.tally.grad[0] == 2 * 64 * 6
     net = Network()
     loss = net(x).square().mean()
     with torch.no_grad():
         for buffer in net.buffers():
-            buffer.copy_(buffer.clone())        # as DDP does before another forward pass
+            buffer.copy_(buffer.clone())  # as DDP does before another forward pass
     (loss + net(x).square().mean()).backward()
 
 
@@ -367,7 +403,10 @@ def test_channels_of_a_depthwise_layer_have_ranges_of_their_own():
     learned.choosing = True
     passed_back(learned, gradient)
     assert interval.clip_ratio.shape == () and interval.clip_ratio < 1
-    assert interval.tally.grad.tolist() == [2 * 4 * 20 * 20, int((gradient.abs() > interval.clip_ratio * largest).sum())]
+    assert interval.tally.grad.tolist() == [
+        2 * 4 * 20 * 20,
+        int((gradient.abs() > interval.clip_ratio * largest).sum()),
+    ]
     dsgc = GradientQuantizer(4, DSGC(1, 1e-3), per_channel=True)
     dsgc.choosing = True
     quantized = passed_back(dsgc, gradient)
@@ -438,16 +477,37 @@ def test_observed_numbers_are_their_definitions():
     seen, largest = quantizer.observed, gradient.abs().max()
     error = (quantized - gradient).abs()
     assert seen["error"].item() == pytest.approx((error.mean() / largest).item(), rel=1e-5)
-    assert seen["clipped_share"].item() == pytest.approx((gradient.abs() > 0.5 * largest).float().mean().item(), rel=1e-6)
+    assert seen["clipped_share"].item() == pytest.approx(
+        (gradient.abs() > 0.5 * largest).float().mean().item(), rel=1e-6
+    )
     assert seen["large_gradient_error"].item() == pytest.approx(
-        (error[gradient.abs().topk(300).indices].mean() / largest).item(), rel=1e-4)
+        (error[gradient.abs().topk(300).indices].mean() / largest).item(), rel=1e-4
+    )
     assert seen["histogram"].sum().item() == len(gradient)
 
 
-@pytest.mark.parametrize(("name", "kind", "ratio"), [
-    ("min_max", Fixed, 1.0), ("fixed", Fixed, 0.6), ("large_gradient", LargeGradient, 1.0), ("dsgc", DSGC, 1.0),
-    ("piecewise", Piecewise, 1.0)])
+@pytest.mark.parametrize(
+    ("name", "kind", "ratio"),
+    [
+        ("min_max", Fixed, 1.0),
+        ("fixed", Fixed, 0.6),
+        ("large_gradient", LargeGradient, 1.0),
+        ("dsgc", DSGC, 1.0),
+        ("piecewise", Piecewise, 1.0),
+    ],
+)
 def test_every_interval_of_the_config(name, kind, ratio):
-    section = SimpleNamespace(interval=name, granularity="tensor", alpha=1e-3, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile", gamma=0.6, period=10, shift=5)
+    section = SimpleNamespace(
+        interval=name,
+        granularity="tensor",
+        alpha=1e-3,
+        beta=1e-3,
+        gamma_min=1e-3,
+        gamma_max=1.0,
+        init="quantile",
+        gamma=0.6,
+        period=10,
+        shift=5,
+    )
     interval = build_interval(section)
     assert type(interval) is kind and interval.clip_ratio.item() == pytest.approx(ratio)

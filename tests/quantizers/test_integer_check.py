@@ -19,19 +19,42 @@ from quantlab.quantizers.trained_layer import calibrate_activations, quantized_l
 POLICIES = {"learned_clipping": LearnedClippingPolicy, "lsq": LSQPolicy, "fixed_point": FixedPointPolicy}
 
 
-def wrapped(policy: str, bits: int = 4, gradient_bits: int | None = None, net: nn.Module | None = None) -> tuple[nn.Module, torch.Tensor]:
+def wrapped(
+    policy: str, bits: int = 4, gradient_bits: int | None = None, net: nn.Module | None = None
+) -> tuple[nn.Module, torch.Tensor]:
     """Convolutions with stride, groups, dilation and bias, and a linear layer, all quantized; and a batch."""
     torch.manual_seed(0)
     net = net or nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4), nn.BatchNorm2d(8),
-        nn.Conv2d(8, 6, 3, padding=2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 5 * 5, 7),
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=4),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 6, 3, padding=2, dilation=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 5 * 5, 7),
     )
     ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    gradient = SimpleNamespace(bits=gradient_bits or bits, interval="large_gradient", alpha=0.05, beta=1e-3, gamma_min=1e-3, gamma_max=1.0, init="quantile",
-                               granularity="channel")
-    section = SimpleNamespace(weight=SimpleNamespace(bits=bits), activation=SimpleNamespace(bits=bits, signed="auto"), gradient=gradient,
-                              first_layer=ends, last_layer=ends, policy=[], output_scale=False)
+    gradient = SimpleNamespace(
+        bits=gradient_bits or bits,
+        interval="large_gradient",
+        alpha=0.05,
+        beta=1e-3,
+        gamma_min=1e-3,
+        gamma_max=1.0,
+        init="quantile",
+        granularity="channel",
+    )
+    section = SimpleNamespace(
+        weight=SimpleNamespace(bits=bits),
+        activation=SimpleNamespace(bits=bits, signed="auto"),
+        gradient=gradient,
+        first_layer=ends,
+        last_layer=ends,
+        policy=[],
+        output_scale=False,
+    )
     x = torch.randn(8, 3, 10, 10)
     wrap_for_training(net, POLICIES[policy](section), learn_weight_scale=True)
     calibrate_activations(net, lambda: net(x))
@@ -54,7 +77,11 @@ def test_integers_give_what_the_simulation_gives(policy, bits):
 def test_gradients_of_more_than_8_bits(gradient_bits):
     net, x = wrapped("lsq", 8, gradient_bits)
     found = check_integers(net, lambda: net(x).square().mean())
-    assert found["products"] == 12 and found["largest_difference"] < 1e-5 and found["largest_accumulator"] > 2**gradient_bits
+    assert (
+        found["products"] == 12
+        and found["largest_difference"] < 1e-5
+        and found["largest_accumulator"] > 2**gradient_bits
+    )
 
 
 def test_channels_of_a_depthwise_layer_have_scales_of_their_own():
@@ -69,11 +96,16 @@ def test_channels_of_a_depthwise_layer_have_scales_of_their_own():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), depthwise, Scaled(), nn.Conv2d(8, 4, 1))
     net, x = wrapped("lsq", 4, net=net)
     layers = dict(quantized_layers(net))
-    assert {name: layer.gradient_quantizer.per_channel for name, layer in layers.items()} == {"0": False, "1": True, "3": False}
+    assert {name: layer.gradient_quantizer.per_channel for name, layer in layers.items()} == {
+        "0": False,
+        "1": True,
+        "3": False,
+    }
     found = check_integers(net, lambda: net(x).square().mean())
     assert found["layers"] == 3 and found["products"] == 9 and found["largest_difference"] < 1e-5
     net(x).square().mean().backward()
-    assert (layers["1"].weight.grad.abs().amax((1, 2, 3)) > 0).all()     # with one range the small channels' would be lost
+    # with one range the small channels' would be lost
+    assert (layers["1"].weight.grad.abs().amax((1, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize("part", ["weight_quantizer", "activation_quantizer"])
@@ -96,10 +128,18 @@ def test_a_product_that_is_not_the_operands_is_found():
         check_integers(net, lambda: net(x).square().mean())
 
 
-@pytest.mark.parametrize("kind", [
-    nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 4, 3, padding="same", groups=1), nn.Conv2d(3, 6, (2, 3), padding="same", groups=3),
-    nn.Conv2d(3, 4, 3, 2, 2, padding_mode="replicate"), timm.layers.Conv2dSame(3, 4, 4, 3), timm.layers.ScaledStdConv2dSame(3, 4, 3, 2),
-], ids=lambda layer: f"{type(layer).__name__}-{layer.padding_mode}-{layer.padding}")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(3, 4, 3, padding="same", groups=1),
+        nn.Conv2d(3, 6, (2, 3), padding="same", groups=3),
+        nn.Conv2d(3, 4, 3, 2, 2, padding_mode="replicate"),
+        timm.layers.Conv2dSame(3, 4, 4, 3),
+        timm.layers.ScaledStdConv2dSame(3, 4, 3, 2),
+    ],
+    ids=lambda layer: f"{type(layer).__name__}-{layer.padding_mode}-{layer.padding}",
+)
 def test_paddings_and_standardized_weights_are_checked(kind):
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Conv2d(3, 3, 1), kind, nn.Conv2d(kind.out_channels, 2, 1)), torch.randn(2, 3, 7, 8)
@@ -108,7 +148,7 @@ def test_paddings_and_standardized_weights_are_checked(kind):
     found = check_integers(net, lambda: net(x).square().mean())
     assert found["layers"] == 1 and found["largest_difference"] < 1e-5
     pad = net[1].pad
-    if pad is not None:     # what the check does with a padding matters
+    if pad is not None:  # what the check does with a padding matters
         net[1].pad = lambda x: pad(x).flip(-1)
         net[1].forward, honest = lambda x: net[1]._product(*net[1]._quantized(x), net[1].bias), pad
         product = net[1]._product
@@ -127,6 +167,7 @@ def _with_pad(layer, pad, product, arguments):
 
 def test_products_that_float32_cannot_resolve_are_no_faults():
     """Sums that cancel to exactly zero, and a product far smaller than the bias beside it."""
+
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -134,7 +175,8 @@ def test_products_that_float32_cannot_resolve_are_no_faults():
 
         def forward(self, x):
             out = self.layer(x * self.size)
-            return (out[:4] * self.sizes - out[4:] * self.sizes).sum()      # of the same rows: no gradient for the weight
+            # of the same rows: no gradient for the weight
+            return (out[:4] * self.sizes - out[4:] * self.sizes).sum()
 
     torch.manual_seed(0)
     net, rows = Net(), torch.randn(4, 5)

@@ -14,11 +14,12 @@ def test_fewer_values_than_places_are_all_kept():
     reservoir.add(torch.tensor([[3.0, 1.0], [2.0, 5.0]]))
     reservoir.add(torch.tensor([4.0]))
     assert sorted(reservoir.values.tolist()) == [1, 2, 3, 4, 5]
-    assert [end.item() for end in reservoir.ends] == [0, 5]        # widened to contain zero
+    assert [end.item() for end in reservoir.ends] == [0, 5]  # widened to contain zero
 
 
 def test_every_value_is_as_likely_as_any_other():
-    # 3 of 12 values that come in calls of 1, 4, 2 and 5: each should be in a quarter of 1,500 samples (standard error 0.0112)
+    # 3 of 12 values that come in calls of 1, 4, 2 and 5: each should be in a quarter of 1,500 samples (standard error
+    # 0.0112)
     counts = torch.zeros(12)
     for seed in range(1500):
         reservoir = Reservoir(3)
@@ -35,14 +36,18 @@ def test_the_layout_of_a_tensor_does_not_bias_the_sample():
     x = torch.zeros(64, 32, 32, 4) + torch.tensor([0.0, 1.0, 2.0, 3.0])
     reservoir = Reservoir(2048)
     reservoir.add(x)
-    assert torch.bincount(reservoir.values.long()).tolist() == pytest.approx([512] * 4, abs=4 * 20)   # standard error 20
+    # standard error 20
+    assert torch.bincount(reservoir.values.long()).tolist() == pytest.approx([512] * 4, abs=4 * 20)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_extremes_bound_the_range_and_count_no_further(seed):
-    # Calls with a long tail. Counting each call's two extremes as much as every sampled value gave 1.2 times this scale.
+    # Calls with a long tail. Counting each call's two extremes as much as every sampled value gave 1.2 times this
+    # scale.
     generator = torch.Generator().manual_seed(seed)
-    calls = [torch.randn(2**15, generator=generator) * torch.rand(2**15, generator=generator).pow(-0.1) for _ in range(8)]
+    calls = [
+        torch.randn(2**15, generator=generator) * torch.rand(2**15, generator=generator).pow(-0.1) for _ in range(8)
+    ]
     quantizer = ActivationQuantizer(6, False, GroupPointer(1), shared=True)
     quantizer.observe()
     for x in calls:

@@ -1,4 +1,6 @@
-"""Quantizers inside torch.func: grad, vmap and functional_call give what autograd gives; what does not exist says so."""
+"""Quantizers inside torch.func: grad, vmap and functional_call give what autograd gives; what does not exist says
+so.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_gradients_of_every_sample(name):
     found = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
     for i in range(4):
         net.zero_grad(set_to_none=True)
-        net(x[i:i + 1]).square().sum().backward()
+        net(x[i : i + 1]).square().sum().backward()
         for key, parameter in net.named_parameters():
             torch.testing.assert_close(found[key][i], parameter.grad, rtol=1e-5, atol=1e-5)
 
@@ -63,7 +65,9 @@ def test_fake_quantization_of_post_training():
 
 def test_forward_mode_says_that_it_does_not_exist():
     with pytest.raises((RuntimeError, NotImplementedError), match="jvp|forward AD"):
-        jvp(lambda x: fake_quantize(x, torch.tensor(0.3), torch.tensor(7.0), 0, 15), (torch.randn(3),), (torch.ones(3),))
+        jvp(
+            lambda x: fake_quantize(x, torch.tensor(0.3), torch.tensor(7.0), 0, 15), (torch.randn(3),), (torch.ones(3),)
+        )
 
 
 @pytest.mark.parametrize("name", ["fixed_point", "ewgs", "reactnet"])

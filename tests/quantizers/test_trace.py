@@ -48,7 +48,7 @@ def test_calls_uses_and_multiplications():
         "attention.unused": LayerCalls(0, 0, 0),
         "grouped": LayerCalls(1, 0, 2 * 5 * 6 * 2 * 3),
         "up": LayerCalls(1, 0, 2 * 5 * 6 * 3 * 2),
-        "attention": LayerCalls(2, 0, 2 * 2 * (2 * 5 * 5 * 4)),     # q k^T and P v
+        "attention": LayerCalls(2, 0, 2 * 2 * (2 * 5 * 5 * 4)),  # q k^T and P v
     }
 
 
@@ -56,8 +56,8 @@ def test_the_weights_of_multihead_attention_are_seen():
     net = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     found = trace_layers(net, lambda: net(torch.randn(1, 3, 8)))
     assert found["self_attn.out_proj"] == LayerCalls(0, 1, 3 * 8 * 8)
-    assert found["self_attn.in_proj_weight"] == LayerCalls(0, 1, 3 * 8 * 24)    # a parameter that belongs to no layer
-    assert found["self_attn"] == LayerCalls(1, 0, 2 * 3 * 3 * 8)                # two products
+    assert found["self_attn.in_proj_weight"] == LayerCalls(0, 1, 3 * 8 * 24)  # a parameter that belongs to no layer
+    assert found["self_attn"] == LayerCalls(1, 0, 2 * 3 * 3 * 8)  # two products
     assert found["linear1"] == LayerCalls(1, 0, 3 * 8 * 16)
 
 

@@ -18,7 +18,12 @@ from quantlab.errors import RequestError
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.quantizers.fixed_point import FixedPointPolicy
 from quantlab.quantizers.trained_layer import (
-    TrainedQuantizedLayer, calibrate_activations, quantized_layers, standardized_layers, weight_quantized_layers, wrap_for_training,
+    TrainedQuantizedLayer,
+    calibrate_activations,
+    quantized_layers,
+    standardized_layers,
+    weight_quantized_layers,
+    wrap_for_training,
 )
 from quantlab.quantizers.wrap import LayerBits
 
@@ -26,10 +31,18 @@ from quantlab.quantizers.wrap import LayerBits
 def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=(), output_scale=False):
     def ends(pair):
         return SimpleNamespace(weight_bits=pair[0], activation_bits=pair[1])
-    return FixedPointPolicy(SimpleNamespace(
-        weight=SimpleNamespace(bits=weight),
-        gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=activation, signed="auto"), output_scale=output_scale, first_layer=ends(first), last_layer=ends(last),
-        policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules]))
+
+    return FixedPointPolicy(
+        SimpleNamespace(
+            weight=SimpleNamespace(bits=weight),
+            gradient=SimpleNamespace(bits=32),
+            activation=SimpleNamespace(bits=activation, signed="auto"),
+            output_scale=output_scale,
+            first_layer=ends(first),
+            last_layer=ends(last),
+            policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules],
+        )
+    )
 
 
 def network():
@@ -40,10 +53,23 @@ def network():
 def test_first_and_last_stay_and_rules_count_before_them():
     net = network()
     wrap_for_training(net, policy(first=(8, 32), rules=[("layer2", 3, 4), ("^fc$", 1, 1)]), learn_weight_scale=False)
-    bits = {name: (layer.weight_quantizer and layer.weight_quantizer.bits, layer.activation_quantizer and layer.activation_quantizer.bits)
-            for name, layer in quantized_layers(net)}
-    assert bits == {"conv1": (8, None), "layer1.0.conv1": (2, 2), "layer1.0.conv2": (2, 2), "layer2.0.conv1": (3, 4),
-                    "layer2.0.conv2": (3, 4), "layer3.0.conv1": (2, 2), "layer3.0.conv2": (2, 2), "fc": (1, 1)}
+    bits = {
+        name: (
+            layer.weight_quantizer and layer.weight_quantizer.bits,
+            layer.activation_quantizer and layer.activation_quantizer.bits,
+        )
+        for name, layer in quantized_layers(net)
+    }
+    assert bits == {
+        "conv1": (8, None),
+        "layer1.0.conv1": (2, 2),
+        "layer1.0.conv2": (2, 2),
+        "layer2.0.conv1": (3, 4),
+        "layer2.0.conv2": (3, 4),
+        "layer3.0.conv1": (2, 2),
+        "layer3.0.conv2": (2, 2),
+        "fc": (1, 1),
+    }
     plain = network()
     wrap_for_training(plain, policy(), learn_weight_scale=False)
     assert {"conv1", "fc"}.isdisjoint(name for name, _ in quantized_layers(plain))
@@ -85,9 +111,11 @@ def test_calibration_sees_inputs_as_training_will():
     calibrate_activations(net, lambda: net(torch.randn(64, 1, 8, 8)))
     seen = {}
     for name, layer in quantized_layers(net):
-        layer.activation_quantizer.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.mean().item()}))
+        layer.activation_quantizer.register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output.mean().item()})
+        )
     net.train()(torch.randn(64, 1, 8, 8))
-    assert len(seen) == 6 and all(0.02 < share < 0.5 for share in seen.values()), seen      # of inputs that become 1
+    assert len(seen) == 6 and all(0.02 < share < 0.5 for share in seen.values()), seen  # of inputs that become 1
 
 
 def test_a_layer_that_is_called_several_times_takes_its_first_call():
@@ -100,7 +128,7 @@ def test_a_layer_that_is_called_several_times_takes_its_first_call():
         calibrate_activations(net, lambda: (net(first), net(second)))
         assert net[1].activation_quantizer.scale == alone
     calibrate_activations(net, lambda: net(100 * first))
-    assert net[1].activation_quantizer.scale > 10 * alone       # the next calibration begins anew
+    assert net[1].activation_quantizer.scale > 10 * alone  # the next calibration begins anew
 
 
 def test_an_output_scale_gives_the_size_back_before_the_bias():
@@ -145,7 +173,10 @@ def pasted(line):
     typed = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True).stdout
     with initialize_config_module("quantlab.conf", version_base="1.3"):
         plain = OmegaConf.to_container(compose("config", ["method=qat", "quantizer=fixed_point", typed]), resolve=True)
-    return [(rule["modules"], rule["weight_bits"], rule["activation_bits"]) for rule in to_plain(validate(plain))["quantizer"]["policy"]]
+    return [
+        (rule["modules"], rule["weight_bits"], rule["activation_bits"])
+        for rule in to_plain(validate(plain))["quantizer"]["policy"]
+    ]
 
 
 def test_layers_that_compute_more_are_refused_all_at_once_and_the_line_can_be_pasted():
@@ -154,16 +185,24 @@ def test_layers_that_compute_more_are_refused_all_at_once_and_the_line_can_be_pa
     net = stack(Halved(2, 2, 1), inner, normed)
     rules = [(r'^[1-9]\.plain"?$', 3, 4)]
     line = refusal(net, rules)
-    assert "3 of 4 layers cannot be quantized: 1, 2.a-b (Halved computes more than a product); 3 (its weight is no parameter of its own)" in line
+    assert (
+        "3 of 4 layers cannot be quantized: 1, 2.a-b (Halved computes more than a product); 3 (its weight is no"
+        " parameter of its own)" in line
+    )
     found = pasted(line)
     assert found[1:] == rules
     wrap_for_training(net, policy(rules=found), learn_weight_scale=False)
     assert {name: layer.weight_quantizer.bits for name, layer in quantized_layers(net)} == {"2.plain": 3}
 
 
-@pytest.mark.parametrize("layers, rules", [
-    ((Halved(2, 2, 1),), ()), ((Halved(2, 2, 1), nn.Conv2d(2, 2, 1)), [("^2$", 32, 4)]),      # no weight is left to quantize
-])
+@pytest.mark.parametrize(
+    "layers, rules",
+    [
+        # no weight is left to quantize
+        ((Halved(2, 2, 1),), ()),
+        ((Halved(2, 2, 1), nn.Conv2d(2, 2, 1)), [("^2$", 32, 4)]),
+    ],
+)
 def test_a_policy_that_would_leave_nothing_is_not_advised(layers, rules):
     line = refusal(stack(*layers), rules)
     assert "nothing is left to quantize: choose another model" in line and "type" not in line
@@ -172,6 +211,7 @@ def test_a_policy_that_would_leave_nothing_is_not_advised(layers, rules):
 def test_a_subclass_that_adds_nothing_and_layers_in_full_precision_are_not_refused():
     class Named(nn.Conv2d):
         pass
+
     net = stack(Named(2, 2, 1), nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3), Halved(2, 2, 1))
     wrap_for_training(net, policy(rules=[("^3$", 32, 32)]), learn_weight_scale=False)
     assert [name for name, _ in quantized_layers(net)] == ["1", "2"]
@@ -179,20 +219,29 @@ def test_a_subclass_that_adds_nothing_and_layers_in_full_precision_are_not_refus
 
 def test_containers_with_names_and_layers_with_several_names():
     shared = nn.Conv2d(2, 2, 1)
-    mixed = timm.layers.MixedConv2d(2, 2, [3, 5], padding="same", stride=2)      # a ModuleDict
+    mixed = timm.layers.MixedConv2d(2, 2, [3, 5], padding="same", stride=2)  # a ModuleDict
     net = stack(nn.Sequential(OrderedDict(conv=shared, mixed=mixed)), shared)
     wrap_for_training(net, policy(), learn_weight_scale=False)
     assert net[1].conv is net[2] and net[2].weight is shared.weight and net[2].in_channels == 2
-    assert [name for name, _ in quantized_layers(net)] == ["1.conv", "1.mixed.0", "1.mixed.1"] and calibrate_activations(net, lambda: net(X)) == []
+    assert [name for name, _ in quantized_layers(net)] == [
+        "1.conv",
+        "1.mixed.0",
+        "1.mixed.1",
+    ] and calibrate_activations(net, lambda: net(X)) == []
 
 
 KINDS = {
-    "reflect": nn.Conv2d(3, 6, 3, padding=(1, 2), padding_mode="reflect"), "circular": nn.Conv2d(3, 6, 3, 2, 1, padding_mode="circular"),
-    "replicate": nn.Conv2d(3, 6, (3, 5), padding=(2, 1), padding_mode="replicate", groups=3), "valid": nn.Conv2d(3, 6, 3, padding="valid"),
-    "same": nn.Conv2d(3, 6, 3, padding="same"), "same, even": nn.Conv2d(3, 6, (4, 3), padding="same", dilation=(1, 2)),
+    "reflect": nn.Conv2d(3, 6, 3, padding=(1, 2), padding_mode="reflect"),
+    "circular": nn.Conv2d(3, 6, 3, 2, 1, padding_mode="circular"),
+    "replicate": nn.Conv2d(3, 6, (3, 5), padding=(2, 1), padding_mode="replicate", groups=3),
+    "valid": nn.Conv2d(3, 6, 3, padding="valid"),
+    "same": nn.Conv2d(3, 6, 3, padding="same"),
+    "same, even": nn.Conv2d(3, 6, (4, 3), padding="same", dilation=(1, 2)),
     "same, even, reflect": nn.Conv2d(3, 6, 4, padding="same", padding_mode="reflect"),
-    "Conv2dSame": timm.layers.Conv2dSame(3, 6, 3, 2), "depthwise": timm.layers.Conv2dSame(3, 6, 4, 3, groups=3),
-    "StdConv2d": timm.layers.StdConv2d(3, 6, 3, 2, bias=True), "StdConv2dSame": timm.layers.StdConv2dSame(3, 6, 3, 2),
+    "Conv2dSame": timm.layers.Conv2dSame(3, 6, 3, 2),
+    "depthwise": timm.layers.Conv2dSame(3, 6, 4, 3, groups=3),
+    "StdConv2d": timm.layers.StdConv2d(3, 6, 3, 2, bias=True),
+    "StdConv2dSame": timm.layers.StdConv2dSame(3, 6, 3, 2),
     "ScaledStdConv2d": timm.layers.ScaledStdConv2d(3, 6, 3, gamma=1.7, gain_init=0.5),
     "ScaledStdConv2dSame": timm.layers.ScaledStdConv2dSame(3, 6, 3, 2),
 }
@@ -226,4 +275,6 @@ def test_transitions_of_a_standardized_weight_are_those_of_what_is_quantized():
     with torch.no_grad():
         layer.weight[0, 0, 0, 0] += 5
     assert (layer.weight_quantizer.discrete(layer.weight) != codes)[0].any()
-    assert standardized_layers(nn.Sequential(*net[:1], timm.layers.StdConv2d(3, 4, 3)), {"0": LayerBits(4, 4), "1": LayerBits(4, 4)}) == ["1"]
+    assert standardized_layers(
+        nn.Sequential(*net[:1], timm.layers.StdConv2d(3, 4, 3)), {"0": LayerBits(4, 4), "1": LayerBits(4, 4)}
+    ) == ["1"]

@@ -15,18 +15,36 @@ from quantlab.quantizers.lsq import LSQPolicy
 from quantlab.quantizers.trained import deviation
 from quantlab.quantizers.trained_layer import calibrate_activations, quantizer_parameters, wrap_for_training
 
-POLICIES = {"fixed_point": FixedPointPolicy, "lsq": LSQPolicy, "ewgs": EWGSPolicy, "dsq": DSQPolicy, "binary": BinaryPolicy,
-            "reactnet": ReActNetPolicy}
-CASES = [(name, bits) for name in POLICIES for bits in (1, 2, 3, 8)
-         if not (name == "lsq" and bits == 1) and not (name in ("binary", "reactnet") and bits > 1)]
+POLICIES = {
+    "fixed_point": FixedPointPolicy,
+    "lsq": LSQPolicy,
+    "ewgs": EWGSPolicy,
+    "dsq": DSQPolicy,
+    "binary": BinaryPolicy,
+    "reactnet": ReActNetPolicy,
+}
+CASES = [
+    (name, bits)
+    for name in POLICIES
+    for bits in (1, 2, 3, 8)
+    if not (name == "lsq" and bits == 1) and not (name in ("binary", "reactnet") and bits > 1)
+]
 
 
 def policy(name, bits=2):
     ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    return POLICIES[name](SimpleNamespace(
-        weight=SimpleNamespace(bits=bits),
-        gradient=SimpleNamespace(bits=32), activation=SimpleNamespace(bits=bits, signed="auto"), first_layer=ends, last_layer=ends,
-        policy=[], output_scale=False, delta=1e-3))
+    return POLICIES[name](
+        SimpleNamespace(
+            weight=SimpleNamespace(bits=bits),
+            gradient=SimpleNamespace(bits=32),
+            activation=SimpleNamespace(bits=bits, signed="auto"),
+            first_layer=ends,
+            last_layer=ends,
+            policy=[],
+            output_scale=False,
+            delta=1e-3,
+        )
+    )
 
 
 def weight_quantizer(name, bits, weight, learn_scale=False):
@@ -75,9 +93,12 @@ def test_average_effective_step_size_is_delta_times_the_transition_rate(name, bi
     levels, out = quantizer.discrete(before), quantizer(before)
     change = (quantizer.discrete(after) - levels).abs().mean()
     moved = (quantizer(after) - out).abs()
-    moved = moved[moved > 0.5 * quantizer.effective_step_size].sum() / moved.numel()      # not what a binary scale drifts
+    # not what a binary scale drifts
+    moved = moved[moved > 0.5 * quantizer.effective_step_size].sum() / moved.numel()
     assert change > 0
-    torch.testing.assert_close(change * quantizer.effective_step_size, moved * (0.5 if bits == 1 else 1), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        change * quantizer.effective_step_size, moved * (0.5 if bits == 1 else 1), rtol=0.01, atol=0
+    )
 
 
 @pytest.mark.parametrize("name, bits", CASES)
@@ -89,7 +110,9 @@ def test_latent_is_the_inverse_and_its_levels_stay(name, bits):
     assert torch.equal(quantizer.discrete(quantizer.latent(levels)), levels)
     inside = (quantizer.in_levels(weight) > quantizer.limits[0]) & (quantizer.in_levels(weight) < quantizer.limits[1])
     assert inside.any()
-    torch.testing.assert_close(quantizer.latent(quantizer.normalized(weight))[inside], weight[inside], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        quantizer.latent(quantizer.normalized(weight))[inside], weight[inside], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name, bits", CASES)
@@ -99,7 +122,7 @@ def test_frozen_scales_leave_transition_points_to_the_weights(name, bits):
     quantizer(weight).square().sum().backward()
     assert weight.grad.abs().sum() > 0
     moved = [key for key, parameter in quantizer.named_parameters() if parameter.requires_grad]
-    assert moved in ([], ["alpha"])     # DSQ's steepness moves no transition point
+    assert moved in ([], ["alpha"])  # DSQ's steepness moves no transition point
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -110,7 +133,7 @@ def test_inputs_get_all_their_levels_and_a_gradient(name, bits, signed):
     x = x if signed else x.relu()
     quantizer = policy(name, bits).activation(layer, bits)
     quantizer.calibrate(x)
-    x = (8 * x).requires_grad_(True)        # LSQ's first step reaches all of its levels only far out
+    x = (8 * x).requires_grad_(True)  # LSQ's first step reaches all of its levels only far out
     out = quantizer(x)
     assert 0.9 * 2**bits < len(out.unique()) <= 2**bits and quantizer.is_signed == signed and out.shape == x.shape
     out.square().mul(torch.randn_like(out)).sum().backward()
@@ -124,7 +147,7 @@ def test_inputs_get_all_their_levels_and_a_gradient(name, bits, signed):
 def test_a_linear_network_takes_any_of_them(name):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
-    x = torch.randn(7, 4, 5)            # tokens, as a transformer's
+    x = torch.randn(7, 4, 5)  # tokens, as a transformer's
     bits = 1 if name in ("binary", "reactnet") else 2
     wrap_for_training(net, policy(name, bits), learn_weight_scale=True)
     calibrate_activations(net, lambda: net(x))

@@ -19,23 +19,43 @@ def ends(weight, activation):
 
 
 def section(weight=4, activation=8, policy=(), first=None, last=None, **more):
-    values = dict(
-        first_layer=ends(*(first or (weight, activation))), last_layer=ends(*(last or (weight, activation))),
-        weight=SimpleNamespace(bits=weight, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"),
-        activation=SimpleNamespace(bits=activation, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4, zeta=1.1, gamma=-0.1, attention=True, softmax_bits=8, split_shortcuts=True,
-        policy=[SimpleNamespace(modules=modules, weight_bits=w, activation_bits=a) for modules, w, a in policy],
-    )
+    values = {
+        "first_layer": ends(*(first or (weight, activation))),
+        "last_layer": ends(*(last or (weight, activation))),
+        "weight": SimpleNamespace(
+            bits=weight, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
+        ),
+        "activation": SimpleNamespace(bits=activation, symmetric=False, scale_search="min_max", scales="per_group"),
+        "p": 2.4,
+        "zeta": 1.1,
+        "gamma": -0.1,
+        "attention": True,
+        "softmax_bits": 8,
+        "split_shortcuts": True,
+        "policy": [SimpleNamespace(modules=modules, weight_bits=w, activation_bits=a) for modules, w, a in policy],
+    }
     return SimpleNamespace(**values | more)
 
 
 def unet(**more):
     from diffusers.models.unets.unet_2d import UNet2DModel
+
     torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), **more,
-    ).eval().requires_grad_(False)
+    return (
+        UNet2DModel(
+            sample_size=8,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            **more,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def test_policy_first_match_counts_before_the_ends_and_nothing_lowers_full_precision():
@@ -63,12 +83,15 @@ def test_rules_speak_of_operands_of_attention_too():
     assert processor.query.bits == 6
 
 
-@pytest.mark.parametrize("pattern, attention, said", [
-    ("^conv_inn$", True, "did you mean 'conv_in'?"), ("processor", False, "allowed: a part of one of conv_in, "),
-])
+@pytest.mark.parametrize(
+    "pattern, attention, said",
+    [("^conv_inn$", True, "did you mean 'conv_in'?"), ("processor", False, "allowed: a part of one of conv_in, ")],
+)
 def test_a_rule_that_concerns_nothing_is_refused(pattern, attention, said):
     policy = wrap.UniformAffinePolicy(section(policy=[("mid_block", 8, 8), (pattern, 8, 8)], attention=attention))
-    with pytest.raises(RequestError, match=re.escape(f"quantizer.policy: '{pattern}' is found in no layer's name")) as caught:
+    with pytest.raises(
+        RequestError, match=re.escape(f"quantizer.policy: '{pattern}' is found in no layer's name")
+    ) as caught:
         wrap.planned_bits(unet(), policy)
     assert said in str(caught.value)
 
@@ -84,7 +107,9 @@ class SamePlain(nn.Conv2d):
 
 def test_layers_that_are_more_than_a_product_are_refused_together_and_can_be_left_out():
     network = nn.Sequential(SamePlain(3, 4, 3), Scaled(4, 4), nn.Linear(4, 4), Scaled(4, 4))
-    with pytest.raises(RequestError, match=r"2 of 4 layers cannot be quantized: 1, 3 \(Scaled computes more than a product\)") as caught:
+    with pytest.raises(
+        RequestError, match=r"2 of 4 layers cannot be quantized: 1, 3 \(Scaled computes more than a product\)"
+    ) as caught:
         wrap.planned_bits(network, wrap.UniformAffinePolicy(section()))
     pattern = re.search(r'modules: "(.*?)"', str(caught.value))[1]
     wrap.wrap(network, wrap.UniformAffinePolicy(section(policy=[(pattern, 32, 32)])), GroupPointer(1))
@@ -126,7 +151,7 @@ def test_every_layer_and_attention_product_is_quantized():
     calibrated(network, section(), splits=splits)
     assert not any(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
     attentions = [m for m in network.modules() if isinstance(m, QuantizedAttention)]
-    assert len(attentions) == 4     # one in the down path, one in the middle, two in the up path
+    assert len(attentions) == 4  # one in the down path, one in the middle, two in the up path
     assert len(wrap.quantized_weights(network)) == layers + len(splits)
     assert len(wrap.activation_quantizers(network)) == layers + len(splits) + 4 * len(attentions)
 
@@ -136,9 +161,14 @@ def test_shortcut_split_stands_at_the_concatenation():
     splits = shortcut_splits(network)
     seen = {}
     for i, block in enumerate(network.up_blocks):
+
         def note(module, args, kwargs, i=i):
-            hidden, skips = kwargs.get("hidden_states", args[0] if args else None), kwargs.get("res_hidden_states_tuple", args[1] if len(args) > 1 else None)
+            hidden, skips = (
+                kwargs.get("hidden_states", args[0] if args else None),
+                kwargs.get("res_hidden_states_tuple", args[1] if len(args) > 1 else None),
+            )
             seen[i] = (hidden.shape[1], [skip.shape[1] for skip in skips])
+
         block.register_forward_pre_hook(note, with_kwargs=True)
     network(torch.randn(1, 1, 8, 8), 3)
     for name, split in splits.items():
@@ -172,7 +202,7 @@ def test_groups_have_scales_of_their_own_and_unseen_ones_borrow():
     for index, width in ((0, 1.0), (2, 4.0)):
         pointer.index = index
         x = torch.linspace(0, width, 256)
-        assert torch.equal(quantizer(x), x)         # observing changes nothing
+        assert torch.equal(quantizer(x), x)  # observing changes nothing
     quantizer.calibrate("min_max", 2.4)
     scales = [scale.exp().item() for scale in quantizer.log_scale]
     assert scales == pytest.approx([1 / 255, 1 / 255, 4 / 255])

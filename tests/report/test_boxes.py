@@ -11,8 +11,10 @@ NONE = Boxes(np.zeros((0, 4)), [], np.zeros(0))
 
 
 def extent(picture, color):
-    """Left, top, right, bottom of the pixels of `color` below the legend, which is a fifth of the picture at most; None without any."""
-    near = (np.abs(picture / 255 - to_rgb(color)).max(axis=2) < 0.1)
+    """Left, top, right, bottom of the pixels of `color` below the legend, which is a fifth of the picture at most;
+    None without any.
+    """
+    near = np.abs(picture / 255 - to_rgb(color)).max(axis=2) < 0.1
     near[: len(picture) // 5] = False
     rows, columns = np.nonzero(near)
     return None if not len(rows) else (columns.min(), rows.min(), columns.max(), rows.max())
@@ -20,7 +22,10 @@ def extent(picture, color):
 
 def test_boxes_stand_where_they_are(tmp_path):
     images = [np.zeros((20, 20, 1), np.uint8)]
-    true, found = Boxes(np.array([[2.0, 8, 14, 14]]), ["7"]), Boxes(np.array([[4.0, 10, 16, 19]]), ["1"], np.array([0.75]))
+    true, found = (
+        Boxes(np.array([[2.0, 8, 14, 14]]), ["7"]),
+        Boxes(np.array([[4.0, 10, 16, 19]]), ["1"], np.array([0.75])),
+    )
     pictures = {}
     for name, truth, guess in (("true", true, NONE), ("found", NONE, found), ("neither", NONE, NONE)):
         path = detection_grid(images, [truth], {"model": [guess]}, tmp_path / "samples" / "boxes.png", 0.5)
@@ -29,7 +34,7 @@ def test_boxes_stand_where_they_are(tmp_path):
     assert extent(pictures["true"], FOUND) is None and extent(pictures["found"], TRUE) is None
     left, top, right, bottom = extent(pictures["true"], TRUE)
     black = np.nonzero((pictures["neither"][len(pictures["neither"]) // 5 :] == 0).all(axis=2).sum(axis=0) > 100)[0]
-    pixel = (black.max() - black.min() + 1) / 20            # of the image, in pixels of the picture
+    pixel = (black.max() - black.min() + 1) / 20  # of the image, in pixels of the picture
     assert (right - left) / pixel == pytest.approx(12, abs=0.6) and (bottom - top) / pixel == pytest.approx(6, abs=0.6)
     assert (left - black.min()) / pixel == pytest.approx(2, abs=0.4)
 
@@ -37,5 +42,7 @@ def test_boxes_stand_where_they_are(tmp_path):
 def test_a_row_for_each_model_and_a_column_for_each_image(tmp_path):
     images = [np.zeros((20, 30, 3), np.uint8)] * 3
     one = Image.open(detection_grid(images, [NONE] * 3, {"a": [NONE] * 3}, tmp_path / "one.png", 0.5)).size
-    two = Image.open(detection_grid(images, [NONE] * 3, {"a": [NONE] * 3, "b": [NONE] * 3}, tmp_path / "two.png", 0.5)).size
+    two = Image.open(
+        detection_grid(images, [NONE] * 3, {"a": [NONE] * 3, "b": [NONE] * 3}, tmp_path / "two.png", 0.5)
+    ).size
     assert two[0] == one[0] and two[1] - one[1] == pytest.approx(one[0] / 3 * 20 / 30, abs=2)

@@ -1,4 +1,6 @@
-"""The command that trains a found subnet: composed again, it gives the task and the model of the supernet's run, whoever set them."""
+"""The command that trains a found subnet: composed again, it gives the task and the model of the supernet's run,
+whoever set them.
+"""
 
 import shlex
 
@@ -20,18 +22,40 @@ def composed(*words):
     return to_plain(validate(content))
 
 
-@pytest.mark.parametrize("words, typed", [
-    (("method=supernet",), [f"model.subnet={SUBNET}"]),
-    # An experiment sets the size and the augmentation
-    (("experiment=supernet/small/spos_calr_ms", "data_dir='my data'", "device=cpu"),
-     ["task.image_size=16", "task.augmentation.crop_padding=2", f"model.subnet={SUBNET}", "data_dir='my data'", "device=cpu"]),
-    (("experiment=supernet/spos", "cache_dir=/tmp/null", "model.pretrain.steps=7"), None),
-    (("method=supernet", "task=image_folder", f"data_dir={as_value('/tmp/it is: here')}", "task.image_size=16", "task.decode_size=20", "task.augmentation.scale=[0.5,1]",
-      "task.normalization.mean=[0.5,0.25,1e-3]", "model.width=4"), None),
-    (("method=supernet", "model=mobilenet_supernet_small", STAGES), None),
-    (("method=supernet", "task.name=my_digits", "task.data_dir=elsewhere", "task=mnist"), None),
-    (("method=supernet", "seed=3"), None),
-])
+@pytest.mark.parametrize(
+    "words, typed",
+    [
+        (("method=supernet",), [f"model.subnet={SUBNET}"]),
+        # An experiment sets the size and the augmentation
+        (
+            ("experiment=supernet/small/spos_calr_ms", "data_dir='my data'", "device=cpu"),
+            [
+                "task.image_size=16",
+                "task.augmentation.crop_padding=2",
+                f"model.subnet={SUBNET}",
+                "data_dir='my data'",
+                "device=cpu",
+            ],
+        ),
+        (("experiment=supernet/spos", "cache_dir=/tmp/null", "model.pretrain.steps=7"), None),
+        (
+            (
+                "method=supernet",
+                "task=image_folder",
+                f"data_dir={as_value('/tmp/it is: here')}",
+                "task.image_size=16",
+                "task.decode_size=20",
+                "task.augmentation.scale=[0.5,1]",
+                "task.normalization.mean=[0.5,0.25,1e-3]",
+                "model.width=4",
+            ),
+            None,
+        ),
+        (("method=supernet", "model=mobilenet_supernet_small", STAGES), None),
+        (("method=supernet", "task.name=my_digits", "task.data_dir=elsewhere", "task=mnist"), None),
+        (("method=supernet", "seed=3"), None),
+    ],
+)
 def test_the_command_composes_the_same_task_and_model(words, typed, monkeypatch, tmp_path):
     monkeypatch.setenv("QUANTLAB_CACHE", str(tmp_path))
     subnet = SUBNET if not any("mobilenet" in word for word in words) else "1-2-3-1-2-3"
@@ -45,11 +69,33 @@ def test_the_command_composes_the_same_task_and_model(words, typed, monkeypatch,
     assert {key: value for key, value in again["model"].items() if key != "pretrain"} == same
     # pretrain's seed is of its run, which has none but the default; the rest of the recipe is the supernet's
     assert again["model"]["pretrain"] == run["model"]["pretrain"]
-    assert {key: again[key] for key in ("data_dir", "cache_dir", "device")} == {key: run[key] for key in ("data_dir", "cache_dir", "device")}
+    assert {key: again[key] for key in ("data_dir", "cache_dir", "device")} == {
+        key: run[key] for key in ("data_dir", "cache_dir", "device")
+    }
 
 
-@pytest.mark.parametrize("value", [None, True, "true", "null", "12", "1e3", "3-3-3-1", "a b", "it's", "", "[x]", "a,b", "ä", 0.001, 1e-7, [0.5, [1, "x y"]],
-                                   {"channels": 8, "names": ["a", None]}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        "true",
+        "null",
+        "12",
+        "1e3",
+        "3-3-3-1",
+        "a b",
+        "it's",
+        "",
+        "[x]",
+        "a,b",
+        "ä",
+        0.001,
+        1e-7,
+        [0.5, [1, "x y"]],
+        {"channels": 8, "names": ["a", None]},
+    ],
+)
 def test_values_come_back_from_hydra_as_they_were(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import QuotedString

@@ -12,7 +12,7 @@ def series(*names, steps=20):
     along = np.linspace(0.01, 0.2, steps)
     curve = {"step_error": (along / 5).tolist(), "accumulated_error": along.tolist()}
     curve["fid_to_fp32"] = {"step": [1, steps], "value": [0.1, 4.0]}
-    return {"timesteps": list(range(steps))[::-1], "group_size": 5, "curves": {name: curve for name in names}}
+    return {"timesteps": list(range(steps))[::-1], "group_size": 5, "curves": dict.fromkeys(names, curve)}
 
 
 def colors(path, at_least=20):

@@ -61,8 +61,10 @@ def test_equal_images_are_a_black_difference(tmp_path):
 
 def test_labelled_rows_wrap_at_the_columns_that_were_asked_for(tmp_path):
     images = np.linspace(-1, 1, 5)[:, None, None, None] * np.ones((5, 1, 8, 8))
-    picture = np.asarray(Image.open(labelled_rows({"a": images, "b": images[:4]}, tmp_path / "grid.png", columns=2)).convert("L"))
+    picture = np.asarray(
+        Image.open(labelled_rows({"a": images, "b": images[:4]}, tmp_path / "grid.png", columns=2)).convert("L")
+    )
     tile = TILE + GAP
-    assert picture.shape[0] == 4 * tile - GAP       # two rows of two each: the shortest set says how many
+    assert picture.shape[0] == 4 * tile - GAP  # two rows of two each: the shortest set says how many
     shown = picture[TILE // 2 :: tile, [picture.shape[1] - TILE - tile // 2, picture.shape[1] - TILE // 2]]
     assert shown.tolist() == [[0, 64], [128, 191]] * 2

@@ -48,8 +48,14 @@ def test_a_supernets_page_says_how_to_train_what_it_found(make_run):
     results = json.loads((directory / "results.json").read_text()) | {"diagnostics": {"found": "3-3-3-1-2-3"}}
     text = write_page(directory, results).read_text()
     command = text.split("Train the subnet found, alone:\n\n```\n")[1].split("\n")[0]
-    assert shlex.split(command) == ["quantlab", "method=pretrain", "task=digits_generation", "model=ddim", "model.subnet=3-3-3-1-2-3",
-                                    "model.pretrain.steps=7"]
+    assert shlex.split(command) == [
+        "quantlab",
+        "method=pretrain",
+        "task=digits_generation",
+        "model=ddim",
+        "model.subnet=3-3-3-1-2-3",
+        "model.pretrain.steps=7",
+    ]
 
 
 def test_the_command_repeats_what_was_typed_but_not_its_directory(make_run):
@@ -71,9 +77,24 @@ def test_the_command_to_sample_is_read_back_by_hydra(make_run):
 def test_the_tables_say_how_much_is_quantized(make_run):
     directory = make_run(metrics={"fid": 3.0})
     results = json.loads((directory / "results.json").read_text())
-    results |= {"quantized": {"weights": 0.982, "multiplications": 0.9751, "other_bits": {"W8A8": ["conv_in", "conv_out"]}}}
-    (directory / "layers.json").write_text(json.dumps({"time": {
-        "kind": "Linear", "weight": 32, "input": 32, "gradient": 32, "parameters": 1.0, "multiplications": 1.0, "reason": "policy"}}))
+    results |= {
+        "quantized": {"weights": 0.982, "multiplications": 0.9751, "other_bits": {"W8A8": ["conv_in", "conv_out"]}}
+    }
+    (directory / "layers.json").write_text(
+        json.dumps(
+            {
+                "time": {
+                    "kind": "Linear",
+                    "weight": 32,
+                    "input": 32,
+                    "gradient": 32,
+                    "parameters": 1.0,
+                    "multiplications": 1.0,
+                    "reason": "policy",
+                }
+            }
+        )
+    )
     said = "W4A8: 98.2 % of weights, 97.5 % of multiplications (conv_in, conv_out in W8A8)"
     text = write_page(directory, results).read_text()
     assert table_lines(text)[0] == f"| {said} | fid ↓ |"

@@ -8,7 +8,14 @@ BITS = {"weight": 4, "activation": 4, "gradient": 32}
 
 
 def entry(weight, input_, parameters, multiplications, kind="Conv2d", **more):
-    return {"kind": kind, "weight": weight, "input": input_, "gradient": 32, "parameters": parameters, "multiplications": multiplications} | more
+    return {
+        "kind": kind,
+        "weight": weight,
+        "input": input_,
+        "gradient": 32,
+        "parameters": parameters,
+        "multiplications": multiplications,
+    } | more
 
 
 LAYERS = {
@@ -25,14 +32,24 @@ LAYERS = {
 
 def test_shares_count_weights_and_multiplications_of_two_quantized_factors():
     share = quantized_share(LAYERS, BITS)
-    assert share == {"weights": pytest.approx(0.01 + 6 * 0.15 + 0.03), "multiplications": pytest.approx(0.02 + 6 * 0.15 + 0.01),
-                     "other_bits": {"W8A8": ["conv_in"], "A8": ["attention (softmax value)"]}}
-    assert quantized_words(share) == "94.0 % of weights, 93.0 % of multiplications (conv_in in W8A8; attention (softmax value) in A8)"
+    assert share == {
+        "weights": pytest.approx(0.01 + 6 * 0.15 + 0.03),
+        "multiplications": pytest.approx(0.02 + 6 * 0.15 + 0.01),
+        "other_bits": {"W8A8": ["conv_in"], "A8": ["attention (softmax value)"]},
+    }
+    assert (
+        quantized_words(share)
+        == "94.0 % of weights, 93.0 % of multiplications (conv_in in W8A8; attention (softmax value) in A8)"
+    )
 
 
-@pytest.mark.parametrize("part, said", [(1.0, "100 %"), (0.9999, "> 99.9 %"), (0.5, "50.0 %"), (0.0001, "< 0.1 %"), (0.0, "0 %")])
+@pytest.mark.parametrize(
+    "part, said", [(1.0, "100 %"), (0.9999, "> 99.9 %"), (0.5, "50.0 %"), (0.0001, "< 0.1 %"), (0.0, "0 %")]
+)
 def test_nearly_all_is_not_all(part, said):
-    assert quantized_words({"weights": part, "multiplications": part}) == f"{said} of weights, {said} of multiplications"
+    assert (
+        quantized_words({"weights": part, "multiplications": part}) == f"{said} of weights, {said} of multiplications"
+    )
 
 
 def test_a_run_that_says_nothing_gets_no_words():

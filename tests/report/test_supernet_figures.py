@@ -82,7 +82,9 @@ def accuracies(count, seed=0):
 
 @pytest.mark.parametrize("count", [1, 2, 12, 15625])
 def test_the_scatter_shows_every_subnet_and_says_its_tau(count, drawn, tmp_path):
-    path = ranking_scatter(*accuracies(count), "cifar10_test", 0.7512, tmp_path / "figures" / "ranking.png", parameters_tau=0.637)
+    path = ranking_scatter(
+        *accuracies(count), "cifar10_test", 0.7512, tmp_path / "figures" / "ranking.png", parameters_tau=0.637
+    )
     axes = drawn[0].axes[0]
     assert path.is_file() and len(axes.collections[0].get_offsets()) == count
     assert axes.get_title() == f"{count:,} subnets, Kendall's τ = 0.751 (by parameters alone 0.637)"
@@ -96,20 +98,29 @@ def test_the_better_half_is_drawn_again_where_poor_subnets_stretch_the_axis(draw
     plain, stretched = ([axes for axes in figure.axes if axes.get_xlabel()] for figure in drawn)
     assert [len(axes.collections[0].get_offsets()) for axes in plain] == [40]
     everything, better = (axes.collections[0].get_offsets()[:, 1] for axes in stretched)
-    assert len(everything) == 41 and sorted(better) == sorted(value for value in truth if value >= np.median([*truth, 10.0]))
+    assert len(everything) == 41 and sorted(better) == sorted(
+        value for value in truth if value >= np.median([*truth, 10.0])
+    )
 
 
-@pytest.mark.parametrize(("least", "largest", "scale"),
-                         [(1e5, 4.9e5, "linear"), (1e5, 5.1e5, "log"), (0, 5e5, "linear"), (1e5, 1e5, "linear")])
+@pytest.mark.parametrize(
+    ("least", "largest", "scale"),
+    [(1e5, 4.9e5, "linear"), (1e5, 5.1e5, "log"), (0, 5e5, "linear"), (1e5, 1e5, "linear")],
+)
 def test_the_colour_bar_is_logarithmic_over_a_wide_range(least, largest, scale, drawn, tmp_path):
-    ranking_scatter([50, 60, 70], [80, 90, 91], [least, largest, largest], "table", 1.0, tmp_path / "a.png", measure="flops")
+    ranking_scatter(
+        [50, 60, 70], [80, 90, 91], [least, largest, largest], "table", 1.0, tmp_path / "a.png", measure="flops"
+    )
     bar = drawn[0].axes[-1]
     assert bar.get_yscale() == scale and bar.get_ylabel() == "flops"
 
 
 def test_fairness_has_a_curve_for_each_complexity_that_was_logged(drawn, tmp_path):
-    rows = [{"step": step, "loss": 1.0} | ({key: 2.0 / (1 + number) for number, key in enumerate(FAIRNESS)} if step % 50 == 0 else {})
-            for step in range(10, 500, 10)]
+    rows = [
+        {"step": step, "loss": 1.0}
+        | ({key: 2.0 / (1 + number) for number, key in enumerate(FAIRNESS)} if step % 50 == 0 else {})
+        for step in range(10, 500, 10)
+    ]
     path = fairness_curves(rows, tmp_path / "figures" / "fairness.png")
     assert all(pixels(path, color) > 200 for _, color, _ in FAIRNESS.values())
     assert [list(line.get_xdata()) for line in drawn[0].axes[0].lines] == [list(range(50, 500, 50))] * 3
@@ -120,7 +131,9 @@ def test_fairness_has_a_curve_for_each_complexity_that_was_logged(drawn, tmp_pat
 def test_the_running_mean_of_the_cosine_is_that_of_its_neighbours(drawn, tmp_path):
     rng = np.random.default_rng(0)
     rows = [{"step": step, "momentum_cosine": float(value)} for step, value in enumerate(rng.normal(0.1, 0.2, 80))]
-    path = noise_curve([*rows, {"step": 80, "momentum_cosine": None}, {"step": 81, "validation_top1": 50.0}], tmp_path / "noise.png")
+    path = noise_curve(
+        [*rows, {"step": 80, "momentum_cosine": None}, {"step": 81, "validation_top1": 50.0}], tmp_path / "noise.png"
+    )
     zero, points, mean = drawn[0].axes[0].lines
     assert list(zero.get_ydata()) == [0, 0] and pixels(path, MEAN) > 200
     values = points.get_ydata()
@@ -141,7 +154,9 @@ def test_noise_is_compared_in_two_colours(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("draw", [fairness_curves, noise_curve])
-@pytest.mark.parametrize("rows", [[], [{"step": 1, "loss": 1.0}], [{"step": 1, "momentum_cosine": None, "validation_loss_low": None}]])
+@pytest.mark.parametrize(
+    "rows", [[], [{"step": 1, "loss": 1.0}], [{"step": 1, "momentum_cosine": None, "validation_loss_low": None}]]
+)
 def test_what_was_not_logged_leaves_no_file(draw, rows, tmp_path):
     assert draw(rows, tmp_path / "a.png") is None
     assert not list(tmp_path.iterdir())
@@ -156,7 +171,9 @@ def test_a_single_point_can_be_seen(draw, tmp_path):
 @pytest.mark.parametrize("subnet", [(3, 3, 3, 1, 2, 3), (0,) * 6, (4,) * 6, (4, 0, 2, 3, 0, 1)])
 def test_a_cell_shows_its_operations_and_no_words_overlap(subnet, drawn, tmp_path):
     names = [OPERATIONS[operation] for operation in subnet]
-    path = cell_graph(names, EDGES, "nas_bench_201 " + "-".join(map(str, subnet)), tmp_path / "figures" / "found_subnet.png")
+    path = cell_graph(
+        names, EDGES, "nas_bench_201 " + "-".join(map(str, subnet)), tmp_path / "figures" / "found_subnet.png"
+    )
     assert_readable(drawn[0])
     words = [text.get_text() for text in drawn[0].axes[0].texts]
     assert words == ["input", "1", "2", "output", *names]
@@ -170,13 +187,15 @@ def test_a_cell_shows_its_operations_and_no_words_overlap(subnet, drawn, tmp_pat
 def test_words_of_a_cell_stand_at_their_own_edge_and_no_other_runs_through_them(drawn, tmp_path):
     cell_graph(["nor_conv_3x3"] * len(EDGES), EDGES, "cell", tmp_path / "cell.png")
     axes = drawn[0].axes[0]
-    words = boxes_of_words(drawn[0])[4:-1]      # without the nodes and the title
+    words = boxes_of_words(drawn[0])[4:-1]  # without the nodes and the title
     for number, curve in enumerate(curves_of(drawn[0])):
         points = points_along(curve, axes)
         distances = [np.hypot(*(points - axes.texts[4 + other].get_position()).T).min() for other in range(len(EDGES))]
         assert np.argmin(distances) == number and distances[number] < 0.12
         pixels_along = axes.transData.transform(points)
-        assert not any(box.contains(*point) for other, (_, box) in enumerate(words) if other != number for point in pixels_along)
+        assert not any(
+            box.contains(*point) for other, (_, box) in enumerate(words) if other != number for point in pixels_along
+        )
 
 
 @pytest.mark.parametrize("layers", [2, 21])
@@ -184,7 +203,9 @@ def test_a_chain_shows_every_layer_and_no_words_overlap(layers, drawn, tmp_path)
     space = MobileNetSpace()
     subnet = (5, 6, 0, 1, 2, 3, 4, *space.sample(np.random.default_rng(0))[7:])[:layers]
     names = [space.operations[operation] for operation in subnet]
-    path = chain_figure(names, space.decisions[:layers], f"mobilenet {'-'.join(map(str, subnet))}", tmp_path / "figures" / "chain.png")
+    path = chain_figure(
+        names, space.decisions[:layers], f"mobilenet {'-'.join(map(str, subnet))}", tmp_path / "figures" / "chain.png"
+    )
     assert_readable(drawn[0])
     words = [text.get_text() for text in drawn[0].axes[0].texts]
     assert words == [word for pair in zip(names, space.decisions, strict=False) for word in pair]

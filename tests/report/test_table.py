@@ -79,19 +79,37 @@ def test_reconstruction_is_part_of_the_method(make_run):
 
 @pytest.mark.parametrize("method, averaged", [("low_bit", True), ("pretrain", True), ("qat", False)])
 def test_a_seed_of_full_precision_that_follows_the_runs_own_is_no_setting(make_run, method, averaged):
-    runs = [make_run(f"s{seed}", method=method, seed=seed, metrics={"top1": 50.0}, model={"pretrain": {"seed": seed}}) for seed in (0, 1)]
+    runs = [
+        make_run(f"s{seed}", method=method, seed=seed, metrics={"top1": 50.0}, model={"pretrain": {"seed": seed}})
+        for seed in (0, 1)
+    ]
     assert len(aggregate(rows_of(*runs))) == (1 if averaged else 2)
 
 
 def test_sampler_rate_and_momentum_are_part_of_a_supernets_method(make_run):
     def row_of(name, **more):
-        settings = {"sampler": "spos", "calr": True, "decay": "cosine", "momentum_separation": True, "gamma_max": 4.0} | more
+        settings = {
+            "sampler": "spos",
+            "calr": True,
+            "decay": "cosine",
+            "momentum_separation": True,
+            "gamma_max": 4.0,
+        } | more
         return make_run(name, method="supernet", metrics={"kendall_tau": 0.7}, settings=settings)
 
     plain = {"calr": False, "momentum_separation": False}
-    rows = rows_of(row_of("both"), row_of("none", **plain), row_of("released", sampler="fairnas", **plain | {"decay": "constant"}),
-                   row_of("both_again", gamma_max=3.0))
-    assert [row["method"] for row in rows] == ["supernet/spos+calr+ms", "supernet/spos", "supernet/fairnas+constant", "supernet/spos+calr+ms"]
+    rows = rows_of(
+        row_of("both"),
+        row_of("none", **plain),
+        row_of("released", sampler="fairnas", **plain | {"decay": "constant"}),
+        row_of("both_again", gamma_max=3.0),
+    )
+    assert [row["method"] for row in rows] == [
+        "supernet/spos+calr+ms",
+        "supernet/spos",
+        "supernet/fairnas+constant",
+        "supernet/spos+calr+ms",
+    ]
     assert [row["settings"] for row in rows] == [{"method.gamma_max": 4.0}, {}, {}, {"method.gamma_max": 3.0}]
 
 

@@ -19,7 +19,11 @@ def pixels(path, color, tolerance=24):
 def rows(scheduled):
     made = []
     for step in range(10, 500, 10):
-        row = {"step": step, "running_transition_rate": 0.005, "layers/running_transition_rate": {"a": 0.004, "b": 0.006}}
+        row = {
+            "step": step,
+            "running_transition_rate": 0.005,
+            "layers/running_transition_rate": {"a": 0.004, "b": 0.006},
+        }
         made.append(row | ({"target_transition_rate": 0.007 - step * 1e-5} if scheduled else {}))
     return [*made, {"step": 500, "validation_top1": 90.0}]
 
@@ -35,9 +39,14 @@ def test_mean_and_layers_are_drawn_and_the_target_where_there_is_one(scheduled, 
 
 def test_every_target_is_drawn_where_layers_differ(tmp_path):
     own = {"a": 0.003, "b": 0.008, "c": 0.003}
-    differing = [row | {"layers/target_transition_rate": own} if "target_transition_rate" in row else row for row in rows(scheduled=True)]
+    differing = [
+        row | {"layers/target_transition_rate": own} if "target_transition_rate" in row else row
+        for row in rows(scheduled=True)
+    ]
     assert [curve[0] for _, curve in _distinct_layers(differing, "target_transition_rate")] == [0.003, 0.008]
-    path, one = (transition_curves(made, tmp_path / f"{len(made[0])}.png") for made in (differing, rows(scheduled=True)))
+    path, one = (
+        transition_curves(made, tmp_path / f"{len(made[0])}.png") for made in (differing, rows(scheduled=True))
+    )
     assert pixels(path, TARGET) > pixels(one, TARGET) + 100
 
 

@@ -33,7 +33,11 @@ def test_cells_that_cannot_learn_are_the_ones_that_the_table_knows_at_chance():
     assert cut_off.sum() > 100 and (accuracy[cut_off] == 10).all() and (accuracy[~cut_off] > 10).all()
     # The dossier's best cells, by their encoding
     table = np.load(TABLE)
-    for name, encoding in (("cifar10_test", "3-3-3-1-2-3"), ("cifar100_test", "3-3-3-1-3-3"), ("imagenet16_120_test", "2-2-3-1-3-3")):
+    for name, encoding in (
+        ("cifar10_test", "3-3-3-1-2-3"),
+        ("cifar100_test", "3-3-3-1-3-3"),
+        ("imagenet16_120_test", "2-2-3-1-3-3"),
+    ):
         assert SPACE.encode(SPACE.subnet(int(table[name].argmax()))) == encoding
 
 
@@ -49,7 +53,8 @@ def test_edges_that_matter():
     # 1<-0 is a convolution, but nothing leads on from node 1; the output comes by 2.
     subnet = SPACE.decode("3-1-0-0-0-3")
     assert [EDGES[edge] for edge in live_edges(subnet)] == [(0, 2), (2, 3)]
-    # Node 1 gets nothing, so that what leads on from it is fed zeros: of no use to the supernet, a constant in a network of its own.
+    # Node 1 gets nothing, so that what leads on from it is fed zeros: of no use to the supernet, a constant in a
+    # network of its own.
     subnet = SPACE.decode("0-1-0-0-3-3")
     assert [EDGES[edge] for edge in live_edges(subnet)] == [(0, 2), (2, 3)]
     assert [EDGES[edge] for edge in reaching_edges(subnet)] == [(0, 2), (1, 3), (2, 3)]
@@ -70,15 +75,24 @@ def test_size_of_the_network_follows_width_cells_and_task():
     assert small.pixels == (64, 16, 4) and NasBench201(image_size=7).pixels == (49, 16, 4)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("3-3-9-1-2-3", "operation 9 at 2<-1, where 0, 1, 2, 3, 4 are legal), allowed in nas_bench_201: 6 operations (0 none, 1 skip_connect"),
-    ("3-3-9-1-2-3", "type subnet=3-3-4-1-2-3"),
-    ("3-3", "2 operations for 6 decisions"),
-    ("3-3", "type subnet=3-3-0-0-0-0"),
-    ("3-3-3-3-3-3-3", "type subnet=3-3-3-3-3-3"),
-    ("conv", "type subnet=2-2-2-2-2-2"),
-    ("", "got ''"),
-])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "3-3-9-1-2-3",
+            (
+                "operation 9 at 2<-1, where 0, 1, 2, 3, 4 are legal), allowed in nas_bench_201: 6 operations (0 none, 1"
+                " skip_connect"
+            ),
+        ),
+        ("3-3-9-1-2-3", "type subnet=3-3-4-1-2-3"),
+        ("3-3", "2 operations for 6 decisions"),
+        ("3-3", "type subnet=3-3-0-0-0-0"),
+        ("3-3-3-3-3-3-3", "type subnet=3-3-3-3-3-3"),
+        ("conv", "type subnet=2-2-2-2-2-2"),
+        ("", "got ''"),
+    ],
+)
 def test_an_illegal_encoding_is_one_line_with_a_legal_one(text, said):
     with pytest.raises(RequestError) as caught:
         SPACE.decode(text)
@@ -89,7 +103,9 @@ def test_an_illegal_encoding_is_one_line_with_a_legal_one(text, said):
 
 @pytest.mark.parametrize("index, nearest", [(-1, 0), (15_625, 15_624)])
 def test_an_index_outside_the_space_is_refused(index, nearest):
-    with pytest.raises(RequestError, match=f"index: got {index}, allowed in nas_bench_201: 0 to 15624; type {nearest}$"):
+    with pytest.raises(
+        RequestError, match=f"index: got {index}, allowed in nas_bench_201: 0 to 15624; type {nearest}$"
+    ):
         SPACE.subnet(index)
 
 

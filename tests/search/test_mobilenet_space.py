@@ -23,17 +23,23 @@ def test_numbers_encodings_and_draws_go_round():
         assert SPACE.subnet(SPACE.index(subnet)) == subnet == SPACE.decode(SPACE.encode(subnet))
     assert SPACE.index((0,) * 21) == 0 and SPACE.index(SPACE.subnet(SPACE.size - 1)) == SPACE.size - 1
     small = MobileNetSpace([Stage(8, 2, 2)])
-    assert [small.subnet(number) for number in range(small.size)] == [(one, two) for one in range(6) for two in range(7)]
+    assert [small.subnet(number) for number in range(small.size)] == [
+        (one, two) for one in range(6) for two in range(7)
+    ]
     assert len(SPACE.neighbours((0,) * 21)) == 6 * 5 + 15 * 6
 
 
 def test_an_identity_that_is_not_legal_is_refused():
-    with pytest.raises(RequestError, match="operation 6 at stage1.layer1, where 0, 1, 2, 3, 4, 5 are legal.*type subnet=5-6-6"):
+    with pytest.raises(
+        RequestError, match="operation 6 at stage1.layer1, where 0, 1, 2, 3, 4, 5 are legal.*type subnet=5-6-6"
+    ):
         SPACE.decode("-".join(["6"] * 21))
 
 
 def test_complexity_by_hand():
-    tiny = MobileNetSpace([Stage(8, 2, 2)], stem=4, first=6, last=10, stem_stride=1, image_size=7, channels=1, classes=3)
+    tiny = MobileNetSpace(
+        [Stage(8, 2, 2)], stem=4, first=6, last=10, stem_stride=1, image_size=7, channels=1, classes=3
+    )
     # Stem 3x3, depthwise 3x3, 1x1; the last 1x1 and the classifier
     assert tiny.fixed_cost("parameters") == 9 * 4 + 9 * 4 + 4 * 6 + 8 * 10 + 10 * 3
     assert tiny.complexity((3, IDENTITY)) - tiny.fixed_cost("parameters") == 6 * 36 + 25 * 36 + 36 * 8

@@ -1,4 +1,6 @@
-"""The official benchmark files, made up here in their layout: every cell finds its number, and nothing in them is executed."""
+"""The official benchmark files, made up here in their layout: every cell finds its number, and nothing in them is
+executed.
+"""
 
 import bz2
 import os
@@ -41,18 +43,29 @@ def results_of(number):
     all_results, seeds = {}, {}
     for name, (data, part) in SOURCES.items():
         for seed, shift in ((777, 1.0), (888, -1.0)):
-            trial = all_results.setdefault((data, seed), {"epochs": 2, "eval_acc1es": OrderedDict(), "net_state_dict": None})
+            trial = all_results.setdefault(
+                (data, seed), {"epochs": 2, "eval_acc1es": OrderedDict(), "net_state_dict": None}
+            )
             trial["eval_acc1es"] |= {f"{part}@0": 0.0, f"{part}@1": expected(number, name) + shift}
         seeds[data] = [777, 888]
-    return {"arch_index": number, "arch_str": text_of(number), "all_results": all_results, "dataset_seed": seeds, "clear_net_done": True}
+    return {
+        "arch_index": number,
+        "arch_str": text_of(number),
+        "all_results": all_results,
+        "dataset_seed": seeds,
+        "clear_net_done": True,
+    }
 
 
 def benchmark(training, numbers=range(SPACE.size)):
     """In an order of its own, as the official files."""
     order = list(numbers)
     random.Random(0).shuffle(order)
-    return {"meta_archs": [text_of(number) for number in order], "evaluated_indexes": set(range(len(order))),
-            "arch2infos": {place: {training: results_of(number)} for place, number in enumerate(order)}}
+    return {
+        "meta_archs": [text_of(number) for number in order],
+        "evaluated_indexes": set(range(len(order))),
+        "arch2infos": {place: {training: results_of(number)} for place, number in enumerate(order)},
+    }
 
 
 def write(path, content):
@@ -114,11 +127,14 @@ def test_nothing_is_executed(tmp_path, monkeypatch, name):
     assert "\n" not in str(caught.value) and not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content, said", [
-    (b"no bzip2", "not readable"),
-    (bz2.compress(pickle.dumps([1, 2])), "is no NAS-Bench-201 or NATS-Bench file"),
-    (bz2.compress(pickle.dumps({"arch2infos": {0: {"12": {}}}})), "a cell has no training of 200 epochs"),
-])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"no bzip2", "not readable"),
+        (bz2.compress(pickle.dumps([1, 2])), "is no NAS-Bench-201 or NATS-Bench file"),
+        (bz2.compress(pickle.dumps({"arch2infos": {0: {"12": {}}}})), "a cell has no training of 200 epochs"),
+    ],
+)
 def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
     (tmp_path / "file.pickle.pbz2").write_bytes(content)
     with pytest.raises(RequestError, match=said):
@@ -130,7 +146,9 @@ def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
         read_benchmark(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("text", ["", "|none~0|", text_of(0).replace("none~2", "none~1"), text_of(0).replace("none~2", "dil_conv~2")])
+@pytest.mark.parametrize(
+    "text", ["", "|none~0|", text_of(0).replace("none~2", "none~1"), text_of(0).replace("none~2", "dil_conv~2")]
+)
 def test_texts_that_are_no_cell_are_refused(text):
     assert parse_cell(text_of(11_663)) == (3, 3, 3, 1, 2, 3)
     with pytest.raises(RequestError, match="cell: got"):
@@ -144,7 +162,9 @@ def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path, whole):
     assert "cifar10_test: 0.00 to 62.50 percent, best cell 4-4-4-4-4-4" in done.stdout
     assert TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices").tolist() == [4, 2]
     done = convert(tmp_path / "nothing", "x.npz")
-    assert done.returncode == 2 and done.stderr.startswith("convert_nats_bench: error: ") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and done.stderr.startswith("convert_nats_bench: error: ") and done.stderr.count("\n") == 1
+    )
 
 
 def released(folder):
@@ -162,7 +182,10 @@ def test_the_paper_s_own_tables_are_read_with_their_list(tmp_path):
     assert done.returncode == 0 and "kendall_indices: 3 cells" in done.stdout
     table = TruthTable.load(tmp_path / "data" / "table.npz", SPACE)
     assert set(table.accuracies) == set(FILES) and table.subset("kendall_indices").tolist() == [15_624, 0, 11_663]
-    assert table.lookup("imagenet16_120_test", [11_663])[0] == (11_663 * 7 + list(FILES).index("imagenet16_120_test")) % 100
+    assert (
+        table.lookup("imagenet16_120_test", [11_663])[0]
+        == (11_663 * 7 + list(FILES).index("imagenet16_120_test")) % 100
+    )
 
 
 def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
@@ -170,16 +193,27 @@ def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
     (folder / LIST).rename(tmp_path / LIST)
     done = convert(folder, tmp_path / "table.npz")
     assert done.returncode == 0 and "no kendall_indices" in done.stdout and "--lists" in done.stdout
-    with pytest.raises(RequestError, match="got the list 'kendall_indices', allowed: null.*method.ranking.subset=null, or bring it .* --lists"):
+    with pytest.raises(
+        RequestError,
+        match="got the list 'kendall_indices', allowed: null.*method.ranking.subset=null, or bring it .* --lists",
+    ):
         TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices")
     assert convert(folder, tmp_path / "table.npz", "--lists", tmp_path / LIST).returncode == 0
     assert len(TruthTable.load(tmp_path / "table.npz", SPACE).subset("kendall_indices")) == 3
 
 
-@pytest.mark.parametrize("content, said", [
-    (b"text", "not readable"), (pickle.dumps(Malice()), "only plain containers and numbers"), (pickle.dumps([1, 1]), "holds no list of different cells"),
-    (pickle.dumps([0, 15_625]), "0 to 15624"), (pickle.dumps([]), "holds no list"), (pickle.dumps([0.5]), "holds no list"), (pickle.dumps(["0"]), "holds no list"),
-])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"text", "not readable"),
+        (pickle.dumps(Malice()), "only plain containers and numbers"),
+        (pickle.dumps([1, 1]), "holds no list of different cells"),
+        (pickle.dumps([0, 15_625]), "0 to 15624"),
+        (pickle.dumps([]), "holds no list"),
+        (pickle.dumps([0.5]), "holds no list"),
+        (pickle.dumps(["0"]), "holds no list"),
+    ],
+)
 def test_a_list_that_is_none_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / LIST).write_bytes(content)

@@ -25,4 +25,9 @@ def test_precision_counts_the_best_among_the_best():
     scores, truth = [9, 8, 7, 1, 2], [9, 1, 7, 8, 2]
     assert best(truth, 3) == [0, 3, 2] and best([1, 2, 2, 0], 2) == [1, 2]
     assert precision_at_k(scores, truth, 1) == 1 and precision_at_k(scores, truth, 3) == pytest.approx(2 / 3)
-    assert set(rank_metrics(scores, truth, ks=(1, 3, 5, 50))) == {"kendall_tau", "spearman", "precision_at_1", "precision_at_3"}
+    assert set(rank_metrics(scores, truth, ks=(1, 3, 5, 50))) == {
+        "kendall_tau",
+        "spearman",
+        "precision_at_1",
+        "precision_at_3",
+    }

@@ -63,7 +63,9 @@ def test_the_generator_alone_decides(name):
     assert one == other != sampler.draw(np.random.default_rng(8), 0, 1)
 
 
-MOBILENET = MobileNetSpace([Stage(8, 2, 1), Stage(16, 3, 2)], stem=8, first=8, last=32, stem_stride=1, image_size=8, classes=10)
+MOBILENET = MobileNetSpace(
+    [Stage(8, 2, 1), Stage(16, 3, 2)], stem=8, first=8, last=32, stem_stride=1, image_size=8, classes=10
+)
 LEAST, MOST = MOBILENET.complexity_range("flops")
 BINS = [LEAST + (MOST - LEAST) * share for share in (0.2, 0.3, 0.5, 0.55)]
 
@@ -84,16 +86,24 @@ def test_bins_of_flops_are_drawn_alike_however_many_subnets_they_hold(name):
 
 
 def test_inside_a_bin_every_subnet_is_as_likely():
-    rng, sampler = np.random.default_rng(0), build_sampler("spos", SPACE, 0, [0, SPACE.complexity((0, 0, 0, 0, 0, 2), "flops")])
-    drawn = [sampler.draw(rng, 0, None)[0] for _ in range(600)]     # cells with at most one 1x1 convolution: 3^6 and 6 * 3^5
+    rng, sampler = (
+        np.random.default_rng(0),
+        build_sampler("spos", SPACE, 0, [0, SPACE.complexity((0, 0, 0, 0, 0, 2), "flops")]),
+    )
+    # cells with at most one 1x1 convolution: 3^6 and 6 * 3^5
+    drawn = [sampler.draw(rng, 0, None)[0] for _ in range(600)]
     convolutions = np.array([subnet.count(2) for subnet in drawn])
     assert convolutions.max() == 1 and not any(3 in subnet for subnet in drawn)
     assert abs(convolutions.mean() - 6 / 9) < 4 * (2 / 9 / 600) ** 0.5
 
 
 def test_a_bin_that_is_never_hit_gives_any_subnet_and_one_outside_the_space_is_refused():
-    narrow = build_sampler("spos", SPACE, 0, [SPACE.complexity_range("flops")[1] - 0.5, SPACE.complexity_range("flops")[1]])
+    narrow = build_sampler(
+        "spos", SPACE, 0, [SPACE.complexity_range("flops")[1] - 0.5, SPACE.complexity_range("flops")[1]]
+    )
     subnet = narrow.draw(np.random.default_rng(0), 0, None)[0]
     assert SPACE.check(subnet) and subnet != (3,) * 6
-    with pytest.raises(RequestError, match=f"method.flops_bins: got a bin from 3e.08 to 3.1e.08, .* have {LEAST} to {MOST} FLOPs here"):
+    with pytest.raises(
+        RequestError, match=f"method.flops_bins: got a bin from 3e.08 to 3.1e.08, .* have {LEAST} to {MOST} FLOPs here"
+    ):
         build_sampler("spos", MOBILENET, 0, [300e6, 310e6])

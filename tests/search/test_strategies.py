@@ -32,7 +32,9 @@ def test_exhaustive_search_sees_every_subnet_once_and_finds_the_best():
 
 
 def test_exhaustive_search_of_an_endless_space_is_refused():
-    with pytest.raises(RequestError, match="got exhaustive, but mobilenet has .* type method.search.strategy=evolutionary"):
+    with pytest.raises(
+        RequestError, match="got exhaustive, but mobilenet has .* type method.search.strategy=evolutionary"
+    ):
         exhaustive(MobileNetSpace(), Recorder())
 
 
@@ -49,7 +51,7 @@ def test_evolution_finds_the_best_with_far_fewer_scores_than_chance():
     for seed in range(5):
         score = Recorder()
         found.append(evolutionary_search(SPACE, score, np.random.default_rng(seed))[0][0])
-        assert len(set(score.asked)) == len(score.asked) == 1_000     # 20 generations of 50
+        assert len(set(score.asked)) == len(score.asked) == 1_000  # 20 generations of 50
     assert found == [BEST] * 5
 
 
@@ -58,11 +60,15 @@ def test_evolution_without_crossover_or_mutation_is_random_search():
     assert sorted(alone) == sorted(random_search(SPACE, Recorder(), 200, np.random.default_rng(0)))
 
 
-@pytest.mark.parametrize("search", [
-    lambda score, limit: exhaustive(SPACE, score, limit),
-    lambda score, limit: random_search(SPACE, score, 300, np.random.default_rng(0), limit),
-    lambda score, limit: evolutionary_search(SPACE, score, np.random.default_rng(0), limit),
-], ids=["exhaustive", "random", "evolutionary"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda score, limit: exhaustive(SPACE, score, limit),
+        lambda score, limit: random_search(SPACE, score, 300, np.random.default_rng(0), limit),
+        lambda score, limit: evolutionary_search(SPACE, score, np.random.default_rng(0), limit),
+    ],
+    ids=["exhaustive", "random", "evolutionary"],
+)
 @pytest.mark.parametrize("measure", ["parameters", "flops"])
 def test_no_search_asks_for_what_exceeds_the_limit(search, measure):
     largest = np.mean(SPACE.complexity_range(measure)) / 2
@@ -72,9 +78,11 @@ def test_no_search_asks_for_what_exceeds_the_limit(search, measure):
 
 
 def test_a_limit_that_excludes_every_subnet_is_refused_with_the_smallest():
-    for search in (lambda limit: exhaustive(SPACE, Recorder(), limit),
-                   lambda limit: random_search(SPACE, Recorder(), 5, np.random.default_rng(0), limit),
-                   lambda limit: evolutionary_search(SPACE, Recorder(), np.random.default_rng(0), limit)):
+    for search in (
+        lambda limit: exhaustive(SPACE, Recorder(), limit),
+        lambda limit: random_search(SPACE, Recorder(), 5, np.random.default_rng(0), limit),
+        lambda limit: evolutionary_search(SPACE, Recorder(), np.random.default_rng(0), limit),
+    ):
         said = "got 72751 parameters, which excludes every subnet of nas_bench_201, allowed: from 72752 .*=72752"
         with pytest.raises(RequestError, match=said):
             search(ComplexityLimit(SPACE, "parameters", 72_751))
@@ -82,7 +90,9 @@ def test_a_limit_that_excludes_every_subnet_is_refused_with_the_smallest():
 
 def test_the_tightest_limit_still_gives_subnets_and_ends_when_they_are_used_up():
     # The 3^6 cells without any convolution
-    ranked = random_search(SPACE, Recorder(), 10_000, np.random.default_rng(0), ComplexityLimit(SPACE, "parameters", 72_752))
+    ranked = random_search(
+        SPACE, Recorder(), 10_000, np.random.default_rng(0), ComplexityLimit(SPACE, "parameters", 72_752)
+    )
     assert 650 < len(ranked) <= 729
     space = MobileNetSpace()
     least, _ = space.complexity_range("flops")

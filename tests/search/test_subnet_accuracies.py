@@ -34,7 +34,9 @@ def one_by_one(model, batches):
     for subnet in SUBNETS:
         model.activate(subnet)
         with torch.no_grad():
-            found.append(100 * sum(int((model(batch["image"]).argmax(1) == batch["label"]).sum()) for batch in batches) / 96)
+            found.append(
+                100 * sum(int((model(batch["image"]).argmax(1) == batch["label"]).sum()) for batch in batches) / 96
+            )
     return found
 
 
@@ -83,7 +85,8 @@ def test_recalibrated_statistics_are_those_of_the_calibration_images_and_leave_n
         with torch.no_grad():
             predicted = supernet(batches[0]["image"]).argmax(1)
         labelled = [{"image": batches[0]["image"], "label": predicted}]
-        # Calibrated on the very images, only Bessel's correction of the variance differs; on others the predictions move
+        # Calibrated on the very images, only Bessel's correction of the variance differs; on others the predictions
+        # move
         assert recalibrated_accuracies(supernet, [subnet], labelled, labelled, plain)[0] > 90
         other = [{"image": 4 * batches[1]["image"] - 3, "label": predicted}]
         shifted += recalibrated_accuracies(supernet, [subnet], labelled, other, plain)

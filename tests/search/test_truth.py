@@ -55,17 +55,29 @@ def test_a_table_of_a_sample_goes_round(tmp_path):
         read.lookup("digits_test", [8])
 
 
-@pytest.mark.parametrize("arrays, said", [
-    ({"accuracy": np.zeros(15_624)}, "accuracy of .* has 15624 entries, allowed: 15625, one per subnet of nas_bench_201"),
-    ({"accuracy": np.zeros((15_625, 2))}, "has 15625 x 2 entries"),
-    ({"accuracy": np.full(15_625, np.nan)}, "allowed: 0 to 100 percent"),
-    ({"accuracy": np.full(15_625, 101.0)}, "allowed: 0 to 100 percent"),
-    ({"counts": np.zeros(15_625, int)}, "holds no accuracies"),
-    ({"accuracy": np.zeros(15_625), "kendall_indices": np.array([0, 15_625])}, "kendall_indices of .* numbers from 0 to 15624"),
-    ({"accuracy": np.zeros(2), "indices": np.array([4, 4])}, "no list of different subnets"),
-    ({"accuracy": np.zeros(3), "indices": np.array([4, 5])}, "has 3 entries, allowed: 2, one per subnet of its indices"),
-    ({"accuracy": np.array([object()])}, "not a sound .npz"),
-])
+@pytest.mark.parametrize(
+    "arrays, said",
+    [
+        (
+            {"accuracy": np.zeros(15_624)},
+            "accuracy of .* has 15624 entries, allowed: 15625, one per subnet of nas_bench_201",
+        ),
+        ({"accuracy": np.zeros((15_625, 2))}, "has 15625 x 2 entries"),
+        ({"accuracy": np.full(15_625, np.nan)}, "allowed: 0 to 100 percent"),
+        ({"accuracy": np.full(15_625, 101.0)}, "allowed: 0 to 100 percent"),
+        ({"counts": np.zeros(15_625, int)}, "holds no accuracies"),
+        (
+            {"accuracy": np.zeros(15_625), "kendall_indices": np.array([0, 15_625])},
+            "kendall_indices of .* numbers from 0 to 15624",
+        ),
+        ({"accuracy": np.zeros(2), "indices": np.array([4, 4])}, "no list of different subnets"),
+        (
+            {"accuracy": np.zeros(3), "indices": np.array([4, 5])},
+            "has 3 entries, allowed: 2, one per subnet of its indices",
+        ),
+        ({"accuracy": np.array([object()])}, "not a sound .npz"),
+    ],
+)
 def test_what_is_no_table_of_the_space_is_refused_in_one_line(tmp_path, arrays, said):
     with pytest.raises(RequestError, match=said) as caught:
         TruthTable.load(write(tmp_path / "table.npz", **arrays), SPACE, key="method.truth")

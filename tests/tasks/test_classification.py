@@ -14,10 +14,20 @@ from quantlab.tasks.classification import Digits, OfficialTest, random_crop_and_
 
 
 def section(**values):
-    return DigitsSection.model_validate({
-        "_target_": "quantlab.tasks.classification.Digits", "name": "digits", "image_size": 8, "validation_fraction": 0.1, "split_seed": 0,
-        "label_smoothing": 0.0, "evaluation": {"batch_size": 100}, "augmentation": {"crop_padding": 1, "horizontal_flip": False},
-        "normalization": {"mean": [0.305], "std": [0.376]}} | values)
+    return DigitsSection.model_validate(
+        {
+            "_target_": "quantlab.tasks.classification.Digits",
+            "name": "digits",
+            "image_size": 8,
+            "validation_fraction": 0.1,
+            "split_seed": 0,
+            "label_smoothing": 0.0,
+            "evaluation": {"batch_size": 100},
+            "augmentation": {"crop_padding": 1, "horizontal_flip": False},
+            "normalization": {"mean": [0.305], "std": [0.376]},
+        }
+        | values
+    )
 
 
 def test_parts_share_no_image_and_the_split_follows_its_seed():
@@ -30,9 +40,16 @@ def test_parts_share_no_image_and_the_split_follows_its_seed():
 
 
 def test_fingerprint_follows_what_shapes_the_weights():
-    prints = {Digits(section(**values)).fingerprint() for values in (
-        {}, {"split_seed": 1}, {"augmentation": {"crop_padding": 0, "horizontal_flip": False}}, {"validation_fraction": 0.2},
-        {"label_smoothing": 0.1})}
+    prints = {
+        Digits(section(**values)).fingerprint()
+        for values in (
+            {},
+            {"split_seed": 1},
+            {"augmentation": {"crop_padding": 0, "horizontal_flip": False}},
+            {"validation_fraction": 0.2},
+            {"label_smoothing": 0.1},
+        )
+    }
     assert len(prints) == 5 and Digits(section(evaluation={"batch_size": 7})).fingerprint() in prints
 
 
@@ -48,28 +65,50 @@ def test_smoothed_labels_give_the_smoothed_cross_entropy_and_only_in_training():
     assert torch.equal(plain.prepare(batch, train=True)["label"], batch["label"])
     assert torch.equal(task.prepare(batch, train=False)["label"], batch["label"])
     smoothed = task.prepare(batch, train=True)["label"]
-    assert smoothed[0].sort().values.tolist() == pytest.approx([0.01] * 9 + [0.91]) and smoothed[0].argmax() == batch["label"][0]
+    assert (
+        smoothed[0].sort().values.tolist() == pytest.approx([0.01] * 9 + [0.91])
+        and smoothed[0].argmax() == batch["label"][0]
+    )
     expected = nn.functional.cross_entropy(logits, batch["label"], label_smoothing=0.1)
     assert torch.allclose(nn.functional.cross_entropy(logits, smoothed), expected)
 
 
-@pytest.mark.parametrize("words", [
-    ("method=pretrain", "model=resnet20", "model.pretrain.steps=1"), ("method=low_bit", "method.batch_size=64"),     # qat shares its loss
-    ("method=supernet", "model.width=2", "method.ranking.stand_alone={subnets: 2, steps: 1}", "method.ranking.images=64",
-     "method.search.population=2", "method.search.generations=1"),
-], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        # qat shares its loss
+        ("method=pretrain", "model=resnet20", "model.pretrain.steps=1"),
+        ("method=low_bit", "method.batch_size=64"),
+        (
+            "method=supernet",
+            "model.width=2",
+            "method.ranking.stand_alone={subnets: 2, steps: 1}",
+            "method.ranking.images=64",
+            "method.search.population=2",
+            "method.search.generations=1",
+        ),
+    ],
+    ids=lambda words: words[0],
+)
 def test_every_method_that_trains_a_classifier_trains_on_smoothed_labels(words, quantlab, tmp_path, monkeypatch):
     plain = nn.functional.cross_entropy
 
     def recording(logits, target, **options):
         if torch.is_grad_enabled() and target.is_floating_point():
-            raise RunError("trains on smoothed labels")      # what comes after is not asked about here
+            raise RunError("trains on smoothed labels")  # what comes after is not asked about here
         return plain(logits, target, **options)
 
     monkeypatch.setattr(nn.functional, "cross_entropy", recording)
     tiny = () if "supernet" in words[0] else ("model.depth=8", "model.width=2", "model.pretrain.batch_size=64")
-    code, _, err = quantlab(*words, *tiny, "task=digits", "task.label_smoothing=0.1", "trainer.max_steps=1", "device=cpu",
-                            f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        *words,
+        *tiny,
+        "task=digits",
+        "task.label_smoothing=0.1",
+        "trainer.max_steps=1",
+        "device=cpu",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code == 1 and "trains on smoothed labels" in err, err
 
 
@@ -78,12 +117,20 @@ def test_crops_are_shifts_and_flips_are_mirrors():
     images = torch.arange(1, 1 + 2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
     shifted = random_crop_and_flip(images.repeat(50, 1, 1, 1), padding=1, flip=True)
     padded = nn.functional.pad(images, [1] * 4)
-    allowed = {bytes((crop.flip(-1) if flip else crop).contiguous().numpy())
-               for one in padded for i in range(3) for j in range(3) for flip in (0, 1) for crop in [one[:, i : i + 4, j : j + 5]]}
+    allowed = {
+        bytes((crop.flip(-1) if flip else crop).contiguous().numpy())
+        for one in padded
+        for i in range(3)
+        for j in range(3)
+        for flip in (0, 1)
+        for crop in [one[:, i : i + 4, j : j + 5]]
+    }
     seen = {bytes(image.contiguous().numpy()) for image in shifted}
     assert seen <= allowed and len(seen) > 25
     mirrored = random_crop_and_flip(images.repeat(10, 1, 1, 1), padding=0, flip=True)
-    assert {bytes(one.contiguous().numpy()) for one in mirrored} == {bytes(one.contiguous().numpy()) for one in (*images, *images.flip(3))}
+    assert {bytes(one.contiguous().numpy()) for one in mirrored} == {
+        bytes(one.contiguous().numpy()) for one in (*images, *images.flip(3))
+    }
     assert torch.equal(random_crop_and_flip(images, 0, False), images)
 
 
@@ -92,13 +139,15 @@ def test_accuracy_is_counted_over_all_batches():
 
     class Constant(nn.Module):
         def forward(self, x):
-            return torch.arange(10.0).expand(len(x), 10)    # always 9, then 8, 7, 6, 5
+            return torch.arange(10.0).expand(len(x), 10)  # always 9, then 8, 7, 6, 5
 
     labels = task._parts["test"][1]
     found = task.evaluate(Constant().train(), "test", torch.device("cpu"))
     assert found["top1"] == pytest.approx(100 * float((labels == 9).float().mean()), rel=1e-5)
     assert found["top5"] == pytest.approx(100 * float((labels >= 5).float().mean()), rel=1e-5)
-    assert found["loss"] == pytest.approx(float(nn.functional.cross_entropy(torch.arange(10.0).expand(len(labels), 10), labels)), rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        float(nn.functional.cross_entropy(torch.arange(10.0).expand(len(labels), 10), labels)), rel=1e-5
+    )
 
 
 def test_a_fraction_that_leaves_nothing_is_refused():
@@ -125,33 +174,54 @@ class Sixty(OfficialTest):
 
 
 def sixty(split_file):
-    shared = section().model_dump(by_alias=True) | {"_target_": "quantlab.tasks.classification.Mnist", "data_dir": "nowhere", "download": False}
+    shared = section().model_dump(by_alias=True) | {
+        "_target_": "quantlab.tasks.classification.Mnist",
+        "data_dir": "nowhere",
+        "download": False,
+    }
     return Sixty(TorchvisionSection.model_validate(shared | {"split_file": split_file and str(split_file)}))
 
 
 def write_split(path, train, valid):
-    path.write_text(json.dumps({"train": ["int", [str(number) for number in train]], "valid": ["int", [str(number) for number in valid]]}))
+    path.write_text(
+        json.dumps(
+            {"train": ["int", [str(number) for number in train]], "valid": ["int", [str(number) for number in valid]]}
+        )
+    )
     return path
 
 
 def test_a_split_file_says_which_image_is_whose(tmp_path):
-    file = write_split(tmp_path / "cifar-split.txt", range(1, 60, 2), range(0, 60, 2))      # as NAS-Bench-201 writes it
+    file = write_split(tmp_path / "cifar-split.txt", range(1, 60, 2), range(0, 60, 2))  # as NAS-Bench-201 writes it
     task, random = sixty(file), sixty(None)
     places = {name: [int(image[0, 0, 0]) for image in task.part(name).images] for name in ("train", "validation")}
-    assert places == {"train": list(range(1, 60, 2)), "validation": list(range(0, 60, 2))} and len(task.part("test")) == 60
-    assert task.protocol()["split_file"] == "cifar-split.txt" and "split_seed" not in task.protocol() and "split_file" not in random.protocol()
+    assert (
+        places == {"train": list(range(1, 60, 2)), "validation": list(range(0, 60, 2))} and len(task.part("test")) == 60
+    )
+    assert (
+        task.protocol()["split_file"] == "cifar-split.txt"
+        and "split_seed" not in task.protocol()
+        and "split_file" not in random.protocol()
+    )
     (tmp_path / "plain.json").write_text(json.dumps({"train": list(range(1, 60, 2)), "valid": list(range(0, 60, 2))}))
     other = sixty(write_split(tmp_path / "other.txt", range(0, 60, 2), range(1, 60, 2)))
     prints = [one.fingerprint() for one in (task, random, other, sixty(tmp_path / "plain.json"))]
     assert len(set(prints)) == 3 and prints[3] == prints[0]
 
 
-@pytest.mark.parametrize("content, said", [
-    (None, "task.split_file: no such file: .*type task.split_file=null"), ("train: 0", "is no JSON"), ("[1, 2]", 'holds no list of numbers "train"'),
-    ('{"train": [0, 1], "valid": []}', 'holds no list of numbers "valid"'), ('{"train": [0, "a"], "valid": [1]}', 'holds no list of numbers "train"'),
-    ('{"train": [0, 1], "valid": [1]}', "names an image twice"), ('{"train": [0, -1], "valid": [1]}', "names image -1"),
-    ('{"train": [0, 60], "valid": [1]}', "names image 60, allowed: up to 59"),
-])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "task.split_file: no such file: .*type task.split_file=null"),
+        ("train: 0", "is no JSON"),
+        ("[1, 2]", 'holds no list of numbers "train"'),
+        ('{"train": [0, 1], "valid": []}', 'holds no list of numbers "valid"'),
+        ('{"train": [0, "a"], "valid": [1]}', 'holds no list of numbers "train"'),
+        ('{"train": [0, 1], "valid": [1]}', "names an image twice"),
+        ('{"train": [0, -1], "valid": [1]}', "names image -1"),
+        ('{"train": [0, 60], "valid": [1]}', "names image 60, allowed: up to 59"),
+    ],
+)
 def test_a_file_that_is_no_split_is_refused_in_one_line(content, said, tmp_path):
     file = tmp_path / "split.txt"
     if content is not None:

@@ -1,4 +1,6 @@
-"""Classification of folders: the crops, the parts, trees that do not do, whole runs with and without loading processes."""
+"""Classification of folders: the crops, the parts, trees that do not do, whole runs with and without loading
+processes.
+"""
 
 import json
 import os
@@ -16,7 +18,12 @@ from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification_folder import FolderImages, ImageFolder, ImageNet, random_resized_crop
 
 COMMON = {
-    "image_size": 8, "decode_size": 10, "validation_fraction": 0.2, "split_seed": 0, "label_smoothing": 0.0, "evaluation": {"batch_size": 7},
+    "image_size": 8,
+    "decode_size": 10,
+    "validation_fraction": 0.2,
+    "split_seed": 0,
+    "label_smoothing": 0.0,
+    "evaluation": {"batch_size": 7},
     "augmentation": {"scale": [0.08, 1.0], "ratio": [0.75, 1.3333], "horizontal_flip": True},
     "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
 }
@@ -34,42 +41,64 @@ def tree(root, classes=("cat", "dog", "owl"), count=10):
 
 
 def image_folder(root, **values):
-    return ImageFolder(ImageFolderSection.model_validate(COMMON | {
-        "_target_": "quantlab.tasks.classification_folder.ImageFolder", "name": "image_folder", "data_dir": str(root), "channels": 3,
-        "test_fraction": 0.2} | values))
+    return ImageFolder(
+        ImageFolderSection.model_validate(
+            COMMON
+            | {
+                "_target_": "quantlab.tasks.classification_folder.ImageFolder",
+                "name": "image_folder",
+                "data_dir": str(root),
+                "channels": 3,
+                "test_fraction": 0.2,
+            }
+            | values
+        )
+    )
 
 
 def imagenet(root):
-    return ImageNet(ImageNetSection.model_validate(COMMON | {
-        "_target_": "quantlab.tasks.classification_folder.ImageNet", "name": "imagenet", "data_dir": str(root)}))
+    return ImageNet(
+        ImageNetSection.model_validate(
+            COMMON
+            | {"_target_": "quantlab.tasks.classification_folder.ImageNet", "name": "imagenet", "data_dir": str(root)}
+        )
+    )
 
 
 def test_a_crop_of_everything_is_the_image_or_its_mirror():
     images = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8)
-    torch.testing.assert_close(random_resized_crop(images, 9, (1, 1), (1, 1), flip=False), images.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        random_resized_crop(images, 9, (1, 1), (1, 1), flip=False), images.float(), atol=1e-3, rtol=0
+    )
     torch.manual_seed(0)
     for image, crop in zip(images.float(), random_resized_crop(images, 9, (1, 1), (1, 1), flip=True), strict=True):
         assert min((crop - image).abs().max(), (crop - image.flip(-1)).abs().max()) < 1e-3
 
 
 def test_crops_follow_the_generator_and_stay_inside():
-    ramp = torch.arange(32.0).expand(400, 1, 32, 32)        # the pixel is its own column
+    ramp = torch.arange(32.0).expand(400, 1, 32, 32)  # the pixel is its own column
     torch.manual_seed(3)
     crops = random_resized_crop(ramp, 16, (0.08, 0.5), (0.75, 1.3333), flip=True)
     torch.manual_seed(3)
     assert torch.equal(crops, random_resized_crop(ramp, 16, (0.08, 0.5), (0.75, 1.3333), flip=True))
     assert crops.min() >= 0 and crops.max() <= 31 and crops.shape == (400, 1, 16, 16)
-    step = crops[:, 0, 0].diff(dim=1)[:, 4:-4].mean(dim=1)  # columns per pixel: the width of the crop / 16, negative if mirrored
+    # columns per pixel: the width of the crop / 16, negative if mirrored
+    step = crops[:, 0, 0].diff(dim=1)[:, 4:-4].mean(dim=1)
     width = step.abs() * 16 / 32
     assert (step < 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
-    assert 0.08**0.5 * 0.75**0.5 - 0.01 < width.min() and width.max() < (0.5 * 1.3333) ** 0.5 + 0.01
-    assert crops.amin(dim=(1, 2, 3)).min() < 2 and crops.amax(dim=(1, 2, 3)).max() > 29        # the borders are reached
+    assert width.min() > 0.08**0.5 * 0.75**0.5 - 0.01 and width.max() < (0.5 * 1.3333) ** 0.5 + 0.01
+    assert crops.amin(dim=(1, 2, 3)).min() < 2 and crops.amax(dim=(1, 2, 3)).max() > 29  # the borders are reached
 
 
 def test_parts_share_no_file_and_labels_are_the_folders(tmp_path):
     task = image_folder(tree(tmp_path))
     task.check()
-    assert task.classes == 3 and task.protocol() == {"train_images": 19, "validation_images": 5, "test_images": 6, "split_seed": 0}
+    assert task.classes == 3 and task.protocol() == {
+        "train_images": 19,
+        "validation_images": 5,
+        "test_images": 6,
+        "split_seed": 0,
+    }
     files = [file for name in ("train", "validation", "test") for file in task.part(name).files]
     assert len(files) == len(set(files)) == 30
     for index in range(19):
@@ -78,7 +107,9 @@ def test_parts_share_no_file_and_labels_are_the_folders(tmp_path):
         assert item["label"] == ["cat", "dog", "owl"].index(file.parts[0]) == int(item["image"].float().mean()) // 60
     batch = task.prepare({"image": item["image"][None]}, train=False)
     torch.testing.assert_close(batch["image"], (item["image"][None, :, 1:9, 1:9] / 255 - 0.5) / 0.25)
-    assert image_folder(tmp_path, split_seed=1).fingerprint() != task.fingerprint() == image_folder(tmp_path).fingerprint()
+    assert (
+        image_folder(tmp_path, split_seed=1).fingerprint() != task.fingerprint() == image_folder(tmp_path).fingerprint()
+    )
 
 
 def test_imagenet_tests_on_val(tmp_path):
@@ -105,7 +136,9 @@ def test_trees_that_do_not_do(tmp_path):
         image_folder(tmp_path / "one").check()
     tree(tmp_path / "parts" / "train")
     tree(tmp_path / "parts" / "val")
-    with pytest.raises(RequestError, match="its folders train, val look like parts .*type task=imagenet, .*or data_dir=.*parts/train"):
+    with pytest.raises(
+        RequestError, match="its folders train, val look like parts .*type task=imagenet, .*or data_dir=.*parts/train"
+    ):
         image_folder(tmp_path / "parts").check()
 
 
@@ -114,7 +147,7 @@ def test_a_class_of_one_image_is_answered_with_a_seed_that_helps(tmp_path):
     for file in list((tmp_path / "owl").iterdir())[1:]:
         file.unlink()
     refused = []
-    for seed in range(12):      # soon the one owl is drawn for the test
+    for seed in range(12):  # soon the one owl is drawn for the test
         try:
             image_folder(tmp_path, split_seed=seed).check()
         except RequestError as error:
@@ -123,12 +156,30 @@ def test_a_class_of_one_image_is_answered_with_a_seed_that_helps(tmp_path):
     image_folder(tmp_path, split_seed=int(refused[0].rpartition("task.split_seed=")[2])).check()
 
 
-@pytest.mark.parametrize("count, values, says", [
-    (1, {}, "2 images of 2 classes, allowed: at least 4, one of every class to train on, one for validation and one for the test; add images"),
-    (2, {"test_fraction": 0.9}, "task.test_fraction: got 0.9, which leaves 0 of 4 images .*; type task.test_fraction="),
-    (3, {"validation_fraction": 0.1}, "task.validation_fraction: got 0.1, which leaves 0 of 5 .*; type task.validation_fraction="),
-    (3, {"validation_fraction": 0.95}, "got 0.95, which leaves 5 of 5 images for validation and 0 for training"),
-])
+@pytest.mark.parametrize(
+    "count, values, says",
+    [
+        (
+            1,
+            {},
+            (
+                "2 images of 2 classes, allowed: at least 4, one of every class to train on, one for validation and one"
+                " for the test; add images"
+            ),
+        ),
+        (
+            2,
+            {"test_fraction": 0.9},
+            "task.test_fraction: got 0.9, which leaves 0 of 4 images .*; type task.test_fraction=",
+        ),
+        (
+            3,
+            {"validation_fraction": 0.1},
+            "task.validation_fraction: got 0.1, which leaves 0 of 5 .*; type task.validation_fraction=",
+        ),
+        (3, {"validation_fraction": 0.95}, "got 0.95, which leaves 5 of 5 images for validation and 0 for training"),
+    ],
+)
 def test_advice_for_few_images_is_what_helps(count, values, says, tmp_path):
     tree(tmp_path, classes=("cat", "dog"), count=count)
     with pytest.raises(RequestError, match=says) as caught:
@@ -149,8 +200,19 @@ def test_an_empty_class_stops_the_run_of_either_task(tmp_path):
         imagenet(tmp_path / "net").check()
 
 
-RUN = ("task=image_folder", "task.image_size=8", "task.decode_size=10", "model=resnet20", "model.depth=8", "model.width=4", "device=cpu",
-       "model.pretrain.steps=4", "model.pretrain.batch_size=8", "trainer.checkpoint_every=3", "trainer.log_every=1")
+RUN = (
+    "task=image_folder",
+    "task.image_size=8",
+    "task.decode_size=10",
+    "model=resnet20",
+    "model.depth=8",
+    "model.width=4",
+    "device=cpu",
+    "model.pretrain.steps=4",
+    "model.pretrain.batch_size=8",
+    "trainer.checkpoint_every=3",
+    "trainer.log_every=1",
+)
 
 
 def test_whole_runs_have_the_same_bits_with_and_without_loading_processes(tmp_path, quantlab):
@@ -158,8 +220,15 @@ def test_whole_runs_have_the_same_bits_with_and_without_loading_processes(tmp_pa
     found = []
     for workers in (0, 2):
         directory = tmp_path / f"run{workers}"
-        code, _, err = quantlab("method=qat", *RUN, "method.epochs=3", "method.batch_size=8", f"trainer.num_workers={workers}",
-                                f"data_dir={tmp_path / 'data'}", f"output_dir={directory}")
+        code, _, err = quantlab(
+            "method=qat",
+            *RUN,
+            "method.epochs=3",
+            "method.batch_size=8",
+            f"trainer.num_workers={workers}",
+            f"data_dir={tmp_path / 'data'}",
+            f"output_dir={directory}",
+        )
         assert code == 0, err
         found.append((directory / "metrics.jsonl").read_bytes())
     assert found[0] == found[1]
@@ -172,8 +241,13 @@ def test_a_damaged_file_is_one_line_that_names_it(workers, tmp_path, quantlab):
     for number in range(2, 11):
         file = tmp_path / "data" / "b" / f"{number}.png"
         file.write_bytes(file.read_bytes()[:60])
-    code, _, err = quantlab("method=pretrain", *RUN, f"trainer.num_workers={workers}", f"data_dir={tmp_path / 'data'}",
-                            f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(
+        "method=pretrain",
+        *RUN,
+        f"trainer.num_workers={workers}",
+        f"data_dir={tmp_path / 'data'}",
+        f"output_dir={tmp_path / 'run'}",
+    )
     assert code in (1, 2) and "cannot be read as an image" in err and "Traceback" not in err
     last = err.strip().splitlines()[-1]
     assert last.startswith("quantlab: error: ") and ".png" in last
@@ -189,12 +263,19 @@ def test_what_is_damaged_is_found_in_the_middle_of_a_run(tmp_path):
 
 def test_a_signal_while_a_batch_is_loaded_waits_for_the_step_and_saves(tmp_path, quantlab, monkeypatch):
     tree(tmp_path / "data")
-    words = ("method=pretrain", *RUN, "model.pretrain.seed=5", "trainer.checkpoint_every=100", "trainer.num_workers=0", f"data_dir={tmp_path / 'data'}")
+    words = (
+        "method=pretrain",
+        *RUN,
+        "model.pretrain.seed=5",
+        "trainer.checkpoint_every=100",
+        "trainer.num_workers=0",
+        f"data_dir={tmp_path / 'data'}",
+    )
     original, calls = FolderImages.__getitem__, []
 
     def interrupted(self, index):
         calls.append(index)
-        if len(calls) == 12:            # in the second batch of eight
+        if len(calls) == 12:  # in the second batch of eight
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, index)
 
@@ -219,24 +300,32 @@ def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
     assert quantlab(*words, f"output_dir={tmp_path / 'first'}")[0] == 0
     file = tmp_path / "first" / "checkpoints" / "model.safetensors"
     assert quantlab(*words, f"model.weights={file}", f"output_dir={tmp_path / 'second'}")[0] == 0
-    first, second = (json.loads((tmp_path / name / "results.json").read_text())["cost"]["steps"] for name in ("first", "second"))
-    assert first in (0, 4) and second == 4      # trained on, not found in the cache
+    first, second = (
+        json.loads((tmp_path / name / "results.json").read_text())["cost"]["steps"] for name in ("first", "second")
+    )
+    assert first in (0, 4) and second == 4  # trained on, not found in the cache
 
 
 def test_a_normalization_of_other_channels_is_refused(tmp_path):
     tree(tmp_path)
-    with pytest.raises(RequestError, match=r"task.normalization.mean: got 3 values, but the images of task=image_folder have 1 channel, .*type "
-                                           r"task.normalization.mean=\[0.5\] task.normalization.std=\[0.5\]"):
+    with pytest.raises(
+        RequestError,
+        match=r"task.normalization.mean: got 3 values, but the images of task=image_folder have 1 channel, .*type "
+        r"task.normalization.mean=\[0.5\] task.normalization.std=\[0.5\]",
+    ):
         image_folder(tmp_path, channels=1)
     grey = image_folder(tmp_path, channels=1, normalization={"mean": [0.5], "std": [0.5]})
     assert grey.prepare({"image": grey.dataset()[0]["image"][None]}, train=False)["image"].shape == (1, 1, 8, 8)
 
 
-@pytest.mark.parametrize("words, says", [
-    (("task.image_size=80",), "task.image_size: got 80, allowed: 1 to 72"),
-    (("task.augmentation.scale=[1.0,0.5]",), "type task.augmentation.scale=[0.5,1.0]"),
-    (("task.augmentation.scale=[0.5]",), "task.augmentation.scale"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("task.image_size=80",), "task.image_size: got 80, allowed: 1 to 72"),
+        (("task.augmentation.scale=[1.0,0.5]",), "type task.augmentation.scale=[0.5,1.0]"),
+        (("task.augmentation.scale=[0.5]",), "task.augmentation.scale"),
+    ],
+)
 def test_settings_that_do_not_do(words, says, quantlab, tmp_path):
     code, _, err = quantlab("method=qat", "task=image_folder", *words, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and says in err

@@ -104,7 +104,11 @@ def packed_cifar10(path, colour, side=32, **arrays):
     written = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(written, "PNG" if "png" in arrays else "JPEG")
     one = np.frombuffer(written.getvalue(), np.uint8)
-    content = {"train_jpeg": np.concatenate([one, one]), "train_offsets": np.array([0, len(one), 2 * len(one)]), "train_labels": np.array([3, 9])}
+    content = {
+        "train_jpeg": np.concatenate([one, one]),
+        "train_offsets": np.array([0, len(one), 2 * len(one)]),
+        "train_labels": np.array([3, 9]),
+    }
     np.savez(path, **(content | arrays))
     return path
 
@@ -118,10 +122,12 @@ def test_any_packed_cifar10_is_taken_in_a_fixed_order_and_the_others_are_said(tm
     best = packed_cifar10(tmp_path / "cifar10_jpeg_q90.npz", (90, 90, 90))
     with caplog.at_level(logging.INFO, logger="quantlab"):
         assert taken(tmp_path) == [90, 90, 90]
-    assert f"there are also cifar10_jpeg_tiny.npz: data_dir={tmp_path / 'cifar10_jpeg_tiny.npz'} takes that" in caplog.text
+    assert (
+        f"there are also cifar10_jpeg_tiny.npz: data_dir={tmp_path / 'cifar10_jpeg_tiny.npz'} takes that" in caplog.text
+    )
     packed_cifar10(tmp_path / "cifar10_jpeg.npz", (200, 200, 200))
     assert taken(tmp_path) == [200, 200, 200]
-    assert taken(best) == [90, 90, 90]                  # data_dir may be the file itself, under any name
+    assert taken(best) == [90, 90, 90]  # data_dir may be the file itself, under any name
     assert taken(best.rename(tmp_path / "mine.npz")) == [90, 90, 90]
 
 
@@ -130,7 +136,9 @@ def test_data_dir_may_be_the_folder_of_the_data_itself(tmp_path, monkeypatch):
     write_cifar10(tmp_path, images, np.arange(10))
     raw = write_mnist(tmp_path, np.zeros((3, 28, 28), np.uint8), np.array([7, 0, 9], dtype=np.uint8))
     assert load_cifar10(tmp_path / "cifar-10-batches-bin", download=False)[1].tolist() == list(range(10))
-    assert load_mnist(raw, download=False)[1].tolist() == load_mnist(raw.parent, download=False)[1].tolist() == [7, 0, 9]
+    assert (
+        load_mnist(raw, download=False)[1].tolist() == load_mnist(raw.parent, download=False)[1].tolist() == [7, 0, 9]
+    )
     monkeypatch.chdir(raw)
     assert load_mnist(Path("."), download=False)[1].tolist() == [7, 0, 9]
 
@@ -138,18 +146,27 @@ def test_data_dir_may_be_the_folder_of_the_data_itself(tmp_path, monkeypatch):
 MNIST = {"train_images": np.zeros((2, 28, 28), np.uint8), "train_labels": np.array([3, 9])}
 
 
-@pytest.mark.parametrize("arrays, says", [
-    ({"train_labels": np.array(["3", "9"])}, r"mnist.npz: train_labels is <U1 \[2\], allowed: integers \[2\]; correct or replace the file"),
-    ({"train_labels": np.array([3, 2.5])}, r"train_labels is float64 \[2\], allowed: integers \[2\], not 2.5"),
-    ({"train_labels": np.array([3, np.nan])}, "not nan"),
-    ({"train_labels": np.array([3, np.inf])}, "train_labels is float64"),
-    ({"train_labels": np.array([[3, 9]])}, r"train_labels is int64 \[1, 2\]"),
-    ({"train_labels": np.array([3, 9, 1])}, r"train_labels is int64 \[3\], allowed: integers \[2\]"),
-    ({"train_images": np.zeros((2, 0, 0), np.uint8)}, r"train_images is uint8 \[2, 0, 0\], allowed: uint8 \[N, 28, 28\]"),
-    ({"train_images": np.zeros((2, 28, 28))}, "train_images is float64"),
-    ({"train_images": np.zeros((2, 784), np.uint8)}, "train_images is uint8"),
-    ({"train_images": np.array([None, None], dtype=object)}, "mnist.npz: train_images cannot be read"),
-])
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        (
+            {"train_labels": np.array(["3", "9"])},
+            r"mnist.npz: train_labels is <U1 \[2\], allowed: integers \[2\]; correct or replace the file",
+        ),
+        ({"train_labels": np.array([3, 2.5])}, r"train_labels is float64 \[2\], allowed: integers \[2\], not 2.5"),
+        ({"train_labels": np.array([3, np.nan])}, "not nan"),
+        ({"train_labels": np.array([3, np.inf])}, "train_labels is float64"),
+        ({"train_labels": np.array([[3, 9]])}, r"train_labels is int64 \[1, 2\]"),
+        ({"train_labels": np.array([3, 9, 1])}, r"train_labels is int64 \[3\], allowed: integers \[2\]"),
+        (
+            {"train_images": np.zeros((2, 0, 0), np.uint8)},
+            r"train_images is uint8 \[2, 0, 0\], allowed: uint8 \[N, 28, 28\]",
+        ),
+        ({"train_images": np.zeros((2, 28, 28))}, "train_images is float64"),
+        ({"train_images": np.zeros((2, 784), np.uint8)}, "train_images is uint8"),
+        ({"train_images": np.array([None, None], dtype=object)}, "mnist.npz: train_images cannot be read"),
+    ],
+)
 def test_arrays_that_do_not_do_are_named(arrays, says, tmp_path):
     np.savez(tmp_path / "mnist.npz", **(MNIST | arrays))
     with pytest.raises(RequestError, match=says) as caught:
@@ -163,13 +180,16 @@ def test_labels_that_are_whole_floats_are_taken(tmp_path):
     assert labels.tolist() == [3, 9] and labels.dtype == np.int64
 
 
-@pytest.mark.parametrize("arrays, says", [
-    ({"train_offsets": np.array([0.5, 1, 2])}, "train_offsets is float64"),
-    ({"train_offsets": np.array([0, 1])}, r"train_offsets is int64 \[2\], allowed: integers \[3\]"),
-    ({"train_jpeg": np.zeros(9, np.int64)}, r"train_jpeg is int64 \[9\], allowed: uint8"),
-    ({"train_offsets": np.array([0, 0, 9])}, "train image 0 cannot be decoded"),
-    ({"side": 1}, "train image 0 cannot be decoded"),      # one pixel must not be spread over the image
-])
+@pytest.mark.parametrize(
+    "arrays, says",
+    [
+        ({"train_offsets": np.array([0.5, 1, 2])}, "train_offsets is float64"),
+        ({"train_offsets": np.array([0, 1])}, r"train_offsets is int64 \[2\], allowed: integers \[3\]"),
+        ({"train_jpeg": np.zeros(9, np.int64)}, r"train_jpeg is int64 \[9\], allowed: uint8"),
+        ({"train_offsets": np.array([0, 0, 9])}, "train image 0 cannot be decoded"),
+        ({"side": 1}, "train image 0 cannot be decoded"),  # one pixel must not be spread over the image
+    ],
+)
 def test_packed_images_that_do_not_do_are_named(arrays, says, tmp_path):
     packed_cifar10(tmp_path / "cifar10_jpeg.npz", (9, 9, 9), **arrays)
     with pytest.raises(RequestError, match=says):
@@ -178,15 +198,21 @@ def test_packed_images_that_do_not_do_are_named(arrays, says, tmp_path):
 
 def test_archives_that_are_cut_encrypted_or_flipped_are_one_line(tmp_path):
     path = tmp_path / "mnist.npz"
-    np.savez_compressed(path, **(MNIST | {"train_images": np.random.default_rng(0).integers(0, 256, (2, 28, 28), dtype=np.uint8)}))
+    np.savez_compressed(
+        path, **(MNIST | {"train_images": np.random.default_rng(0).integers(0, 256, (2, 28, 28), dtype=np.uint8)})
+    )
     whole = path.read_bytes()
     encrypted = bytearray(whole)
-    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):     # the bit that says so, of the first entry
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the bit that says so, of the first entry
         encrypted[whole.index(signature) + flags] |= 1
     flipped = bytearray(whole)
     flipped[200:260] = bytes(60)
-    for content, says in ((whole[:700], "cannot be read"), (b"", "cannot be read"), (encrypted, "train_images cannot be read .*encrypted"),
-                          (flipped, "train_images cannot be read")):
+    for content, says in (
+        (whole[:700], "cannot be read"),
+        (b"", "cannot be read"),
+        (encrypted, "train_images cannot be read .*encrypted"),
+        (flipped, "train_images cannot be read"),
+    ):
         path.write_bytes(content)
         with pytest.raises(RequestError, match=says) as caught:
             load_mnist(tmp_path, download=False)

@@ -21,11 +21,27 @@ CPU = torch.device("cpu")
 
 
 def digit_scenes(**values):
-    return DigitScenes(Section.model_validate({
-        "_target_": "quantlab.tasks.detection_scenes.DigitScenes", "name": "detection", "image_size": 48, "digits_per_scene": [1, 4],
-        "scenes": {"train": 12, "validation": 3, "test": 5}, "scales": [1, 2], "background": 0.0, "noise": 0.0, "test_fraction": 0.2,
-        "validation_fraction": 0.1, "split_seed": 0, "augmentation": {"horizontal_flip": False},
-        "normalization": {"mean": [0.5], "std": [0.25]}, "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5}} | values))
+    return DigitScenes(
+        Section.model_validate(
+            {
+                "_target_": "quantlab.tasks.detection_scenes.DigitScenes",
+                "name": "detection",
+                "image_size": 48,
+                "digits_per_scene": [1, 4],
+                "scenes": {"train": 12, "validation": 3, "test": 5},
+                "scales": [1, 2],
+                "background": 0.0,
+                "noise": 0.0,
+                "test_fraction": 0.2,
+                "validation_fraction": 0.1,
+                "split_seed": 0,
+                "augmentation": {"horizontal_flip": False},
+                "normalization": {"mean": [0.5], "std": [0.25]},
+                "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5},
+            }
+            | values
+        )
+    )
 
 
 def test_boxes_enclose_exactly_the_ink():
@@ -36,14 +52,16 @@ def test_boxes_enclose_exactly_the_ink():
             inside = item["image"][0, y1:y2, x1:x2]
             assert all(edge.any() for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
             covered[y1:y2, x1:x2] += 1
-        assert covered.max() == 1                                       # no two overlap
+        assert covered.max() == 1  # no two overlap
         assert not item["image"][0][covered == 0].any()
         assert item["boxes"].min() >= 0 and item["boxes"].max() <= 48 and len(item["labels"]) == len(item["boxes"]) >= 1
 
 
 def test_a_scene_of_one_digit_is_that_digit_enlarged():
     digits, labels = load_digits()
-    image, boxes, drawn = compose_scene(np.random.default_rng(3), digits[40:41, 0], labels[40:41], 64, [1, 1], [3], 0.0, 0.0)
+    image, boxes, drawn = compose_scene(
+        np.random.default_rng(3), digits[40:41, 0], labels[40:41], 64, [1, 1], [3], 0.0, 0.0
+    )
     x1, y1, x2, y2 = boxes[0].astype(int)
     shown = image[0, y1:y2, x1:x2]
     assert (shown[::3, ::3] == ink(digits[40, 0])).all() and (shown[2::3, 1::3] == ink(digits[40, 0])).all()
@@ -59,12 +77,21 @@ def test_parts_share_no_digit_and_scenes_follow_the_seed():
     chosen = {name: set(indices.tolist()) for name, indices in task._digits.items()}
     assert sum(map(len, chosen.values())) == len(set.union(*chosen.values())) == 1797
     assert (len(chosen["test"]), len(chosen["validation"])) == (359, 180)
-    assert task.protocol() == {"train_images": 12, "validation_images": 3, "test_images": 5, "split_seed": 0,
-                               "test_boxes": sum(map(len, task.part("test").labels))}
+    assert task.protocol() == {
+        "train_images": 12,
+        "validation_images": 3,
+        "test_images": 5,
+        "split_seed": 0,
+        "test_boxes": sum(map(len, task.part("test").labels)),
+    }
     again, other = digit_scenes(), digit_scenes(split_seed=1)
     for name in chosen:
         assert task.part(name).digest() == again.part(name).digest() != other.part(name).digest()
-    assert task.fingerprint() == again.fingerprint() != digit_scenes(normalization={"mean": [0.4], "std": [0.25]}).fingerprint()
+    assert (
+        task.fingerprint()
+        == again.fingerprint()
+        != digit_scenes(normalization={"mean": [0.4], "std": [0.25]}).fingerprint()
+    )
 
 
 def test_mirroring_twice_changes_nothing_and_the_box_follows_its_pixels():
@@ -72,7 +99,11 @@ def test_mirroring_twice_changes_nothing_and_the_box_follows_its_pixels():
     image[0, 1:3, 2:6] = 7
     boxes = torch.tensor([[2.0, 1, 6, 3], [0, 0, 9, 5]])
     mirrored, moved = flip(image, boxes)
-    assert moved.tolist() == [[3, 1, 7, 3], [0, 0, 9, 5]] and (mirrored[0, 1:3, 3:7] == 7).all() and mirrored.sum() == image.sum()
+    assert (
+        moved.tolist() == [[3, 1, 7, 3], [0, 0, 9, 5]]
+        and (mirrored[0, 1:3, 3:7] == 7).all()
+        and mirrored.sum() == image.sum()
+    )
     twice, back = flip(mirrored, moved)
     assert torch.equal(twice, image) and torch.equal(back, boxes)
     assert flip(image, boxes[:0])[1].shape == (0, 4)
@@ -88,7 +119,11 @@ def test_prepared_batches_are_normalized_and_mirrored_by_the_seed():
     turned = [not torch.equal(one, other) for one, other in zip(drawn["boxes"], batch["boxes"])]
     assert 0 < sum(turned) < 12
     for index, was in enumerate(turned):
-        image, boxes = flip(plain["image"][index], plain["boxes"][index]) if was else (plain["image"][index], plain["boxes"][index])
+        image, boxes = (
+            flip(plain["image"][index], plain["boxes"][index])
+            if was
+            else (plain["image"][index], plain["boxes"][index])
+        )
         assert torch.equal(drawn["image"][index], image) and torch.equal(drawn["boxes"][index], boxes)
     torch.manual_seed(1)
     assert all(map(torch.equal, task.prepare(batch, train=True)["image"], drawn["image"]))
@@ -99,7 +134,9 @@ class Says(nn.Module):
 
     def __init__(self, boxes, labels):
         super().__init__()
-        self.found = [{"boxes": one, "labels": label, "scores": torch.full((len(one),), 0.9)} for one, label in zip(boxes, labels)]
+        self.found = [
+            {"boxes": one, "labels": label, "scores": torch.full((len(one),), 0.9)} for one, label in zip(boxes, labels)
+        ]
         self.losses = iter([1.0, 4.0, 7.0])
 
     def detect(self, images):
@@ -122,11 +159,15 @@ def with_boxes(boxes, labels):
 THREE = [[[0, 0, 10, 10], [20, 20, 30, 30]], [[5, 5, 15, 15]], [[30, 1, 40, 11]]]
 
 
-@pytest.mark.parametrize("shift, expected", [
-    (0, {"map": 100, "map50": 100, "map75": 100}),
-    (2, {"map": 40, "map50": 100, "map75": 0}),         # IoU 80 / 120 = 0.667: above 0.50, 0.55, 0.60 and 0.65 of ten thresholds
-    (4, {"map": 0, "map50": 0, "map75": 0}),            # 60 / 140 = 0.43
-])
+@pytest.mark.parametrize(
+    "shift, expected",
+    [
+        (0, {"map": 100, "map50": 100, "map75": 100}),
+        # IoU 80 / 120 = 0.667: above 0.50, 0.55, 0.60 and 0.65 of ten thresholds
+        (2, {"map": 40, "map50": 100, "map75": 0}),
+        (4, {"map": 0, "map50": 0, "map75": 0}),  # 60 / 140 = 0.43
+    ],
+)
 def test_precision_of_shifted_boxes(shift, expected):
     task, part = with_boxes(THREE, [[0, 0], [0], [0]])
     found = [boxes + torch.tensor([shift, 0, shift, 0]) for boxes in part.boxes]
@@ -135,10 +176,13 @@ def test_precision_of_shifted_boxes(shift, expected):
 
 def test_precision_is_a_mean_over_classes_and_the_loss_one_over_images():
     task, part = with_boxes(THREE, [[0, 0], [1], [1]])
-    # Of class 1 nothing is found, and one of the two of class 0: precision 1 up to recall 0.5, which are 51 of COCO's 101 recalls
+    # Of class 1 nothing is found, and one of the two of class 0: precision 1 up to recall 0.5, which are 51 of COCO's
+    # 101 recalls
     found = [part.boxes[0][:1], part.boxes[1][:0], part.boxes[2][:0]]
     values = task.evaluate(Says(found, [part.labels[0][:1], part.labels[1][:0], part.labels[2][:0]]), "validation", CPU)
-    assert values == pytest.approx({"map": 50 * 51 / 101, "map50": 50 * 51 / 101, "map75": 50 * 51 / 101, "loss": (2 * 1 + 1 * 4) / 3})
+    assert values == pytest.approx(
+        {"map": 50 * 51 / 101, "map50": 50 * 51 / 101, "map75": 50 * 51 / 101, "loss": (2 * 1 + 1 * 4) / 3}
+    )
 
 
 def test_an_ignored_box_counts_for_nothing():
@@ -157,9 +201,14 @@ def test_a_part_without_boxes_is_refused():
 
 
 def test_a_batch_is_lists():
-    items = [{"image": torch.zeros(1, 4, 6), "boxes": torch.zeros(2, 4)}, {"image": torch.zeros(1, 5, 5), "boxes": torch.zeros(0, 4)}]
+    items = [
+        {"image": torch.zeros(1, 4, 6), "boxes": torch.zeros(2, 4)},
+        {"image": torch.zeros(1, 5, 5), "boxes": torch.zeros(0, 4)},
+    ]
     batch = collate(items)
-    assert [tuple(image.shape) for image in batch["image"]] == [(1, 4, 6), (1, 5, 5)] and [len(one) for one in batch["boxes"]] == [2, 0]
+    assert [tuple(image.shape) for image in batch["image"]] == [(1, 4, 6), (1, 5, 5)] and [
+        len(one) for one in batch["boxes"]
+    ] == [2, 0]
 
 
 @pytest.fixture(scope="module")
@@ -169,19 +218,30 @@ def shipped():
     return OmegaConf.to_container(composed, resolve=True)
 
 
-@pytest.mark.parametrize("key, value, says", [
-    ("task.scales", [2, 9], "task.scales: got 9, allowed: 1 to 8 (task.image_size / 8, a digit's pixels)"),
-    ("task.digits_per_scene", [5, 2], "type task.digits_per_scene=[2,5]"),
-    ("task.test_fraction", 0.85, "together up to 0.9 of the digits"),
-    ("task.normalization.std", [0.2, 0.2], "allowed: one per channel"),
-    ("task.scenes.trian", 5, "did you mean 'train'? Type task.scenes.train=VALUE"),
-    ("model.anchor_sizes", [[16], [24], [32]], "got 3 lists, allowed: one per level of the pyramid, 2 of levels and 0 of extra"),
-    ("model.anchor_sizes", [[16], [24, 32]], "as many sizes at every level, whose head they share; type model.anchor_sizes=[[16],[24]]"),
-    ("model.pyramid.levels", [3, 2], "type model.pyramid.levels=[2,3]"),
-    ("model.min_size", 128, "model.min_size: got 128, allowed: 1 to 64 (model.max_size)"),
-    ("model.pyramid.channels", 60, "type model.pyramid.channels=64"),
-    ("model.backbone.library", "tim", "did you mean 'timm'"),
-])
+@pytest.mark.parametrize(
+    "key, value, says",
+    [
+        ("task.scales", [2, 9], "task.scales: got 9, allowed: 1 to 8 (task.image_size / 8, a digit's pixels)"),
+        ("task.digits_per_scene", [5, 2], "type task.digits_per_scene=[2,5]"),
+        ("task.test_fraction", 0.85, "together up to 0.9 of the digits"),
+        ("task.normalization.std", [0.2, 0.2], "allowed: one per channel"),
+        ("task.scenes.trian", 5, "did you mean 'train'? Type task.scenes.train=VALUE"),
+        (
+            "model.anchor_sizes",
+            [[16], [24], [32]],
+            "got 3 lists, allowed: one per level of the pyramid, 2 of levels and 0 of extra",
+        ),
+        (
+            "model.anchor_sizes",
+            [[16], [24, 32]],
+            "as many sizes at every level, whose head they share; type model.anchor_sizes=[[16],[24]]",
+        ),
+        ("model.pyramid.levels", [3, 2], "type model.pyramid.levels=[2,3]"),
+        ("model.min_size", 128, "model.min_size: got 128, allowed: 1 to 64 (model.max_size)"),
+        ("model.pyramid.channels", 60, "type model.pyramid.channels=64"),
+        ("model.backbone.library", "tim", "did you mean 'timm'"),
+    ],
+)
 def test_settings_that_make_no_sense(key, value, says, shipped):
     mapping = copy.deepcopy(shipped)
     *parents, last = key.split(".")
@@ -190,10 +250,13 @@ def test_settings_that_make_no_sense(key, value, says, shipped):
     assert says in problem
 
 
-@pytest.mark.parametrize("words, says", [
-    (("model=resnet20",), "but model=resnet20 is a classifier"),
-    (("model=faster_rcnn_small", "model.backbone.architecture=resnet10"), "model.backbone.architecture: timm"),
-])
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("model=resnet20",), "but model=resnet20 is a classifier"),
+        (("model=faster_rcnn_small", "model.backbone.architecture=resnet10"), "model.backbone.architecture: timm"),
+    ],
+)
 def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
     code, _, err = quantlab("method=pretrain", "task=detection", *words, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and says in err and "Traceback" not in err, err

@@ -15,7 +15,10 @@ from quantlab.tasks.detection_coco import Coco
 from quantlab.tasks.detection_voc import Voc
 
 COMMON = {
-    "validation_fraction": 0.3, "split_seed": 0, "augmentation": {"horizontal_flip": True}, "invalid_boxes": 0.0,
+    "validation_fraction": 0.3,
+    "split_seed": 0,
+    "augmentation": {"horizontal_flip": True},
+    "invalid_boxes": 0.0,
     "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
     "evaluation": {"batch_size": 2, "drawn_images": 2, "drawn_score": 0.5},
 }
@@ -29,7 +32,8 @@ def picture(path, number, width=20, height=16):
 
 
 def coco_tree(root, change=lambda content: None, count=6):
-    """`count` images of 20x16 in train2017 and 2 in val2017, a box in each, image 1 also with a crowd's and image 2 with none; `change` is
+    """`count` images of 20x16 in train2017 and 2 in val2017, a box in each, image 1 also with a crowd's and image 2
+    with none; `change` is
     done to the training file."""
     for name, number in (("train2017", count), ("val2017", 2)):
         content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "owl"}]}
@@ -37,9 +41,18 @@ def coco_tree(root, change=lambda content: None, count=6):
             picture(root / name / f"{index}.png", index)
             content["images"].append({"id": 100 + index, "file_name": f"{index}.png", "width": 20, "height": 16})
             if index != 2:
-                content["annotations"].append({"id": index, "image_id": 100 + index, "category_id": 3 if index == 1 else 1, "iscrowd": 0,
-                                               "bbox": [index + 1.0, 2, 4, 5.5]})
-        content["annotations"].append({"id": 99, "image_id": 101, "category_id": 1, "bbox": [0, 0, 20.5, 16], "iscrowd": 1})
+                content["annotations"].append(
+                    {
+                        "id": index,
+                        "image_id": 100 + index,
+                        "category_id": 3 if index == 1 else 1,
+                        "iscrowd": 0,
+                        "bbox": [index + 1.0, 2, 4, 5.5],
+                    }
+                )
+        content["annotations"].append(
+            {"id": 99, "image_id": 101, "category_id": 1, "bbox": [0, 0, 20.5, 16], "iscrowd": 1}
+        )
         if name == "train2017":
             change(content)
         (root / "annotations").mkdir(exist_ok=True)
@@ -48,9 +61,19 @@ def coco_tree(root, change=lambda content: None, count=6):
 
 
 def coco(root, **values):
-    return Coco(CocoSection.model_validate(COMMON | {
-        "_target_": "quantlab.tasks.detection_coco.Coco", "name": "coco", "data_dir": str(root), "train": "train2017",
-        "test": "val2017"} | values))
+    return Coco(
+        CocoSection.model_validate(
+            COMMON
+            | {
+                "_target_": "quantlab.tasks.detection_coco.Coco",
+                "name": "coco",
+                "data_dir": str(root),
+                "train": "train2017",
+                "test": "val2017",
+            }
+            | values
+        )
+    )
 
 
 def test_coco_becomes_boxes_and_labels(tmp_path):
@@ -59,11 +82,18 @@ def test_coco_becomes_boxes_and_labels(tmp_path):
     # ids are kept: label k is id k + 1, so that the outputs of detectors trained elsewhere keep their meaning
     assert task.class_names == ["cat", "(no category 2)", "owl"] and task.classes == 3
     # image 2 has no box to train on; of the other five, round(0.3 * 5) are held out
-    assert task.protocol() == {"train_images": 3, "validation_images": 2, "test_images": 2, "test_boxes": 3, "split_seed": 0}
+    assert task.protocol() == {
+        "train_images": 3,
+        "validation_images": 2,
+        "test_images": 2,
+        "test_boxes": 3,
+        "split_seed": 0,
+    }
     files = [one.file.name for name in ("train", "validation") for one in task.part(name).images]
     assert sorted(files) == ["0.png", "1.png", "3.png", "4.png", "5.png"]
     item = task.part("test")[1]
-    assert item["boxes"].tolist() == [[2, 2, 6, 7.5], [0, 0, 20, 16]]       # the crowd's, half a pixel too wide, is clipped
+    # the crowd's, half a pixel too wide, is clipped
+    assert item["boxes"].tolist() == [[2, 2, 6, 7.5], [0, 0, 20, 16]]
     assert item["labels"].tolist() == [2, 0] and item["ignored"].tolist() == [False, True]
     assert (item["image"].permute(1, 2, 0).numpy() == picture(tmp_path / "again.png", 1)).all()
     assert coco(tmp_path).fingerprint() == task.fingerprint() != coco(tmp_path, split_seed=1).fingerprint()
@@ -74,8 +104,11 @@ def test_coco_that_counts_from_zero(tmp_path):
         content["categories"] = [{"id": 0, "name": "cat"}, {"id": 1, "name": "owl"}]
         for one in content["annotations"]:
             one["category_id"] //= 2
+
     coco_tree(tmp_path, from_zero)
-    (tmp_path / "annotations" / "instances_val2017.json").write_text((tmp_path / "annotations" / "instances_train2017.json").read_text())
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(
+        (tmp_path / "annotations" / "instances_train2017.json").read_text()
+    )
     for index in range(2, 6):
         picture(tmp_path / "val2017" / f"{index}.png", index)
     task = coco(tmp_path)
@@ -85,6 +118,7 @@ def test_coco_that_counts_from_zero(tmp_path):
 def test_few_boxes_that_cannot_be_are_left_out_when_allowed(tmp_path, caplog):
     def spoil(content):
         content["annotations"][0]["bbox"] = [3, 3, 4, 0]
+
     task = coco(coco_tree(tmp_path, spoil), invalid_boxes=0.2)
     with caplog.at_level(logging.INFO, logger="quantlab"):
         assert sum(len(task.part(name)) for name in ("train", "validation")) == 4
@@ -96,44 +130,92 @@ def box(values):
     return lambda content: content["annotations"][0].update(bbox=values)
 
 
-@pytest.mark.parametrize("change, says", [
-    (box([18, 2, 4, 5]), r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of annotation 0 in 0.png, 20x16 "
-                         "pixels, reaches outside"),
-    (box([-3, 2, 4, 5]), "reaches outside"),
-    (box([2, 3, 0, 5]), r"\[2, 3, 2, 8\] .* is empty; allowed: boxes inside their image, wider and taller than 0"),
-    (box([20, 2, 1, 5]), "is empty"),
-    (box([2, 3, -4, 5]), r"\[2, 3, -2, 8\] \(x1, y1, x2, y2\) of annotation 0 in 0.png"),
-    (box([2, 3, "4", 5]), r'train2017.json: annotation 0 has bbox \[2, 3, "4", 5\], allowed: four numbers, x, y, width, height'),
-    (box([2, 3, 4]), r"annotation 0 has bbox \[2, 3, 4\], allowed: four numbers"),
-    (box([2, 3, 4, 5, 6]), "annotation 0 has bbox"),
-    (box([2, 3, True, 5]), "annotation 0 has bbox"),
-    (box([2, 3, float("nan"), 5]), r"annotation 0 has bbox \[2, 3, NaN, 5\]"),
-    (box([2, 3, float("inf"), 5]), "annotation 0 has bbox"),
-    (box(None), "annotation 0 has bbox null"),
-    (lambda content: content["annotations"][3].pop("bbox"), "annotation 4 has no bbox, allowed: four numbers"),
-    (lambda content: content["annotations"][3].pop("id"), "entry 3 of annotations has no id"),
-    (lambda content: content["annotations"].append(7), "entry 6 of annotations is 7, allowed: an object"),
-    (lambda content: content["annotations"][3].update(id=0), "1 ids of annotations are given more than once, the first is 0"),
-    (lambda content: content["annotations"][3].update(iscrowd="perhaps"), 'annotation 4 has iscrowd "perhaps", allowed: 0 or 1'),
-    (lambda content: content["annotations"][3].update(category_id="cat"), 'annotation 4 has category_id "cat", allowed: the id of'),
-    (lambda content: content["images"][4].update(id=100), "1 ids of images are given more than once, the first is 100"),
-    (lambda content: content["images"][4].update(id=[1]), r"image \[1\] has id \[1\], allowed: a whole number"),
-    (lambda content: content["images"][4].update(width=0), "image 104 has width 0, allowed: a whole number of pixels"),
-    (lambda content: content["categories"][1].update(id=1), "1 ids of categories are given more than once"),
-    (lambda content: content["categories"][1].update(id=-3), "category -3 has id -3, allowed: a whole number, of categories from 0 to"),
-    (lambda content: content["categories"][1].update(id="3"), 'category 3 has id "3"'),
-    (lambda content: content.update(categories=[]), "names no category"),
-    (lambda content: content.update(images={}), "got an object with images, annotations, categories, allowed: an object with the lists"),
-    (lambda content: content["annotations"][3].update(category_id=2), "4 has category_id 2, allowed: the ids of its categories, 1 to 3"),
-    (lambda content: content["annotations"][3].update(image_id=7), "annotation 4 has image_id 7"),
-    (lambda content: content["images"][4].update(file_name="far.png"), "1 of its 6 images are not in .*train2017, the first is far.png"),
-    (lambda content: content.update(images=[], annotations=[]), "names no image"),
-    (lambda content: content.pop("categories"), "is not a file of COCO's format"),
-    (lambda content: content["images"][0].pop("width"), "image 100 has no width, allowed: a whole number of pixels"),
-    (lambda content: content.update(categories=[{"id": 1, "name": "cat"}]), "its categories are not those of instances_train2017.json"),
-    (lambda content: content.update(annotations=content["annotations"][:1]), "task.validation_fraction: 1 images .* are left for training"),
-    (lambda content: content.update(annotations=content["annotations"][:2], images=content["images"][:2]), "give more images"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (
+            box([18, 2, 4, 5]),
+            r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of annotation 0 in 0.png, 20x16 "
+            "pixels, reaches outside",
+        ),
+        (box([-3, 2, 4, 5]), "reaches outside"),
+        (box([2, 3, 0, 5]), r"\[2, 3, 2, 8\] .* is empty; allowed: boxes inside their image, wider and taller than 0"),
+        (box([20, 2, 1, 5]), "is empty"),
+        (box([2, 3, -4, 5]), r"\[2, 3, -2, 8\] \(x1, y1, x2, y2\) of annotation 0 in 0.png"),
+        (
+            box([2, 3, "4", 5]),
+            r'train2017.json: annotation 0 has bbox \[2, 3, "4", 5\], allowed: four numbers, x, y, width, height',
+        ),
+        (box([2, 3, 4]), r"annotation 0 has bbox \[2, 3, 4\], allowed: four numbers"),
+        (box([2, 3, 4, 5, 6]), "annotation 0 has bbox"),
+        (box([2, 3, True, 5]), "annotation 0 has bbox"),
+        (box([2, 3, float("nan"), 5]), r"annotation 0 has bbox \[2, 3, NaN, 5\]"),
+        (box([2, 3, float("inf"), 5]), "annotation 0 has bbox"),
+        (box(None), "annotation 0 has bbox null"),
+        (lambda content: content["annotations"][3].pop("bbox"), "annotation 4 has no bbox, allowed: four numbers"),
+        (lambda content: content["annotations"][3].pop("id"), "entry 3 of annotations has no id"),
+        (lambda content: content["annotations"].append(7), "entry 6 of annotations is 7, allowed: an object"),
+        (
+            lambda content: content["annotations"][3].update(id=0),
+            "1 ids of annotations are given more than once, the first is 0",
+        ),
+        (
+            lambda content: content["annotations"][3].update(iscrowd="perhaps"),
+            'annotation 4 has iscrowd "perhaps", allowed: 0 or 1',
+        ),
+        (
+            lambda content: content["annotations"][3].update(category_id="cat"),
+            'annotation 4 has category_id "cat", allowed: the id of',
+        ),
+        (
+            lambda content: content["images"][4].update(id=100),
+            "1 ids of images are given more than once, the first is 100",
+        ),
+        (lambda content: content["images"][4].update(id=[1]), r"image \[1\] has id \[1\], allowed: a whole number"),
+        (
+            lambda content: content["images"][4].update(width=0),
+            "image 104 has width 0, allowed: a whole number of pixels",
+        ),
+        (lambda content: content["categories"][1].update(id=1), "1 ids of categories are given more than once"),
+        (
+            lambda content: content["categories"][1].update(id=-3),
+            "category -3 has id -3, allowed: a whole number, of categories from 0 to",
+        ),
+        (lambda content: content["categories"][1].update(id="3"), 'category 3 has id "3"'),
+        (lambda content: content.update(categories=[]), "names no category"),
+        (
+            lambda content: content.update(images={}),
+            "got an object with images, annotations, categories, allowed: an object with the lists",
+        ),
+        (
+            lambda content: content["annotations"][3].update(category_id=2),
+            "4 has category_id 2, allowed: the ids of its categories, 1 to 3",
+        ),
+        (lambda content: content["annotations"][3].update(image_id=7), "annotation 4 has image_id 7"),
+        (
+            lambda content: content["images"][4].update(file_name="far.png"),
+            "1 of its 6 images are not in .*train2017, the first is far.png",
+        ),
+        (lambda content: content.update(images=[], annotations=[]), "names no image"),
+        (lambda content: content.pop("categories"), "is not a file of COCO's format"),
+        (
+            lambda content: content["images"][0].pop("width"),
+            "image 100 has no width, allowed: a whole number of pixels",
+        ),
+        (
+            lambda content: content.update(categories=[{"id": 1, "name": "cat"}]),
+            "its categories are not those of instances_train2017.json",
+        ),
+        (
+            lambda content: content.update(annotations=content["annotations"][:1]),
+            "task.validation_fraction: 1 images .* are left for training",
+        ),
+        (
+            lambda content: content.update(annotations=content["annotations"][:2], images=content["images"][:2]),
+            "give more images",
+        ),
+    ],
+)
 def test_coco_files_that_do_not_do(change, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
         coco(coco_tree(tmp_path, change)).check()
@@ -161,6 +243,7 @@ def test_ids_may_be_text_and_a_crowd_may_be_null(tmp_path):
         for one in content["annotations"]:
             one["image_id"] = "second" if one["image_id"] == 101 else one["image_id"]
         content["annotations"][0]["iscrowd"] = None
+
     assert coco(coco_tree(tmp_path, change)).protocol()["train_images"] == 3
 
 
@@ -176,7 +259,9 @@ def test_images_of_coco_that_cannot_be_read_are_named_before_any_work(tmp_path):
 
 
 def test_what_was_trained_on_is_not_measured_on(tmp_path):
-    with pytest.raises(RequestError, match="task.train=train2017 task.test=train2017: 6 images are in them more than once"):
+    with pytest.raises(
+        RequestError, match="task.train=train2017 task.test=train2017: 6 images are in them more than once"
+    ):
         coco(coco_tree(tmp_path), test="train2017").check()
 
 
@@ -184,6 +269,7 @@ def test_advice_on_boxes_is_not_what_would_be_refused_again(tmp_path):
     def spoil(content):
         for one in content["annotations"]:
             one["bbox"] = [0, 0, 0, 0]
+
     with pytest.raises(RequestError, match="6 of 6 boxes cannot be.*; correct the file$"):
         coco(coco_tree(tmp_path, spoil)).check()
 
@@ -198,8 +284,10 @@ def test_an_image_that_is_damaged_or_of_another_size_is_named(tmp_path):
         part[1]
 
 
-OBJECT = ("<object><name>{}</name><difficult>{}</difficult>"
-          "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>")
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult>"
+    "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
 
 
 def voc_tree(root, objects=(("dog", 0, 3, 4, 8, 10), ("cat", 1, 1, 1, 20, 16)), year=2012):
@@ -212,46 +300,92 @@ def voc_tree(root, objects=(("dog", 0, 3, 4, 8, 10), ("cat", 1, 1, 1, 20, 16)), 
             picture(folder / "JPEGImages" / f"{index}.jpg", index)
             body = "".join(OBJECT.format(*one) for one in objects)
             (folder / "Annotations" / f"{index}.xml").write_text(
-                f"<annotation><size><width>20</width><height>16</height><depth>3</depth></size>{body}</annotation>")
+                f"<annotation><size><width>20</width><height>16</height><depth>3</depth></size>{body}</annotation>"
+            )
         (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{index}\n" for index in indices))
     return root
 
 
 def voc(root, **values):
-    return Voc(VocSection.model_validate(COMMON | {
-        "_target_": "quantlab.tasks.detection_voc.Voc", "name": "voc", "data_dir": str(root), "download": False, "train": ["2012/train"],
-        "test": ["2012/val"], "class_names": ["cat", "dog", "owl"]} | values))
+    return Voc(
+        VocSection.model_validate(
+            COMMON
+            | {
+                "_target_": "quantlab.tasks.detection_voc.Voc",
+                "name": "voc",
+                "data_dir": str(root),
+                "download": False,
+                "train": ["2012/train"],
+                "test": ["2012/val"],
+                "class_names": ["cat", "dog", "owl"],
+            }
+            | values
+        )
+    )
 
 
 def test_voc_becomes_boxes_and_labels(tmp_path):
     task = voc(voc_tree(tmp_path))
     task.check()
-    assert task.protocol() == {"train_images": 3, "validation_images": 2, "test_images": 2, "test_boxes": 4, "split_seed": 0}
+    assert task.protocol() == {
+        "train_images": 3,
+        "validation_images": 2,
+        "test_images": 2,
+        "test_boxes": 4,
+        "split_seed": 0,
+    }
     item = task.part("test")[0]
     # VOC counts pixels from 1 and includes both ends: columns 3 to 8 are six pixels, the third to the eighth
     assert item["boxes"].tolist() == [[2, 3, 8, 10], [0, 0, 20, 16]]
-    assert item["labels"].tolist() == [1, 0] and item["ignored"].tolist() == [False, True] and item["image"].shape == (3, 16, 20)
+    assert (
+        item["labels"].tolist() == [1, 0]
+        and item["ignored"].tolist() == [False, True]
+        and item["image"].shape == (3, 16, 20)
+    )
     assert item["image"].dtype == torch.uint8
     voc_tree(tmp_path, year=2007)
     assert voc(tmp_path, train=["2007/train", "2012/train"]).protocol()["train_images"] == 7
 
 
-@pytest.mark.parametrize("objects, values, says", [
-    ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes cannot be: the first, \[2, 3, 30, 10\] .* reaches outside"),
-    ((("dog", 0, 3, 4, 2, 10),), {}, "is empty"),
-    ((("dgo", 0, 3, 4, 8, 10),), {}, "an object is called 'dgo', allowed: task.class_names, cat, dog, owl.*did you mean 'dog'"),
-    ((("zebra", 0, 3, 4, 8, 10),), {}, "called 'zebra', allowed: task.class_names, cat, dog, owl, ...; correct the file"),
-    ((("dog", 0, "x", 4, 8, 10),), {}, "0.xml is not a file of VOC's format"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/trainval"]},
-     r"task.train: VOC's set 2012/trainval is not there \(no VOCdevkit/VOC2012/ImageSets/Main/trainval.txt in .*\), allowed: YEAR/SET, as "
-     "2012/train, 2012/val; did you mean '2012/train'"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2007/train"]}, "VOC's set 2007/train is not there .*task.download=true"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/tain"]}, "2012/tain is not there .* did you mean '2012/train'"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["1999/train"]}, "1999/train is not there .*task.download=true"),
-    ((("dog", 0, 3, 4, 8, 10),), {"test": ["val"]}, "task.test: VOC's set val is not there .* did you mean '2012/val'"),
-    ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/train", "2012/train"]}, "5 images are in them more than once"),
-    ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes cannot be: the first, .* of object 1 in 0.jpg"),
-])
+@pytest.mark.parametrize(
+    "objects, values, says",
+    [
+        ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes cannot be: the first, \[2, 3, 30, 10\] .* reaches outside"),
+        ((("dog", 0, 3, 4, 2, 10),), {}, "is empty"),
+        (
+            (("dgo", 0, 3, 4, 8, 10),),
+            {},
+            "an object is called 'dgo', allowed: task.class_names, cat, dog, owl.*did you mean 'dog'",
+        ),
+        (
+            (("zebra", 0, 3, 4, 8, 10),),
+            {},
+            "called 'zebra', allowed: task.class_names, cat, dog, owl, ...; correct the file",
+        ),
+        ((("dog", 0, "x", 4, 8, 10),), {}, "0.xml is not a file of VOC's format"),
+        (
+            (("dog", 0, 3, 4, 8, 10),),
+            {"train": ["2012/trainval"]},
+            r"task.train: VOC's set 2012/trainval is not there \(no VOCdevkit/VOC2012/ImageSets/Main/trainval.txt in"
+            r" .*\), allowed: YEAR/SET, as "
+            "2012/train, 2012/val; did you mean '2012/train'",
+        ),
+        (
+            (("dog", 0, 3, 4, 8, 10),),
+            {"train": ["2007/train"]},
+            "VOC's set 2007/train is not there .*task.download=true",
+        ),
+        ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/tain"]}, "2012/tain is not there .* did you mean '2012/train'"),
+        ((("dog", 0, 3, 4, 8, 10),), {"train": ["1999/train"]}, "1999/train is not there .*task.download=true"),
+        (
+            (("dog", 0, 3, 4, 8, 10),),
+            {"test": ["val"]},
+            "task.test: VOC's set val is not there .* did you mean '2012/val'",
+        ),
+        ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/train", "2012/train"]}, "5 images are in them more than once"),
+        ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes cannot be: the first, .* of object 1 in 0.jpg"),
+    ],
+)
 def test_voc_files_that_do_not_do(objects, values, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
         voc(voc_tree(tmp_path, objects), **values).check()
@@ -273,12 +407,18 @@ def test_any_set_of_voc_that_lies_there_is_taken(tmp_path, monkeypatch):
         voc(tmp_path, test=["2012/dog_val"]).check()
     for name in "56":
         (folder / "Annotations" / f"{name}.xml").unlink()
-    with pytest.raises(RequestError, match="task.test: VOC's set 2012/test has no boxes: .*Annotations holds none of its 2 files .* name another"):
+    with pytest.raises(
+        RequestError,
+        match="task.test: VOC's set 2012/test has no boxes: .*Annotations holds none of its 2 files .* name another",
+    ):
         voc(tmp_path, test=["2012/test"]).check()
 
 
 def test_what_cannot_be_fetched_of_voc_is_said(tmp_path):
-    with pytest.raises(RequestError, match="task.test: got '2012/test', which does not lie in .* and cannot be fetched, allowed: 2007 to 2012"):
+    with pytest.raises(
+        RequestError,
+        match="task.test: got '2012/test', which does not lie in .* and cannot be fetched, allowed: 2007 to 2012",
+    ):
         voc(voc_tree(tmp_path), test=["2012/test"], download=True).check()
 
 

@@ -40,7 +40,8 @@ def labels(folder):
 
 def test_what_pillow_decodes_counts_in_upper_and_lower_case(classes):
     for name in ("a.JPG", "b.jfif", "c.avif", "d.webp", "e.jp2", "f.TIF", "g.tga", "h.qoi", "i.pgm"):
-        if os.path.splitext(name)[1].lower() in formats():      # AVIF, WebP and JPEG 2000 depend on how Pillow was built
+        # AVIF, WebP and JPEG 2000 depend on how Pillow was built
+        if os.path.splitext(name)[1].lower() in formats():
             save(classes / "cat" / name)
     found = find_images(classes)
     assert len(found) == 4 + sum(ending in formats() for ending in (".jfif", ".avif", ".webp", ".jp2")) + 5
@@ -64,8 +65,10 @@ def test_a_class_folder_without_an_image_is_named(classes):
         (classes / "fish" / f"{number}.HEIC").write_bytes(b"something")
     (classes / ".cache").mkdir()
     message = refusal(labels, classes)
-    assert "no image lies in its folder 'bird' (empty), 'fish' (3 .heic), allowed: in every class folder images" in message
-    save(classes / "stray.png")         # now the folders are no classes, and what is left out is said
+    assert (
+        "no image lies in its folder 'bird' (empty), 'fish' (3 .heic), allowed: in every class folder images" in message
+    )
+    save(classes / "stray.png")  # now the folders are no classes, and what is left out is said
     assert labels(classes) is None
 
 
@@ -83,13 +86,22 @@ def test_a_folder_of_other_files_says_which(tmp_path):
     assert "It holds 1 .heic: convert them, or give another folder with data_dir=PATH" in refusal(find_images, tmp_path)
 
 
-@pytest.mark.parametrize("spoil, says", [
-    (lambda folder: (folder / "3.png").symlink_to("/nowhere/3.png"), "3.png is a link to /nowhere/3.png: No such file or directory"),
-    (lambda folder: (folder.parent / "owl").symlink_to("/nowhere"), "owl is a link to /nowhere: No such file"),
-    (lambda folder: ((folder / "3.png").symlink_to("4.png"), (folder / "4.png").symlink_to("3.png")), "(1 more such files)"),
-    (lambda folder: (folder / "3.png").write_bytes(b""), "3.png is empty (0 bytes); remove or replace it"),
-    (lambda folder: os.mkfifo(folder / "3.png"), "3.png is no plain file"),      # reading it would wait for ever
-])
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (
+            lambda folder: (folder / "3.png").symlink_to("/nowhere/3.png"),
+            "3.png is a link to /nowhere/3.png: No such file or directory",
+        ),
+        (lambda folder: (folder.parent / "owl").symlink_to("/nowhere"), "owl is a link to /nowhere: No such file"),
+        (
+            lambda folder: ((folder / "3.png").symlink_to("4.png"), (folder / "4.png").symlink_to("3.png")),
+            "(1 more such files)",
+        ),
+        (lambda folder: (folder / "3.png").write_bytes(b""), "3.png is empty (0 bytes); remove or replace it"),
+        (lambda folder: os.mkfifo(folder / "3.png"), "3.png is no plain file"),  # reading it would wait for ever
+    ],
+)
 def test_files_that_cannot_be_read_are_named_before_any_work(spoil, says, classes):
     spoil(classes / "cat")
     assert says in refusal(find_images, classes)
@@ -118,7 +130,9 @@ def test_16_bits_of_grey_become_their_upper_8(ending, options, tmp_path):
 def test_numbers_of_unknown_range_are_refused_by_name(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
-    assert "float.tif holds floats (Pillow's mode F), whose range nothing tells, allowed: 8 or 16 bits" in refusal(decode, tmp_path / "float.tif", 3)
+    assert "float.tif holds floats (Pillow's mode F), whose range nothing tells, allowed: 8 or 16 bits" in refusal(
+        decode, tmp_path / "float.tif", 3
+    )
     assert "int.tif holds 32-bit integers" in refusal(decode, tmp_path / "int.tif", 1)
 
 
@@ -126,9 +140,11 @@ def test_every_mode_becomes_rgb_without_a_warning(tmp_path):
     red = (255, 0, 0)
     palette = Image.new("RGB", (4, 4), red).quantize(2)
     palette.save(tmp_path / "palette.png", transparency=bytes([0, 128]))
-    save(tmp_path / "alpha.png", (*red, 0), mode="RGBA")        # transparency is dropped: the colour under it shows
+    save(tmp_path / "alpha.png", (*red, 0), mode="RGBA")  # transparency is dropped: the colour under it shows
     save(tmp_path / "cmyk.tif", (0, 255, 255, 0), mode="CMYK")
-    Image.new("RGB", (4, 4), red).save(tmp_path / "frames.gif", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    Image.new("RGB", (4, 4), red).save(
+        tmp_path / "frames.gif", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")]
+    )
     save(tmp_path / "line.png", red, size=(5000, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -140,7 +156,7 @@ def test_every_mode_becomes_rgb_without_a_warning(tmp_path):
 
 def test_a_rotation_noted_by_a_camera_is_applied_unless_boxes_are_drawn_on_the_stored_pixels(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6        # turn by 90 degrees
+    exif[0x0112] = 6  # turn by 90 degrees
     save(tmp_path / "photo.jpg", size=(16, 8), exif=exif)
     assert decode(tmp_path / "photo.jpg", 3).size == (8, 16)
     assert decode(tmp_path / "photo.jpg", 3, upright=False).size == (16, 8)
@@ -148,4 +164,6 @@ def test_a_rotation_noted_by_a_camera_is_applied_unless_boxes_are_drawn_on_the_s
 
 def test_an_image_too_large_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    assert "0.png has more than 80 pixels; make it smaller, or remove it" in refusal(decode, save(tmp_path / "0.png", size=(10, 10)), 3)
+    assert "0.png has more than 80 pixels; make it smaller, or remove it" in refusal(
+        decode, save(tmp_path / "0.png", size=(10, 10)), 3
+    )

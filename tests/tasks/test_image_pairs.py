@@ -10,14 +10,15 @@ from quantlab.tasks.image_pairs import Bicubic, Tiles, centre_patches, downsampl
 def test_a_constant_stays_and_a_ramp_is_sampled_at_the_centres(scale):
     assert (downsample(torch.full((3, 12, 24), 77, dtype=torch.uint8), scale) == 77).all()
     ramp = (4 * torch.arange(48)).to(torch.uint8).expand(3, 12, 48)
-    centres = 4 * (scale * torch.arange(48 // scale) + (scale - 1) / 2)      # a symmetric kernel keeps straight lines
+    centres = 4 * (scale * torch.arange(48 // scale) + (scale - 1) / 2)  # a symmetric kernel keeps straight lines
     inner = slice(3, -3)
     assert (downsample(ramp, scale).float() - centres)[..., inner].abs().max() <= 0.5
 
 
 def test_low_resolution_is_filtered_before_it_is_thinned_out():
     checks = (255 * (torch.arange(32)[:, None] + torch.arange(32)) % 2 * 255).to(torch.uint8).expand(3, 32, 32)
-    assert ((downsample(checks, 2).float() - 127.5).abs()[:, 3:-3, 3:-3] <= 1).all()       # grey, neither black nor white
+    # grey, neither black nor white
+    assert ((downsample(checks, 2).float() - 127.5).abs()[:, 3:-3, 3:-3] <= 1).all()
 
 
 def test_the_original_is_cut_to_a_multiple_of_the_scale():
@@ -39,7 +40,7 @@ def test_tiles_cover_without_sharing_a_pixel():
     tiles = Tiles(pairs, side=10, scale=2)
     assert len(tiles) == 2 * 3 + 1
     for index in range(len(tiles)):
-        tiles[index]["high"].add_(1)        # tiles are views: a pixel of two tiles would be counted twice
+        tiles[index]["high"].add_(1)  # tiles are views: a pixel of two tiles would be counted twice
     assert all(high.max() == 1 for _, high in pairs) and pairs[0][1][0, 0, 0] == pairs[0][1][0, -1, -1] == 1
     batch = tiles.__getitems__([0, 6])
     assert batch["low"].shape == (2, 3, 10, 10) and batch["high"].shape == (2, 3, 20, 20)
@@ -52,10 +53,10 @@ def test_an_augmented_patch_is_still_the_low_resolution_of_its_original(scale):
     batch = low.expand(40, -1, -1, -1), high.expand(40, -1, -1, -1)
     small, large = random_patches(*batch, side=12, flips=True, rotations=True)
     assert small.shape == (40, 3, 12, 12) and large.shape == (40, 3, 12 * scale, 12 * scale)
-    inner = (..., slice(3, -3), slice(3, -3))       # the patch's border was made with its neighbours
+    inner = (..., slice(3, -3), slice(3, -3))  # the patch's border was made with its neighbours
     again = downsample(large.contiguous(), scale)[inner].float()
     assert (again - small[inner].float()).abs().max() <= 1
-    assert (again.roll(1, -1) - small[inner].float()).abs().max() > 20      # a shift by one pixel would have been seen
+    assert (again.roll(1, -1) - small[inner].float()).abs().max() > 20  # a shift by one pixel would have been seen
     small, large = centre_patches(*batch, side=12)
     assert torch.equal(small[0], low[:, 9:21, 9:21])
     assert torch.equal(large[0], high[:, 9 * scale : 21 * scale, 9 * scale : 21 * scale])

@@ -11,4 +11,6 @@ __all__ = ["State", "Walk", "build_sampler"]
 
 def build_sampler(alphas_cumprod: Tensor, section, prediction: str = "epsilon") -> Walk:
     """The walk of a config's `sampler` section over abar of every training timestep (float [train_timesteps])."""
-    return import_module(f"quantlab.diffusion.samplers.{section.name}").Sampler.build(alphas_cumprod, section, prediction)
+    return import_module(f"quantlab.diffusion.samplers.{section.name}").Sampler.build(
+        alphas_cumprod, section, prediction
+    )

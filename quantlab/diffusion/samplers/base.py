@@ -1,6 +1,7 @@
 """What every sampler is: a walk from noise to image, as a pure function from one state to the next.
 
-A sampler's file is named as `model.sampler.name` names it and defines `Sampler`, a subclass of `Walk`. That is all it takes.
+A sampler's file is named as `model.sampler.name` names it and defines `Sampler`, a subclass of `Walk`. That is all it
+takes.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from quantlab.errors import RequestError
 
 
 class State(NamedTuple):
-    """Where a walk is: x [N, C, H, W], in the sampler's own scale, and what the solver remembers of earlier steps: tensors of x's shape,
+    """Where a walk is: x [N, C, H, W], in the sampler's own scale, and what the solver remembers of earlier steps:
+    tensors of x's shape,
     as many at every step of a walk."""
 
     x: Tensor
@@ -34,9 +36,10 @@ def spaced_timesteps(train_timesteps: int, steps: int, spacing: str) -> list[int
     """The walk's timesteps from noise to image, `steps` integers, not increasing.
 
     uniform: multiples of train_timesteps // steps from 0 (DDIM's "uniform", diffusers' "leading").
-    trailing: down from the last one in steps of train_timesteps / steps (Lin et al. 2024, Table 2, as diffusers rounds it).
-    quadratic: int(linspace(0, sqrt(0.8 train_timesteps), steps)^2) (DDIM's "quad", Q-Diffusion's CIFAR-10). For many steps it
-    repeats small timesteps; those steps go nowhere (t' = t).
+    trailing: down from the last one in steps of train_timesteps / steps (Lin et al. 2024, Table 2, as diffusers rounds
+        it).
+    quadratic: int(linspace(0, sqrt(0.8 train_timesteps), steps)^2) (DDIM's "quad", Q-Diffusion's CIFAR-10). For many
+    steps it repeats small timesteps; those steps go nowhere (t' = t).
     """
     if spacing == "uniform":
         ascending = [i * (train_timesteps // steps) for i in range(steps)]
@@ -51,7 +54,8 @@ def spaced_timesteps(train_timesteps: int, steps: int, spacing: str) -> list[int
 class Walk:
     """timesteps[i] is t of step i, alphas[i] its abar, alphas[i + 1] the abar it leads to (the last is 1).
 
-    prediction: what the network puts out, of `prediction.KINDS`. eta: how much noise a step adds, for samplers that can add any.
+    prediction: what the network puts out, of `prediction.KINDS`. eta: how much noise a step adds, for samplers that can
+        add any.
     clip_sample: clamp the predicted image to [-1, 1] at every step.
     """
 
@@ -61,8 +65,8 @@ class Walk:
     clip_sample: bool = False
     prediction: str = "epsilon"
 
-    memories = 0            # tensors that the solver remembers
-    needs_signal = False    # whether it cannot start from noise alone, abar = 0
+    memories = 0  # tensors that the solver remembers
+    needs_signal = False  # whether it cannot start from noise alone, abar = 0
 
     @classmethod
     def build(cls, alphas_cumprod: Tensor, sampler, prediction: str = "epsilon", final_alpha: float = 1.0) -> "Walk":
@@ -72,9 +76,11 @@ class Walk:
         """
         timesteps = spaced_timesteps(len(alphas_cumprod), sampler.steps, sampler.spacing)
         if cls.memories and len(set(timesteps)) < len(timesteps):
-            raise RequestError(f"model.sampler.spacing: got {sampler.spacing}, which repeats timesteps in {sampler.steps} steps, and "
-                               f"model.sampler.name={sampler.name} learns from the step before, allowed: uniform, trailing; type "
-                               "model.sampler.spacing=trailing")
+            raise RequestError(
+                f"model.sampler.spacing: got {sampler.spacing}, which repeats timesteps in {sampler.steps} steps, and "
+                f"model.sampler.name={sampler.name} learns from the step before, allowed: uniform, trailing; type "
+                "model.sampler.spacing=trailing"
+            )
         alphas = [float(alphas_cumprod[t]) for t in timesteps] + [final_alpha]
         return cls(tuple(timesteps), tuple(alphas), sampler.eta, sampler.clip_sample, prediction)
 
@@ -91,7 +97,9 @@ class Walk:
         return x
 
     def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
-        """The state after step i; output: the network's at this state; z: standard normal, needed where `noise_scale(i)` is above 0."""
+        """The state after step i; output: the network's at this state; z: standard normal, needed where
+        `noise_scale(i)` is above 0.
+        """
         raise NotImplementedError  # every sampler's own
 
     def noise_scale(self, i: int) -> float:

@@ -1,8 +1,9 @@
 """DDPM's ancestral sampling (Ho et al. 2020, Alg. 2), over any timesteps as in Nichol and Dhariwal 2021 (Sec. 4). With
 alpha = abar_t / abar_t' the share of signal that the step from t' to t kept, beta = 1 - alpha:
 
-    x_t' = sqrt(abar_t') beta / (1 - abar_t) x_0 + sqrt(alpha) (1 - abar_t') / (1 - abar_t) x_t + sigma z          (Eq. 7)
-    sigma^2 = beta (1 - abar_t') / (1 - abar_t)                                            ("fixed small", their Sec. 3.2)
+    x_t' = sqrt(abar_t') beta / (1 - abar_t) x_0 + sqrt(alpha) (1 - abar_t') / (1 - abar_t) x_t + sigma z          (Eq.
+    7) sigma^2 = beta (1 - abar_t') / (1 - abar_t)                                            ("fixed small", their Sec.
+    3.2)
 
 The last step adds no noise. Where nothing is clamped it is DDIM with eta = 1.
 """

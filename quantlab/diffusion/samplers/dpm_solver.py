@@ -1,12 +1,13 @@
-"""DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, Alg. 2): a solver with memory, the image that the step before predicted.
+"""DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, Alg. 2): a solver with memory, the image that the step before
+predicted.
 
 With lambda = log(sqrt(abar) / sqrt(1 - abar)), h = lambda' - lambda of this step, h_0 of the one before, r = h_0 / h:
 
     D  = x_0 + (x_0 - x_0 of the step before) / (2 r)
     x' = sqrt(1 - abar') / sqrt(1 - abar) x - sqrt(abar') (exp(-h) - 1) D
 
-The first step has no memory, and the last one goes to abar' = 1, where h is infinite: D = x_0 there. A walk of fewer than 15 steps
-is of first order in its last step for its stability as well, which is the same step here.
+The first step has no memory, and the last one goes to abar' = 1, where h is infinite: D = x_0 there. A walk of fewer
+than 15 steps is of first order in its last step for its stability as well, which is the same step here.
 """
 
 import math
@@ -35,7 +36,7 @@ class Sampler(Walk):
         weight = -(there**0.5) * math.expm1(-h)
         if i == 0:
             return weight, 0.0
-        share = h / (2 * (self._log_snr(i) - self._log_snr(i - 1)))     # 1 / (2 r)
+        share = h / (2 * (self._log_snr(i) - self._log_snr(i - 1)))  # 1 / (2 r)
         return weight * (1 + share), -weight * share
 
     def memory_weights(self, i: int) -> tuple[float, ...]:

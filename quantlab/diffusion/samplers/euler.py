@@ -1,6 +1,8 @@
-"""Euler's method for the probability flow (Karras et al. 2022, Alg. 1 without its corrector), as k-diffusion and diffusers walk it.
+"""Euler's method for the probability flow (Karras et al. 2022, Alg. 1 without its corrector), as k-diffusion and
+diffusers walk it.
 
-The state is x_0 + s eps with s = sqrt((1 - abar) / abar), so the network is given it times sqrt(abar) = 1 / sqrt(s^2 + 1):
+The state is x_0 + s eps with s = sqrt((1 - abar) / abar), so the network is given it times sqrt(abar) = 1 / sqrt(s^2 +
+1):
 
     x' = x + (s' - s) (x - x_0) / s
 

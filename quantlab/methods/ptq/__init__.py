@@ -1,7 +1,8 @@
-"""method=ptq: what AccuQuant is compared with. One file a baseline, named as method.reconstruction names it: a label and its phases.
+"""method=ptq: what AccuQuant is compared with. One file a baseline, named as method.reconstruction names it: a label
+and its phases.
 
-All share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and annealing, and the
-same budget of network evaluations.
+All share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and
+annealing, and the same budget of network evaluations.
 """
 
 from importlib import import_module
@@ -23,4 +24,4 @@ class PTQ(DiffusionPTQ):
         return self.baseline.phases(self)
 
 
-build_ptq = PTQ     # as configs of finished runs name it
+build_ptq = PTQ  # as configs of finished runs name it

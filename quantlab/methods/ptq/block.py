@@ -1,14 +1,15 @@
-"""reconstruction=block: block reconstruction of a diffusion model, as Q-Diffusion (Li et al., ICCV 2023) and BRECQ (Li et al., ICLR 2021) do it.
+"""reconstruction=block: block reconstruction of a diffusion model, as Q-Diffusion (Li et al., ICCV 2023) and BRECQ (Li
+et al., ICLR 2021) do it.
 
-Units are residual blocks and attention blocks, and every other layer by itself, in the order of the forward pass. Each is
-trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
+Units are residual blocks and attention blocks, and every other layer by itself, in the order of the forward pass. Each
+is trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
 
     min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
 
-Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation scales
-are learned jointly, not one after the other; learning rates and annealing run once per unit; inputs are collected on
-`calibration.range_samples` trajectories. The budget counts everything: an iteration of a unit costs its share of three
-passes, and collecting its inputs in both networks two passes that end at the unit.
+Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation
+scales are learned jointly, not one after the other; learning rates and annealing run once per unit; inputs are
+collected on `calibration.range_samples` trajectories. The budget counts everything: an iteration of a unit costs its
+share of three passes, and collecting its inputs in both networks two passes that end at the unit.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
 from quantlab.models.diffusers_denoiser import reconstruction_units
 from quantlab.quantizers import wrap
-
 
 LABEL = "block"
 
@@ -142,7 +142,7 @@ class Block(Objective):
         return self.method.shuffled(self.method.groups, step)
 
     def evaluations(self, steps: Sequence[int]) -> float:
-        return 3 / len(self.names)      # on average over the units
+        return 3 / len(self.names)  # on average over the units
 
     def error(self, group: range, rows: Tensor | slice) -> Tensor:
         """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
@@ -171,17 +171,22 @@ class Block(Objective):
 def phases(method: DiffusionPTQ) -> list[Phase]:
     """One a unit. Raises RequestError where collecting the units' inputs takes the whole budget."""
     section, context, sampler = method.section, method.context, method.sampler
-    probe = torch.zeros(1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device)
+    probe = torch.zeros(
+        1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device
+    )
     told = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
     names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(told)(probe, 0, 0))
     batches = len(sampler.moving(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
     # Two passes that end at the unit: on average half of the network each, over all units.
     collecting = batches * (len(names) + 1) / len(names)
     left = section.network_evaluations - collecting * len(names)
-    per_unit = int(left // 3)       # forward and backward of all units together are one of the network
+    per_unit = int(left // 3)  # forward and backward of all units together are one of the network
     if per_unit < 1:
         raise RequestError(
             f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(names)} "
             f"blocks takes {collecting * len(names):.0f}; allowed: more than that, or fewer "
-            "method.calibration.range_samples")
-    return [Phase(Block(method, names, unit, collecting), per_unit, section.learning_rate) for unit in range(len(names))]
+            "method.calibration.range_samples"
+        )
+    return [
+        Phase(Block(method, names, unit, collecting), per_unit, section.learning_rate) for unit in range(len(names))
+    ]

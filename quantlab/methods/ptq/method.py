@@ -1,6 +1,7 @@
 """What AccuQuant and its step-by-step baselines share: data, quantizers, what is learned, and how the result is judged.
 
-A subclass says its phases; everything else is the same on both sides, so that a comparison compares objectives and nothing else.
+A subclass says its phases; everything else is the same on both sides, so that a comparison compares objectives and
+nothing else.
 """
 
 import bisect
@@ -29,22 +30,26 @@ logger = logging.getLogger("quantlab")
 class DiffusionPTQ(Method):
     """Base of the methods that quantize a diffusion model after training."""
 
-    label: str                      # its name in tables and figures
+    label: str  # its name in tables and figures
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
         self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
-        wrap.planned_bits(context.model.unet, self.policy)      # refuses what cannot be quantized, before any work
+        wrap.planned_bits(context.model.unet, self.policy)  # refuses what cannot be quantized, before any work
         self.sampler = context.model.sampler
         self.groups = self.moving_groups(section.group_size)
         self.single_steps = self.moving_groups(1)
         if len(self.sampler) % section.group_size:
-            logger.info("group_size=%d does not divide %d denoising steps: the last group has %d",
-                        section.group_size, len(self.sampler), len(self.sampler.groups(section.group_size)[-1]))
-        self.network_evaluations = 0.0      # forward passes of one batch; a backward pass counts two
+            logger.info(
+                "group_size=%d does not divide %d denoising steps: the last group has %d",
+                section.group_size,
+                len(self.sampler),
+                len(self.sampler.groups(section.group_size)[-1]),
+            )
+        self.network_evaluations = 0.0  # forward passes of one batch; a backward pass counts two
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
-        self.phase: Phase | None = None     # that is being walked through
+        self.phase: Phase | None = None  # that is being walked through
 
     def make_phases(self) -> list[Phase]:
         """What is minimised, one after the other; nothing is learned without any."""
@@ -57,7 +62,8 @@ class DiffusionPTQ(Method):
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list[tuple[range, int]]:
         rows = seeded(self.context.config.seed, 1, step).choice(
-            self.section.calibration.trajectories, self.section.batch_size, replace=False)
+            self.section.calibration.trajectories, self.section.batch_size, replace=False
+        )
         steps = self.denoising_steps(step)
         return [(steps, int(row)) for row in rows]
 
@@ -87,9 +93,11 @@ class DiffusionPTQ(Method):
         self.starts = [total_steps * before // max(self.steps, 1) for before in done]
         self.full_precision_sha256 = context.model.fingerprint()
         count = section.calibration.trajectories
-        trajectories = fetch_trajectories(context, count, context.config.seed, [count] * (len(self.sampler) + 1),
-                                          "calibration trajectories")
-        look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")     # before it is quantized
+        trajectories = fetch_trajectories(
+            context, count, context.config.seed, [count] * (len(self.sampler) + 1), "calibration trajectories"
+        )
+        # before it is quantized
+        look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
         self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.sampler), section.group_size)
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
@@ -110,7 +118,9 @@ class DiffusionPTQ(Method):
             self.weights = wrap.quantized_weights(unet)
         self.is_soft = bool(self.weights) and policy.weight.rounding == "adaround"
         if section.learn.activation_scales:
-            self.scales = [scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale]
+            self.scales = [
+                scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale
+            ]
         self.renew_optimizer()
 
     def renew_optimizer(self) -> None:
@@ -120,7 +130,9 @@ class DiffusionPTQ(Method):
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
     @torch.no_grad()
-    def end_errors(self, groups: list[range], quantized: QuantizedDenoiser | None = None, rows: int = 64) -> dict[range, float]:
+    def end_errors(
+        self, groups: list[range], quantized: QuantizedDenoiser | None = None, rows: int = 64
+    ) -> dict[range, float]:
         """Mean squared error per pixel at the end of each group, walked from its full-precision start.
 
         On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
@@ -147,6 +159,7 @@ class DiffusionPTQ(Method):
 
         def step(i: int, state: State) -> State:
             return network_step(network, self.sampler, i, state, batch["noise"][i - first])
+
         return step
 
     # one step ------------------------------------------------------------------------------------------------------
@@ -156,7 +169,7 @@ class DiffusionPTQ(Method):
         if phase is not self.phase:
             self.begin(phase)
         phase.objective.prepare()
-        self.done = (step - start) / (end - start)      # how far the phase has come, in [0, 1)
+        self.done = (step - start) / (end - start)  # how far the phase has come, in [0, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * self.done))
         for group in self.optimizer.param_groups:
             # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
@@ -164,7 +177,7 @@ class DiffusionPTQ(Method):
             group["lr"] = getattr(phase.rates, group["name"]) * (1 if stays else cosine)
 
     def begin(self, phase: Phase) -> None:
-        if self.phase is not None:      # an optimization of its own, without the last one's moments
+        if self.phase is not None:  # an optimization of its own, without the last one's moments
             self.phase.objective.end()
             self.renew_optimizer()
         self.phase = phase
@@ -176,7 +189,9 @@ class DiffusionPTQ(Method):
         return values
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
-        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs none."""
+        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs
+        none.
+        """
         if not self.is_soft:
             return {}
         rule = self.section.rounding_regularizer
@@ -213,10 +228,20 @@ class DiffusionPTQ(Method):
             baseline["ranges_only"] = judge("ranges only", guide(self.ranges_only.network))
         metrics = judge(self.label, guide(self.quantized.network))
         judge.draw()
-        facts = {"timesteps": list(self.sampler.timesteps), "group_size": self.section.group_size,
-                 "full_precision_sha256": self.context.model.fingerprint()}
-        return Outcome(metrics, baseline, judge.protocol, diagnostics, {"network_evaluations": round(self.network_evaluations)},
-                       model=self.quantized.unet.state_dict(), model_facts=facts)
+        facts = {
+            "timesteps": list(self.sampler.timesteps),
+            "group_size": self.section.group_size,
+            "full_precision_sha256": self.context.model.fingerprint(),
+        }
+        return Outcome(
+            metrics,
+            baseline,
+            judge.protocol,
+            diagnostics,
+            {"network_evaluations": round(self.network_evaluations)},
+            model=self.quantized.unet.state_dict(),
+            model_facts=facts,
+        )
 
     def relative_error(self) -> float:
         """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
@@ -226,16 +251,21 @@ class DiffusionPTQ(Method):
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
-        state = {"network": self.quantized.unet.state_dict(), "network_evaluations": self.network_evaluations,
-                 "full_precision": self.full_precision_sha256}
+        state = {
+            "network": self.quantized.unet.state_dict(),
+            "network_evaluations": self.network_evaluations,
+            "full_precision": self.full_precision_sha256,
+        }
         if self.phase is not None:
             state |= {"phase": self.phases.index(self.phase), "objective": self.phase.objective.state_dict()}
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
         if state.get("full_precision", self.full_precision_sha256) != self.full_precision_sha256:
-            raise RunError("the full-precision model is not the one that this run began with; put back what lay there (model.path, "
-                           "model.weights), or start anew")
+            raise RunError(
+                "the full-precision model is not the one that this run began with; put back what lay there (model.path,"
+                " model.weights), or start anew"
+            )
         self.quantized.unet.load_state_dict(state["network"])
         self.network_evaluations = state["network_evaluations"]
         if "phase" in state:

@@ -1,4 +1,6 @@
-"""What a method of post-training quantization is made of: phases, each with an objective that its iterations minimise."""
+"""What a method of post-training quantization is made of: phases, each with an objective that its iterations
+minimise.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Objective:
-    """What an iteration minimises. The method has the data, the quantized network, what is learned, and the optimizer."""
+    """What an iteration minimises. The method has the data, the quantized network, what is learned, and the
+    optimizer.
+    """
 
     def __init__(self, method: "DiffusionPTQ"):
         self.method = method
@@ -34,7 +38,9 @@ class Objective:
         raise NotImplementedError  # every objective's own
 
     def evaluations(self, steps: Sequence[int]) -> float:
-        """What an iteration over these denoising steps costs, in forward passes of one batch; a backward pass counts two."""
+        """What an iteration over these denoising steps costs, in forward passes of one batch; a backward pass
+        counts two.
+        """
         raise NotImplementedError  # every objective's own
 
     def state_dict(self) -> dict[str, Any]:
@@ -47,8 +53,10 @@ class Objective:
 
 @dataclass
 class Phase:
-    """So many iterations of one objective: an optimization of its own, with learning rates and annealing that begin anew."""
+    """So many iterations of one objective: an optimization of its own, with learning rates and annealing that begin
+    anew.
+    """
 
     objective: Objective
     iterations: int
-    rates: Any      # the learning rates it starts with: `rounding` and `activation_scales`
+    rates: Any  # the learning rates it starts with: `rounding` and `activation_scales`

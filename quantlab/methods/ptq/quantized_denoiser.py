@@ -29,28 +29,41 @@ class QuantizedDenoiser:
         self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
 
     def describe(self, unet: nn.Module, x: Tensor, condition: Condition) -> dict[str, dict]:
-        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its condition."""
-        return describe_layers(survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)), self.unet, self.policy,
-                               lambda: self.network(condition)(x, 0, 0))
+        """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its
+        condition.
+        """
+        return describe_layers(
+            survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)),
+            self.unet,
+            self.policy,
+            lambda: self.network(condition)(x, 0, 0),
+        )
 
     def network(self, condition: Condition) -> Network:
         """The quantized UNet for walks, without guidance."""
+
         def network(x: Tensor, t: int, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
             return self.unet(x, t, **condition).sample
+
         return network
 
     def snapshot(self) -> "QuantizedDenoiser":
-        """A copy that later learning does not touch, without the float weights: about a quarter of the network's size."""
+        """A copy that later learning does not touch, without the float weights: about a quarter of the network's
+        size.
+        """
         originals, self.originals = self.originals, {}
         twin, self.originals = copy.deepcopy(self), originals
         return twin
 
     @torch.no_grad()
-    def calibrate(self, trajectories: Trajectories, guide: Callable[[Conditional], Conditional], samples: int, device) -> None:
+    def calibrate(
+        self, trajectories: Trajectories, guide: Callable[[Conditional], Conditional], samples: int, device
+    ) -> None:
         """Ranges only: weights first, then the activations of each group from full-precision states of its steps.
 
-        The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises them).
+        The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises
+        them).
         """
         section = self.policy.section
         wrap.calibrate_weights(self.unet, self.originals, section)
