@@ -18,9 +18,10 @@ from quantlab.config import validate
 from quantlab.config.catalog import headline, options
 from quantlab.methods.base import batches_per_epoch
 from quantlab.methods.supernet import Supernet
-from quantlab.methods.supernet_images import divided
+from quantlab.methods.supernet.images import divided
 from quantlab.models.mobilenet_supernet import MobileNetSupernet
 from quantlab.models.nas_bench_201 import NasBench201Supernet
+from quantlab.optim import CaLR
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.search.evaluation import running_statistics
 from quantlab.search.mobilenet import STAGES, MobileNetSpace, Stage
@@ -167,12 +168,11 @@ def test_a_step_of_fairnas_sums_the_gradients_of_weighted_losses():
     subnets = [tuple(subnet) for subnet in step["subnets"]]
     assert [SPACE.complexity(subnet) for subnet in subnets] == step["parameters"]
     method = SimpleNamespace(
-        section=SimpleNamespace(calr=True, gamma_max=4.0),
+        section=SimpleNamespace(calr=True),
         subnets=subnets,
         complexity=SPACE.complexity,
-        bounds=SPACE.complexity_range(),
         t=step["t"],
-        part_steps=step["total"],
+        schedule=CaLR(torch.optim.SGD(network.parameters()), step["total"], *SPACE.complexity_range()),
     )
     for subnet, weight in zip(subnets, Supernet._loss_weights(method), strict=True):
         network.activate(subnet)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantlab.methods.stand_alone import different_subnets
+from quantlab.methods.supernet.stand_alone import different_subnets
 from quantlab.search.mobilenet import MobileNetSpace, Stage
 from quantlab.search.nas_bench_201 import NasBench201
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quantlab.methods.base import RunContext, seeded
+from quantlab.methods.supernet import streams
 from quantlab.tasks.base import loaded, to_device
-
-ORDER = 6  # what a generator is for, beside the seed
 
 
 class Batches(Sequence):
@@ -47,7 +46,7 @@ def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count
     images = context.task.part(part)
     order = np.arange(len(images))
     if drawn == "random" or sorted_by_class(images.labels):
-        order = seeded(context.config.seed, ORDER).permutation(order)
+        order = seeded(context.config.seed, streams.IMAGE_ORDER).permutation(order)
     batches = divided(order[:count], size, drawn, whole_part=part == "test")
     loader = DataLoader(
         images,

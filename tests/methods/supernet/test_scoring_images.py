@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantlab.methods.supernet_images import divided, scoring_batches
+from quantlab.methods.supernet.images import divided, scoring_batches
 from quantlab.tasks.base import ImageDataset, collate
 
 
