@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Denoiser(nn.Module):
     has_weights = False  # whether they are the full precision, or still to be trained
     weights_from: str | None = None  # where they were loaded from, in words
     notes: Sequence[str] = ()  # what a user should know of how the model was read
+    alphas_cumprod: Tensor
 
     def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, sampler: Walk, classes: Classes | None = None):
         super().__init__()
@@ -64,7 +66,7 @@ class Denoiser(nn.Module):
         noise = torch.randn_like(x0) if noise is None else noise
         alpha = self.alphas_cumprod[t][:, None, None, None]
         x = prediction.noised(x0, noise, alpha)
-        out = self.unet(x, t, **self._training_condition(batch)).sample
+        out: Tensor = self.unet(x, t, **self._training_condition(batch)).sample
         return (out - prediction.target(self.sampler.prediction, x0, noise, alpha)).square().mean()
 
     def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
@@ -115,7 +117,8 @@ class Denoiser(nn.Module):
     def fingerprint(self) -> str:
         """sha256 (hex) of all that shapes the network's output and its noise: weights, config and alphas. Under another
         config the same weights are another function."""
-        config = {name: value for name, value in self.unet.config.items() if not name.startswith("_")}
+        config: Any = self.unet.config  # of every network of diffusers
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
         facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -125,7 +128,8 @@ def network_of(unet: nn.Module) -> Conditional:
 
     def given(condition: Condition) -> Network:
         def network(x: Tensor, t: int, i: int) -> Tensor:
-            return unet(x, t, **condition).sample
+            output: Tensor = unet(x, t, **condition).sample
+            return output
 
         return network
 

@@ -1,13 +1,13 @@
 """How far a quantized walk strays from the full-precision one that starts from the same noise."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from quantlab.diffusion.rollout import Conditional, network_step, walk
-from quantlab.diffusion.trajectories import Trajectories
+from quantlab.diffusion.trajectories import Progress, Trajectories
 
 
 @dataclass
@@ -34,7 +34,7 @@ def compare_walks(
     batch_size: int,
     error_samples: int,
     keep: Sequence[int] = (),
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     device: torch.device | str = "cpu",
 ) -> WalkComparison:
     """Walk the quantized network from the noise of `reference` and compare state by state.
@@ -69,7 +69,7 @@ def compare_walks(
     return WalkComparison(accumulated.tolist(), single.tolist(), kept)
 
 
-def _noise_of(reference: Trajectories, rows: slice, device) -> Callable[[int], Tensor | None]:
+def _noise_of(reference: Trajectories, rows: slice, device: torch.device | str) -> Callable[[int], Tensor | None]:
     def noise(i: int) -> Tensor | None:
         z = reference.noise(i, rows)
         return None if z is None else z.to(device)

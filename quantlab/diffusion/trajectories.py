@@ -6,6 +6,7 @@ A state is a file that is mapped into memory, so walks may be larger than memory
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from quantlab.diffusion.rollout import Condition, Conditional, network_step, see
 from quantlab.diffusion.samplers import State, Walk
 
 Rows = slice | Tensor
+Progress = Callable[[Iterable[int]], Iterable[int]]  # the same numbers, while a bar shows how far they are
 
 
 def _mapped(path: Path) -> Tensor:
@@ -67,7 +69,7 @@ def compute_walks(
     seed: int,
     kept: Sequence[int],
     batch_size: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     device: torch.device | str = "cpu",
 ) -> None:
     """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
@@ -114,7 +116,7 @@ def compute_images(
     shape: Sequence[int],
     seed: int,
     batch_size: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Progress = iter,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """The images that `compute_walks` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on
@@ -136,7 +138,7 @@ def compute_images(
     return torch.cat(batches)
 
 
-class GroupDataset(Dataset):
+class GroupDataset(Dataset[Any]):
     """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at
     the same steps.
 
@@ -152,7 +154,7 @@ class GroupDataset(Dataset):
     def __len__(self) -> int:
         return len(self.trajectories)
 
-    def __getitems__(self, pairs: list[tuple[range, int]]) -> dict:
+    def __getitems__(self, pairs: list[tuple[range, int]]) -> dict[str, Any]:
         steps, rows = pairs[0][0], torch.tensor([trajectory for _, trajectory in pairs])
         start, walks = self.trajectories.state(steps.start, rows), self.trajectories
         return {

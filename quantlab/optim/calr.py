@@ -58,7 +58,7 @@ def decay_factor(t: int, total: int, exponent: float) -> float:
     """
     if not 0 <= t <= total or total == 0:
         raise ValueError(f"t: got {t} of {total} iterations, allowed: 0 to {total}, of at least 1")
-    return (1 - t / total) ** exponent
+    return float((1 - t / total) ** exponent)
 
 
 class CaLR:

@@ -17,7 +17,7 @@ one.
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -83,7 +83,14 @@ class MomentumSeparation(Optimizer):
         cluster: i, by default the selected one. It is the buffer itself, which the next step of its cluster changes.
         """
         memory = self.states[self.cluster if cluster is None else self._checked(cluster)].get(parameter, {})
-        return memory.get("momentum_buffer", memory.get("exp_avg"))
+        buffer: Tensor | None = memory.get("momentum_buffer", memory.get("exp_avg"))
+        return buffer
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, as often
@@ -148,9 +155,9 @@ class MomentumSeparation(Optimizer):
                 " MomentumSeparation or of a torch optimizer gives"
             )
         if "states" not in state_dict:
-            plain, empty = state_dict["state"], ({} for _ in range(self.clusters - 1))
+            plain = state_dict["state"]
             state_dict = {
-                "states": [plain, *empty],
+                "states": [plain, *({} for _ in range(self.clusters - 1))],
                 "param_groups": state_dict["param_groups"],
                 "touched": list(plain),
                 "cluster": 0,

@@ -65,7 +65,9 @@ def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor, aggregat
     over output channels, averaged within each; the default of the authors' code), sum (the paper's), mean.
     """
     squared = torch.where(clipped, 0.0, weight - bin_center).square()
-    return {"sum": squared.sum, "mean": squared.mean, "kernel_mean": lambda: squared.sum(0).mean()}[aggregation]()
+    if aggregation == "kernel_mean":
+        return squared.sum(0).mean()
+    return squared.sum() if aggregation == "sum" else squared.mean()
 
 
 class IterativeFreezing:
@@ -100,14 +102,14 @@ class IterativeFreezing:
         levels = self.tracker.levels.to(torch.float32)
         if threshold is not None:
             self.mean_level = levels.clone() if self.mean_level is None else self.mean_level
-            self._freeze(self.tracker.frequency > threshold)
+            self._freeze(self.tracker.frequency > threshold, self.mean_level)
             self._hold(weight)
         if self.mean_level is not None:
             self.mean_level.lerp_(levels, self.tracker.m_o)
 
-    def _freeze(self, oscillating: Tensor) -> None:
+    def _freeze(self, oscillating: Tensor, mean_level: Tensor) -> None:
         # Through the quantizer and not by rounding the mean, which for one bit could give 0, no level at all
-        nearest = self.tracker.discrete(self.latent(self.mean_level)).to(torch.int8)
+        nearest = self.tracker.discrete(self.latent(mean_level)).to(torch.int8)
         self.frozen_level = torch.where(oscillating & ~self.frozen, nearest, self.frozen_level)
         self.frozen |= oscillating
 

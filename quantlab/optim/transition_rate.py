@@ -20,12 +20,13 @@ torch's own, whose `step` is called with U as the learning rate of each layer.
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)            # moves both
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 RULES = ("additive", "multiplicative", "momentum_multiplicative")
 EPS = 1e-8  # in R / K
@@ -44,7 +45,7 @@ def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float
     return wanted if rule == "multiplicative" else m * U + (1 - m) * wanted
 
 
-class TransitionRate:
+class TransitionRate(torch.optim.Optimizer):
     """Mixin before an optimizer of torch's: `class SGDT(TransitionRate, torch.optim.SGD)`. All that it takes goes on to
     torch's.
 
@@ -71,19 +72,19 @@ class TransitionRate:
 
     def __init__(
         self,
-        params: Iterable,
-        *args,
+        params: ParamsT,
+        *args: Any,
         initial_talr: float | None = None,
         eta: float | None = None,
         m: float = 0.99,
         rule: str = "additive",
-        **options,
+        **options: Any,
     ):
         self._discretize: dict[Tensor, Callable[[Tensor], Tensor]] = {}
-        self._scheduling = {"initial_talr": initial_talr, "eta": eta, "m": m, "rule": rule}
+        self._scheduling: dict[str, Any] = {"initial_talr": initial_talr, "eta": eta, "m": m, "rule": rule}
         super().__init__(params, *args, **options)
 
-    def add_param_group(self, param_group: dict) -> None:
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
         param_group = dict(param_group)
         functions = param_group.pop("discretize", None)  # not a value that a checkpoint could hold
         if self._scheduling["initial_talr"] is None:
@@ -110,6 +111,12 @@ class TransitionRate:
         if group["initial_talr"] <= 0 or (group["eta"] is not None and group["eta"] <= 0):
             raise ValueError(f"initial_talr and eta: got {group['initial_talr']} and {group['eta']}, allowed: above 0")
         self._discretize |= dict(zip(group["params"], functions))
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -142,12 +149,12 @@ class TransitionRate:
 
     def _plain_step(self) -> None:
         """torch's `step` without its hooks: those of this object's `step` are running already."""
-        plain = super().step
+        plain: Any = super().step
         if getattr(plain, "hooked", False):  # torch wraps the `step` of a class when its first object is made
             plain = plain.__wrapped__.__get__(self)
         plain()
 
-    def _counted(self, p: Tensor, group: dict) -> dict[str, Tensor]:
+    def _counted(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """K^t, U^t and the levels of the layer whose latent weight is p, after counting the transitions since the
         update before.
         """
@@ -165,7 +172,7 @@ class TransitionRate:
             U = updated_talr(group["rule"], state["talr"], R, K, eta, group["m"])
         return {"running_transition_rate": K, "talr": U, "discrete": discrete}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Raises: ValueError for the state of groups that are scheduled where these are not, or the other way round."""
         saved_groups, scheduled = state_dict["param_groups"], [group["scheduled"] for group in self.param_groups]
         saved = [group.get("scheduled", False) for group in saved_groups]
@@ -190,7 +197,7 @@ class TransitionRate:
         return super().__getstate__() | {"_discretize": self._discretize, "_scheduling": self._scheduling}
 
 
-def _parts(group: dict, rates: dict[Tensor, float]) -> list[dict]:
+def _parts(group: dict[str, Any], rates: dict[Tensor, float]) -> list[dict[str, Any]]:
     """The groups in torch's sense: `group` itself, or of a scheduled one each parameter that has a gradient, with
     its U for a rate.
     """
@@ -211,12 +218,12 @@ class SGDT(TransitionRate, torch.optim.SGD):
 
     def __init__(
         self,
-        params: Iterable,
+        params: ParamsT,
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         nesterov: bool = False,
-        **options,
+        **options: Any,
     ):
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, **options)
 
@@ -228,7 +235,7 @@ class AdamT(TransitionRate, torch.optim.Adam):
 class AdamWT(TransitionRate, torch.optim.AdamW):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019): w <- (1 - U weight_decay) w first."""
 
-    def __init__(self, params: Iterable, lr: float = 3e-4, *args, **options):
+    def __init__(self, params: ParamsT, lr: float = 3e-4, *args: Any, **options: Any):
         super().__init__(params, lr, *args, **options)
 
 

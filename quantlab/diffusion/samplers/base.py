@@ -6,9 +6,10 @@ takes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from quantlab.diffusion.prediction import image_and_noise
@@ -28,7 +29,7 @@ class State(NamedTuple):
         x, *memory = (one.detach().requires_grad_(needs_gradient) for one in (self.x, *self.memory))
         return State(x, tuple(memory))
 
-    def on(self, device) -> "State":
+    def on(self, device: torch.device | str) -> "State":
         return State(self.x.to(device), tuple(one.to(device) for one in self.memory))
 
 
@@ -69,7 +70,9 @@ class Walk:
     needs_signal = False  # whether it cannot start from noise alone, abar = 0
 
     @classmethod
-    def build(cls, alphas_cumprod: Tensor, sampler, prediction: str = "epsilon", final_alpha: float = 1.0) -> "Walk":
+    def build(
+        cls, alphas_cumprod: Tensor, sampler: Any, prediction: str = "epsilon", final_alpha: float = 1.0
+    ) -> "Walk":
         """From abar of every training timestep (float [train_timesteps]) and a config's `sampler` section.
 
         Raises: RequestError for a solver with memory on timesteps that repeat.
@@ -115,6 +118,14 @@ class Walk:
         """x_0 (clamped if `clip_sample`) and eps at step i, for x = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
         x0, eps = image_and_noise(self.prediction, output, x, self.alphas[i])
         return x0.clamp(-1, 1) if self.clip_sample else x0, eps
+
+    def with_noise(self, i: int, x: Tensor, z: Tensor | None) -> State:
+        """The state after step i from its deterministic part x and its standard normal noise z."""
+        sigma = self.noise_scale(i)
+        if sigma == 0:
+            return State(x)
+        assert z is not None, f"step {i} adds noise"
+        return State(x + sigma * z)
 
     @property
     def adds_noise(self) -> bool:

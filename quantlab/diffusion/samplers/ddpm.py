@@ -1,11 +1,10 @@
 """DDPM's ancestral sampling (Ho et al. 2020, Alg. 2), over any timesteps as in Nichol and Dhariwal 2021 (Sec. 4). With
-alpha = abar_t / abar_t' the share of signal that the step from t' to t kept, beta = 1 - alpha:
+alpha = abar_t / abar_t', the share of the signal that noising from t' to t keeps, and beta = 1 - alpha:
 
-    x_t' = sqrt(abar_t') beta / (1 - abar_t) x_0 + sqrt(alpha) (1 - abar_t') / (1 - abar_t) x_t + sigma z          (Eq.
-    7) sigma^2 = beta (1 - abar_t') / (1 - abar_t)                                            ("fixed small", their Sec.
-    3.2)
+    x_t'    = sqrt(abar_t') beta / (1 - abar_t) x_0 + sqrt(alpha) (1 - abar_t') / (1 - abar_t) x_t + sigma z    (Eq. 7)
+    sigma^2 = beta (1 - abar_t') / (1 - abar_t)                                             ("fixed small", Sec. 3.2)
 
-The last step adds no noise. Where nothing is clamped it is DDIM with eta = 1.
+The last step adds no noise. Without clipping it is DDIM with eta = 1.
 """
 
 from torch import Tensor
@@ -18,12 +17,12 @@ class Sampler(Walk):
 
     def noise_scale(self, i: int) -> float:
         here, there = self.alphas[i], self.alphas[i + 1]
-        return ((1 - here / there) * (1 - there) / (1 - here)) ** 0.5
+        return float(((1 - here / there) * (1 - there) / (1 - here)) ** 0.5)
 
     def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
         """Eq. 7."""
-        here, there, sigma = self.alphas[i], self.alphas[i + 1], self.noise_scale(i)
+        here, there = self.alphas[i], self.alphas[i + 1]
         x0, _ = self.image_and_noise(i, state.x, output)
         kept = here / there
         x = there**0.5 * (1 - kept) / (1 - here) * x0 + kept**0.5 * (1 - there) / (1 - here) * state.x
-        return State(x if sigma == 0 else x + sigma * z)
+        return self.with_noise(i, x, z)

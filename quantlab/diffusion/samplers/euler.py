@@ -21,14 +21,14 @@ class Sampler(Walk):
 
     def level(self, i: int) -> float:
         """s before step i; i = len(self): after the last."""
-        return ((1 - self.alphas[i]) / self.alphas[i]) ** 0.5
+        return float(((1 - self.alphas[i]) / self.alphas[i]) ** 0.5)
 
     def start(self, noise: Tensor) -> State:
         # The image is as good as zero there, so the state's deviation is sqrt(s^2 + 1) where x_t's is 1.
         return State(noise * (self.level(0) ** 2 + 1) ** 0.5)
 
     def network_input(self, i: int, x: Tensor) -> Tensor:
-        return x / (self.level(i) ** 2 + 1) ** 0.5
+        return x / float((self.level(i) ** 2 + 1) ** 0.5)
 
     def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
         level = self.level(i)
