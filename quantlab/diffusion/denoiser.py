@@ -21,8 +21,8 @@ from quantlab.diffusion.samplers import Walk
 @dataclass(frozen=True)
 class Classes:
     """Of a network that is told the class of each image: how many there are, which index says nothing (None: none
-    does), and how walks
-    are guided."""
+    does), and how walks are guided.
+    """
 
     count: int
     nothing: int | None
@@ -116,7 +116,8 @@ class Denoiser(nn.Module):
 
     def fingerprint(self) -> str:
         """sha256 (hex) of all that shapes the network's output and its noise: weights, config and alphas. Under another
-        config the same weights are another function."""
+        config the same weights are another function.
+        """
         config: Any = self.unet.config  # of every network of diffusers
         config = {name: value for name, value in config.items() if not name.startswith("_")}
         facts = [tensors_digest(self.unet.state_dict()), config, self.alphas_cumprod.tolist()]

@@ -65,8 +65,8 @@ class Detector:
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """In evaluation mode: of each image `[C, H, W]` the "boxes" float `[n, 4]` in its pixels, "scores" float `[n]`
-        from 0 to 1, best
-        first, and "labels" int64 `[n]` of the task."""
+        from 0 to 1, best first, and "labels" int64 `[n]` of the task.
+        """
         return [found | {"labels": found["labels"] - 1} for found in self(images)]
 
 
@@ -80,8 +80,8 @@ class RetinaNet(Detector, detection.RetinaNet):
 
 def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:
     """The network of conf/model/faster_rcnn.yaml and its likes, for the channels and classes of `task`. Raises
-    RequestError as
-    `build_pyramid`."""
+    RequestError as `build_pyramid`.
+    """
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)
     pooled = MultiScaleRoIAlign(
         [str(index) for index in range(len(section.pyramid.levels))], section.roi.size, sampling_ratio=2
@@ -109,8 +109,8 @@ def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:
 
 def build_retinanet(section: Any, task: Any) -> RetinaNet:
     """The network of conf/model/retinanet.yaml and its likes, for the channels and classes of `task`. Raises
-    RequestError as
-    `build_pyramid`."""
+    RequestError as `build_pyramid`.
+    """
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)
     anchors = _anchors(section)
     norm = partial(nn.GroupNorm, backbone.out_channels // GROUP) if section.head_norm == "group" else None

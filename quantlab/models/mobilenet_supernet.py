@@ -2,9 +2,8 @@
 
 A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution, mean pooling, a linear layer; ReLU6
 throughout, and a shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms
-have no weights and no running
-statistics: batch statistics also in evaluation, as the lab's released code; the single network's have both.
-`model.dropout` stands before the classifier of a single network alone.
+have no weights and no running statistics: batch statistics also in evaluation, as the lab's released code; the single
+network's have both. `model.dropout` stands before the classifier of a single network alone.
 
 `model.initialization`: torch's own, uniform by the fan-in, or the released code's (Few-Shot-NAS), normal by the
 fan-out.
@@ -88,9 +87,9 @@ class MobileNet(nn.Module):
 
     def initialize(self) -> None:
         """Draws weights as `initialization` says over torch's own: He fan-out is a normal distribution of variance 2 /
-        (k^2 channels after)
-        for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins uniform, without
-        bias."""
+        (k^2 channels after) for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins
+        uniform, without bias.
+        """
         if self.initialization == "he_fan_out":
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
@@ -144,8 +143,8 @@ class MobileNetSupernet(MobileNet):
 
     def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
         """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the
-        one sorted before
-        it, from the first on, are not computed again."""
+        one sorted before it, from the first on, are not computed again.
+        """
         logits: dict[Subnet, Tensor] = {}
         before: Subnet = ()
         outputs = [self.enter(images)]  # of the first layers of `before`, as many as the next subnet shares

@@ -115,8 +115,8 @@ def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None
 
 def fetch_weights(architecture: str, key: str, remedy: str) -> str:
     """Path of timm's weights of `architecture`, from the hub or its local cache. Raises RequestError, which begins with
-    `key` and ends with
-    what to type instead, where there are none."""
+    `key` and ends with what to type instead, where there are none.
+    """
     import timm
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging as hub_logging

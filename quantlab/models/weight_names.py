@@ -29,7 +29,8 @@ SHOWN = 3  # names of what differs, in a line
 class Match:
     """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers
     `new`.
-    `notes`: in words, what was not just as the network has it."""
+    `notes`: in words, what was not just as the network has it.
+    """
 
     tensors: dict[str, Tensor]
     new: list[str]

@@ -66,8 +66,8 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
     """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity,
-    as float32, in
-    floating tensors."""
+    as float32, in floating tensors.
+    """
     bad = [
         name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()
     ]

@@ -94,8 +94,9 @@ class MomentumSeparation(Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, as often
-        as `optimizer`
-        calls it (LBFGS: several times, all others once). Hooks of `optimizer` run inside of this object's own."""
+        as `optimizer` calls it (LBFGS: several times, all others once). Hooks of `optimizer` run inside of this
+        object's own.
+        """
         if closure is None:
             self._give_zero_gradients()
             return self.optimizer.step()
@@ -142,9 +143,8 @@ class MomentumSeparation(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The state of one of these, or of a plain optimizer of `optimizer`'s kind. The latter means what constructing
-        from that optimizer
-        does: its memory is cluster 0's, which is selected, and the others have none; what it has a memory of had a
-        gradient.
+        from that optimizer does: its memory is cluster 0's, which is selected, and the others have none; what it has a
+        memory of had a gradient.
 
         Raises: ValueError for the state of another number of clusters, of other groups of parameters, or of no
         optimizer.

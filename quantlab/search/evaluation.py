@@ -113,8 +113,8 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
 
 def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
     """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is
-    not what was
-    written."""
+    not what was written.
+    """
     nothing = np.zeros(len(subnets), dtype=np.int64), 0, 0
     if partial is None:
         return nothing

@@ -68,8 +68,8 @@ class Sampler(ABC):
     @abstractmethod
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
         """The subnets of one step, whose gradients are summed. shared: a decision at which all have the same operation
-        (of momentum
-        separation, whose clusters go by it); None: no such decision."""
+        (of momentum separation, whose clusters go by it); None: no such decision.
+        """
 
     def part_of(self, subnet: Subnet) -> int:
         """Which supernet knows the subnet."""

@@ -74,8 +74,8 @@ def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def loaded(loader: Iterable) -> Iterator:
     """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts
-    the worker's
-    traceback before it."""
+    the worker's traceback before it.
+    """
     try:
         yield from loader
     except QuantlabError as error:

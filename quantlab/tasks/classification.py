@@ -87,8 +87,8 @@ class ClassificationTask(ImageTask):
 
     def fingerprint(self) -> str:
         """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split,
-        augmentation,
-        normalization."""
+        augmentation, normalization.
+        """
         digest = hashlib.sha256(super().fingerprint().encode())
         shaping = self.section.model_dump(
             include={"augmentation", "normalization", "validation_fraction", "split_seed"}
@@ -111,8 +111,9 @@ class ClassificationTask(ImageTask):
     def smooth(self, label: Tensor) -> Tensor:
         """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to
         be predicted with, `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0.
-        Cross-entropy takes either, so every
-        method that trains a classifier trains on it; accuracies and validation losses know nothing of it."""
+        Cross-entropy takes either, so every method that trains a classifier trains on it; accuracies and validation
+        losses know nothing of it.
+        """
         share = self.section.label_smoothing
         return (1 - share) * F.one_hot(label, self.classes) + share / self.classes if share else label
 

@@ -141,8 +141,8 @@ class ClassFolders(ClassificationTask):
 
 def labelled_images(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
     """Files under `folder`, the label of each, and the class of each label. Raises RequestError as `find_images` and
-    `class_labels`,
-    and where the images do not lie in folders of their class."""
+    `class_labels`, and where the images do not lie in folders of their class.
+    """
     files = find_images(folder)
     labels, beside = class_labels(folder, files), [file for file in files if len(file.parts) == 1]
     if labels is None:
@@ -207,8 +207,8 @@ class ImageFolder(ClassFolders):
 
 class ImageNet(ClassFolders):
     """ILSVRC 2012 as torchvision's reference scripts lay it out: data_dir/train/CLASS/*.JPEG and
-    data_dir/val/CLASS/*.JPEG; the test
-    part is val."""
+    data_dir/val/CLASS/*.JPEG; the test part is val.
+    """
 
     channels = 3
 

@@ -217,7 +217,8 @@ def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
 
 def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
     """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before it
-    unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded."""
+    unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded.
+    """
     from torchvision import datasets
 
     try:

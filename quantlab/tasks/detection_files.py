@@ -1,6 +1,6 @@
 """What detection on files shares, whatever their format: boxes are read and checked before any work, images decoded
-when a batch asks
-for them."""
+when a batch asks for them.
+"""
 
 import functools
 import hashlib
@@ -30,8 +30,8 @@ ROUNDING = 1.0
 
 class BoxedImage(NamedTuple):
     """One image: its file, width and height in pixels, and for each box x1, y1, x2, y2, its label, whether it is
-    ignored, and what its
-    file calls it (`annotation 7`), for messages."""
+    ignored, and what its file calls it (`annotation 7`), for messages.
+    """
 
     file: Path
     size: tuple[int, int]
@@ -43,8 +43,8 @@ class BoxedImage(NamedTuple):
 
 class BoxedFiles(Dataset):
     """Images with boxes in files; items as quantlab.tasks.detection says, RGB. Raises RunError for a file that is
-    damaged or not of the
-    size that its boxes were drawn for."""
+    damaged or not of the size that its boxes were drawn for.
+    """
 
     def __init__(self, images: list[BoxedImage]):
         self.images = images
@@ -143,8 +143,8 @@ class DetectionFiles(DetectionTask):
 
     def _sound(self, images: list[BoxedImage], source: Path) -> list[BoxedImage]:
         """The images without boxes that are empty or outside; others are clipped to their image. Raises RequestError
-        where there are more
-        than `invalid_boxes` of them."""
+        where there are more than `invalid_boxes` of them.
+        """
         kept, first, wrong = [], "", 0
         for one in images:
             width, height = one.size

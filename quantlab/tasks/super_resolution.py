@@ -189,9 +189,9 @@ class SuperResolution(ImageTask):
 
 class SamplePhotos(SuperResolution):
     """scikit-learn's two photos, China and a flower, 427 x 640 pixels, cut into strips of columns: train 0..207 and
-    352..639,
-    validation 208..255, test 256..351, which is cut into three images of 142 rows. Low resolution is made of each piece
-    alone."""
+    352..639, validation 208..255, test 256..351, which is cut into three images of 142 rows. Low resolution is made of
+    each piece alone.
+    """
 
     def originals(self) -> dict[str, list[tuple[str, Tensor]]]:
         from sklearn.datasets import load_sample_images

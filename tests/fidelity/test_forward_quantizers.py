@@ -33,8 +33,8 @@ def compare(
     quantizer: nn.Module, x: Tensor, case: dict, gradients: dict[str, str], shape: tuple[int, ...] = (-1,)
 ) -> Tensor:
     """The quantizer's output, and the gradients of x and of the parameters named in `gradients`, against the case's.
-    Returns the output's
-    difference, which must be zero unless the caller knows where not."""
+    Returns the output's difference, which must be zero unless the caller knows where not.
+    """
     x = x.clone().requires_grad_()
     out = quantizer(x.view(shape)).flatten()
     out.backward(normal(99, len(x)))
@@ -233,9 +233,9 @@ class DSQ(nn.Module):
 @pytest.mark.parametrize("bits", BITS)
 def test_dsq(bits):
     """Away from half levels and ends, where the re-implementation differs: it takes the lower level half way, ours the
-    even one; and its
-    interval ends at the largest value after clipping, so that the gradient of the end goes in part to an input that
-    equals it."""
+    even one; and its interval ends at the largest value after clipping, so that the gradient of the end goes in part to
+    an input that equals it.
+    """
     quantizer = DSQ(bits)
     l, u = quantizer.l.item(), quantizer.u.item()
     x = normal(bits, 40) * (u - l) / 1.5 + (u + l) / 2

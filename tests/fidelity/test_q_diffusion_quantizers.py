@@ -67,9 +67,9 @@ def test_learned_rounding(bits, method):
 
 def test_an_integral_weight_inside_the_range():
     """Of a weight on a level, as zero, V begins where h is exactly 0. There the released code's clamp passes the
-    gradient, 1.2 times the
-    sigmoid's derivative at V = -log 11, and ours stops it: the ends of h are where weights outside the range are
-    held."""
+    gradient, 1.2 times the sigmoid's derivative at V = -log 11, and ours stops it: the ends of h are where weights
+    outside the range are held.
+    """
     case, ours = stored("q_diffusion")["integral"], QuantizedWeight(torch.Size([1, 3]), 4, False, "output_channel")
     ours.zero_point.fill_(4.0)
     ours.learn_rounding(torch.tensor([[0.0, 1.0, -2.0]]), 1.1, -0.1, straight_through=False)

@@ -1,6 +1,6 @@
 """Quantized gradients and their intervals against LBT's released code and its sibling's: codes, traces, errors; DSGC
-against a search of
-its own."""
+against a search of its own.
+"""
 
 import math
 

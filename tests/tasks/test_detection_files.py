@@ -33,8 +33,8 @@ def picture(path, number, width=20, height=16):
 
 def coco_tree(root, change=lambda content: None, count=6):
     """`count` images of 20x16 in train2017 and 2 in val2017, a box in each, image 1 also with a crowd's and image 2
-    with none; `change` is
-    done to the training file."""
+    with none; `change` is done to the training file.
+    """
     for name, number in (("train2017", count), ("val2017", 2)):
         content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "owl"}]}
         for index in range(number):

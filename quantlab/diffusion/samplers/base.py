@@ -18,8 +18,8 @@ from quantlab.errors import RequestError
 
 class State(NamedTuple):
     """Where a walk is: x [N, C, H, W], in the sampler's own scale, and what the solver remembers of earlier steps:
-    tensors of x's shape,
-    as many at every step of a walk."""
+    tensors of x's shape, as many at every step of a walk.
+    """
 
     x: Tensor
     memory: tuple[Tensor, ...] = ()

@@ -81,7 +81,8 @@ class DiffusionPTQ(Method):
 
     def shuffled(self, groups: list[range], step: int) -> range:
         """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
-        sequential order would let the last group overwrite what the first ones learned)."""
+        sequential order would let the last group overwrite what the first ones learned).
+        """
         round_, position = divmod(step, len(groups))
         return groups[seeded(self.context.config.seed, 2, round_).permutation(len(groups))[position]]
 
