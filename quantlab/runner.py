@@ -32,7 +32,7 @@ from quantlab.full_precision import (
     say_of_weights,
 )
 from quantlab.methods.base import Method, Outcome, RunContext, run_length
-from quantlab.methods.generation_judge import require_feature_network
+from quantlab.methods.generation_evaluator import require_feature_network
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import SavedModel
 from quantlab.methods.single_image import refuse_single_images

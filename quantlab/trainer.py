@@ -24,7 +24,7 @@ from quantlab.methods.base import Method, run_length
 from quantlab.progress import Steps
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import as_interrupted, deferred, pending
-from quantlab.tasks.base import loaded, to_device
+from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -158,7 +158,7 @@ class Trainer:
         """`batches`, and between them whether the loop is waiting for one in `self.loading`."""
         with self._saved_if_data_fails(method):
             self.loading = True
-            for batch in loaded(batches):
+            for batch in iterate_batches(batches):
                 self.loading = False
                 yield batch
                 self.loading = True

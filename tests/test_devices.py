@@ -5,7 +5,7 @@ import sys
 
 import pretended
 import pytest
-from left import results
+from run_files import results
 from tiny import TINY_PTQ
 
 pytestmark = pytest.mark.skipif(not pretended.POSSIBLE, reason="PyTorch before 2.10 has no backends in Python")

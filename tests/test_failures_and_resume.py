@@ -16,7 +16,7 @@ import time
 import pytest
 import torch
 from kills import disturbed, signal_to_self
-from left import results
+from run_files import results
 from tiny import TINY, TINY_ACCUQUANT
 
 # 20 steps, which need no other run's weights

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from kills import disturbed, forked
-from left import results
+from run_files import results
 from tiny import TINY, TINY_PTQ
 
 from quantlab.cli.main import main

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from left import results
 from PIL import Image
+from run_files import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 
 from quantlab.checkpoint import load_model, save_model

@@ -25,7 +25,7 @@ class Classes:
     """
 
     count: int
-    nothing: int | None
+    null_class: int | None
     scale: float = 1.0  # g of classifier-free guidance
     batched: bool = True  # both outputs from one pass
     # share of the training images whose class is hidden (Ho and Salimans 2022, Alg. 1: p_uncond)
@@ -72,9 +72,11 @@ class Denoiser(nn.Module):
     def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
         if self.classes is None:
             return {}
-        labels, nothing = batch["label"], self.classes.nothing
-        if self.training and nothing is not None:
-            labels = torch.where(torch.rand(len(labels), device=labels.device) < self.classes.dropout, nothing, labels)
+        labels, null_class = batch["label"], self.classes.null_class
+        if self.training and null_class is not None:
+            labels = torch.where(
+                torch.rand(len(labels), device=labels.device) < self.classes.dropout, null_class, labels
+            )
         return {"class_labels": labels}
 
     @torch.no_grad()
@@ -98,8 +100,8 @@ class Denoiser(nn.Module):
         """`conditional`, this network or a quantized one of it, guided as walks are."""
         if self.classes is None or self.classes.scale == 1:
             return conditional
-        nothing = {"class_labels": torch.tensor([self.classes.nothing])}
-        return guided(conditional, self.classes.scale, nothing, self.classes.batched)
+        null_condition = {"class_labels": torch.tensor([self.classes.null_class])}
+        return guided(conditional, self.classes.scale, null_condition, self.classes.batched)
 
     def network(self) -> Conditional:
         """The full-precision network as walks use it, guided."""

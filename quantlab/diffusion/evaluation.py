@@ -54,7 +54,7 @@ def compare_walks(
         rows = slice(first, min(first + batch_size, count))
         measured = slice(first, min(rows.stop, compared))
         number = max(measured.stop - first, 0)
-        network = conditional(reference.told(rows, device))
+        network = conditional(reference.condition_of(rows, device))
         noise = _noise_of(reference, rows, device)
         for i, state in enumerate(walk(network, sampler, reference.state(0, rows).on(device), noise)):
             if number:
@@ -62,7 +62,10 @@ def compare_walks(
             if i + 1 in kept:
                 kept[i + 1][rows] = state.x.cpu()
         if number:
-            network, noise = conditional(reference.told(measured, device)), _noise_of(reference, measured, device)
+            network, noise = (
+                conditional(reference.condition_of(measured, device)),
+                _noise_of(reference, measured, device),
+            )
             for i in range(total):
                 x = network_step(network, sampler, i, reference.state(i, measured).on(device), noise(i)).x
                 single[i] += squared(x, reference.state(i + 1, measured).x.to(device))

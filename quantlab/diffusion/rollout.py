@@ -19,7 +19,7 @@ def network_step(network: Network, sampler: Walk, i: int, state: State, z: Tenso
     """Step i of the walk: one network evaluation, or none where the step goes nowhere. z [N, C, H, W]: as
     `Walk.step`.
     """
-    if sampler.goes_nowhere(i):
+    if sampler.is_skipped(i):
         return state
     return sampler.step(i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), z)
 

@@ -54,7 +54,7 @@ class Trajectories:
         """z of step i, float32 [N, C, H, W], or None where the step adds no noise."""
         return None if self.sampler.noise_scale(i) == 0 else _mapped(self.folder / f"z-{i}.npy")[rows]
 
-    def told(self, rows: Rows = slice(None), device: torch.device | str = "cpu") -> Condition:
+    def condition_of(self, rows: Rows = slice(None), device: torch.device | str = "cpu") -> Condition:
         """The condition of those walks."""
         return {name: value[rows].to(device) for name, value in self.condition.items()}
 
@@ -163,6 +163,6 @@ class GroupDataset(Dataset[Any]):
             "memory": list(start.memory),
             "end": walks.state(steps.stop, rows).x,
             "noise": [walks.noise(i, rows) for i in steps],
-            "condition": dict(walks.told(rows)),
+            "condition": dict(walks.condition_of(rows)),
             "trajectories": rows,
         }

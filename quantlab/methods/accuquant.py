@@ -45,8 +45,8 @@ from quantlab.quantizers import wrap
 
 Step = Callable[[int, State], State]  # (index of the step, state) -> next state
 Loss = Callable[[Tensor], Tensor]  # (x at the end of the group, [N, C, H, W]) -> scalar
-# of step i: by how much what it leaves in the solver's memory moves the x after the next
-Echo = Callable[[int], tuple[float, ...]]
+# (index of the step) -> the weights with which the memory that it leaves enters the x after the next step
+MemoryWeights = Callable[[int], tuple[float, ...]]
 
 
 def simulate(step: Step, steps: Sequence[int], start: State) -> list[State]:
@@ -66,34 +66,38 @@ def loss_and_gradient(loss: Loss, end: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), g
 
 
-def backward(state: State, g: Tensor, of_memory: Sequence[Tensor | None]) -> None:
-    """Back-propagate the cotangents g of x and `of_memory` of the remembered tensors (None: of zero)."""
+def backward(state: State, g: Tensor, memory_cotangents: Sequence[Tensor | None]) -> None:
+    """Back-propagate the cotangents g of x and `memory_cotangents` of the remembered tensors (None: zero)."""
     pairs = [
         (state.x, g),
-        *((one, cotangent) for one, cotangent in zip(state.memory, of_memory) if cotangent is not None),
+        *((one, cotangent) for one, cotangent in zip(state.memory, memory_cotangents) if cotangent is not None),
     ]
     pairs = [(tensor, cotangent) for tensor, cotangent in pairs if tensor.requires_grad]
     torch.autograd.backward([tensor for tensor, _ in pairs], [cotangent for _, cotangent in pairs])
 
 
-def copied_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
+def copied_gradient(
+    step: Step, steps: Sequence[int], start: State, loss: Loss, memory_weights: MemoryWeights = lambda i: ()
+) -> Tensor:
     """Add AccuQuant's approximate gradient to .grad (paper Fig. 2, dashed arrows); returns the loss.
 
     Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input.
-    A step's output also acts through the solver's memory, on the x after the next: with the weight that `echo` gives,
-    in the group or after it.
+    A step's output also reaches the x after the next step, through the solver's memory and with the weights that
+    `memory_weights` gives, inside the group or after it.
     """
     *earlier, last = steps
     states = simulate(step, earlier, start)
     end = step(last, states[-1])  # with a graph: this step is the first to be back-propagated
     value, g = loss_and_gradient(loss, end.x)
-    backward(end, g, [weight * g if weight else None for weight in echo(last)])
+    backward(end, g, [weight * g if weight else None for weight in memory_weights(last)])
     for i, state in zip(earlier, states):
-        backward(step(i, state), g, [weight * g if weight else None for weight in echo(i)])
+        backward(step(i, state), g, [weight * g if weight else None for weight in memory_weights(i)])
     return value
 
 
-def exact_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()) -> Tensor:
+def exact_gradient(
+    step: Step, steps: Sequence[int], start: State, loss: Loss, memory_weights: MemoryWeights = lambda i: ()
+) -> Tensor:
     """Add the true gradient (2) to .grad with one step's graph alive at a time; returns the loss.
 
     Reverse walk with vector-Jacobian products; equals `backpropagated_gradient` up to rounding.
@@ -105,14 +109,14 @@ def exact_gradient(step: Step, steps: Sequence[int], start: State, loss: Loss, e
     value, g = loss_and_gradient(loss, end.x)
     backward(end, g, ())
     for i, before in zip(reversed(earlier), reversed(states)):
-        g, of_memory = state.x.grad, [one.grad for one in state.memory]
+        g, memory_cotangents = state.x.grad, [one.grad for one in state.memory]
         state = before.detached(needs_gradient=before is not start)
-        backward(step(i, state), g, of_memory)
+        backward(step(i, state), g, memory_cotangents)
     return value
 
 
 def backpropagated_gradient(
-    step: Step, steps: Sequence[int], start: State, loss: Loss, echo: Echo = lambda i: ()
+    step: Step, steps: Sequence[int], start: State, loss: Loss, memory_weights: MemoryWeights = lambda i: ()
 ) -> Tensor:
     """Add the true gradient (2) to .grad by back-propagation through the whole group at once; returns the loss."""
     state = start
@@ -138,14 +142,14 @@ class Group(Objective):
     def denoising_steps(self, step: int, first: int) -> range:
         method, step = self.method, step - first
         if method.section.group_order == "sequential":
-            return method.groups[step * len(method.groups) // (method.starts[-1] - first)]
+            return method.groups[step * len(method.groups) // (method.phase_starts[-1] - first)]
         return method.shuffled(method.groups, step)
 
     def evaluations(self, steps: Sequence[int]) -> float:
         return forward_passes(self.method.section.gradient, len(steps)) * self.method.context.model.passes
 
-    def echo(self, i: int) -> tuple[float, ...]:
-        """By how much what step i leaves in the solver's memory moves the x after the next step."""
+    def memory_weights(self, i: int) -> tuple[float, ...]:
+        """The weights with which the memory that step i leaves enters the x after the next step."""
         sampler = self.method.sampler
         return sampler.memory_weights(i + 1) if i + 1 < len(sampler) else ()
 
@@ -156,14 +160,14 @@ class Group(Objective):
         def loss(end: Tensor) -> Tensor:
             return DISTANCES[section.loss](end, batch["end"]) / max(scale, 1e-12)
 
-        steps, start = method.sampler.moving(group), State(batch["start"], tuple(batch["memory"]))
+        steps, start = method.sampler.active(group), State(batch["start"], tuple(batch["memory"]))
         with wrap.held_weights(method.weights):
-            value = GRADIENTS[section.gradient](method.quantized_step(batch), steps, start, loss, self.echo)
+            value = GRADIENTS[section.gradient](method.quantized_step(batch), steps, start, loss, self.memory_weights)
         return {"loss": value} | method.regularize(method.weights)
 
 
-class Single(Group):
-    """Every denoising step alone: groups of one."""
+class SingleStep(Group):
+    """Each denoising step by itself: groups of one step."""
 
     def denoising_steps(self, step: int, first: int) -> range:
         return self.method.shuffled(self.method.single_steps, step - first)
@@ -177,6 +181,6 @@ class AccuQuant(DiffusionPTQ):
     def make_phases(self) -> list[Phase]:
         section, initialization = self.section, self.section.initialization
         return [
-            Phase(Single(self), initialization.iterations, initialization.learning_rate),
+            Phase(SingleStep(self), initialization.iterations, initialization.learning_rate),
             Phase(Group(self), section.iterations, section.learning_rate),
         ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quantlab.methods.base import RunContext, seeded
-from quantlab.methods.generation_judge import draw_images, walk_protocol
+from quantlab.methods.generation_evaluator import draw_images, walk_protocol
 from quantlab.metrics.spectrum import spectrum_ratio
 from quantlab.report import grids
 from quantlab.tasks.base import normalize

@@ -15,7 +15,7 @@ from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
-from quantlab.methods.generation_judge import GenerationJudge, draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.generation_evaluator import GenerationEvaluator, draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import restore
 from quantlab.report.layers import read_layers
@@ -70,17 +70,17 @@ class Evaluate(Method):
         metrics, protocol = Pretrain(None, context).measure()
         features = context.feature_network()
         if features is not None:
-            metrics["fid"] = fid_to_task(context, features).to(self._samples(context.model.network()))
+            metrics["fid"] = fid_to_task(context, features).measure(self._samples(context.model.network()))
             protocol |= self._protocol()
         return Outcome(metrics, protocol=protocol)
 
     def _quantized_denoiser(self) -> Outcome:
         context = self.context
         if self.is_comparable:
-            judge = GenerationJudge(context, self.quantized.group_size)
-            metrics = judge("quantized", context.model.guide(self.quantized.network))
-            judge.draw()
-            return Outcome(metrics, judge.baseline(), judge.protocol)
+            evaluator = GenerationEvaluator(context, self.quantized.group_size)
+            metrics = evaluator("quantized", context.model.guide(self.quantized.network))
+            evaluator.draw()
+            return Outcome(metrics, evaluator.baseline(), evaluator.protocol)
         logger.warning(
             "the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
             "model.weights=FILE): numbers that compare with them are left out"
@@ -89,7 +89,7 @@ class Evaluate(Method):
         draw_beside_task(context, images, context.directory / "samples" / "samples.png")
         distance = fid_to_task(context, context.feature_network())
         metrics = {"spectrum_ratio": spectrum_ratio_to_task(context, images)}
-        return Outcome(metrics | ({"fid": distance.to(images)} if distance else {}), protocol=self._protocol())
+        return Outcome(metrics | ({"fid": distance.measure(images)} if distance else {}), protocol=self._protocol())
 
     def _samples(self, conditional: Conditional) -> Tensor:
         return draw_images(self.context, conditional, self.context.task.evaluation.samples, "samples")

@@ -32,7 +32,7 @@ from quantlab.quantizers.trained_layer import (
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.report.runs import read_metrics
-from quantlab.tasks.base import loaded, to_device
+from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
 
@@ -309,7 +309,7 @@ class QuantizedTraining(Method):
         )
         batches = (
             context.task.prepare(to_device(batch, context.device), train=True)
-            for batch in loaded(context.progress(loader, "BatchNorm statistics"))
+            for batch in iterate_batches(context.progress(loader, "BatchNorm statistics"))
         )
         with torch.random.fork_rng():
             torch.manual_seed(context.config.seed)  # a run that is resumed at its end draws the same augmentation

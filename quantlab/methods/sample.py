@@ -10,7 +10,7 @@ import numpy as np
 
 from quantlab.methods.base import Method, Outcome, RunContext
 from quantlab.methods.denoiser_samples import spectrum_ratio_to_task
-from quantlab.methods.generation_judge import draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.generation_evaluator import draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.saved_model import restore
 from quantlab.report import grids
 from quantlab.report.layers import read_layers
@@ -42,6 +42,6 @@ class Sample(Method):
         np.save(folder / "samples.npy", pixels)
         logger.info("%d samples: %s (uint8 [N, H, W, C]) and samples.png beside it", count, folder / "samples.npy")
         distance = fid_to_task(context, context.feature_network())
-        metrics = {} if distance is None else {"fid": distance.to(images)}
+        metrics = {} if distance is None else {"fid": distance.measure(images)}
         metrics["spectrum_ratio"] = spectrum_ratio_to_task(context, images)
         return Outcome(metrics, protocol=sampling_protocol(context, count))

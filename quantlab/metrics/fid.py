@@ -26,7 +26,7 @@ class FrechetDistance:
 
         distance = FrechetDistance(task_classifier)
         distance.reference(task.reference())
-        fid = distance.to(samples)
+        fid = distance.measure(samples)
 
     `feature_network` has `features(images) -> [N, num_features]` for float images `[N, C, H, W]` in [-1, 1], and the
     int `num_features`, as `TaskClassifier` has; or is "inception": the 2048 pooled features of torch-fidelity's port of
@@ -52,7 +52,7 @@ class FrechetDistance:
         self._update(images, real=True)
         return self
 
-    def to(self, images: Tensor | Iterable[Tensor]) -> float:
+    def measure(self, images: Tensor | Iterable[Tensor]) -> float:
         """The distance of `images`, float `[N, C, H, W]` in [-1, 1], to the reference; NaN if an image is not finite.
 
         Raises:

@@ -61,7 +61,7 @@ def build_ddim(section, task) -> Denoiser:
         beta_start=noise.beta_start,
         beta_end=noise.beta_end,
     )
-    unet.present_form = present_form
+    unet.current_state_dict = current_state_dict
     return Denoiser(
         unet,
         scheduler.alphas_cumprod,
@@ -80,16 +80,16 @@ def load_pretrained(section, task) -> Denoiser:
     """
     found = read_directory(section.path)
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
-    channels, learned_variance = _require_fitting(found.network, section, task, where)
+    channels, learned_variance = _check_fits_task(found.network, section, task, where)
     alphas, predicted = alphas_cumprod(found.scheduler, schedule_at), prediction_kind(found.scheduler, schedule_at)
     sampler = _sampler(alphas, section.sampler, predicted, schedule_at)
     classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
-    unet.present_form = present_form
+    unet.current_state_dict = current_state_dict
     denoiser = Denoiser(unet, alphas, sampler, classes)
     own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
     denoiser.notes = [f"walks are as model.sampler says, {section.sampler.name}; its own scheduler is {own}"]
-    if classes is not None and classes.nothing is None:
+    if classes is not None and classes.null_class is None:
         denoiser.notes.append("none of its classes says nothing, so walks are not guided")
     if learned_variance:
         denoiser.notes.append("the variance that it learned is left out, as the sampler has its own")
@@ -104,11 +104,11 @@ def load_pretrained(section, task) -> Denoiser:
         denoiser.notes += matched.notes
         denoiser.weights_from = f"{file}, revision {found.root.name} of {found.hub}" if found.hub else str(file)
         denoiser.has_weights = True
-    _try_once(denoiser, task, where)
+    _check_forward(denoiser, task, where)
     return denoiser
 
 
-def present_form(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_state_dict(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A file's tensors as the network has them today, whose state dict is `own`.
 
     Attention layers had other names before diffusers 0.15; of an output with a variance the half that is epsilon is
@@ -156,7 +156,7 @@ def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
     return walk
 
 
-def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool]:
+def _check_fits_task(config: dict, section, task, where: str) -> tuple[int, bool]:
     """Channels of the images, and whether the network puts out a variance too.
 
     Raises RequestError for a network that is not one of the task's images.
@@ -166,10 +166,10 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
             f"{where}: the network is told more than a class of each image"
             f" (class_embed_type={config['class_embed_type']}); {ONLY}"
         )
-    channels, put_out = config.get("in_channels", 3), config.get("out_channels", 3)
-    if put_out not in (channels, 2 * channels):
+    channels, out_channels = config.get("in_channels", 3), config.get("out_channels", 3)
+    if out_channels not in (channels, 2 * channels):
         raise RequestError(
-            f"{where}: the network makes {put_out} channels of {channels}, allowed: as many (epsilon), "
+            f"{where}: the network makes {out_channels} channels of {channels}, allowed: as many (epsilon), "
             "or twice as many (epsilon and variance); give another model.path"
         )
     size = config.get("sample_size")
@@ -187,7 +187,7 @@ def _require_fitting(config: dict, section, task, where: str) -> tuple[int, bool
             f"task={task.name} has {task.channels} x {task.image_size} x {task.image_size}; "
             f"{fitting}, or give another model.path"
         )
-    return channels, put_out != channels
+    return channels, out_channels != channels
 
 
 def _classes(config: dict, section, task, where: str) -> Classes | None:
@@ -203,13 +203,13 @@ def _classes(config: dict, section, task, where: str) -> Classes | None:
             f"{where}: the network is told one of {count} classes (num_class_embeds), and task={task.name} has "
             f"{task.classes or 'no labels'}; choose a task of its {count - 1} or {count} classes, or another model.path"
         )
-    nothing = task.classes if count == task.classes + 1 else None
-    if nothing is None and section.guidance.scale != 1:
+    null_class = task.classes if count == task.classes + 1 else None
+    if null_class is None and section.guidance.scale != 1:
         raise RequestError(
             f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of"
             f" {where.removeprefix('model.path: ')} says nothing, allowed: 1; type model.guidance.scale=1"
         )
-    return Classes(task.classes, nothing, section.guidance.scale, section.guidance.batched)
+    return Classes(task.classes, null_class, section.guidance.scale, section.guidance.batched)
 
 
 def _build(config: dict, where: str) -> nn.Module:
@@ -226,7 +226,7 @@ def _build(config: dict, where: str) -> nn.Module:
 
 
 @torch.no_grad()
-def _try_once(denoiser: Denoiser, task, where: str) -> None:
+def _check_forward(denoiser: Denoiser, task, where: str) -> None:
     """One image through the network at the walk's first and last timestep: what does not work fails here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), denoiser.unet.training
     network = network_of(denoiser.unet.eval())(denoiser.condition(1, 0))

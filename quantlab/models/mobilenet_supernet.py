@@ -99,22 +99,22 @@ class MobileNet(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def logits(self, images: Tensor, subnet: Subnet) -> Tensor:
-        x = self.enter(images)
+        x = self.stem_output(images)
         for layer, operation in enumerate(subnet):
-            x = self.through(layer, operation, x)
-        return self.leave(x)
+            x = self.apply_layer(layer, operation, x)
+        return self.logits_from(x)
 
-    def enter(self, images: Tensor) -> Tensor:
+    def stem_output(self, images: Tensor) -> Tensor:
         """The input of the first searched layer."""
         x = self.first(self.stem(images))
         # Faster there for depthwise and 1x1 convolutions
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
-    def through(self, layer: int, operation: int, x: Tensor) -> Tensor:
+    def apply_layer(self, layer: int, operation: int, x: Tensor) -> Tensor:
         """One searched layer."""
         return x if operation == IDENTITY else self.layers[layer][OPERATIONS[operation]](x)
 
-    def leave(self, x: Tensor) -> Tensor:
+    def logits_from(self, x: Tensor) -> Tensor:
         """From the output of the last searched layer to logits."""
         return self.fc(self.dropout(self.last(x).mean(dim=(2, 3))))
 
@@ -147,13 +147,13 @@ class MobileNetSupernet(MobileNet):
         """
         logits: dict[Subnet, Tensor] = {}
         before: Subnet = ()
-        outputs = [self.enter(images)]  # of the first layers of `before`, as many as the next subnet shares
+        outputs = [self.stem_output(images)]  # of the first layers of `before`, as many as the next subnet shares
         for subnet in sorted(set(subnets)):
             shared = next((layer for layer, (one, other) in enumerate(zip(before, subnet)) if one != other), 0)
             del outputs[shared + 1 :]
             for layer in range(shared, len(subnet)):
-                outputs.append(self.through(layer, subnet[layer], outputs[-1]))
-            logits[subnet], before = self.leave(outputs[-1]), subnet
+                outputs.append(self.apply_layer(layer, subnet[layer], outputs[-1]))
+            logits[subnet], before = self.logits_from(outputs[-1]), subnet
         return torch.stack([logits[subnet] for subnet in subnets])
 
     def operation_parameters(self, decision: int, operation: int) -> list[nn.Parameter]:

@@ -101,15 +101,15 @@ class CellNetwork(nn.Module):
         self.fc = nn.Linear(space.widths[-1], space.classes)
 
     def logits(self, images: Tensor, subnet: Subnet, used: Sequence[int]) -> Tensor:
-        return self.leave(self.enter(images), subnet, used, self.layers)
+        return self.logits_from(self.stem_output(images), subnet, used, self.layers)
 
-    def enter(self, images: Tensor) -> Tensor:
+    def stem_output(self, images: Tensor) -> Tensor:
         """The input of the first cell."""
         x = self.stem(images)
         # Half the time of poolings and 1x1 convolutions with few channels there
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
-    def leave(self, x: Tensor, subnet: Subnet, used: Sequence[int], layers: Iterable[nn.Module]) -> Tensor:
+    def logits_from(self, x: Tensor, subnet: Subnet, used: Sequence[int], layers: Iterable[nn.Module]) -> Tensor:
         """From the input of `layers`, the last of the network, to its logits."""
         for layer in layers:
             x = layer(x, subnet, used) if isinstance(layer, Cell) else layer(x)
@@ -148,10 +148,12 @@ class NasBench201Supernet(CellNetwork):
         """
         canonical = [self.space.canonical(subnet) for subnet in subnets]
         distinct = sorted(set(canonical))
-        x, logits = self.enter(images), {}
+        x, logits = self.stem_output(images), {}
         for subnet, y in zip(distinct, self._first_cell(x, distinct)):
             logits[subnet] = (
-                self.dead_logits(images) if y is None else self.leave(y, subnet, live_edges(subnet), self.layers[1:])
+                self.dead_logits(images)
+                if y is None
+                else self.logits_from(y, subnet, live_edges(subnet), self.layers[1:])
             )
         return torch.stack([logits[subnet] for subnet in canonical])
 

@@ -48,18 +48,18 @@ class View:
 
 
 def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
-    """What of a file's tensors belongs where in `module`, whose class may say more about itself: `class_layers`, names
-    of the layers whose outputs are classes; `body_name`, the part that may be given alone; `options_of(tensors)`, by
-    option of the config what such tensors were made with; `present_form(tensors, own)`, the tensors of older versions
-    of it as it has them, `own`, today.
+    """Which of a file's tensors goes where in `module`, whose class may define `class_layers`, the names of the layers
+    that output classes; `body_name`, the part that a file may hold by itself; `options_of(tensors)`, the config options
+    that such tensors were made with; `current_state_dict(tensors, own)`, which converts tensors of older versions to
+    those of its present state dict `own`.
 
     Raises RequestError, which begins with `what` (the key and the file), unless all fits but what this module's
     docstring names.
     """
     own = module.state_dict()
     given = _without_wrappers(tensors, own)
-    if hasattr(module, "present_form"):
-        given = module.present_form(given, own)
+    if hasattr(module, "current_state_dict"):
+        given = module.current_state_dict(given, own)
     view = _best_view(given, own, module, what)
     narrow = {str(tensor.dtype).removeprefix("torch.") for tensor in given.values() if tensor.is_floating_point()} - {
         "float32"
@@ -101,13 +101,13 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
         differing = {name: found[name] for name in reshaped}
         raise RequestError(_difference(what, missing, unexpected, differing, own, _options(module, own, stripped)))
     if outside := [name for name in left if name not in unexpected]:
-        notes.append(f"not read: {few(outside)}")
+        notes.append(f"not read: {shortened(outside)}")
     if view.body_only:
         new = [f"all but {module.body_name}"]
     return Match(own | {name: tensor for name, tensor in fitting.items() if name not in explained}, new, notes)
 
 
-def few(names: Collection[str]) -> str:
+def shortened(names: Collection[str]) -> str:
     """A few of `names`, and how many there are."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{len(names)} tensors ({shown}, ...)"
@@ -234,9 +234,9 @@ def _difference(
     own: Mapping[str, Tensor],
     options: Mapping[str, object],
 ) -> str:
-    parts = [f"{kind} {few(names)}" for kind, names in (("lacks", missing), ("also has", unexpected)) if names]
+    parts = [f"{kind} {shortened(names)}" for kind, names in (("lacks", missing), ("also has", unexpected)) if names]
     shapes = [f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}" for name, tensor in reshaped.items()]
-    parts += [f"has {few(shapes)}"] if shapes else []
+    parts += [f"has {shortened(shapes)}"] if shapes else []
     fix = "choose the model and the options that it was made with"
     first = next((name for name in own if own[name].ndim == 4), None)
     if options:

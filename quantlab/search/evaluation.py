@@ -40,19 +40,19 @@ def accuracies(
     on; removed at the end.
     """
     model.eval()
-    right, counted, start = _remembered(partial, subnets)
+    correct, counted, start = _load_counts(partial, subnets)
     for number in progress(range(start, len(batches)), f"{what}: {len(subnets)} subnets"):
         batch = batches[number]
         images, labels = batch["image"], batch["label"]
         for first in range(0, len(subnets), SUBNETS_AT_ONCE):
             found = model.logits_of(images, subnets[first : first + SUBNETS_AT_ONCE]).argmax(2) == labels
-            right[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
+            correct[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
         counted += len(labels)
         if partial is not None:
-            _remember(partial, subnets, right, counted, number + 1)
+            _save_counts(partial, subnets, correct, counted, number + 1)
     if partial is not None:
         remove_state(partial)
-    return (100 * right / counted).tolist()
+    return (100 * correct / counted).tolist()
 
 
 @torch.no_grad()
@@ -80,11 +80,11 @@ def recalibrated_accuracies(
             for batch in calibration:
                 model(batch["image"])
             model.eval()
-            right, counted = 0, 0
+            correct, counted = 0, 0
             for batch in batches:
-                right += int((model(batch["image"]).argmax(1) == batch["label"]).sum())
+                correct += int((model(batch["image"]).argmax(1) == batch["label"]).sum())
                 counted += len(batch["label"])
-            found.append(100 * right / counted)
+            found.append(100 * correct / counted)
     return found
 
 
@@ -111,7 +111,7 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
-def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
+def _load_counts(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
     """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is
     not what was written.
     """
@@ -130,9 +130,9 @@ def _remembered(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.nda
     return np.array(saved["right"]), saved["images"], saved["batches"]
 
 
-def _remember(partial: Path, subnets: Sequence[Subnet], right: np.ndarray, images: int, batches: int) -> None:
+def _save_counts(partial: Path, subnets: Sequence[Subnet], correct: np.ndarray, images: int, batches: int) -> None:
     # A list and no tensor: all of it is then in one file, which is replaced as a whole.
-    save_state(partial, {"subnets": _digest(subnets), "right": right.tolist(), "images": images, "batches": batches})
+    save_state(partial, {"subnets": _digest(subnets), "right": correct.tolist(), "images": images, "batches": batches})
 
 
 def _digest(subnets: Sequence[Subnet]) -> str:

@@ -35,7 +35,7 @@ def rank(
     RequestError as `lookup`.
     """
     main = column if column is not None else next(iter(truth.accuracies))
-    columns = {name: truth.lookup(name, indices) for name in (main, *beside(truth, main))}
+    columns = {name: truth.lookup(name, indices) for name in (main, *other_columns(truth, main))}
 
     def metrics(order: Sequence[float]) -> dict[str, float]:
         order = np.array(order, dtype=float)
@@ -49,7 +49,7 @@ def rank(
     return Ranking(main, columns, scores, complexities, metrics(scores), metrics(complexities))
 
 
-def beside(truth: TruthTable, main: str) -> list[str]:
+def other_columns(truth: TruthTable, main: str) -> list[str]:
     """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not
     cifar10_valid.
     """

@@ -67,7 +67,7 @@ def random_search(
 ) -> Scored:
     """`count` different subnets within the limit, fewer where there are no more."""
     _check(limit)
-    drawn = list(islice(_fresh(space, rng, limit, seen=set()), count))
+    drawn = list(islice(_unseen_subnets(space, rng, limit, seen=set()), count))
     return _ranked(list(zip(drawn, score(drawn))))
 
 
@@ -110,8 +110,8 @@ def evolutionary_search(
         pool = [subnet for subnet, _ in scored[:parents]]
         for make, wanted in ((mutant, mutation), (cross, crossover)) if pool else ():
             children = (make(pool) for _ in range(10 * wanted))
-            candidates += islice(_new(children, seen, limit), min(wanted, population - len(candidates)))
-        candidates += islice(_fresh(space, rng, limit, seen), population - len(candidates))
+            candidates += islice(_unseen(children, seen, limit), min(wanted, population - len(candidates)))
+        candidates += islice(_unseen_subnets(space, rng, limit, seen), population - len(candidates))
         if not candidates:
             break
         scored = _ranked(scored + list(zip(candidates, score(candidates))))
@@ -143,18 +143,18 @@ def draw_within(space: SearchSpace, rng: np.random.Generator, limit: ComplexityL
     return tuple(chosen)
 
 
-def _fresh(
+def _unseen_subnets(
     space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None, seen: set[Subnet]
 ) -> Iterator[Subnet]:
     """Random subnets that were not seen, until a hundred in a row were."""
     while True:
-        fresh = next(_new((draw_within(space, rng, limit) for _ in range(TRIES)), seen, limit), None)
-        if fresh is None:
+        subnet = next(_unseen((draw_within(space, rng, limit) for _ in range(TRIES)), seen, limit), None)
+        if subnet is None:
             return
-        yield fresh
+        yield subnet
 
 
-def _new(subnets: Iterator[Subnet], seen: set[Subnet], limit: ComplexityLimit | None) -> Iterator[Subnet]:
+def _unseen(subnets: Iterator[Subnet], seen: set[Subnet], limit: ComplexityLimit | None) -> Iterator[Subnet]:
     """Those within the limit that were not seen; they are from now on."""
     for subnet in subnets:
         if subnet not in seen and (limit is None or limit.allows(subnet)):

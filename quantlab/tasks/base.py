@@ -72,7 +72,7 @@ def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch
 
 
-def loaded(loader: Iterable) -> Iterator:
+def iterate_batches(loader: Iterable) -> Iterator:
     """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts
     the worker's traceback before it.
     """
@@ -83,7 +83,7 @@ def loaded(loader: Iterable) -> Iterator:
         raise type(error)(line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")) from None
 
 
-def refuse_other_channels(section: Any, channels: int) -> None:
+def require_channels(section: Any, channels: int) -> None:
     """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all
     channels.
     """

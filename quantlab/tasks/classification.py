@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.tasks import datasets
-from quantlab.tasks.base import ImageDataset, ImageTask, loaded, refuse_other_channels, resize, validation_count
+from quantlab.tasks.base import ImageDataset, ImageTask, iterate_batches, require_channels, resize, validation_count
 from quantlab.tasks.split_file import read_split, require_images
 
 
@@ -60,7 +60,7 @@ class ClassificationTask(ImageTask):
 
     def __init__(self, section: Any):
         super().__init__(section)
-        refuse_other_channels(section, self.channels)
+        require_channels(section, self.channels)
 
     def part(self, name: str) -> Dataset:
         """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises
@@ -135,7 +135,7 @@ class ClassificationTask(ImageTask):
         was_training = model.training
         model.eval()
         sums = torch.zeros(3, device=device)
-        for batch in loaded(progress(loader, f"{split} accuracy") if progress else loader):
+        for batch in iterate_batches(progress(loader, f"{split} accuracy") if progress else loader):
             batch = self.prepare({name: tensor.to(device) for name, tensor in batch.items()}, train=False)
             logits, label = model(batch["image"]), batch["label"]
             best = logits.topk(min(5, logits.shape[1])).indices == label[:, None]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantlab.errors import RequestError
 from quantlab.report.boxes import Boxes, detection_grid
-from quantlab.tasks.base import ImageTask, loaded, refuse_other_channels, to_device
+from quantlab.tasks.base import ImageTask, iterate_batches, require_channels, to_device
 
 MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}  # torchmetrics' names and ours
 
@@ -53,7 +53,7 @@ class DetectionTask(ImageTask):
     def __init__(self, section: Any):
         # Not the base's: images have sizes of their own here.
         self.section, self.name, self.evaluation = section, section.name, section.evaluation
-        refuse_other_channels(section, self.channels)
+        require_channels(section, self.channels)
 
     @property
     def classes(self) -> int:
@@ -126,7 +126,7 @@ class DetectionTask(ImageTask):
         loader = DataLoader(part, self.section.evaluation.batch_size, collate_fn=self.collate, num_workers=self.workers)
         was_training, loss = model.training, 0.0
         model.eval()
-        for raw in loaded(progress(loader, f"{split} boxes") if progress else loader):
+        for raw in iterate_batches(progress(loader, f"{split} boxes") if progress else loader):
             batch = self.prepare(to_device(raw, device), train=False)
             found = to_device(model.detect(batch["image"]), torch.device("cpu"))
             metric.update(

@@ -12,7 +12,7 @@ from typing_extensions import NotRequired, TypedDict  # pydantic needs this one 
 
 from quantlab.errors import RequestError
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
-from quantlab.tasks.image_files import refuse_unsound
+from quantlab.tasks.image_files import require_sound_files
 
 LARGEST_ID = 9999  # of a category: a detector has an output for every id up to the largest
 
@@ -110,7 +110,7 @@ class Coco(DetectionFiles):
                 f"{path}: {len(missing)} of its {len(images)} images are not in {folder}, the first is "
                 f"{missing[0].relative_to(folder)}; put them there, or take them out of the file"
             )
-        refuse_unsound(one.file for one in images.values())
+        require_sound_files(one.file for one in images.values())
         for one in content["annotations"]:
             if one["category_id"] not in categories:
                 raise RequestError(

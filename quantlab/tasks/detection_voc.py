@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
-from quantlab.tasks.image_files import is_image, refuse_unsound
+from quantlab.tasks.image_files import is_image, require_sound_files
 
 log = logging.getLogger("quantlab")
 
@@ -67,7 +67,7 @@ class Voc(DetectionFiles):
                 f"{self.root}: {len(missing)} files of VOC's set {name} are missing, the first is {missing[0]}; unpack "
                 "the archive again"
             )
-        refuse_unsound(images[one] for one in names)
+        require_sound_files(images[one] for one in names)
         return self._sound([self._annotated(images[one], annotations[one]) for one in names], folder / "Annotations")
 
     def _not_there(self, name: str, key: str) -> RequestError:

@@ -50,7 +50,7 @@ def find_images(folder: Path) -> list[Path]:
 
     Raises:
         RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images; a
-            file in it is unsound, as `refuse_unsound` says.
+            file in it is unsound, as `require_sound_files` says.
     """
     if not folder.is_dir():
         state = "is not a directory" if folder.exists() else "does not exist"
@@ -58,7 +58,7 @@ def find_images(folder: Path) -> list[Path]:
     files = [path.relative_to(folder) for path in _visible_files(folder)]
     found = sorted((file for file in files if is_image(file.name)), key=Path.as_posix)
     others = sorted((file for file in files if not is_image(file.name)), key=Path.as_posix)
-    refuse_unsound(
+    require_sound_files(
         [folder / file for file in found] + [folder / file for file in others if (folder / file).is_symlink()]
     )
     if len(found) < 2:
@@ -77,7 +77,7 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
-def refuse_unsound(files: Iterable[Path]) -> None:
+def require_sound_files(files: Iterable[Path]) -> None:
     """Raises RequestError for files that are empty, unreadable, no plain files, or links to nothing. Reads no byte
     of them.
     """

@@ -59,7 +59,7 @@ def test_walks_are_the_same_in_one_go_and_from_any_state_that_was_kept(name, eta
     walks = Trajectories(tmp_path, sampler, told)
     assert torch.equal(walks.images, compute_images(conditional, sampler, told, shape, 3, batch_size=2))
     rows = torch.tensor([4, 1])
-    state, network = walks.state(2, rows), conditional(walks.told(rows))
+    state, network = walks.state(2, rows), conditional(walks.condition_of(rows))
     for i in (2, 3, 4):
         state = sampler.step(
             i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), walks.noise(i, rows)

@@ -32,9 +32,9 @@ def test_steps_that_go_nowhere_cost_nothing():
         return torch.zeros_like(x)
 
     states = list(walk(network, sampler, sampler.start(torch.ones(1, 1, 2, 2)), no_noise))
-    still = [i for i in range(100) if sampler.goes_nowhere(i)]
+    still = [i for i in range(100) if sampler.is_skipped(i)]
     assert len(states) == 100 and len(still) == 4
-    assert calls == sampler.moving(range(100)) and len(calls) == 96
+    assert calls == sampler.active(range(100)) and len(calls) == 96
     assert torch.equal(states[still[0]].x, states[still[0] - 1].x)
 
 

@@ -73,18 +73,18 @@ def problem(request):
     def step(i, state):
         return network_step(quantized.network({}), sampler, i, state, noise[i - 4])
 
-    def echo(i):
+    def memory_weights(i):
         return sampler.memory_weights(i + 1) if i < 7 else ()
 
     start = State(start, tuple(seeded_normal((3, 1, 8, 8), 3).double() for _ in range(sampler.memories)))
-    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned, echo
+    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned, memory_weights
 
 
 def gradients(function, problem):
-    steps, start, loss, step, learned, echo = problem
+    steps, start, loss, step, learned, memory_weights = problem
     for parameter in learned:
         parameter.grad = None
-    value = function(step, steps, start, loss, echo)
+    value = function(step, steps, start, loss, memory_weights)
     return value, [parameter.grad.clone() for parameter in learned]
 
 
@@ -103,7 +103,7 @@ def test_exact_equals_backpropagation_for_every_learned_variable(problem):
 def test_copy_equals_its_definition(problem):
     # Written independently: sum over steps of < sg[g], x~_k + what its output adds to x~_{k+1} > with detached inputs,
     # in one graph
-    steps, start, loss, step, learned, echo = problem
+    steps, start, loss, step, learned, memory_weights = problem
     _, copied = gradients(copied_gradient, problem)
     states = [start]
     for i in steps:
@@ -114,7 +114,7 @@ def test_copy_equals_its_definition(problem):
     surrogate = surrogate + sum(
         weight * (g.detach() * one).sum()
         for i, state in zip(steps, states[1:])
-        for weight, one in zip(echo(i), state.memory)
+        for weight, one in zip(memory_weights(i), state.memory)
     )
     expected = torch.autograd.grad(surrogate, learned)
     assert max(relative_difference(a, b) for a, b in zip(copied, expected)) < 1e-10
@@ -153,6 +153,6 @@ def test_the_time_left_knows_what_a_step_costs():
         ALPHAS, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False)
     )
     method.context = SimpleNamespace(model=SimpleNamespace(passes=1), config=SimpleNamespace(seed=0))
-    method.groups, method.single_steps = method.moving_groups(5), method.moving_groups(1)
-    method.phases, method.starts = method.make_phases(), [0, 800, 926]
+    method.groups, method.single_steps = method.active_groups(5), method.active_groups(1)
+    method.phases, method.phase_starts = method.make_phases(), [0, 800, 926]
     assert [method.cost(step) for step in (0, 799, 800, 925)] == [3, 3, 19, 19]

@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 import timm
-from left import results, rows
+from run_files import results, rows
 from torch import nn
 from torch.nn import functional as F
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_module
-from left import results
 from omegaconf import OmegaConf
 from PIL import Image
+from run_files import results
 from sklearn.datasets import load_digits
 
 SMALL = ("task=digits", "model=resnet20", "model.depth=8", "model.width=4", "model.pretrain.steps=3", "device=cpu")

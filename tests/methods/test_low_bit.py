@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from left import results, rows
 from PIL import Image
+from run_files import results, rows
 
 from quantlab.checkpoint import load_model
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from left import results, rows
+from run_files import results, rows
 
 from quantlab.checkpoint import load_model, save_model
 from quantlab.config.catalog import options

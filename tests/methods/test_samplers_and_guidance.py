@@ -3,7 +3,7 @@ does.
 """
 
 import pytest
-from left import results
+from run_files import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 
 EIGHT_BITS = (

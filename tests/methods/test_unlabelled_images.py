@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from left import results
 from PIL import Image
+from run_files import results
 from sklearn.datasets import load_digits
 from tiny import TINY, TINY_ACCUQUANT
 

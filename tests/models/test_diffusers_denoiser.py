@@ -18,7 +18,7 @@ from quantlab.config import load_config
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError, RunError
 from quantlab.full_precision import load_weights
-from quantlab.methods.generation_judge import fetch_trajectories
+from quantlab.methods.generation_evaluator import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain, source_of
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.models.diffusers_denoiser import load_pretrained
@@ -527,7 +527,7 @@ def test_what_the_network_predicts_is_the_schedulers_word(values, kind, model):
 def test_a_network_that_is_told_classes(count, model):
     tiny_unet(num_class_embeds=count).save_pretrained(model / "unet")
     denoiser = load(model)
-    assert denoiser.classes.nothing == (10 if count == 11 else None) and denoiser.passes == 1
+    assert denoiser.classes.null_class == (10 if count == 11 else None) and denoiser.passes == 1
     labels = denoiser.condition(500, 3)["class_labels"]
     assert labels.unique().tolist() == list(range(10)) and torch.equal(
         labels, denoiser.condition(500, 3)["class_labels"]

@@ -58,8 +58,8 @@ def test_its_features_measure_distances_that_grow_with_the_damage():
     task = digits()
     images = torch.cat(list(task.reference()))
     distance = FrechetDistance(build_task_classifier(SECTION, task)).reference(task.reference())
-    slight, heavy = (distance.to(images + noise * torch.randn_like(images)) for noise in (0.1, 0.5))
-    assert distance.to(images) < 1e-6 < slight < heavy
+    slight, heavy = (distance.measure(images + noise * torch.randn_like(images)) for noise in (0.1, 0.5))
+    assert distance.measure(images) < 1e-6 < slight < heavy
 
 
 def test_a_task_without_labels_is_refused_with_the_alternative():

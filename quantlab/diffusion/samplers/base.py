@@ -131,7 +131,7 @@ class Walk:
     def adds_noise(self) -> bool:
         return any(self.noise_scale(i) > 0 for i in range(len(self)))
 
-    def goes_nowhere(self, i: int) -> bool:
+    def is_skipped(self, i: int) -> bool:
         """Whether step i ends at the timestep it starts from (t' = t): it is skipped."""
         return self.alphas[i] == self.alphas[i + 1]
 
@@ -139,6 +139,6 @@ class Walk:
         """The walk cut into disjoint runs of `group_size` steps, noise to image; the last is shorter if it must be."""
         return [range(i, min(i + group_size, len(self))) for i in range(0, len(self), group_size)]
 
-    def moving(self, steps: Sequence[int]) -> list[int]:
+    def active(self, steps: Sequence[int]) -> list[int]:
         """Those of `steps` that go somewhere."""
-        return [i for i in steps if not self.goes_nowhere(i)]
+        return [i for i in steps if not self.is_skipped(i)]

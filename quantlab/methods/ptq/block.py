@@ -28,7 +28,7 @@ from quantlab.quantizers import wrap
 LABEL = "block"
 
 
-class _Reached(Exception):
+class _StopForward(Exception):
     """Ends a forward pass at the unit whose inputs were wanted."""
 
 
@@ -57,12 +57,12 @@ def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
 
     def hook(module, args, kwargs, output):
         seen.append((args, kwargs, output))
-        raise _Reached
+        raise _StopForward
 
     handle = unit.register_forward_hook(hook, with_kwargs=True)
     try:
         run()
-    except _Reached:
+    except _StopForward:
         pass
     finally:
         handle.remove()
@@ -91,19 +91,19 @@ def _join(values: list):
 class Block(Objective):
     """The output of one unit, on inputs from the network quantized so far.
 
-    collecting: what it costs to collect a unit's inputs in both networks.
+    collection_cost: what it costs to collect a unit's inputs in both networks.
     """
 
-    def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collecting: float):
+    def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collection_cost: float):
         super().__init__(method)
-        self.names, self.unit, self.collecting = names, unit, collecting
+        self.names, self.unit, self.collection_cost = names, unit, collection_cost
         self.collected: dict[range, tuple] | None = None
         self.loss_scales: dict[range, float] = {}
 
     def start(self) -> None:
         """A loss of 1 is the unit's error as it is now."""
         self.prepare()
-        self.method.network_evaluations += self.collecting
+        self.method.network_evaluations += self.collection_cost
         with torch.no_grad():
             self.loss_scales = {group: float(self.error(group, slice(None))) for group in self.method.groups}
 
@@ -123,12 +123,12 @@ class Block(Objective):
         original = method.context.model.unet.get_submodule(name)
         rows, device, sampler = slice(method.section.calibration.range_samples), method.context.device, method.sampler
         trajectories = method.dataset.trajectories
-        condition = trajectories.told(rows, device)
+        condition = trajectories.condition_of(rows, device)
         quantized, exact = method.quantized.network(condition), network_of(method.context.model.unet)(condition)
         self.collected = {}
         for group in method.groups:
             inputs, targets = [], []
-            for i in sampler.moving(group):
+            for i in sampler.active(group):
                 x, t = sampler.network_input(i, trajectories.state(i, rows).x.to(device)), sampler.timesteps[i]
                 inputs.append(capture(self.module, lambda: quantized(x, t, i))[:2])
                 targets.append(capture(original, lambda: exact(x, t, i))[2])
@@ -174,19 +174,20 @@ def phases(method: DiffusionPTQ) -> list[Phase]:
     probe = torch.zeros(
         1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device
     )
-    told = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
-    names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(told)(probe, 0, 0))
-    batches = len(sampler.moving(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
+    condition = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
+    names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(condition)(probe, 0, 0))
+    batches = len(sampler.active(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
     # Two passes that end at the unit: on average half of the network each, over all units.
-    collecting = batches * (len(names) + 1) / len(names)
-    left = section.network_evaluations - collecting * len(names)
+    collection_cost = batches * (len(names) + 1) / len(names)
+    left = section.network_evaluations - collection_cost * len(names)
     per_unit = int(left // 3)  # forward and backward of all units together are one of the network
     if per_unit < 1:
         raise RequestError(
             f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(names)} "
-            f"blocks takes {collecting * len(names):.0f}; allowed: more than that, or fewer "
+            f"blocks takes {collection_cost * len(names):.0f}; allowed: more than that, or fewer "
             "method.calibration.range_samples"
         )
     return [
-        Phase(Block(method, names, unit, collecting), per_unit, section.learning_rate) for unit in range(len(names))
+        Phase(Block(method, names, unit, collection_cost), per_unit, section.learning_rate)
+        for unit in range(len(names))
     ]

@@ -19,7 +19,7 @@ from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
-from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
+from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.quantizers import adaround, wrap
@@ -37,8 +37,8 @@ class DiffusionPTQ(Method):
         self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
         wrap.planned_bits(context.model.unet, self.policy)  # refuses what cannot be quantized, before any work
         self.sampler = context.model.sampler
-        self.groups = self.moving_groups(section.group_size)
-        self.single_steps = self.moving_groups(1)
+        self.groups = self.active_groups(section.group_size)
+        self.single_steps = self.active_groups(1)
         if len(self.sampler) % section.group_size:
             logger.info(
                 "group_size=%d does not divide %d denoising steps: the last group has %d",
@@ -55,9 +55,9 @@ class DiffusionPTQ(Method):
         """What is minimised, one after the other; nothing is learned without any."""
         raise NotImplementedError  # every method's own
 
-    def moving_groups(self, group_size: int) -> list[range]:
+    def active_groups(self, group_size: int) -> list[range]:
         """The groups of `group_size` steps of the walk, less those in which no step goes anywhere."""
-        return [steps for steps in self.sampler.groups(group_size) if self.sampler.moving(steps)]
+        return [steps for steps in self.sampler.groups(group_size) if self.sampler.active(steps)]
 
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list[tuple[range, int]]:
@@ -70,14 +70,14 @@ class DiffusionPTQ(Method):
     def denoising_steps(self, step: int) -> range:
         """Those that iteration `step` simulates."""
         number = self.phase_at(step)
-        return self.phases[number].objective.denoising_steps(step, self.starts[number])
+        return self.phases[number].objective.denoising_steps(step, self.phase_starts[number])
 
     def phase_at(self, step: int) -> int:
         """The number of the phase to which iteration `step` belongs."""
-        return bisect.bisect_right(self.starts, step, hi=len(self.phases)) - 1
+        return bisect.bisect_right(self.phase_starts, step, hi=len(self.phases)) - 1
 
     def cost(self, step: int) -> float:
-        return self.phases[self.phase_at(step)].objective.evaluations(self.sampler.moving(self.denoising_steps(step)))
+        return self.phases[self.phase_at(step)].objective.evaluations(self.sampler.active(self.denoising_steps(step)))
 
     def shuffled(self, groups: list[range], step: int) -> range:
         """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
@@ -91,7 +91,7 @@ class DiffusionPTQ(Method):
         section, context = self.section, self.context
         # A run that is cut short shortens all phases alike. The step that each starts with, and the end:
         done = itertools.accumulate((phase.iterations for phase in self.phases), initial=0)
-        self.starts = [total_steps * before // max(self.steps, 1) for before in done]
+        self.phase_starts = [total_steps * before // max(self.steps, 1) for before in done]
         self.full_precision_sha256 = context.model.fingerprint()
         count = section.calibration.trajectories
         trajectories = fetch_trajectories(
@@ -103,9 +103,11 @@ class DiffusionPTQ(Method):
         self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.sampler), section.group_size)
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
-        self.described = self.quantized.describe(context.model.unet, first, trajectories.told(slice(1), context.device))
+        self.described = self.quantized.describe(
+            context.model.unet, first, trajectories.condition_of(slice(1), context.device)
+        )
         self.ranges_only = self.quantized.snapshot()
-        self.loss_scales = self.end_errors([*self.groups, *self.single_steps])
+        self.loss_scales = self.group_errors([*self.groups, *self.single_steps])
         self.make_learnable()
 
     def make_learnable(self) -> None:
@@ -122,16 +124,16 @@ class DiffusionPTQ(Method):
             self.scales = [
                 scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale
             ]
-        self.renew_optimizer()
+        self.make_optimizer()
 
-    def renew_optimizer(self) -> None:
+    def make_optimizer(self) -> None:
         """An Adam without memory, over all that is learned; `before_step` sets its rates."""
         learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": self.scales}
         groups = [{"params": parameters, "name": name} for name, parameters in learned.items() if parameters]
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
     @torch.no_grad()
-    def end_errors(
+    def group_errors(
         self, groups: list[range], quantized: QuantizedDenoiser | None = None, rows: int = 64
     ) -> dict[range, float]:
         """Mean squared error per pixel at the end of each group, walked from its full-precision start.
@@ -140,7 +142,9 @@ class DiffusionPTQ(Method):
         calibrated ranges are the scales of the training loss: a loss of 1 is what calibration alone gives.
         """
         chosen, trajectories, device = slice(rows), self.dataset.trajectories, self.context.device
-        network = self.context.model.guide((quantized or self.quantized).network)(trajectories.told(chosen, device))
+        network = self.context.model.guide((quantized or self.quantized).network)(
+            trajectories.condition_of(chosen, device)
+        )
         errors = {}
         for steps in groups:
             state = trajectories.state(steps.start, chosen).on(device)
@@ -166,27 +170,27 @@ class DiffusionPTQ(Method):
     # one step ------------------------------------------------------------------------------------------------------
     def before_step(self, step: int) -> None:
         number = self.phase_at(step)
-        phase, start, end = self.phases[number], self.starts[number], self.starts[number + 1]
+        phase, start, end = self.phases[number], self.phase_starts[number], self.phase_starts[number + 1]
         if phase is not self.phase:
-            self.begin(phase)
+            self.start_phase(phase)
         phase.objective.prepare()
-        self.done = (step - start) / (end - start)  # how far the phase has come, in [0, 1)
-        cosine = 0.5 * (1 + math.cos(math.pi * self.done))
+        self.progress = (step - start) / (end - start)  # how far the phase has come, in [0, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimizer.param_groups:
             # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
             stays = group["name"] == "rounding" and self.is_soft
             group["lr"] = getattr(phase.rates, group["name"]) * (1 if stays else cosine)
 
-    def begin(self, phase: Phase) -> None:
+    def start_phase(self, phase: Phase) -> None:
         if self.phase is not None:  # an optimization of its own, without the last one's moments
             self.phase.objective.end()
-            self.renew_optimizer()
+            self.make_optimizer()
         self.phase = phase
         phase.objective.start()
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         values = self.phase.objective.gradients(batch)
-        self.network_evaluations += self.phase.objective.evaluations(self.sampler.moving(batch["steps"]))
+        self.network_evaluations += self.phase.objective.evaluations(self.sampler.active(batch["steps"]))
         return values
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
@@ -196,7 +200,7 @@ class DiffusionPTQ(Method):
         if not self.is_soft:
             return {}
         rule = self.section.rounding_regularizer
-        beta = adaround.annealed_beta(self.done, rule.beta_start, rule.beta_end, rule.warmup)
+        beta = adaround.annealed_beta(self.progress, rule.beta_start, rule.beta_end, rule.warmup)
         if beta is None:
             return {"rounding_penalty": torch.zeros((), device=self.context.device)}
         penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
@@ -222,13 +226,13 @@ class DiffusionPTQ(Method):
             diagnostics["soft_error"] = self.relative_error()
         wrap.harden(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
-        judge = GenerationJudge(self.context, self.section.group_size)
+        evaluator = GenerationEvaluator(self.context, self.section.group_size)
         guide = self.context.model.guide
-        baseline = judge.baseline()
+        baseline = evaluator.baseline()
         if self.label != "ranges only":
-            baseline["ranges_only"] = judge("ranges only", guide(self.ranges_only.network))
-        metrics = judge(self.label, guide(self.quantized.network))
-        judge.draw()
+            baseline["ranges_only"] = evaluator("ranges only", guide(self.ranges_only.network))
+        metrics = evaluator(self.label, guide(self.quantized.network))
+        evaluator.draw()
         facts = {
             "timesteps": list(self.sampler.timesteps),
             "group_size": self.section.group_size,
@@ -237,7 +241,7 @@ class DiffusionPTQ(Method):
         return Outcome(
             metrics,
             baseline,
-            judge.protocol,
+            evaluator.protocol,
             diagnostics,
             {"network_evaluations": round(self.network_evaluations)},
             model=self.quantized.unet.state_dict(),
@@ -246,7 +250,7 @@ class DiffusionPTQ(Method):
 
     def relative_error(self) -> float:
         """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
-        before, now = self.end_errors(self.groups, self.ranges_only), self.end_errors(self.groups)
+        before, now = self.group_errors(self.groups, self.ranges_only), self.group_errors(self.groups)
         ratios = [now[steps] / before[steps] for steps in self.groups if before[steps] > 0]
         return sum(ratios) / max(len(ratios), 1)
 

@@ -71,8 +71,8 @@ class QuantizedDenoiser:
         for quantizer in quantizers:
             quantizer.observe()
         rows, sampler = slice(samples), trajectories.sampler
-        network = guide(self.network)(trajectories.told(rows, device))
-        for i in sampler.moving(range(len(sampler))):
+        network = guide(self.network)(trajectories.condition_of(rows, device))
+        for i in sampler.active(range(len(sampler))):
             x = trajectories.state(i, rows).x.to(device)
             network(sampler.network_input(i, x), sampler.timesteps[i], i)
         for quantizer in quantizers:

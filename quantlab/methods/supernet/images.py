@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from quantlab.methods.base import RunContext, seeded
 from quantlab.methods.supernet import streams
-from quantlab.tasks.base import loaded, to_device
+from quantlab.tasks.base import iterate_batches, to_device
 
 
 class Batches(Sequence):
@@ -56,7 +56,7 @@ def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count
         generator=torch.Generator(),
     )
     # Copies: what another process loaded lies in shared memory, of which there may be little
-    stored = [{name: tensor.clone() for name, tensor in batch.items()} for batch in loaded(loader)]
+    stored = [{name: tensor.clone() for name, tensor in batch.items()} for batch in iterate_batches(loader)]
     return Batches(stored, context.task, context.device)
 
 

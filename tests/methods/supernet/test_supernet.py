@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from left import results, rows
 from PIL import Image
+from run_files import results, rows
 from scipy.stats import kendalltau
 
 from quantlab.checkpoint import load_model
@@ -235,14 +235,14 @@ def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
 
 
 def test_what_stands_beside_an_accuracy_is_of_the_same_split():
-    from quantlab.search.ranking import beside
+    from quantlab.search.ranking import other_columns
     from quantlab.search.truth import TruthTable
 
     names = [f"{data}_{split}" for data in ("cifar10", "cifar100", "imagenet16_120") for split in ("test", "valid")]
     truth = TruthTable(np.arange(2), {name: np.array([10.0, 20.0]) for name in [*names, "other"]})
-    assert beside(truth, "cifar10_test") == ["cifar100_test", "imagenet16_120_test"]
-    assert beside(truth, "cifar100_valid") == ["cifar10_valid", "imagenet16_120_valid"]
-    assert beside(truth, "other") == names
+    assert other_columns(truth, "cifar10_test") == ["cifar100_test", "imagenet16_120_test"]
+    assert other_columns(truth, "cifar100_valid") == ["cifar10_valid", "imagenet16_120_valid"]
+    assert other_columns(truth, "other") == names
 
 
 def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):

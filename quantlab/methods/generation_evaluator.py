@@ -128,7 +128,7 @@ def walk_protocol(context: RunContext) -> dict[str, Any]:
     return protocol if classes is None else protocol | {"guidance_scale": classes.scale}
 
 
-class GenerationJudge:
+class GenerationEvaluator:
     """Judges networks on one task, and remembers their walks for the pictures.
 
     Calling it with a label and a quantized network, guided already, returns its metrics: fid (to the task's images),
@@ -157,7 +157,9 @@ class GenerationJudge:
     def baseline(self) -> dict[str, dict[str, float]]:
         """`full_precision`: the fid of its samples. Empty with features=none."""
         return (
-            {} if self.fid_to_task is None else {"full_precision": {"fid": self.fid_to_task.to(self.reference.images)}}
+            {}
+            if self.fid_to_task is None
+            else {"full_precision": {"fid": self.fid_to_task.measure(self.reference.images)}}
         )
 
     def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
@@ -177,8 +179,8 @@ class GenerationJudge:
         paired = paired_metrics(walk.images, self.reference.images)
         if self.fid is None:
             return paired
-        fid_to_fp32 = self.fid.reference(self.reference.images).to(walk.images)
-        return {"fid_to_fp32": fid_to_fp32, "fid": self.fid_to_task.to(walk.images), **paired}
+        fid_to_fp32 = self.fid.reference(self.reference.images).measure(walk.images)
+        return {"fid_to_fp32": fid_to_fp32, "fid": self.fid_to_task.measure(walk.images), **paired}
 
     def series(self) -> dict:
         """The curves along denoising of every network judged, as plain data (figures/denoising.json)."""
@@ -186,7 +188,7 @@ class GenerationJudge:
         for done in self.fid_steps:
             self.fid.reference(self.reference.state(done).x)
             for label, walk in self.walks.items():
-                values[label].append(self.fid.to(walk.states[done]))
+                values[label].append(self.fid.measure(walk.states[done]))
         curves = {
             label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error}
             for label, walk in self.walks.items()
