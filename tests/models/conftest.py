@@ -1,4 +1,4 @@
-"""A denoiser's directory for the tests of its loading, and what its network outputs."""
+"""Files of weights, and a denoiser's directory with what its network outputs."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from diffusers_files import tiny_unet
+from safetensors.torch import save_file
 
 from quantlab.diffusion.rollout import seeded_normal
 
@@ -36,3 +37,14 @@ def directory(saved_denoiser, tmp_path):
 def expected_output():
     with torch.no_grad():
         return tiny_unet()(seeded_normal((2, 1, 8, 8), 1), 500).sample
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(tensors) -> the path of a .safetensors file with them."""
+
+    def write(tensors, name="w.safetensors"):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / name)
+        return str(tmp_path / name)
+
+    return write
