@@ -1,53 +1,13 @@
-"""Momentum separation: torch's optimizers as the case of one cluster, the released code's five optimizers as the
-case of five.
-"""
+"""Momentum separation: by hand, against separate optimizers, with closures and hooks."""
 
 import copy
-import pickle
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from separated_walks import OPTIMIZERS, assert_equal, draws, every_optimizer, parameters, walk
 
-from quantlab.checkpoint import load_state, save_state
-from quantlab.optim import SGDT, CaLR, MomentumSeparation
-
-OPTIMIZERS = {
-    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.02),
-    "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=0.02),
-    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=0.02),
-    "sgdt": lambda weights: SGDT([{"params": weights, "discretize": [torch.round] * 3, "lr": 0.02}], weight_decay=0.02),
-}
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-
-
-def parameters(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((5, 3), (4,), (2, 2))]
-
-
-def draws(step, clusters=3):
-    """(cluster, gradients) of a step: of three parameters one or two have none, as operations outside the subnet."""
-    rng = np.random.default_rng((7, step))
-    gradients = [
-        torch.from_numpy(rng.standard_normal(p.shape)).float() if rng.random() < 0.6 else None for p in parameters()
-    ]
-    return int(rng.integers(clusters)), gradients
-
-
-def walk(weights, optimizer, steps, clusters=3):
-    for step in steps:
-        cluster, gradients = draws(step, clusters)
-        for weight, gradient in zip(weights, gradients):
-            weight.grad = gradient
-        optimizer.select(cluster)
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def assert_equal(weights, others):
-    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+from quantlab.optim import CaLR, MomentumSeparation
 
 
 def scalar(value=1.0):
@@ -152,24 +112,6 @@ def test_another_cluster_decays_a_weight_but_has_no_momentum_for_it(inactive, th
     assert weight.item() == pytest.approx(then)  # 0.89 - 0.1 * 0.1 * 0.89
 
 
-@every_optimizer
-@pytest.mark.parametrize("inactive", ["frozen", "decayed"])
-def test_a_resumed_run_walks_on_bit_for_bit(make, inactive, tmp_path):
-    whole = parameters()
-    walk(whole, MomentumSeparation(make(whole), 3, inactive), range(20))
-    for stop in (1, 9):  # after one step two clusters have no memory
-        weights = parameters()
-        optimizer = MomentumSeparation(make(weights), 3, inactive)
-        walk(weights, optimizer, range(stop))
-        save_state(tmp_path / "state", optimizer.state_dict())
-        resumed = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
-        other = MomentumSeparation(make(resumed), 3, inactive)
-        other.load_state_dict(load_state(tmp_path / "state")[0])
-        assert other.cluster == optimizer.cluster
-        walk(resumed, other, range(stop, 20))
-        assert_equal(resumed, whole)
-
-
 def test_memory_is_exactly_one_set_of_buffers_per_cluster():
     weights, clusters = parameters(), 4
     optimizer = MomentumSeparation(OPTIMIZERS["sgd"](weights), clusters)
@@ -203,62 +145,6 @@ def test_frozen_an_operation_of_one_cluster_has_one_buffer(inactive, buffers):
         sum(optimizer.momentum(weight, cluster) is not None for weight in (shared, *operations) for cluster in range(2))
         == buffers
     )
-
-
-def test_groups_and_rates_are_of_all_clusters_before_and_after_loading():
-    weights = parameters()
-    optimizer = MomentumSeparation(
-        torch.optim.SGD([{"params": weights[:2]}, {"params": weights[2:], "lr": 0.5}], lr=0.1), 2
-    )
-    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    calr = CaLR(optimizer, 10, 1, 100)
-    calr.set(5, 100)
-    before = [weight.detach().clone() for weight in weights]
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    optimizer.select(1)
-    optimizer.step()
-    for weight, start, rate in zip(weights, before, (0.1, 0.1, 0.5)):
-        torch.testing.assert_close(weight.detach(), start - rate * 0.5**0.25)
-
-
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
-
-
-@every_optimizer
-@pytest.mark.parametrize("copied_by", COPIES.values(), ids=COPIES)
-def test_a_copy_walks_as_the_original_does(make, copied_by):
-    weights = parameters()
-    optimizer = MomentumSeparation(make(weights), 3, "decayed")
-    torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)  # puts a `step` of its own on the original
-    walk(weights, optimizer, range(9))
-    copied_weights, copied = copied_by((weights, optimizer))
-    walk(weights, optimizer, range(9, 20))
-    walk(copied_weights, copied, range(9, 20))
-    assert_equal(copied_weights, weights)
-    assert copied.optimizer.state is copied.state is copied.states[copied.cluster]
-
-
-@every_optimizer
-@pytest.mark.parametrize("inactive", ["frozen", "decayed"])
-def test_the_state_of_a_plain_optimizer_is_the_first_clusters(make, inactive):
-    begun, weights = parameters(), parameters()
-    plain = make(begun)
-    for weight, gradient in zip(begun, draws(0)[1]):
-        weight.grad = gradient
-    plain.step()
-    plain.zero_grad()
-    for weight, other in zip(weights, begun):
-        weight.data.copy_(other)
-    loaded = MomentumSeparation(make(weights), 3, inactive)
-    loaded.select(2)
-    loaded.load_state_dict(copy.deepcopy(plain.state_dict()))
-    assert loaded.cluster == 0
-    wrapped = MomentumSeparation(plain, 3, inactive)
-    wrapped.touched = set(plain.state)  # constructing cannot know it
-    walk(begun, wrapped, range(1, 12))
-    walk(weights, loaded, range(1, 12))
-    assert_equal(weights, begun)
 
 
 def test_an_optimizer_that_calls_its_closure_several_times():

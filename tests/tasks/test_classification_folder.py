@@ -1,68 +1,14 @@
-"""Classification of folders: the crops, the parts, trees that do not do, whole runs with and without loading
-processes.
-"""
+"""Classification of folders: crops, parts, and trees that are refused."""
 
-import json
-import os
 import re
-import signal
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from class_folders import image_folder, imagenet, tree
 
-from quantlab.config.tasks import ImageFolder as ImageFolderSection
-from quantlab.config.tasks import ImageNet as ImageNetSection
 from quantlab.errors import RequestError, RunError
-from quantlab.tasks.classification_folder import FolderImages, ImageFolder, ImageNet, random_resized_crop
-
-COMMON = {
-    "image_size": 8,
-    "decode_size": 10,
-    "validation_fraction": 0.2,
-    "split_seed": 0,
-    "label_smoothing": 0.0,
-    "evaluation": {"batch_size": 7},
-    "augmentation": {"scale": [0.08, 1.0], "ratio": [0.75, 1.3333], "horizontal_flip": True},
-    "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
-}
-
-
-def tree(root, classes=("cat", "dog", "owl"), count=10):
-    """`count` images a class, 12x16, each class of its own brightness."""
-    generator = np.random.default_rng(0)
-    for number, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = generator.integers(0, 60, (12, 16, 3)) + 60 * number
-            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
-    return root
-
-
-def image_folder(root, **values):
-    return ImageFolder(
-        ImageFolderSection.model_validate(
-            COMMON
-            | {
-                "_target_": "quantlab.tasks.classification_folder.ImageFolder",
-                "name": "image_folder",
-                "data_dir": str(root),
-                "channels": 3,
-                "test_fraction": 0.2,
-            }
-            | values
-        )
-    )
-
-
-def imagenet(root):
-    return ImageNet(
-        ImageNetSection.model_validate(
-            COMMON
-            | {"_target_": "quantlab.tasks.classification_folder.ImageNet", "name": "imagenet", "data_dir": str(root)}
-        )
-    )
+from quantlab.tasks.classification_folder import random_resized_crop
 
 
 def test_a_crop_of_everything_is_the_image_or_its_mirror():
@@ -200,89 +146,12 @@ def test_an_empty_class_stops_the_run_of_either_task(tmp_path):
         imagenet(tmp_path / "net").check()
 
 
-RUN = (
-    "task=image_folder",
-    "task.image_size=8",
-    "task.decode_size=10",
-    "model=resnet20",
-    "model.depth=8",
-    "model.width=4",
-    "device=cpu",
-    "model.pretrain.steps=4",
-    "model.pretrain.batch_size=8",
-    "trainer.checkpoint_every=3",
-    "trainer.log_every=1",
-)
-
-
-def test_whole_runs_have_the_same_bits_with_and_without_loading_processes(tmp_path, quantlab):
-    tree(tmp_path / "data")
-    found = []
-    for workers in (0, 2):
-        directory = tmp_path / f"run{workers}"
-        code, _, err = quantlab(
-            "method=qat",
-            *RUN,
-            "method.epochs=3",
-            "method.batch_size=8",
-            f"trainer.num_workers={workers}",
-            f"data_dir={tmp_path / 'data'}",
-            f"output_dir={directory}",
-        )
-        assert code == 0, err
-        found.append((directory / "metrics.jsonl").read_bytes())
-    assert found[0] == found[1]
-    assert json.loads((directory / "results.json").read_text())["protocol"]["test_images"] == 6
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_file_is_one_line_that_names_it(workers, tmp_path, quantlab):
-    tree(tmp_path / "data", classes=("a", "b"), count=12)
-    for number in range(2, 11):
-        file = tmp_path / "data" / "b" / f"{number}.png"
-        file.write_bytes(file.read_bytes()[:60])
-    code, _, err = quantlab(
-        "method=pretrain",
-        *RUN,
-        f"trainer.num_workers={workers}",
-        f"data_dir={tmp_path / 'data'}",
-        f"output_dir={tmp_path / 'run'}",
-    )
-    assert code in (1, 2) and "cannot be read as an image" in err and "Traceback" not in err
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("quantlab: error: ") and ".png" in last
-
-
 def test_what_is_damaged_is_found_in_the_middle_of_a_run(tmp_path):
     task = image_folder(tree(tmp_path))
     part = task.dataset()
     (part.folder / part.files[3]).write_bytes(b"no image")
     with pytest.raises(RunError, match="cannot be read as an image"):
         part[3]
-
-
-def test_a_signal_while_a_batch_is_loaded_waits_for_the_step_and_saves(tmp_path, quantlab, monkeypatch):
-    tree(tmp_path / "data")
-    words = (
-        "method=pretrain",
-        *RUN,
-        "model.pretrain.seed=5",
-        "trainer.checkpoint_every=100",
-        "trainer.num_workers=0",
-        f"data_dir={tmp_path / 'data'}",
-    )
-    original, calls = FolderImages.__getitem__, []
-
-    def interrupted(self, index):
-        calls.append(index)
-        if len(calls) == 12:  # in the second batch of eight
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, index)
-
-    monkeypatch.setattr(FolderImages, "__getitem__", interrupted)
-    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'run'}")
-    assert code == 130 and f"quantlab resume={tmp_path / 'run'}" in err
-    assert [path.stem for path in (tmp_path / "run" / "checkpoints").glob("step-*.json")] == ["step-00000002"]
 
 
 def test_links_to_class_folders_are_followed_and_loops_are_not(tmp_path):
@@ -292,18 +161,6 @@ def test_links_to_class_folders_are_followed_and_loops_are_not(tmp_path):
         (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / name)
     (tmp_path / "elsewhere" / "cat" / "again").symlink_to(tmp_path / "elsewhere")
     assert image_folder(tmp_path / "data").protocol()["train_images"] == 19
-
-
-def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
-    tree(tmp_path / "data")
-    words = ("method=pretrain", *RUN, f"data_dir={tmp_path / 'data'}")
-    assert quantlab(*words, f"output_dir={tmp_path / 'first'}")[0] == 0
-    file = tmp_path / "first" / "checkpoints" / "model.safetensors"
-    assert quantlab(*words, f"model.weights={file}", f"output_dir={tmp_path / 'second'}")[0] == 0
-    first, second = (
-        json.loads((tmp_path / name / "results.json").read_text())["cost"]["steps"] for name in ("first", "second")
-    )
-    assert first in (0, 4) and second == 4  # trained on, not found in the cache
 
 
 def test_a_normalization_of_other_channels_is_refused(tmp_path):
@@ -316,16 +173,3 @@ def test_a_normalization_of_other_channels_is_refused(tmp_path):
         image_folder(tmp_path, channels=1)
     grey = image_folder(tmp_path, channels=1, normalization={"mean": [0.5], "std": [0.5]})
     assert grey.prepare({"image": grey.dataset()[0]["image"][None]}, train=False)["image"].shape == (1, 1, 8, 8)
-
-
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (("task.image_size=80",), "task.image_size: got 80, allowed: 1 to 72"),
-        (("task.augmentation.scale=[1.0,0.5]",), "type task.augmentation.scale=[0.5,1.0]"),
-        (("task.augmentation.scale=[0.5]",), "task.augmentation.scale"),
-    ],
-)
-def test_settings_that_do_not_do(words, says, quantlab, tmp_path):
-    code, _, err = quantlab("method=qat", "task=image_folder", *words, f"output_dir={tmp_path / 'run'}")
-    assert code == 2 and says in err
