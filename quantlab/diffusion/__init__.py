@@ -1,3 +1,3 @@
-"""Denoising: the step and its walk (`rollout`), full-precision walks as data (`trajectories`), comparing walks
+"""Denoising: a step and whole walks (`rollout`), full-precision walks as data (`trajectories`), comparisons of walks
 (`evaluation`).
 """

@@ -1,6 +1,4 @@
-"""A denoising network with all that its walks need, whatever the model: what it predicts, its noise, its sampler,
-what it is told.
-"""
+"""A denoising network of any model family with everything its walks need: prediction, noise, sampler, conditioning."""
 
 import hashlib
 import json
@@ -20,29 +18,29 @@ from quantlab.diffusion.samplers import Walk
 
 @dataclass(frozen=True)
 class Classes:
-    """Of a network that is told the class of each image: how many there are, which index says nothing (None: none
-    does), and how walks are guided.
+    """Class conditioning of a network: how many classes, the index of the null class (None: there is none), and how
+    walks are guided.
     """
 
     count: int
     null_class: int | None
     scale: float = 1.0  # g of classifier-free guidance
     batched: bool = True  # both outputs from one pass
-    # share of the training images whose class is hidden (Ho and Salimans 2022, Alg. 1: p_uncond)
+    # share of training images whose class is replaced by the null class (Ho and Salimans 2022, Alg. 1: p_uncond)
     dropout: float = 0.1
 
 
 class Denoiser(nn.Module):
-    """A denoising network, the noise that it was trained with, and the walk that it is sampled with.
+    """A denoising network, the noise schedule that it was trained with, and its sampler.
 
     unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, float [train_timesteps]; sampler:
-    the walk, which knows what the network puts out; classes: of a network that is told each image's class.
+    the walk, which knows the network's kind of prediction; classes: of a class-conditional network.
     """
 
     kind = "denoiser"
-    has_weights = False  # whether they are the full precision, or still to be trained
-    weights_from: str | None = None  # where they were loaded from, in words
-    notes: Sequence[str] = ()  # what a user should know of how the model was read
+    has_weights = False  # False: full-precision weights are still to be trained
+    weights_from: str | None = None  # where weights were loaded from, for messages
+    notes: Sequence[str] = ()  # for the user, on how the model was read
     alphas_cumprod: Tensor
 
     def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, sampler: Walk, classes: Classes | None = None):
@@ -52,14 +50,14 @@ class Denoiser(nn.Module):
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """The training loss (a scalar), so that data-parallel wrappers, which hook `forward`, see it."""
+        """The training loss (a scalar): data-parallel wrappers hook `forward`."""
         return self.training_loss(batch)
 
     def training_loss(self, batch: dict[str, Tensor], noise: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-        """Mean squared error of what the network predicts at random timesteps (Ho et al. 2020, Eq. 14).
+        """Mean squared error of the network's prediction at random timesteps (Ho et al. 2020, Eq. 14).
 
-        batch["image"]: [N, C, H, W]; batch["label"]: int64 [N], where the network is told classes. In training a share
-        of them is hidden.
+        batch["image"]: [N, C, H, W]; batch["label"]: int64 [N], if the network is class-conditional. In training mode a
+        share of the labels is dropped.
         """
         x0 = batch["image"]
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device) if t is None else t
@@ -81,15 +79,15 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The training loss at fixed noise and evenly spaced timesteps: comparable from one checkpoint to the next."""
+        """The training loss at fixed noise and evenly spaced timesteps, so that checkpoints compare."""
         x0 = batch["image"]
         t = torch.linspace(0, len(self.alphas_cumprod) - 1, len(x0)).long().to(x0.device)
         return self.training_loss(batch, seeded_normal(x0.shape, 0).to(x0), t)
 
     # walks -----------------------------------------------------------------------------------------------------------
     def condition(self, count: int, seed: int) -> Condition:
-        """What `count` walks are told, on the CPU: their classes, drawn evenly by `seed`; nothing of an
-        unconditional network.
+        """The condition of `count` walks, on the CPU: classes drawn uniformly by `seed`; empty for an unconditional
+        network.
         """
         if self.classes is None:
             return {}
@@ -97,14 +95,14 @@ class Denoiser(nn.Module):
         return {"class_labels": torch.randint(self.classes.count, (count,), generator=generator)}
 
     def guide(self, conditional: Conditional) -> Conditional:
-        """`conditional`, this network or a quantized one of it, guided as walks are."""
+        """`conditional`, this network or a quantized copy of it, with this model's guidance."""
         if self.classes is None or self.classes.scale == 1:
             return conditional
         null_condition = {"class_labels": torch.tensor([self.classes.null_class])}
         return guided(conditional, self.classes.scale, null_condition, self.classes.batched)
 
     def network(self) -> Conditional:
-        """The full-precision network as walks use it, guided."""
+        """The full-precision network with guidance, as walks use it."""
         return self.guide(network_of(self.unet))
 
     @property
@@ -113,12 +111,12 @@ class Denoiser(nn.Module):
         return 1 if self.classes is None or self.classes.scale == 1 else 2
 
     def weights(self) -> nn.Module:
-        """The part of this model that a checkpoint holds."""
+        """The part of this model that checkpoints store."""
         return self.unet
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of all that shapes the network's output and its noise: weights, config and alphas. Under another
-        config the same weights are another function.
+        """sha256 (hex) of everything that determines the network's output and noise: weights, alphas, and the config,
+        under which the same weights may be another function.
         """
         config: Any = self.unet.config  # of every network of diffusers
         config = {name: value for name, value in config.items() if not name.startswith("_")}
@@ -127,7 +125,7 @@ class Denoiser(nn.Module):
 
 
 def network_of(unet: nn.Module) -> Conditional:
-    """`unet` for walks: given a condition, its output at x [N, C, H, W] and timestep t (an int)."""
+    """`unet` as walks call it: for a condition, its output at x [N, C, H, W] and timestep t (an int)."""
 
     def given(condition: Condition) -> Network:
         def network(x: Tensor, t: int, i: int) -> Tensor:

@@ -14,8 +14,9 @@ from quantlab.diffusion.trajectories import Progress, Trajectories
 class WalkComparison:
     """accumulated_error, step_error: mean squared error per pixel after each of the T steps, float lists [T].
 
-    accumulated: the quantized network walks on its own states. step: each step alone, from the full-precision state.
-    states: {steps done: x [N, C, H, W]} of the quantized walk at the steps asked for; T is always among them.
+    accumulated: the quantized network continues from its own states. step: each step by itself, from the full-precision
+    state.
+    states: {steps done: x [N, C, H, W]} of the quantized walk at the requested steps, T always included.
     """
 
     accumulated_error: list[float]
@@ -39,8 +40,8 @@ def compare_walks(
 ) -> WalkComparison:
     """Walk the quantized network from the noise of `reference` and compare state by state.
 
-    keep: numbers of steps done whose x is returned. Both errors are measured on the first `error_samples` trajectories:
-    every state of those must have been kept.
+    keep: numbers of completed steps whose x is returned. Both errors are measured on the first `error_samples`
+    trajectories, all of whose states must have been kept.
     """
     sampler, count = reference.sampler, len(reference)
     total, compared = len(sampler), min(error_samples, count)

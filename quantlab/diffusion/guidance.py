@@ -1,9 +1,9 @@
-"""Classifier-free guidance (Ho and Salimans 2022): a network around a network.
+"""Classifier-free guidance (Ho and Salimans 2022), as a wrapper around a network.
 
     output = output(x, null) + g (output(x, condition) - output(x, null))
 
-g = 1 is the conditional network itself. For any prediction that is affine in epsilon (all of `prediction.KINDS`),
-guiding the output is guiding epsilon.
+g = 1 is the conditional network itself. For predictions that are affine in epsilon (all of `prediction.KINDS`), guiding
+the output is the same as guiding epsilon.
 """
 
 import torch
@@ -13,9 +13,9 @@ from quantlab.diffusion.rollout import Condition, Conditional, Network
 
 
 def guided(conditional: Conditional, scale: float, null_condition: Condition, batched: bool = True) -> Conditional:
-    """`conditional`, guided by g = `scale`; null_condition: the condition (tensors [1, ...]) that says nothing.
+    """`conditional`, guided with g = `scale`; null_condition: the unconditional input (tensors [1, ...]).
 
-    batched: both outputs from one pass over a batch of 2 N, else from two passes, which take half of the memory.
+    batched: both outputs from one pass over a batch of 2 N; otherwise from two passes, in half the memory.
     """
     if scale == 1:
         return conditional

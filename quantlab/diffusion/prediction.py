@@ -1,5 +1,4 @@
-"""What a denoising network puts out, and the one form in which a sampler takes it: the image x_0 and the noise eps that
-it sees in
+"""What a denoising network outputs, and the common form that samplers use: the image x_0 and the noise eps in
 
     x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps
 
@@ -23,14 +22,12 @@ def image_and_noise(kind: str, output: Tensor, x: Tensor, alpha: float) -> tuple
 
 
 def target(kind: str, x0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """What the network is to put out for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcasts against
-    them.
-    """
+    """The training target for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcast against them."""
     if kind == "epsilon":
         return noise
     return alpha.sqrt() * noise - (1 - alpha).sqrt() * x0 if kind == "v" else x0
 
 
 def noised(x0: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """x_t for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcasts against them."""
+    """x_t for the image x0 and its noise [N, C, H, W]; alpha: abar, broadcast against them."""
     return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise

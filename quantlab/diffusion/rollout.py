@@ -1,4 +1,4 @@
-"""Walks: a network and a sampler, step after step; and the noise that they start from."""
+"""Walks: a network and a sampler applied step by step, and the noise that walks start from."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -8,17 +8,15 @@ from torch import Tensor
 
 from quantlab.diffusion.samplers import State, Walk
 
-# what a network is told beside x and t: tensors [N, ...] by their argument's name
+# further inputs of a network besides x and t: tensors [N, ...] by argument name
 Condition = Mapping[str, Tensor]
 # (x [N, C, H, W], timestep, index of the step in the walk) -> its output
 Network = Callable[[Tensor, int, int], Tensor]
-Conditional = Callable[[Condition], Network]  # the network that is told a condition of N rows
+Conditional = Callable[[Condition], Network]  # a condition of N rows -> the network with that condition
 
 
 def network_step(network: Network, sampler: Walk, i: int, state: State, z: Tensor | None = None) -> State:
-    """Step i of the walk: one network evaluation, or none where the step goes nowhere. z [N, C, H, W]: as
-    `Walk.step`.
-    """
+    """Step i of the walk: one network evaluation, or none if the step is skipped. z [N, C, H, W]: as in `Walk.step`."""
     if sampler.is_skipped(i):
         return state
     return sampler.step(i, state, network(sampler.network_input(i, state.x), sampler.timesteps[i], i), z)
@@ -38,10 +36,10 @@ def walk(
 
 
 def no_noise(i: int) -> None:
-    """Of a walk that adds none."""
+    """The noise of a walk that adds none."""
 
 
 def seeded_normal(shape: Sequence[int], *seed: int) -> Tensor:
-    """Standard normal float32 tensor that depends only on `shape` and the integers `seed`; drawn on the CPU."""
+    """A standard normal float32 tensor that depends only on `shape` and the integers `seed`; drawn on the CPU."""
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(state))

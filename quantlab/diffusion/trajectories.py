@@ -1,7 +1,7 @@
 """Full-precision walks on disk, computed once: the calibration set of post-training methods and the reference of every
 evaluation.
 
-A state is a file that is mapped into memory, so walks may be larger than memory; kept is only what somebody asked for.
+Each state is a memory-mapped file, so that walks may exceed memory; only requested states are kept.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,18 +17,18 @@ from quantlab.diffusion.rollout import Condition, Conditional, network_step, see
 from quantlab.diffusion.samplers import State, Walk
 
 Rows = slice | Tensor
-Progress = Callable[[Iterable[int]], Iterable[int]]  # the same numbers, while a bar shows how far they are
+Progress = Callable[[Iterable[int]], Iterable[int]]  # the same numbers, with a progress bar
 
 
 def _mapped(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # what is written to it stays in memory
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # writes stay in memory
 
 
 class Trajectories:
-    """N walks over the T steps of `sampler`, in `folder` as `compute_walks` left them. State i is the one before step
-    i; T is the end.
+    """N walks over the T steps of `sampler`, in `folder` as written by `compute_walks`. State i precedes step i; state
+    T is the end.
 
-    condition: what the network was told of each walk, tensors [N, ...].
+    condition: the network's condition for each walk, tensors [N, ...].
     """
 
     def __init__(self, folder: Path, sampler: Walk, condition: Condition):
@@ -44,8 +44,8 @@ class Trajectories:
         return _mapped(self.folder / f"x-{self.end}.npy")
 
     def state(self, i: int, rows: Rows = slice(None)) -> State:
-        """State i of those walks, float32 on the CPU. Raises: IndexError where so many were not kept (slices are
-        cut short).
+        """State i of the walks in `rows`, float32 on the CPU. Raises: IndexError for indices that were not kept (slices
+        are truncated).
         """
         memory = tuple(_mapped(self.folder / f"memory-{i}-{k}.npy")[rows] for k in range(self.sampler.memories))
         return State(_mapped(self.folder / f"x-{i}.npy")[rows], memory)
@@ -55,7 +55,7 @@ class Trajectories:
         return None if self.sampler.noise_scale(i) == 0 else _mapped(self.folder / f"z-{i}.npy")[rows]
 
     def condition_of(self, rows: Rows = slice(None), device: torch.device | str = "cpu") -> Condition:
-        """The condition of those walks."""
+        """The condition of the walks in `rows`."""
         return {name: value[rows].to(device) for name, value in self.condition.items()}
 
 
@@ -74,8 +74,8 @@ def compute_walks(
 ) -> None:
     """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
 
-    kept: of how many of the N walks, the first, each of the T + 1 states is kept. The noise of every step is kept for
-    all.
+    kept: for each of the T + 1 states, of how many walks (the first ones) it is kept. Noise is kept for every step and
+    walk.
     """
 
     def file(name: str, rows: int) -> np.memmap:
@@ -119,8 +119,8 @@ def compute_images(
     progress: Progress = iter,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """The images that `compute_walks` ends in, bit for bit, without the states on the way: float32 [N, C, H, W] on
-    the CPU.
+    """The final images of `compute_walks`, bit for bit, without intermediate states: float32 [N, C, H, W] on the
+    CPU.
     """
     start = seeded_normal(shape, seed, 0)
     noises = {i: seeded_normal(shape, seed, 1 + i) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
@@ -139,13 +139,13 @@ def compute_images(
 
 
 class GroupDataset(Dataset[Any]):
-    """Trajectories as calibration data: an item is (denoising steps, trajectory), a batch is several trajectories at
+    """Trajectories as calibration data: an item is (denoising steps, trajectory); a batch is several trajectories over
     the same steps.
 
-    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (x of the full-precision state in
-    which those steps begin), "memory": list of the same (what its solver remembers), "end": [N, C, H, W] (x of the one
-    in which they end), "noise": of each step [N, C, H, W] or None, "condition": dict of tensors [N, ...],
-    "trajectories": int64 [N]}.
+    `__getitems__` takes such pairs and returns {"steps": range, "start": [N, C, H, W] (x of the full-precision state
+    before these steps), "memory": list of the same shape (the solver's memory there), "end": [N, C, H, W] (x after
+    these steps), "noise": for each step [N, C, H, W] or None, "condition": dict of tensors [N, ...], "trajectories":
+    int64 [N]}.
     """
 
     def __init__(self, trajectories: Trajectories):

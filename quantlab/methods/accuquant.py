@@ -8,28 +8,28 @@ the quantized network walks on its own states x~ to the group's end, and one los
     dL/dtheta = sum_k (dL/dx~_{t-M}) (dx~_{t-M}/dx~_{t-k}) (dx~_{t-k}/dtheta)_direct                                (2)
 
 `copy` is the paper's approximation: dx~_{t-M}/dx~_{t-k} = I, so that the loss's gradient g is copied to every step and
-each step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M - 1 passes without
-a backward and M with one: 4 M - 1 forward passes. `exact` keeps (2), in the same memory and at the same cost, by
-walking the group backwards: g <- (dx~_k/dx~_{k-1})^T g. `bptt` holds the whole graph: the control, O(M) memory, 3 M
-forward passes.
+each step is back-propagated alone. One step's graph is alive at a time: O(1) memory in M. It costs M - 1 forward passes
+without a backward pass and M with one: 4 M - 1 forward passes. `exact` keeps (2), in the same memory and at the same
+cost, by walking the group backwards: g <- (dx~_k/dx~_{k-1})^T g. `bptt` keeps the whole graph, as a control: O(M)
+memory, 3 M forward passes.
 
-What the paper does not publish, chosen here and exposed in the config:
-- start: quantizers calibrated step by step, as the baseline `step` does it; they take half of the network evaluations.
-  From calibrated ranges alone the groups would have to do both, and their few updates are noisy.
+What the paper leaves open, chosen here and exposed in the config:
+- start: quantizers trained step by step, as in the baseline `step`, with half of the network evaluations. Starting from
+  calibrated ranges, the groups would have to do both with few and noisy updates.
 - group size M = 5: a quarter of the default 20 steps; the paper says that too large groups hurt.
-- distance d: mean squared error, divided by what it is for the calibrated ranges in the same group, so that noisy
-  groups, whose steps are larger (|b_t|), do not outweigh the others and the rounding regulariser has one scale for all
-  models.
+- distance d: mean squared error, divided by its value for the calibrated ranges in the same group, so that noisy
+  groups, whose steps are larger (|b_t|), do not outweigh the others and the rounding regularizer needs no rescaling
+  between models.
 - order of groups: random, since all groups share the rounding variables; sequential is an option.
 - learned: whether each weight is rounded up or down, and the activation scales (one set per group), jointly, with Adam.
-  Weight scales and zero points stay as calibrated (Q-Diffusion).
+  Weight scales and zero points keep their calibrated values (Q-Diffusion).
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of
-  iterations to settle; in the few hundred that a laptop affords, hardening its soft values undoes most of what was
-  gained.
-- iterations 800 + 126, batch 16: under two minutes on two cores, and the baselines' number of network evaluations.
-- rates of the group part (results/accuquant_fid_shift.md has what was tried): a tenth of the baselines' for the
-  rounding, since a hundred updates at more, each with a gradient of its own noise for every weight, cost the typical
-  image; six times theirs for the activation scales, which have to widen until they hold walks that leave the data.
+  iterations to settle; within the few hundred that a laptop can run, hardening its soft values undoes most of the
+  gain.
+- iterations 800 + 126, batch 16: under two minutes on two cores, with the baselines' number of network evaluations.
+- learning rates of the group phase (results/accuquant_fid_shift.md lists what was tried): for the rounding a tenth of
+  the baselines', since with more, a hundred updates with noisy gradients degrade the typical image; for the activation
+  scales six times theirs, since the scales have to widen until they cover walks that leave the data.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ MemoryWeights = Callable[[int], tuple[float, ...]]
 
 
 def simulate(step: Step, steps: Sequence[int], start: State) -> list[State]:
-    """The quantized walk through a group without a graph: M + 1 states, `start` first."""
+    """The quantized walk through a group, without a graph: M + 1 states, from `start`."""
     states = [start]
     with torch.no_grad():
         for i in steps:
@@ -81,7 +81,7 @@ def copied_gradient(
 ) -> Tensor:
     """Add AccuQuant's approximate gradient to .grad (paper Fig. 2, dashed arrows); returns the loss.
 
-    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, none passes one through the network to its input.
+    Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, and no gradient flows through a step's input.
     A step's output also reaches the x after the next step, through the solver's memory and with the weights that
     `memory_weights` gives, inside the group or after it.
     """
@@ -98,7 +98,7 @@ def copied_gradient(
 def exact_gradient(
     step: Step, steps: Sequence[int], start: State, loss: Loss, memory_weights: MemoryWeights = lambda i: ()
 ) -> Tensor:
-    """Add the true gradient (2) to .grad with one step's graph alive at a time; returns the loss.
+    """Add the exact gradient (2) to .grad with one step's graph alive at a time; returns the loss.
 
     Reverse walk with vector-Jacobian products; equals `backpropagated_gradient` up to rounding.
     """
@@ -118,7 +118,7 @@ def exact_gradient(
 def backpropagated_gradient(
     step: Step, steps: Sequence[int], start: State, loss: Loss, memory_weights: MemoryWeights = lambda i: ()
 ) -> Tensor:
-    """Add the true gradient (2) to .grad by back-propagation through the whole group at once; returns the loss."""
+    """Add the exact gradient (2) to .grad by back-propagation through the whole group at once; returns the loss."""
     state = start
     for i in steps:
         state = step(i, state)
@@ -128,7 +128,7 @@ def backpropagated_gradient(
 
 
 def forward_passes(gradient: str, steps: int) -> int:
-    """What one iteration over a group of so many moving steps costs; a backward pass counts two."""
+    """The cost of one iteration over a group with that many active steps; a backward pass counts as two."""
     return 3 * steps if gradient == "bptt" else 4 * steps - 1
 
 

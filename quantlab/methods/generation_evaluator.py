@@ -1,8 +1,8 @@
-"""How the samples of a diffusion model are judged: against the task's images, and a quantized one's against full
+"""Evaluation of a diffusion model's samples: against the task's images, and for a quantized model against full
 precision.
 
-Both models start from the same noise, so images compare one by one. Everything full-precision is computed once and
-cached. With task.evaluation.features=none no FID is measured, and no feature network is asked for.
+Both models start from the same noise, so images compare one by one. Full-precision samples are computed once and
+cached. With task.evaluation.features=none no FID is measured and no feature network is needed.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ FID_POINTS = 8  # points along denoising at which fid_to_fp32 is measured for th
 
 
 def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequence[int], what: str) -> Trajectories:
-    """`count` full-precision walks from noise of `seed`, from the cache or computed now; kept: as `compute_walks`.
+    """`count` full-precision walks from noise of `seed`, from the cache or computed now; kept: as in `compute_walks`.
 
-    Keyed by the model, its sampler, the seed, and what is kept.
+    The cache key is the model, its sampler, the seed, and `kept`.
     """
     model, task = context.model, context.task
     sampler, condition = model.sampler, model.condition(count, seed)
@@ -62,8 +62,8 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
 
 
 def require_feature_network(task: Any) -> None:
-    """Raises RequestError where `task` has not what its `evaluation.features` needs: labels, or Inception's
-    weights, which are fetched.
+    """Raises RequestError if `task` lacks what its `evaluation.features` needs: labels, or Inception's weights, which
+    are downloaded.
     """
     features = task.evaluation.features
     if features == "task_classifier" and task.classes is None:
@@ -77,9 +77,7 @@ def require_feature_network(task: Any) -> None:
 
 
 def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
-    """The Frechet distance to the task's images; features: `context.feature_network()`, None where no FID is
-    measured.
-    """
+    """The Frechet distance to the task's images; features: `context.feature_network()`, None if no FID is measured."""
     if features is None:
         return None
     return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(
@@ -88,7 +86,7 @@ def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
 
 
 def draw_images(context: RunContext, conditional: Conditional, count: int, what: str) -> Tensor:
-    """`count` images float32 [N, C, H, W] that a network, guided already, walks to from the evaluation's noise."""
+    """`count` images, float32 [N, C, H, W], sampled with a network (guidance included) from the evaluation's noise."""
     task, model = context.task, context.model
     shape = (count, task.channels, task.image_size, task.image_size)
     return compute_images(
@@ -104,7 +102,7 @@ def draw_images(context: RunContext, conditional: Conditional, count: int, what:
 
 
 def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
-    """What numbers of `samples` samples depend on."""
+    """The protocol of metrics on that many samples."""
     task, sampler = context.task, context.model.sampler
     evaluation = task.evaluation
     protocol = {
@@ -121,7 +119,7 @@ def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
 
 
 def walk_protocol(context: RunContext) -> dict[str, Any]:
-    """What numbers of samples depend on beside their count: how they were walked to."""
+    """The part of the protocol that describes how samples were drawn."""
     sampler, classes = context.model.sampler, context.model.classes
     name = type(sampler).__module__.rpartition(".")[2]
     protocol = {"eta": sampler.eta} if name == "ddim" else {"sampler": name}
@@ -129,9 +127,9 @@ def walk_protocol(context: RunContext) -> dict[str, Any]:
 
 
 class GenerationEvaluator:
-    """Judges networks on one task, and remembers their walks for the pictures.
+    """Evaluates networks on one task, and keeps their walks for the figures.
 
-    Calling it with a label and a quantized network, guided already, returns its metrics: fid (to the task's images),
+    Calling it with a label and a quantized network (guidance included) returns its metrics: fid (to the task's images),
     fid_to_fp32, psnr (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none,
     those without fid.
     """
@@ -183,7 +181,7 @@ class GenerationEvaluator:
         return {"fid_to_fp32": fid_to_fp32, "fid": self.fid_to_task.measure(walk.images), **paired}
 
     def series(self) -> dict:
-        """The curves along denoising of every network judged, as plain data (figures/denoising.json)."""
+        """The curves along denoising of every evaluated network, as plain data (figures/denoising.json)."""
         values = {label: [] for label in self.walks}
         for done in self.fid_steps:
             self.fid.reference(self.reference.state(done).x)
@@ -199,7 +197,7 @@ class GenerationEvaluator:
         return {"timesteps": list(self.sampler.timesteps), "group_size": self.group_size, "curves": curves}
 
     def draw(self) -> None:
-        """Write figures/denoising.json, the plots of it, and the grids of samples, for the network judged last."""
+        """Write figures/denoising.json, its plots, and the sample grids of the network evaluated last."""
         from quantlab.report import figures, grids
 
         folder, samples = self.context.directory / "figures", self.context.directory / "samples"

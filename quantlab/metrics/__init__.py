@@ -1,1 +1,1 @@
-"""Numbers that judge images: against a reference set (`fid`), or image by image (`paired`)."""
+"""Metrics of images: against a reference set (`fid`), or image by image (`paired`)."""

@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of images, in a feature space of one's choice (Heusel et al. 2017, Eq. 6).
+"""The Frechet distance between two sets of images, in a chosen feature space (Heusel et al. 2017, Eq. 6).
 
-With Inception's features it is the FID that papers report. With a small classifier of the task's own labels it judges
-8x8 digits in a second. The numbers of two feature networks, or of two sample counts, must never be compared.
+With Inception's features it is the FID that papers report. With a small classifier of the task's own labels it
+evaluates 8x8 digits in a second. Never compare values of different feature networks or sample counts.
 """
 
 import functools
@@ -17,7 +17,7 @@ log = logging.getLogger("quantlab")
 
 FEW_SAMPLES = 2000
 
-# Never synchronized: whoever measures holds all images, and the other processes may not be measuring at all.
+# Never synchronized: the measuring process has all images, and other processes may not be measuring at all.
 OPTIONS = {"reset_real_features": False, "sync_on_compute": False}
 
 
@@ -30,14 +30,14 @@ class FrechetDistance:
 
     `feature_network` has `features(images) -> [N, num_features]` for float images `[N, C, H, W]` in [-1, 1], and the
     int `num_features`, as `TaskClassifier` has; or is "inception": the 2048 pooled features of torch-fidelity's port of
-    the original network, with the original's resizing, as published numbers have it. Means and covariances are
+    the original network, with the original's resizing, as in published numbers. Means and covariances are
     accumulated in float64 by torchmetrics, on the CPU. The network is moved to `device` and put in evaluation mode.
     """
 
     def __init__(
         self, feature_network: nn.Module | str, batch_size: int = 256, device: torch.device | str = "cpu"
     ) -> None:
-        """Raises RequestError when `feature_network` is "inception" and its package or weights cannot be had."""
+        """Raises RequestError when `feature_network` is "inception" and its package or weights are unavailable."""
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         network = _Inception() if feature_network == "inception" else feature_network
@@ -45,7 +45,7 @@ class FrechetDistance:
         self.batch_size = batch_size
 
     def reference(self, images: Tensor | Iterable[Tensor]) -> "FrechetDistance":
-        """Sets the reference: float `[N, C, H, W]` in [-1, 1], whole or in batches. Replaces an earlier one."""
+        """Set the reference: float `[N, C, H, W]` in [-1, 1], whole or in batches. Replaces any earlier one."""
         self._metric.reset_real_features = True
         self._metric.reset()
         self._metric.reset_real_features = False
@@ -63,8 +63,8 @@ class FrechetDistance:
         _warn_of_bias(int(min(self._metric.real_features_num_samples, self._metric.fake_features_num_samples)))
         moments = (self._metric.fake_features_cov_sum, self._metric.real_features_cov_sum)
         if not all(moment.isfinite().all() for moment in moments):
-            return float("nan")  # the eigenvalue solver raises on what is not finite
-        return max(0.0, self._metric.compute().item())  # rounding takes the distance of equal sets below zero
+            return float("nan")  # the eigenvalue solver raises on non-finite values
+        return max(0.0, self._metric.compute().item())  # rounding can make the distance of equal sets negative
 
     @torch.inference_mode()
     def _update(self, images: Tensor | Iterable[Tensor], real: bool) -> None:
@@ -74,7 +74,9 @@ class FrechetDistance:
 
 
 class _Features(nn.Module):
-    """`network.features` as torchmetrics calls it: any image in, float64 on the CPU out, as MPS has no float64."""
+    """`network.features` as torchmetrics calls it: images on any device in, float64 on the CPU out (MPS has no
+    float64).
+    """
 
     def __init__(self, network: nn.Module, device: torch.device | str):
         super().__init__()
@@ -106,7 +108,7 @@ class _Inception(nn.Module):
             ) from error
         except (OSError, RuntimeError) as error:
             raise RequestError(
-                f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be had"
+                f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be downloaded"
                 f" ({type(error).__name__}: {error}); connect once, {instead}"
             ) from error
 
@@ -115,7 +117,7 @@ class _Inception(nn.Module):
 
 
 def _to_inception(images: Tensor) -> Tensor:
-    """float `[N, 1 or 3, H, W]` in [-1, 1] to what Inception reads: uint8 RGB `[N, 3, H, W]`."""
+    """float `[N, 1 or 3, H, W]` in [-1, 1] to Inception's input: uint8 RGB `[N, 3, H, W]`."""
     levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return levels.expand(-1, 3, -1, -1)
 

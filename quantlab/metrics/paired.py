@@ -1,6 +1,6 @@
 """Image-by-image comparison of two models that started from the same noise: MSE, PSNR and SSIM.
 
-torchmetrics is imported inside the functions: it takes seconds, and most of a run does without.
+torchmetrics is imported inside the functions: its import takes seconds, and most of a run does not need it.
 """
 
 import torch
@@ -11,15 +11,16 @@ BATCH_SIZE = 256
 
 
 def ssim_sigma(image_size: int) -> float:
-    """Standard deviation, in pixels, of SSIM's Gaussian window: 1.5 (Wang et al. 2004) from 16 pixels on, else 0.5.
+    """Standard deviation, in pixels, of SSIM's Gaussian window: 1.5 (Wang et al. 2004) from 16 pixels on, below that
+    0.5.
 
-    The published window is 11 pixels wide and would cover an 8x8 image whole; at 0.5 it is 5. We chose this.
+    The published window is 11 pixels wide and would cover all of an 8x8 image; at 0.5 it is 5 (our choice).
     """
     return 1.5 if image_size >= 16 else 0.5
 
 
 def paired_protocol(image_size: int) -> dict[str, str | float]:
-    """What the values of `paired_metrics` depend on, to be written beside them."""
+    """The protocol of `paired_metrics`, to be stored with its values."""
     return {
         "psnr": f"mean over images of the PSNR of each, capped at {PSNR_CAP_DB:g} dB",
         "psnr_ssim_range": "[0, 1] after clamping",
@@ -31,9 +32,9 @@ def paired_protocol(image_size: int) -> dict[str, str | float]:
 def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
     """`psnr` (dB), `ssim` (1 for equal images) and `mse_to_fp32` of two lists of images in the same order.
 
-    `samples`, `references`: float `[N, C, H, W]`, nominally in [-1, 1]. The MSE is that of the values as they are. PSNR
-    and SSIM see images: clamped, mapped to [0, 1]. Both are means over images of each image's own value; the PSNR of
-    an image is capped at 100 dB (an MSE of 1e-10), so that equal images have a finite one. In float64.
+    `samples`, `references`: float `[N, C, H, W]`, nominally in [-1, 1]. The MSE is of the raw values. PSNR and SSIM are
+    of images, clamped and mapped to [0, 1]. Both are means of per-image values; the PSNR of an image is capped at 100
+    dB (an MSE of 1e-10), so that it is finite for equal images. Computed in float64.
 
     Raises:
         ValueError: the shapes differ.
@@ -45,7 +46,7 @@ def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
     sigma = ssim_sigma(min(samples.shape[-2:]))
     per_image: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "mse_to_fp32": []}
     for sample, reference in zip(samples.split(BATCH_SIZE), references.split(BATCH_SIZE)):
-        # float64, because SSIM takes the variance of a flat region as the difference of two nearly equal numbers.
+        # float64: SSIM computes the variance of a flat region as the difference of two nearly equal numbers.
         sample, reference = sample.cpu().double(), reference.cpu().double()
         per_image["mse_to_fp32"].append((sample - reference).square().mean(dim=(1, 2, 3)))
         sample, reference = _as_shown(sample), _as_shown(reference)

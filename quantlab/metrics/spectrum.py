@@ -1,16 +1,15 @@
-"""How far a set of images is from another in the energy of its spatial frequencies: seconds, no feature network, no
-labels.
+"""How far two sets of images differ in the energies of their spatial frequencies: takes seconds and needs no feature
+network and no labels.
 
-Noise, blur and walks that leave the image range all move energy between frequencies, which is how a denoiser that has
-not learned shows. The comparison of radially averaged power spectra is that of Durall et al. (CVPR 2020, "Watch your
-Up-Convolution"); that it is made one number in this way is our choice. It is no measure of quality: images with the
-right spectrum may show nothing.
+Noise, blur and walks that leave the image range all shift energy between frequencies, which reveals an untrained
+denoiser. Comparing radially averaged power spectra follows Durall et al. (CVPR 2020, "Watch your Up-Convolution"); the
+reduction to one number is our choice. It does not measure quality: images with the right spectrum may show nothing.
 """
 
 import torch
 from torch import Tensor
 
-GREY_LEVEL = 2 / 255  # of 8-bit images in [-1, 1]: less energy than that of one is not seen
+GREY_LEVEL = 2 / 255  # of 8-bit images in [-1, 1]; energies below that of one level are ignored
 
 
 def band_energies(images: Tensor) -> Tensor:
@@ -26,11 +25,11 @@ def band_energies(images: Tensor) -> Tensor:
 
 
 def spectrum_ratio(samples: Tensor, images: Tensor) -> float:
-    """By what factor the band energies of two sets of images differ, either way: geometric mean over bands, 1 where
-    they agree.
+    """The factor by which the band energies of two sets of images differ, in either direction: geometric mean over
+    bands, 1 if they agree.
 
-    samples, images: float32 `[N, C, S, S]` and `[M, C, S, S]`, nominally in [-1, 1], and clamped to it, as they are
-    shown. NaN where one is not finite.
+    samples, images: float32 `[N, C, S, S]` and `[M, C, S, S]`, nominally in [-1, 1] and clamped to it. NaN if any value
+    is not finite.
     """
     ours, theirs = (band_energies(one.clamp(-1, 1)) + GREY_LEVEL**2 for one in (samples, images))
     return float((ours / theirs).log().abs().mean().exp())

@@ -1,4 +1,4 @@
-"""CaLR: a learning rate that falls fast for a small subnet of a supernet, and slowly for a large one.
+"""CaLR: a learning rate that decays fast for small subnets of a supernet and slowly for large ones.
 
 "Subnet-Aware Dynamic Supernet Training for Neural Architecture Search", Jeon et al., CVPR 2025, arXiv 2503.10740. At
 iteration t of T, when subnet a of complexity C(a) is trained:
@@ -15,8 +15,9 @@ linear.
         calr.set(t, complexity(subnet))
         optimizer.step()
 
-Where gradients of several subnets are summed before one step, the released code leaves the learning rate alone and
-weighs each subnet's loss instead: `calr.factor(t, complexity(subnet)) * loss(subnet)`. Weight decay then does not fall.
+Where gradients of several subnets are summed before one step, the released code keeps the learning rate constant and
+weights each subnet's loss instead: `calr.factor(t, complexity(subnet)) * loss(subnet)`. Weight decay then stays
+constant too.
 """
 
 import math
@@ -27,12 +28,10 @@ from torch.optim import Optimizer
 def decay_exponent(complexity: float, least: float, largest: float, gamma_max: float) -> float:
     """gamma of a subnet: affine in ln C, gamma_max at C = `least`, 1 / gamma_max at `largest`.
 
-    Any measure will do (parameters, multiply-accumulates), in any unit, as long as it is the same for all three. A
-    space whose subnets all have one complexity is left with linear decay, gamma = 1: the paper has no such space, the
-    choice is ours.
+    Any measure works (parameters, multiply-accumulates), in any unit, as long as it is the same for all three. If all
+    subnets have the same complexity, decay is linear, gamma = 1 (our choice: the paper has no such space).
 
-    Raises: ValueError for a complexity that is not from `least` to `largest`, a `least` or a gamma_max that is not
-    above 0.
+    Raises: ValueError for a complexity outside `least` to `largest`, or a `least` or gamma_max that is not positive.
     """
     if gamma_max <= 0:
         raise ValueError(f"gamma_max: got {gamma_max}, allowed: above 0; the paper's is 4")
@@ -51,10 +50,10 @@ def decay_exponent(complexity: float, least: float, largest: float, gamma_max: f
 
 
 def decay_factor(t: int, total: int, exponent: float) -> float:
-    """(1 - t/T)^gamma, the fraction of the first learning rate that is left: 1 at t = 0, (1/T)^gamma in the last
+    """(1 - t/T)^gamma, the remaining fraction of the initial learning rate: 1 at t = 0, (1/T)^gamma in the last
     iteration.
 
-    t: iteration, from 0; total: T, the number of iterations. Raises: ValueError for a t that is not from 0 to T.
+    t: iteration, from 0; total: T, the number of iterations. Raises: ValueError for a t outside 0 to T.
     """
     if not 0 <= t <= total or total == 0:
         raise ValueError(f"t: got {t} of {total} iterations, allowed: 0 to {total}, of at least 1")
@@ -66,12 +65,12 @@ class CaLR:
     be trained.
 
     total: T, iterations of the whole run; least, largest: complexity of the smallest and the largest subnet of the
-    space. Every group's `initial_lr` is its `lr` at construction, unless it has one, as with torch's schedulers; of a
-    group that is added later, its `lr` at the first `set` after that.
+    space. Like torch's schedulers, each group's `initial_lr` defaults to its `lr` at construction; for a group added
+    later, to its `lr` at the next `set`.
 
-    Not an `LRScheduler`, though its use is much the same. Those count their own steps and must step after the
-    optimizer; this rate is a function of the iteration and of the subnet that was drawn for it, so it is set before,
-    and nothing is counted.
+    Not an `LRScheduler`, though it is used much like one. Those count their own steps and must step after the
+    optimizer; this rate depends on the iteration and on the subnet drawn for it, so it is set before the step and
+    nothing is counted.
     """
 
     def __init__(self, optimizer: Optimizer, total: int, least: float, largest: float, gamma_max: float = 4.0):
@@ -79,7 +78,7 @@ class CaLR:
         self.total, self.least, self.largest, self.gamma_max = total, least, largest, gamma_max
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.factor(0, least)  # what is not allowed shall be said now
+        self.factor(0, least)  # raises here for values that are not allowed
 
     def factor(self, t: int, complexity: float) -> float:
         """(1 - t/T)^gamma(a), for a subnet of that complexity. Raises: as `decay_exponent` and `decay_factor`."""
@@ -93,7 +92,7 @@ class CaLR:
         return factor
 
     def state_dict(self) -> dict[str, float]:
-        """The four numbers of the schedule; initial rates are in the optimizer's own state."""
+        """The schedule's four numbers; initial rates are part of the optimizer's state."""
         return {name: getattr(self, name) for name in ("total", "least", "largest", "gamma_max")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

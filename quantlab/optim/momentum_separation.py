@@ -1,4 +1,4 @@
-"""Momentum separation: weights shared by all subnets of a supernet, a momentum of its own for each cluster of subnets.
+"""Momentum separation: all subnets of a supernet share weights, and each cluster of subnets has its own momentum.
 
 "Subnet-Aware Dynamic Supernet Training for Neural Architecture Search", Jeon et al., CVPR 2025, arXiv 2503.10740. On
 one edge (or layer) e of the search space, subnets fall into clusters by their operation there, S_i = {a : op(a, e) =
@@ -6,8 +6,8 @@ o_i}. When a subnet of S_i is trained,
 
     mu_i^t = beta mu_i^{t-1} + g^t
 
-moves the weights, and every other momentum waits. So a step follows only gradients of subnets that resemble the present
-one.
+moves the weights and all other momenta stay as they are. A step thus follows only gradients of subnets that resemble
+the current one.
 
     optimizer = MomentumSeparation(torch.optim.SGD(supernet.parameters(), lr=0.025, momentum=0.9), clusters=5)
     optimizer.select(subnet[edge])
@@ -27,24 +27,23 @@ INACTIVE = ("frozen", "decayed")
 
 
 class MomentumSeparation(Optimizer):
-    """`optimizer` (SGD, Adam, any whose memory is all in `state`) with one such memory per cluster; parameters, groups
-    and learning rates are shared. With one cluster it is `optimizer`, bit for bit.
+    """`optimizer` (SGD, Adam, any that keeps its buffers in `state`) with one `state` per cluster; parameters, groups
+    and learning rates are shared. With one cluster it equals `optimizer` bit for bit.
 
-    clusters: how many; cluster 0 is selected at first, and has what memory `optimizer` had (with SGDT and its kin, each
-    has a U of its own and counts the transitions since its own last step). Selecting another copies nothing. A
-    cluster's buffer for a parameter is made when it first moves it, so memory grows to `clusters` times the
-    optimizer's; frozen, to less, as the operations that tell the clusters apart are each moved by one alone. Use
-    `optimizer` only through this.
+    clusters: their number. Cluster 0 is selected initially and takes over the state of `optimizer` (with SGDT and its
+    relatives, each cluster has its own U and counts the transitions since its own last step). Selecting a cluster
+    copies nothing. A cluster's buffer for a parameter is created at its first update, so memory grows to `clusters`
+    times the optimizer's; with `frozen` to less, since each operation of the split decision is updated by one cluster
+    only. Use `optimizer` only through this object.
 
-    inactive_parameters: what `step` does with parameters that have no gradient, being in none of the subnets just
+    inactive_parameters: what `step` does with parameters without a gradient, which belong to none of the subnets just
         trained.
     frozen: nothing, as torch >= 2 does after `zero_grad()`.
-    decayed: a zero gradient for each that ever had one at a step, so that weight decay and what is left of the momentum
-    move it. The paper's released code does so, knowingly or not: it was written for torch 1.8, whose `zero_grad` wrote
-    zeros.
+    decayed: each that ever had a gradient gets a zero one, so that weight decay and remaining momentum move it. The
+    paper's released code does this, intended or not: it was written for torch 1.8, whose `zero_grad` wrote zeros.
 
-    Raises: ValueError for fewer than one cluster, an `inactive_parameters` that is not allowed, and for Adagrad, whose
-    memory is made with the optimizer and not by a cluster's first step.
+    Raises: ValueError for fewer than one cluster, an unknown `inactive_parameters`, and for Adagrad, which creates its
+    state at construction rather than at a cluster's first step.
     """
 
     def __init__(self, optimizer: Optimizer, clusters: int, inactive_parameters: str = "frozen"):
@@ -54,8 +53,8 @@ class MomentumSeparation(Optimizer):
             raise ValueError(f"inactive_parameters: got {inactive_parameters!r}, allowed: {', '.join(INACTIVE)}")
         if isinstance(optimizer, torch.optim.Adagrad):
             raise ValueError(
-                f"optimizer: got {type(optimizer).__name__}, which makes its memory before the first step, allowed: one"
-                " that makes it at a parameter's first step (SGD, Adam, AdamW, NAdam, Adamax, RMSprop)"
+                f"optimizer: got {type(optimizer).__name__}, which creates its state before the first step, allowed:"
+                " one that creates it at a parameter's first step (SGD, Adam, AdamW, NAdam, Adamax, RMSprop)"
             )
         super().__init__(optimizer.param_groups, optimizer.defaults)
         self.optimizer, self.inactive_parameters = optimizer, inactive_parameters
@@ -63,7 +62,7 @@ class MomentumSeparation(Optimizer):
             optimizer.state,
             *(defaultdict(dict) for _ in range(clusters - 1)),
         ]
-        self.touched: set[Tensor] = set()  # parameters that had a gradient at some step
+        self.touched: set[Tensor] = set()  # parameters that have had a gradient
         self.param_groups = optimizer.param_groups
         self.select(0)
 
@@ -72,15 +71,15 @@ class MomentumSeparation(Optimizer):
         return len(self.states)
 
     def select(self, cluster: int) -> None:
-        """The next steps belong to `cluster`, from 0. Raises: ValueError for one that there is not."""
+        """The next steps update `cluster`, from 0. Raises: ValueError for a number out of range."""
         self.state = self.optimizer.state = self.states[self._checked(cluster)]
         self.cluster = cluster
 
     def momentum(self, parameter: Tensor, cluster: int | None = None) -> Tensor | None:
-        """mu_i of a parameter, in its shape: SGD's `momentum_buffer`, Adam's `exp_avg`; None before the cluster first
-        moved it.
+        """mu_i of a parameter, in its shape: SGD's `momentum_buffer`, Adam's `exp_avg`; None before the cluster's first
+        update of it.
 
-        cluster: i, by default the selected one. It is the buffer itself, which the next step of its cluster changes.
+        cluster: i, by default the selected one. Returns the buffer itself, which the cluster's next step changes.
         """
         memory = self.states[self.cluster if cluster is None else self._checked(cluster)].get(parameter, {})
         buffer: Tensor | None = memory.get("momentum_buffer", memory.get("exp_avg"))
@@ -94,8 +93,8 @@ class MomentumSeparation(Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One update by the selected cluster. `closure`, if given, computes the loss and its gradients again, as often
-        as `optimizer` calls it (LBFGS: several times, all others once). Hooks of `optimizer` run inside of this
-        object's own.
+        as `optimizer` calls it (LBFGS several times, all others once). Hooks of `optimizer` run inside this object's
+        own.
         """
         if closure is None:
             self._give_zero_gradients()
@@ -119,8 +118,8 @@ class MomentumSeparation(Optimizer):
                     parameter.grad = torch.zeros_like(parameter)
 
     def state_dict(self) -> dict[str, Any]:
-        """`states`: of each cluster what torch calls `state`; `param_groups`: torch's; `touched`: numbers of
-        parameters, as in these.
+        """`states`: torch's `state` of each cluster; `param_groups`: torch's; `touched`: parameter numbers as in
+        `param_groups`.
         """
         packed = []
         for state in self.states:
@@ -142,12 +141,12 @@ class MomentumSeparation(Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The state of one of these, or of a plain optimizer of `optimizer`'s kind. The latter means what constructing
-        from that optimizer does: its memory is cluster 0's, which is selected, and the others have none; what it has a
-        memory of had a gradient.
+        """Load the state of a `MomentumSeparation`, or of a plain optimizer of `optimizer`'s kind. The latter is the
+        same as wrapping that optimizer: its state becomes that of cluster 0, which is selected; the other clusters have
+        none; parameters that it has state for count as having had a gradient.
 
-        Raises: ValueError for the state of another number of clusters, of other groups of parameters, or of no
-        optimizer.
+        Raises: ValueError for a state with another number of clusters or other parameter groups, or that is not an
+        optimizer's.
         """
         if missing := {"param_groups", "states" if "states" in state_dict else "state"} - state_dict.keys():
             raise ValueError(

@@ -1,10 +1,9 @@
-"""How discrete weights move: transitions, step sizes and oscillations of a layer, whatever optimizer trains it; and two
-cures.
+"""How discrete weights move: transitions, step sizes and oscillations of a layer under any optimizer, and two remedies.
 
-"Overcoming Oscillations in Quantization-Aware Training", Nagel et al., ICML 2022: a weight oscillates when it transits
-in the direction opposite to its last transition; its frequency f is a running mean of that (Eq. 5, 6). Against it the
-paper has *dampening*, a loss that pulls latent weights to the middle of their bin, and *iterative freezing*, which
-stops for good the weights whose frequency is above a threshold.
+"Overcoming Oscillations in Quantization-Aware Training", Nagel et al., ICML 2022: a weight oscillates when it moves in
+the direction opposite to its last transition; its frequency f is a running mean of such events (Eq. 5, 6). The paper's
+remedies are *dampening*, a loss that pulls latent weights to the center of their bin, and *iterative freezing*, which
+permanently freezes weights whose frequency exceeds a threshold.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch import Tensor
 
 
 class TransitionTracker:
-    """One layer, told its discrete weights after every update.
+    """Transition statistics of one layer, updated with its latent weight after every optimizer step.
 
     discrete: the function from the latent weight to its integer levels. m: momentum of the running transition rate (Eq.
     10 of the transition-rate paper); m_o: of the oscillation frequency, f = (1 - m_o) f + m_o o (Nagel et al.'s code:
@@ -58,11 +57,11 @@ class TransitionTracker:
 
 
 def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor, aggregation: str = "kernel_mean") -> Tensor:
-    """Nagel et al., Eq. (7): the squared distance of latent weights `[O, ...]` to the middle of their bin; a scalar.
+    """Nagel et al., Eq. (7): the squared distance of latent weights `[O, ...]` from the center of their bin; a scalar.
 
     bin_center: the quantized value in units of the weight, taken as constant. clipped: bool, where the weight lies
-    outside its quantizer's range; nothing pulls there. aggregation, over the weights of the layer: kernel_mean (summed
-    over output channels, averaged within each; the default of the authors' code), sum (the paper's), mean.
+    outside its quantizer's range and contributes nothing. aggregation over the weights of the layer: kernel_mean
+    (summed over output channels, averaged within each; the default of the authors' code), sum (the paper's), mean.
     """
     squared = torch.where(clipped, 0.0, weight - bin_center).square()
     if aggregation == "kernel_mean":
@@ -71,19 +70,19 @@ def dampening_loss(weight: Tensor, bin_center: Tensor, clipped: Tensor, aggregat
 
 
 class IterativeFreezing:
-    """Nagel et al., Algorithm 1, of one layer: a weight whose oscillation frequency exceeds a threshold is fixed, for
-    the rest of training, to the level where it spent most of its time: a running mean of its levels (momentum m_o) up
-    to the update before, rounded.
+    """Nagel et al., Algorithm 1, of one layer: a weight whose oscillation frequency exceeds a threshold is fixed for
+    the rest of training at the level where it spent most of its time: the rounded running mean of its levels (momentum
+    m_o) up to the previous update.
 
-    latent: from levels (float tensor) to the latent weight in the middle of their bin; asked anew at every update, so a
-    frozen weight keeps its level though the scale is learned. Tells the tracker of every update itself.
+    latent: maps levels (float tensor) to the latent weight at the center of their bin. It is called again at every
+    update, so that a frozen weight keeps its level while the scale is learned. Updates the tracker itself.
 
-    The mean begins with the levels at the first update that has a threshold, as in the authors' code: what freezes soon
-    after keeps about the level it had then. mean_from_start: it begins with the levels at construction instead, so that
-    it knows the whole run (Algorithm 1 has no time without a threshold, and does not tell the two apart).
+    The running mean starts at the first update that has a threshold, as in the authors' code, so a weight that freezes
+    soon afterwards keeps roughly the level it had then. mean_from_start: it starts at construction instead and covers
+    the whole run (Algorithm 1 always has a threshold and does not distinguish the two).
 
-    In the authors' code a layer learns of a new level in its next forward pass, so that a weight freezes one pass later
-    than here.
+    In the authors' code a layer sees a new level in its next forward pass, so a weight freezes one pass later than
+    here.
     """
 
     def __init__(self, tracker: TransitionTracker, latent: Callable[[Tensor], Tensor], mean_from_start: bool = False):
@@ -94,8 +93,8 @@ class IterativeFreezing:
 
     @torch.no_grad()
     def update(self, weight: Tensor, threshold: float | None) -> None:
-        """Move the frozen among `weight` back, in place. threshold: of the frequency; None: nothing new is frozen
-        yet.
+        """Move the frozen among `weight` back, in place. threshold: on the frequency; None: freeze no further
+        weights.
         """
         self._hold(weight)
         self.tracker.update(weight)
@@ -108,7 +107,7 @@ class IterativeFreezing:
             self.mean_level.lerp_(levels, self.tracker.m_o)
 
     def _freeze(self, oscillating: Tensor, mean_level: Tensor) -> None:
-        # Through the quantizer and not by rounding the mean, which for one bit could give 0, no level at all
+        # Through the quantizer: rounding the mean could give 0, which is no level of a one-bit weight
         nearest = self.tracker.discrete(self.latent(mean_level)).to(torch.int8)
         self.frozen_level = torch.where(oscillating & ~self.frozen, nearest, self.frozen_level)
         self.frozen |= oscillating
@@ -118,7 +117,7 @@ class IterativeFreezing:
         weight.copy_(torch.where(self.frozen, held, weight))
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        """`mean_level` is None before the mean has begun."""
+        """`mean_level` is None until the running mean starts."""
         return {name: getattr(self, name) for name in ("mean_level", "frozen", "frozen_level")}
 
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:

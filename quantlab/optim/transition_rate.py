@@ -1,4 +1,4 @@
-"""SGDT, AdamT, AdamWT and four more: schedule the transition rate of quantized weights instead of a learning rate.
+"""SGDT, AdamT, AdamWT and four more: schedule the transition rate of quantized weights instead of the learning rate.
 
 "Scheduling Weight Transitions for Quantization-Aware Training", Lee et al., ICCV 2025, arXiv 2404.19248. A latent
 weight w is trained; the network sees its discrete version w_d. A *transition* is a change of w_d. In every layer, at
@@ -9,15 +9,15 @@ every update t:
     U^t = max(0, U^{t-1} + eta (R^t - K^t))        transition-adaptive learning rate (11)
     w^{t+1} = w^t - U^t g^t                                                         (12)
 
-R is the target transition rate, which takes the place of the learning rate: any scheduler of torch moves it. g is the
-ordinary optimizer's direction: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps). Every optimizer here is
-torch's own, whose `step` is called with U as the learning rate of each layer.
+R is the target transition rate, which takes the place of the learning rate: any torch scheduler changes it. g is the
+update direction of the plain optimizer: the momentum buffer of SGD, Adam's m^ / (sqrt(v^) + eps). Every optimizer here
+is torch's own, whose `step` is called with U as the learning rate of each layer.
 
     optimizer = SGDT([
         {"params": [conv.weight], "discretize": [quantizer.discrete], "lr": 5e-3 * 2**0.5},   # lr: the target R
         {"params": others},                                                                   # lr: a learning rate
     ], lr=0.1, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)            # moves both
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)            # changes both
 """
 
 from collections.abc import Callable
@@ -36,8 +36,8 @@ COUNTED = ("running_transition_rate", "talr", "discrete")  # K, U and w_d, in th
 def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float) -> Tensor:
     """U^t from U^{t-1}, the target R and the running rate K (0-dimensional tensors; rates are fractions, not percent).
 
-    additive: Eq. (11), the paper's. multiplicative: U R / K (Eq. S1), fast and restless. momentum_multiplicative:
-    m U + (1 - m) U R / K (Eq. S2), which is what the authors' released code does. None is ever negative.
+    additive: Eq. (11), the paper's. multiplicative: U R / K (Eq. S1), fast but unsteady. momentum_multiplicative:
+    m U + (1 - m) U R / K (Eq. S2), as in the authors' released code. U is never negative.
     """
     if rule == "additive":
         return (U + eta * (R - K)).clamp_(min=0)
@@ -46,28 +46,27 @@ def updated_talr(rule: str, U: Tensor, R: float, K: Tensor, eta: float, m: float
 
 
 class TransitionRate(torch.optim.Optimizer):
-    """Mixin before an optimizer of torch's: `class SGDT(TransitionRate, torch.optim.SGD)`. All that it takes goes on to
-    torch's.
+    """Mixin for torch's optimizers: `class SGDT(TransitionRate, torch.optim.SGD)`. All other arguments are passed on.
 
     A group with the key `discretize` is scheduled by transition rate: one function per parameter, from the latent
     weight to its discrete levels (integers from -128 to 127 in a tensor of the same shape, any dtype). In such a group
-    `lr` is the target R^t, and torch's learning rate is each layer's U^t; so it scales what a learning rate scales,
-    decoupled weight decay too. Every other group is the ordinary optimizer's, bit for bit.
+    `lr` is the target R^t, and each layer's U^t serves as torch's learning rate, including for decoupled weight decay.
+    All other groups behave as in the plain optimizer, bit for bit.
 
-    initial_talr: U^0; None: `lr` of the optimizer (the paper: the learning rate of the plain optimizer). eta: gain of
-    the additive rule; None: U^0, as the paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
+    initial_talr: U^0; None: `lr` of the optimizer, as in the paper. eta: gain of the additive rule; None: U^0, as in
+    the paper. m: momentum of the running rate (0.99). rule: see `updated_talr`.
 
-    The paper leaves K^0 and the first update open; as the released code, K^0 = R^0, and the first update, which has no
-    earlier discrete weights to compare with, uses U^0. Transitions are counted when `step` is called, between the
-    weights of two successive updates, so gradient accumulation and skipped steps of a gradient scaler count right;
-    processes that hold the same weights count the same.
+    The paper leaves K^0 and the first update open. As in the released code, K^0 = R^0, and the first update, which has
+    no earlier discrete weights to compare with, uses U^0. Transitions are counted in `step`, between the weights of two
+    successive updates, so that gradient accumulation and steps skipped by a gradient scaler are counted correctly;
+    processes with the same weights get the same counts.
 
-    A copy (`copy.deepcopy`) has parameters and functions of its own: what is bound to a quantizer is bound to its copy,
-    which is the copied model's where both are copied in one call. The same holds of pickle, which takes methods and
-    functions of modules but no lambdas; `state_dict` holds no function.
+    A copy (`copy.deepcopy`) has its own parameters and functions: a method bound to a quantizer becomes bound to the
+    quantizer's copy, which belongs to the copied model if both are copied in one call. The same holds for pickle, which
+    supports methods and module-level functions but no lambdas. `state_dict` contains no functions.
 
-    Raises: ValueError for a rule, target, m, initial_talr or eta that is not allowed, or a `discretize` of another
-    length than `params`.
+    Raises: ValueError for an invalid rule, target, m, initial_talr or eta, or a `discretize` whose length differs from
+    that of `params`.
     """
 
     def __init__(
@@ -144,11 +143,11 @@ class TransitionRate(torch.optim.Optimizer):
         finally:
             self.param_groups = groups
         for p, values in counted.items():
-            self.state[p] |= values  # after torch's, which takes an empty state for the first update
+            self.state[p] |= values  # afterwards: torch takes an empty state for the first update
         return loss
 
     def _plain_step(self) -> None:
-        """torch's `step` without its hooks: those of this object's `step` are running already."""
+        """torch's `step` without its hooks: those of this object's `step` already run."""
         plain: Any = super().step
         if getattr(plain, "hooked", False):  # torch wraps the `step` of a class when its first object is made
             plain = plain.__wrapped__.__get__(self)
@@ -156,7 +155,7 @@ class TransitionRate(torch.optim.Optimizer):
 
     def _counted(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """K^t, U^t and the levels of the layer whose latent weight is p, after counting the transitions since the
-        update before.
+        previous update.
         """
         state, R = self.state[p], group["lr"]
         discrete = self._discretize[p](p).to(torch.int8)
@@ -173,7 +172,7 @@ class TransitionRate(torch.optim.Optimizer):
         return {"running_transition_rate": K, "talr": U, "discrete": discrete}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises: ValueError for the state of groups that are scheduled where these are not, or the other way round."""
+        """Raises: ValueError if the saved groups and these differ in which are scheduled."""
         saved_groups, scheduled = state_dict["param_groups"], [group["scheduled"] for group in self.param_groups]
         saved = [group.get("scheduled", False) for group in saved_groups]
         if len(saved) == len(scheduled) and saved != scheduled:
@@ -182,7 +181,7 @@ class TransitionRate(torch.optim.Optimizer):
                 " had it"
             )
         super().load_state_dict(state_dict)
-        for group in self.param_groups:  # a plain optimizer's, or one saved by an earlier version, lacks some
+        for group in self.param_groups:  # missing in the state of a plain optimizer or an earlier version
             for name, value in (self.defaults | {"scheduled": False}).items():
                 group.setdefault(name, value)
         # torch gives every tensor the parameter's dtype, which rounds U and K of bfloat16 weights
@@ -198,8 +197,8 @@ class TransitionRate(torch.optim.Optimizer):
 
 
 def _parts(group: dict[str, Any], rates: dict[Tensor, float]) -> list[dict[str, Any]]:
-    """The groups in torch's sense: `group` itself, or of a scheduled one each parameter that has a gradient, with
-    its U for a rate.
+    """The groups that torch sees: `group` itself, or for a scheduled group one per parameter with a gradient, with its
+    U as the learning rate.
     """
     return (
         [group | {"params": [p], "lr": rates[p]} for p in group["params"] if p in rates]
@@ -212,8 +211,8 @@ class SGDT(TransitionRate, torch.optim.SGD):
     """SGD with momentum (b = momentum b + grad + weight_decay w, g = b; with `nesterov`, g = grad + weight_decay w +
     momentum b).
 
-    lr: learning rate of ordinary groups, and U^0 of scheduled ones unless `initial_talr` says otherwise. Weight decay
-    is L2: part of the gradient, so it is scaled by U too.
+    lr: learning rate of plain groups, and U^0 of scheduled ones unless `initial_talr` is given. Weight decay is L2:
+    part of the gradient, so U scales it too.
     """
 
     def __init__(

@@ -1,3 +1,3 @@
-"""Neural architecture search: what subnets there are, how good they are, and which to try. Only what runs subnets
-imports torch.
+"""Neural architecture search: spaces, accuracies of subnets, and search strategies. Only modules that run subnets
+import torch.
 """

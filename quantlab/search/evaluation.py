@@ -1,8 +1,8 @@
-"""Accuracy of many subnets of one supernet on the same images.
+"""Accuracies of many subnets of one supernet on the same images.
 
-With batch statistics (the supernet paper: its BatchNorms have no others) all subnets see a batch before the next one
-comes, and what they share is computed once. Recalibrated (SPOS), each subnet first gathers running statistics on
-training images.
+With batch statistics (as in the supernet paper, whose BatchNorms have no others) all subnets are evaluated on a batch
+before the next one, and shared computations are done once. With recalibration (SPOS) each subnet first collects running
+statistics on training images.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from quantlab.search.spaces import Subnet
 
 logger = logging.getLogger("quantlab")
 
-SUBNETS_AT_ONCE = 4096  # whose logits of one batch are held together
+SUBNETS_AT_ONCE = 4096  # in memory, with their logits for one batch
 Batch = dict[str, Tensor]  # `image` float [N, C, H, W], `label` int64 [N]
 
 
@@ -36,8 +36,8 @@ def accuracies(
 ) -> list[float]:
     """Top-1 of each subnet, percent, over all `batches`, with their batch statistics.
 
-    partial: a name without ending for the files that remember what was counted, so that an interrupted evaluation goes
-    on; removed at the end.
+    partial: path without extension of the files that store counts so far, so that an interrupted evaluation can resume;
+    removed at the end.
     """
     model.eval()
     correct, counted, start = _load_counts(partial, subnets)
@@ -64,10 +64,10 @@ def recalibrated_accuracies(
     progress: Callable[..., Iterable],
     what: str = "ranking",
 ) -> list[float]:
-    """As `accuracies`, with statistics that each subnet gathers on the `calibration` batches.
+    """As `accuracies`, with statistics that each subnet collects on the `calibration` batches.
 
-    They are the plain mean over all batches (our choice). Where the lab's released search recalibrates, which it does
-    not by default, it keeps BatchNorm's moving average of momentum 0.1, which forgets all but the last twenty batches
+    They are the plain mean over all batches (our choice). The lab's released search does not recalibrate by default;
+    where it does, it uses BatchNorm's moving average with momentum 0.1, which forgets all but the last twenty batches
     or so.
     """
     found = []
@@ -90,7 +90,7 @@ def recalibrated_accuracies(
 
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
-    """Inside, the BatchNorms of `model` keep running statistics, a plain mean over the batches since they were
+    """Within this context the BatchNorms of `model` keep running statistics, a plain mean over the batches since their
     reset.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -112,8 +112,8 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
 
 
 def _load_counts(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
-    """How many images each subnet got right, of how many, and how many batches that were; nothing, where the file is
-    not what was written.
+    """For each subnet the number of correctly classified images, then the number of images and of batches; zeros if
+    there is no valid file for these subnets.
     """
     nothing = np.zeros(len(subnets), dtype=np.int64), 0, 0
     if partial is None:
@@ -125,13 +125,13 @@ def _load_counts(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.nd
     except CorruptFileError as error:
         logger.warning("%s; the subnets are evaluated from the start", error)
         return nothing
-    if saved["subnets"] != _digest(subnets) or "images" not in saved:  # earlier versions did not write them
+    if saved["subnets"] != _digest(subnets) or "images" not in saved:  # not written by earlier versions
         return nothing
     return np.array(saved["right"]), saved["images"], saved["batches"]
 
 
 def _save_counts(partial: Path, subnets: Sequence[Subnet], correct: np.ndarray, images: int, batches: int) -> None:
-    # A list and no tensor: all of it is then in one file, which is replaced as a whole.
+    # A list instead of a tensor, so that everything is in one file, which is replaced atomically
     save_state(partial, {"subnets": _digest(subnets), "right": correct.tolist(), "images": images, "batches": batches})
 
 

@@ -1,8 +1,8 @@
-"""The MobileNet space of the N-shot search literature (ProxylessNAS's, as the supernet paper's lab released it): 21
+"""The MobileNet space of the N-shot search literature (ProxylessNAS's, as released by the supernet paper's lab): 21
 layers.
 
-Every layer is an inverted residual with a kernel of 3, 5 or 7 and an expansion of 3 or 6, or the identity where it
-changes nothing: the first layer of a stage has no identity. "7^21" subnets nominally, 6^6 * 7^15 in fact.
+A layer is an inverted residual with a kernel of 3, 5 or 7 and an expansion of 3 or 6, or the identity; the first layer
+of a stage, which changes the shape, cannot be the identity. "7^21" subnets nominally, 6^6 * 7^15 in fact.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ STAGES = (Stage(24, 4, 2), Stage(40, 4, 2), Stage(80, 4, 2), Stage(96, 4, 1), St
 
 @dataclass(frozen=True)
 class Layer:
-    """Where a searched layer stands: channels `before` and `after`, `stride`, the side of its input in pixels,
-    `first` of its stage.
+    """The position of a searched layer: channels `before` and `after`, `stride`, the side of its input in pixels,
+    whether it is `first` of its stage.
     """
 
     before: int
@@ -46,9 +46,9 @@ class Layer:
 
 
 class MobileNetSpace(SearchSpace):
-    """The space for the stages given; `stem`, `first` and `last` are the channels of what is not searched.
+    """The space for the given stages; `stem`, `first` and `last` are the channels of the layers that are not searched.
 
-    The defaults are those of ImageNet at 224 pixels; the sizes of the images only matter to FLOPs.
+    The defaults are for ImageNet at 224 pixels; image size only affects FLOPs.
     """
 
     name = "mobilenet"

@@ -1,7 +1,7 @@
 """The cell space of NAS-Bench-201 (Dong & Yang 2020, arXiv 2001.00326): 5 operations on 6 edges, 15,625 cells.
 
-A cell has four nodes; a node is the sum over its incoming edges, each an operation on an earlier node. Numbering as in
-the benchmark's tables of the supernet paper: base 5, edge 0 most significant.
+A cell has four nodes; a node is the sum over its incoming edges, each an operation on an earlier node. Cells are
+numbered as in the supernet paper's tables of the benchmark: base 5, edge 0 most significant.
 """
 
 from functools import cache
@@ -20,8 +20,8 @@ KERNELS = {OPERATIONS.index("nor_conv_1x1"): 1, OPERATIONS.index("nor_conv_3x3")
 class NasBench201(SearchSpace):
     """The space for a network of `width` channels in its first stage and `cells` cells per stage.
 
-    The defaults are the benchmark's: 16 channels, 5 cells, CIFAR-10. They only matter to complexity; the cells are
-    always the same.
+    The defaults are the benchmark's: 16 channels, 5 cells, CIFAR-10. They only affect complexity; the cells are always
+    the same.
     """
 
     name = "nas_bench_201"
@@ -45,21 +45,19 @@ class NasBench201(SearchSpace):
 
     @property
     def pixels(self) -> tuple[int, ...]:
-        """Positions of a feature map in each stage; a stride of two keeps the last row of an odd size."""
+        """Positions of a feature map in each stage; with a stride of two, odd sizes round up."""
         return tuple((-(-self.image_size // 2**stage)) ** 2 for stage in range(STAGES))
 
     def choices(self, decision: int) -> tuple[int, ...]:
         return tuple(range(len(OPERATIONS)))
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """With `none` on every edge that is on no path from the input to the output: 9,445 cells are left."""
+        """With `none` on every edge that is on no path from input to output: 9,445 cells remain."""
         live = live_edges(subnet)
         return tuple(operation if edge in live else NONE for edge, operation in enumerate(subnet))
 
     def fixed_cost(self, measure: Measure) -> int:
-        """Stem 3x3, two reductions (3x3, 3x3, and 1x1 in the shortcut), classifier; the dossier's 72,752 at the
-        defaults.
-        """
+        """Stem 3x3, two reductions (3x3, 3x3, and 1x1 in the shortcut), classifier; 72,752 with the defaults."""
         widths, pixels = self.widths, self.pixels if measure == "flops" else (1,) * STAGES
         stem = 9 * self.channels * self.width * pixels[0]
         reductions = sum(
@@ -69,7 +67,7 @@ class NasBench201(SearchSpace):
         return stem + reductions + widths[-1] * self.classes
 
     def cost(self, decision: int, operation: int, measure: Measure) -> int:
-        """Of an edge in all cells; an edge that reaches no output counts all the same, as in the released code."""
+        """Of an edge in all cells; an edge that does not reach the output is counted too, as in the released code."""
         pixels = self.pixels if measure == "flops" else (1,) * STAGES
         return (
             KERNELS.get(operation, 0) ** 2
@@ -91,8 +89,8 @@ def live_edges(subnet: Subnet) -> tuple[int, ...]:
 
 
 def reaching_edges(subnet: Subnet) -> tuple[int, ...]:
-    """Edges, in order, other than `none`, from whose target the output is reached, whether or not anything is fed
-    to them.
+    """Edges, in order, other than `none`, from whose target the output is reached, whether or not the input reaches
+    them.
     """
     reaching = {NODES - 1}
     for (source, target), operation in reversed(tuple(zip(EDGES, subnet))):

@@ -1,9 +1,9 @@
-"""The official files of NAS-Bench-201 and NATS-Bench (topology space) as a truth table of our numbering.
+"""The official files of NAS-Bench-201 and NATS-Bench (topology space) as a truth table with our numbering.
 
-Read are the state dictionaries that the authors' own interface reads (github.com/D-X-Y/NATS-Bench): per cell and
-training length, the accuracy of every seed on every data set after every epoch. Kept is the last epoch's, averaged over
-seeds, of the longest training (200 epochs). The files are pickles; nothing in them is executed: only plain containers
-and numbers are allowed, anything else is refused.
+The files are the state dictionaries that the authors' own interface reads (github.com/D-X-Y/NATS-Bench): per cell and
+training length, the accuracy of every seed on every data set after every epoch. We keep the last epoch of the longest
+training (200 epochs), averaged over seeds. The files are pickles, but nothing in them is executed: only plain
+containers and numbers are read, anything else is refused.
 """
 
 import bz2
@@ -45,16 +45,16 @@ class PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in PLAIN:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, and only plain containers and numbers are read")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}; only plain containers and numbers are read")
         return PLAIN[module, name]
 
 
 def read_benchmark(path: str | Path) -> TruthTable:
     """The truth table of an official file, percent by the names of `SOURCES`.
 
-    path: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2 (both are read whole: tens of GB of memory), or the
-    unpacked folder NATS-tss-v1_0-*-simple (one cell at a time). Raises RequestError for anything else, and for a file
-    that misses a cell.
+    path: NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2 (both are loaded whole, which takes tens of GB of memory),
+    or the unpacked folder NATS-tss-v1_0-*-simple (one cell at a time). Raises RequestError for anything else, and for a
+    file without some cell.
     """
     path, space = Path(path).expanduser(), NasBench201()
     accuracies = {name: np.full(space.size, np.nan) for name in SOURCES}
@@ -87,8 +87,8 @@ def parse_cell(text: str) -> Subnet:
 
 
 def mean_accuracy(results: Mapping[str, Any], data: str, part: str) -> float:
-    """Percent, after the last epoch, averaged over the seeds that were trained; NaN if none was, or not measured on
-    the part.
+    """Percent, after the last epoch, averaged over the seeds that were trained; NaN if none was, or it was not measured
+    on that part.
     """
     trials = [results["all_results"][data, seed] for seed in results["dataset_seed"].get(data, ())]
     return (
@@ -119,7 +119,7 @@ def _cells(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except (StopIteration, KeyError, TypeError):
             raise RequestError(
                 f"{path}: a cell has no training of 200 epochs, allowed: the topology benchmark; the size benchmark's"
-                " cells are of another space"
+                " cells belong to another space"
             ) from None
 
 

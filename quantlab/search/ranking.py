@@ -1,4 +1,4 @@
-"""How well scores order subnets: rank correlations with the truth, and how many of the best are among the best."""
+"""How well scores order subnets: rank correlations with the truth, and precision at k."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from quantlab.search.truth import TruthTable
 class Ranking:
     """How well scores, and complexities, order subnets.
 
-    main: the column of accuracies that they are compared with; truth: by name float64 `[n]` in percent, of the main
-    column first and of those beside it; metrics, by_complexity: `rank_metrics` of the scores and of the complexities
-    against the main column, and Kendall's tau against each other one, `kendall_tau_NAME`.
+    main: the column of accuracies that they are compared with; truth: columns by name, float64 `[n]` in percent, the
+    main one first; metrics, by_complexity: `rank_metrics` of the scores and of the complexities against the main
+    column, and Kendall's tau against each other column, `kendall_tau_NAME`.
     """
 
     main: str
@@ -31,8 +31,8 @@ class Ranking:
 def rank(
     truth: TruthTable, indices: np.ndarray, scores: Sequence[float], complexities: Sequence[float], column: str | None
 ) -> Ranking:
-    """The ranking of the subnets of those numbers. column: the main one, by default the table's first. Raises
-    RequestError as `lookup`.
+    """The ranking of the subnets `indices`. column: the main one, by default the table's first. Raises RequestError as
+    `lookup`.
     """
     main = column if column is not None else next(iter(truth.accuracies))
     columns = {name: truth.lookup(name, indices) for name in (main, *other_columns(truth, main))}
@@ -50,34 +50,32 @@ def rank(
 
 
 def other_columns(truth: TruthTable, main: str) -> list[str]:
-    """The table's other accuracies of the same split of their images: cifar100_test beside cifar10_test, but not
-    cifar10_valid.
-    """
+    """The table's other columns for the same kind of split: for cifar10_test cifar100_test, but not cifar10_valid."""
     split = next((ending for ending in ("_test", "_valid") if main.endswith(ending)), "")
     return [name for name in truth.accuracies if name != main and name.endswith(split)]
 
 
 def kendall_tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Kendall's tau-b of two `[n]` arrays, from -1 to 1, as the released code (scipy). A constant side gives 0: it
-    orders nothing.
+    """Kendall's tau-b of two `[n]` arrays, from -1 to 1, as in the released code (scipy); 0 if either side is
+    constant.
     """
     return _number(stats.kendalltau(scores, truth).statistic)
 
 
 def spearman(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Spearman's rank correlation of two `[n]` arrays, from -1 to 1; 0 for a constant side."""
+    """Spearman's rank correlation of two `[n]` arrays, from -1 to 1; 0 if either side is constant."""
     if np.ptp(scores) == 0 or np.ptp(truth) == 0:
         return 0.0
     return _number(stats.spearmanr(scores, truth).statistic)
 
 
 def precision_at_k(scores: np.ndarray, truth: np.ndarray, k: int) -> float:
-    """Fraction of the k best by score that are among the k best by truth; of equal ones the earlier is the better."""
+    """Fraction of the k best by score that are among the k best by truth; ties go to the earlier one."""
     return len(set(best(scores, k)) & set(best(truth, k))) / min(k, len(scores))
 
 
 def best(values: np.ndarray, k: int) -> list[int]:
-    """Positions of the k largest values, largest first; of equal ones the earlier first."""
+    """Positions of the k largest values, largest first; ties go to the earlier one."""
     return np.argsort(-np.asarray(values, dtype=np.float64), kind="stable")[:k].tolist()
 
 
@@ -97,10 +95,10 @@ def save_ranking(
     measure: str,
     complexities: Sequence[float],
 ) -> None:
-    """A CSV file with a row per ranked subnet, in the order given: what the rank correlations are computed from.
+    """Write a CSV file with a row per ranked subnet, in the given order: the input of the rank correlations.
 
-    subnets: as `model.subnet` takes them. scores: accuracies in the supernet, percent. truth: by name accuracies
-        trained alone, percent.
+    subnets: in the form of `model.subnet`. scores: accuracies in the supernet, percent. truth: accuracies trained
+        alone, percent, by name.
     complexities: in units of `measure`.
     """
     with open(path, "w", newline="", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-"""The tables that the supernet paper's code ships, as a truth table of our numbering.
+"""The tables that the supernet paper's code ships, as a truth table with our numbering.
 
 github.com/cvlab-yonsei/DYNAS, exps/NAS-Bench-201-algos/benchmark_data: pickled lists of NAS-Bench-201's accuracies, in
-our order of cells, and of the 327 cells (the file's name says 320) that the paper measures rank correlations on.
+our order of cells, and the list of 327 cells (320 in the file's name) on which the paper measures rank correlations.
 Nothing in them is executed, as in `nats_bench`.
 """
 
@@ -33,9 +33,9 @@ def is_released(folder: Path) -> bool:
 
 
 def read_released(folder: Path) -> TruthTable:
-    """The truth table of a released `benchmark_data`: every accuracy that is there, and the list of cells.
+    """The truth table of a released `benchmark_data`: every available accuracy, and the list of cells.
 
-    Raises: RequestError for a file that is not what its name says.
+    Raises: RequestError for a file whose content does not match its name.
     """
     size = NasBench201().size
     found = {name: folder / file for name, file in FILES.items() if (folder / file).is_file()}
@@ -49,7 +49,7 @@ def read_released(folder: Path) -> TruthTable:
 
 
 def read_list(path: Path) -> dict[str, np.ndarray]:
-    """A pickled list of cells, int64, as `kendall_indices`. Raises RequestError for a file that is none."""
+    """A pickled list of cells, int64, as `kendall_indices`. Raises RequestError for any other file."""
     size = NasBench201().size
 
     def is_list(values: np.ndarray) -> bool:

@@ -1,6 +1,4 @@
-"""Which subnets a supernet's training step sees: SPOS, FairNAS, few-shot NAS. Every draw is the generator's that
-the caller gives.
-"""
+"""Which subnets a step trains: SPOS, FairNAS, few-shot NAS. All draws use the generator that the caller passes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,24 +7,24 @@ from typing import TYPE_CHECKING
 from quantlab.errors import RequestError
 from quantlab.search.spaces import SearchSpace, Subnet
 
-if TYPE_CHECKING:  # the command's help imports this, and shall answer at once
+if TYPE_CHECKING:  # imported by the command's help, which has to be fast
     import numpy as np
 
 
-TRIES = 500  # draws for a subnet of the bin before any will do
+TRIES = 500  # draws for a subnet of the bin before any is accepted
 
 
 class FlopsBins:
-    """Draws that are uniform over bins of FLOPs instead of over subnets, of which most have about the same number.
+    """Draws that are uniform over bins of FLOPs instead of over subnets, most of which have about the same FLOPs.
 
-    A bin is drawn, then subnets as the sampler draws them until one lies in it; after 500 draws the next one is taken,
-    whatever its FLOPs. As the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300 M to 330
-    M); the supernet paper's own trainer for that space is not released.
+    A bin is drawn, then subnets are drawn as the sampler does until one lies in it; after 500 draws the next one is
+    accepted whatever its FLOPs. As in the MobileNet trainer of the lab's One-Shot-NAS code (three bins of 10 M from 300
+    M to 330 M); the supernet paper's own trainer for that space is not released.
     """
 
     def __init__(self, space: SearchSpace, edges: Sequence[float], key: str = "method.flops_bins"):
-        """edges: of the bins, ascending. Raises RequestError, under the name `key`, for a bin that no subnet of the
-        space lies in.
+        """edges: of the bins, ascending. Raises RequestError, under the name `key`, for a bin that contains no subnet
+        of the space.
         """
         self.space, self.edges = space, edges
         least, most = space.complexity_range("flops")
@@ -49,16 +47,16 @@ class FlopsBins:
 
 
 class Sampler(ABC):
-    """Base: one supernet. `parts`: how many supernets are trained, one after the other."""
+    """Base class: one supernet. `parts`: the number of supernets, trained one after the other."""
 
     parts = 1
 
     def __init__(self, space: SearchSpace, bins: FlopsBins | None = None):
-        """bins: what single subnets are drawn by; None: uniformly over the space."""
+        """bins: how single subnets are drawn; None: uniformly over the space."""
         self.space, self.bins = space, bins
 
     def sample(self, rng: "np.random.Generator", part: int) -> Subnet:
-        """One subnet, as supernet `part` sees them in training."""
+        """A subnet drawn as in the training of supernet `part`."""
 
         def uniform() -> Subnet:
             return self.within(self.space.sample(rng), part)
@@ -68,15 +66,15 @@ class Sampler(ABC):
     @abstractmethod
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
         """The subnets of one step, whose gradients are summed. shared: a decision at which all have the same operation
-        (of momentum separation, whose clusters go by it); None: no such decision.
+        (momentum separation clusters by it), or None.
         """
 
     def part_of(self, subnet: Subnet) -> int:
-        """Which supernet knows the subnet."""
+        """The supernet that contains the subnet."""
         return 0
 
     def within(self, subnet: Subnet, part: int) -> Subnet:
-        """The subnet as supernet `part` could draw it."""
+        """The subnet with the operation that supernet `part` fixes."""
         return subnet
 
 
@@ -90,11 +88,10 @@ class SPOS(Sampler):
 class FairNAS(Sampler):
     """Every operation of every decision once a step: "FairNAS", Chu et al., ICCV 2021 (strict fairness).
 
-    A random order of the operations per decision; subnet k takes the k-th of each. With a shared decision its one
-    operation is drawn for all, and fairness there holds in expectation only (the supernet paper's released code). Where
-    decisions offer different numbers of operations, the shorter orders begin again (our choice): there an operation may
-    come twice. Bins of FLOPs are not for it: its subnets have every operation once, so what one of them has the others
-    lack.
+    A random order of the operations per decision; subnet k takes the k-th of each. A shared decision gets one operation
+    for all, so fairness there holds in expectation only (the supernet paper's released code). If decisions offer
+    different numbers of operations, shorter orders repeat (our choice), so that an operation may occur twice. Bins of
+    FLOPs do not apply: the subnets of a step use every operation once and are not independent.
     """
 
     def draw(self, rng: "np.random.Generator", part: int, shared: int | None) -> list[Subnet]:
@@ -106,8 +103,8 @@ class FairNAS(Sampler):
 
 
 class FSNAS(Sampler):
-    """Few-shot NAS (Zhao et al., ICML 2021): one supernet per operation of one decision, `split`, which is fixed in
-    it; inside, as SPOS.
+    """Few-shot NAS (Zhao et al., ICML 2021): one supernet per operation of the decision `split`; within each,
+    SPOS.
     """
 
     def __init__(self, space: SearchSpace, split: int, bins: FlopsBins | None = None):
@@ -126,8 +123,8 @@ class FSNAS(Sampler):
 
 
 def build_sampler(name: str, space: SearchSpace, split: int, flops_bins: Sequence[float] | None = None) -> Sampler:
-    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on; flops_bins: edges of bins, not with
-    fairnas, or None.
+    """name: spos, fairnas, fsnas; split: the decision that fsnas splits on; flops_bins: edges of bins (not with
+    fairnas) or None.
     """
     bins = None if flops_bins is None else FlopsBins(space, flops_bins)
     return FSNAS(space, split, bins) if name == "fsnas" else {"spos": SPOS, "fairnas": FairNAS}[name](space, bins)

@@ -1,7 +1,7 @@
-"""What a search space is: decisions, each with a few operations; a subnet is one operation per decision.
+"""Search spaces: decisions, each with a few operations; a subnet is one operation per decision.
 
-A third space gives the names of its decisions and operations, which operations are legal where, and what each costs;
-numbering, encoding, drawing, neighbours and complexity follow from that.
+A new space defines the names of its decisions and operations, which operations are legal where, and their costs;
+numbering, encoding, sampling, neighbours and complexity follow.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from quantlab.errors import RequestError
 
-if TYPE_CHECKING:  # the command's help imports this, and shall answer at once
+if TYPE_CHECKING:  # imported by the command's help, which has to be fast
     import numpy as np
 
 Subnet = tuple[int, ...]  # the operation of each decision, an edge of a cell or a layer of a chain
@@ -21,7 +21,7 @@ MEASURES: tuple[Measure, ...] = ("parameters", "flops")
 
 
 class SearchSpace(ABC):
-    """Base of all spaces. A subclass sets `name`, `decisions` and `operations`, and says what is legal and what it
+    """Base of all spaces. A subclass sets `name`, `decisions` and `operations`, and defines legal operations and
     costs.
     """
 
@@ -35,11 +35,11 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def fixed_cost(self, measure: Measure) -> int:
-        """Cost of what every subnet has: stem, reductions, classifier."""
+        """Cost of the parts that every subnet has: stem, reductions, classifier."""
 
     @abstractmethod
     def cost(self, decision: int, operation: int, measure: Measure) -> int:
-        """What choosing `operation` at `decision` adds to the complexity."""
+        """Complexity added by `operation` at `decision`."""
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class SearchSpace(ABC):
         return tuple(map(getitem, legal, rng.integers([len(operations) for operations in legal])))
 
     def check(self, subnet: Subnet, key: str = "subnet") -> Subnet:
-        """`subnet` itself. Raises RequestError, one line under the name `key`, for one that is not of this space."""
+        """`subnet` itself. Raises RequestError, one line under the name `key`, for a subnet outside this space."""
         legal = self._legal
         if len(subnet) == len(legal) and all(operation in allowed for operation, allowed in zip(subnet, legal)):
             return tuple(subnet)
@@ -75,11 +75,11 @@ class SearchSpace(ABC):
         )
 
     def encode(self, subnet: Subnet) -> str:
-        """`"3-3-3-1-2-3"`, as a person types it."""
+        """The subnet as users type it: `"3-3-3-1-2-3"`."""
         return "-".join(map(str, self.check(subnet)))
 
     def decode(self, text: str, key: str = "subnet") -> Subnet:
-        """The subnet that `encode` spelled. Raises RequestError, one line under the name `key`, for any other text."""
+        """The inverse of `encode`. Raises RequestError, one line under the name `key`, for any other text."""
         try:
             subnet = tuple(int(part) for part in text.split("-"))
         except ValueError:
@@ -88,7 +88,7 @@ class SearchSpace(ABC):
 
     @property
     def example(self) -> str:
-        """An encoding to show: the middle one of the legal operations everywhere."""
+        """An encoding for messages: the middle legal operation everywhere."""
         return self.encode(tuple(legal[len(legal) // 2] for legal in self._legal))
 
     @property
@@ -97,14 +97,14 @@ class SearchSpace(ABC):
         return f"allowed in {self.name}: {len(self.decisions)} operations ({operations}) joined by '-'"
 
     def index(self, subnet: Subnet) -> int:
-        """The number of a subnet, 0 to size - 1: mixed radix, the first decision most significant."""
+        """The index of a subnet, 0 to size - 1: mixed radix, the first decision most significant."""
         number = 0
         for operation, legal in zip(self.check(subnet), self._legal):
             number = number * len(legal) + legal.index(operation)
         return number
 
     def subnet(self, index: int) -> Subnet:
-        """The subnet of a number. Raises RequestError outside 0 to size - 1."""
+        """The subnet of an index. Raises RequestError outside 0 to size - 1."""
         if not 0 <= index < self.size:
             nearest = min(max(index, 0), self.size - 1)
             raise RequestError(f"index: got {index}, allowed in {self.name}: 0 to {self.size - 1}; type {nearest}")
@@ -115,8 +115,8 @@ class SearchSpace(ABC):
         return tuple(reversed(reversed_operations))
 
     def canonical(self, subnet: Subnet) -> Subnet:
-        """The one subnet that stands for all that compute the same with the same weights; itself, unless a space
-        knows of others.
+        """The representative of all subnets that compute the same function with the same weights; by default the subnet
+        itself.
         """
         return subnet
 

@@ -1,8 +1,7 @@
-"""Which subnets to score in search of the best: all of them, random ones, or the offspring of good ones.
+"""Which subnets to score in search of the best: all, random ones, or the offspring of good ones.
 
-Every strategy asks `score` for lists of subnets, higher is better, never twice for the same one, and answers with what
-it scored, best first. Random draws come from the generator given, so that the same seed and scores find the same
-subnet.
+A strategy calls `score` on lists of subnets (higher is better), never twice on the same subnet, and returns what it
+scored, best first. Random draws use the given generator, so that the same seed and scores find the same subnet.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from quantlab.errors import RequestError
 from quantlab.search.spaces import Measure, SearchSpace, Subnet
 
 Score = Callable[[list[Subnet]], list[float]]
-Scored = list[tuple[Subnet, float]]  # best first; of equal scores the one that was scored first
+Scored = list[tuple[Subnet, float]]  # best first; ties go to the one scored first
 
 EXHAUSTIBLE = 10**6  # subnets; NAS-Bench-201 has 15,625, the MobileNet space 2e17
-TRIES = 100  # draws before a rare thing is taken for impossible
+TRIES = 100  # draws before a rare event is assumed impossible
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class ComplexityLimit:
     largest: float
 
     def check(self, key: str = "method.search.complexity_limit") -> None:
-        """Raises RequestError, under the name `key`, if not even the smallest subnet is within the limit."""
+        """Raises RequestError, under the name `key`, if even the smallest subnet exceeds the limit."""
         least, most = self.space.complexity_range(self.measure)
         if self.largest < least:
             raise RequestError(
@@ -43,7 +42,7 @@ class ComplexityLimit:
 
 
 def require_exhaustible(space: SearchSpace) -> None:
-    """Raises RequestError for a space too large to score every subnet of."""
+    """Raises RequestError for a space too large to score every subnet."""
     if space.size > EXHAUSTIBLE:
         raise RequestError(
             f"method.search.strategy: got exhaustive, but {space.name} has {space.size} subnets, allowed there: random,"
@@ -65,7 +64,7 @@ def exhaustive(space: SearchSpace, score: Score, limit: ComplexityLimit | None =
 def random_search(
     space: SearchSpace, score: Score, count: int, rng: np.random.Generator, limit: ComplexityLimit | None = None
 ) -> Scored:
-    """`count` different subnets within the limit, fewer where there are no more."""
+    """`count` different subnets within the limit, or fewer if there are no more."""
     _check(limit)
     drawn = list(islice(_unseen_subnets(space, rng, limit, seen=set()), count))
     return _ranked(list(zip(drawn, score(drawn))))
@@ -88,9 +87,9 @@ def evolutionary_search(
 
     population: subnets scored in each of `generations`, random in the first; parents: the best ever scored, from which
     `mutation` children are made by redrawing each decision with `mutation_probability`, and `crossover` children by
-    taking each decision from one of two parents. Children that were scored before or exceed the limit are made anew, up
-    to ten times as often as children are wanted; random subnets fill up. Ends early when the space has nothing new. The
-    released code does not count the random generation among its 20: it scores as many subnets as 21 here.
+    taking each decision from one of two parents. Children that were already scored or exceed the limit are redrawn, up
+    to ten tries per child; random subnets fill the remaining places. Ends early when nothing unscored is left. The
+    released code does not count the random generation among its 20: it scores as many subnets as 21 generations here.
     """
     _check(limit)
     scored: Scored = []
@@ -119,10 +118,10 @@ def evolutionary_search(
 
 
 def draw_within(space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None) -> Subnet:
-    """A random subnet within the limit: uniform, by rejection; where a hundred draws exceed it, decision by decision.
+    """A random subnet within the limit: uniform, by rejection; after a hundred rejected draws, decision by decision.
 
-    Decision by decision (our choice), in random order, means uniformly among the operations that leave room for the
-    smallest of the rest, which is not uniform over the subnets, but always finds one.
+    Decision by decision (our choice) means in random order, uniformly among the operations that leave room for the
+    smallest choice elsewhere. This is not uniform over subnets, but always finds one.
     """
     for _ in range(TRIES):
         subnet = space.sample(rng)
@@ -146,7 +145,7 @@ def draw_within(space: SearchSpace, rng: np.random.Generator, limit: ComplexityL
 def _unseen_subnets(
     space: SearchSpace, rng: np.random.Generator, limit: ComplexityLimit | None, seen: set[Subnet]
 ) -> Iterator[Subnet]:
-    """Random subnets that were not seen, until a hundred in a row were."""
+    """Random subnets that were not seen before, until a hundred draws in a row were."""
     while True:
         subnet = next(_unseen((draw_within(space, rng, limit) for _ in range(TRIES)), seen, limit), None)
         if subnet is None:
@@ -155,7 +154,7 @@ def _unseen_subnets(
 
 
 def _unseen(subnets: Iterator[Subnet], seen: set[Subnet], limit: ComplexityLimit | None) -> Iterator[Subnet]:
-    """Those within the limit that were not seen; they are from now on."""
+    """Those within the limit that are not in `seen`, to which they are added."""
     for subnet in subnets:
         if subnet not in seen and (limit is None or limit.allows(subnet)):
             seen.add(subnet)

@@ -1,9 +1,8 @@
-"""What subnets reach when each is trained alone: a table of accuracies, of a whole benchmark or of a sample that was
-trained.
+"""Accuracies of subnets trained alone: a table of a whole benchmark or of a trained sample.
 
-The file is an .npz: every float array is an accuracy in percent, by name (`cifar10_test`), entry n of it the subnet of
-number n; an integer array whose name ends in `_indices` is a named list of subnets (`kendall_indices`). With an integer
-array `indices` the table is of a sample: entry i is the subnet of number indices[i].
+The file is an .npz: every float array is an accuracy in percent, by name (`cifar10_test`), whose entry n belongs to
+subnet n; an integer array whose name ends in `_indices` is a named list of subnets (`kendall_indices`). With an
+integer array `indices` the table covers a sample: entry i belongs to subnet indices[i].
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ SUBSET = "_indices"
 
 
 def table_file(path: str | Path, key: str) -> Path:
-    """The file of a table. Raises RequestError, under the name `key`, where there is none."""
+    """The file of a table. Raises RequestError, under the name `key`, if it does not exist."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise RequestError(f"{key}: no such file: {file}; scripts/convert_nats_bench.py makes NAS-Bench-201's")
@@ -28,8 +27,8 @@ def table_file(path: str | Path, key: str) -> Path:
 
 @dataclass(frozen=True)
 class TruthTable:
-    """`indices` int64 `[n]`: the subnets that are known; `accuracies`: float64 `[n]` in percent, by name;
-    `subsets`: int64, by name.
+    """indices: int64 `[n]`, the subnets in the table; accuracies: float64 `[n]` in percent, by name; subsets:
+    int64, by name.
     """
 
     indices: np.ndarray
@@ -38,7 +37,7 @@ class TruthTable:
 
     @classmethod
     def load(cls, path: str | Path, space: SearchSpace, key: str = "method.truth") -> "TruthTable":
-        """Read an .npz. Raises RequestError, under the name `key`, for a file that is none, or not a table of
+        """Read an .npz. Raises RequestError, under the name `key`, for a file that is no .npz, or not a table of
         `space`.
         """
         file = table_file(path, key)
@@ -47,7 +46,7 @@ class TruthTable:
             with np.load(file, allow_pickle=False) as arrays:
                 for name in arrays.files:
                     content[name] = arrays[name]
-        except Exception as error:  # numpy and zipfile, fed with damaged bytes, raise almost anything
+        except Exception as error:  # numpy and zipfile raise almost anything on damaged bytes
             read = f", after {', '.join(content)}" if content else ""
             raise RequestError(f"{key}: {file} is not a sound .npz file of plain arrays ({error}{read})") from None
         accuracies = {name: values.astype(np.float64) for name, values in content.items() if values.dtype.kind == "f"}
@@ -83,7 +82,7 @@ class TruthTable:
         return cls(np.arange(expected) if sample is None else sample, accuracies, subsets)
 
     def save(self, path: str | Path) -> None:
-        """Write a file that `load` reads. A table of the first n subnets is written as one of a whole space."""
+        """Write a file that `load` reads. A table of the first n subnets is written like that of a whole space."""
         whole = np.array_equal(self.indices, np.arange(len(self.indices)))
         np.savez_compressed(path, **({} if whole else {"indices": self.indices}), **self.accuracies, **self.subsets)
 
@@ -103,7 +102,7 @@ class TruthTable:
         return self.accuracies[name][[rows[int(index)] for index in indices]]
 
     def subset(self, name: str | None) -> np.ndarray:
-        """The subnets of a named list, or for None all of the table. Raises RequestError for an unknown name."""
+        """The subnets of a named list, or for None all in the table. Raises RequestError for an unknown name."""
         if name is None:
             return self.indices
         if name not in self.subsets:

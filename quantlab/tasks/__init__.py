@@ -1,1 +1,1 @@
-"""Tasks: the data, its normalisation and labels, and how a result on them is judged."""
+"""Tasks: data, normalization, labels, and evaluation."""

@@ -1,6 +1,6 @@
-"""What every task on images offers: images, labels and a training dataset, all from one array.
+"""Base of all image tasks: images, labels and a training dataset, all from one array.
 
-Images are kept as uint8 `[N, C, H, W]` and become floats one batch at a time: CIFAR-10 takes 150 MB instead of 600.
+Images are kept as uint8 `[N, C, H, W]` and converted to floats batch by batch: CIFAR-10 takes 150 MB instead of 600.
 """
 
 import functools
@@ -24,7 +24,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """float `[..., C, H, W]` nominally in [-1, 1] to float in [0, 1]; what lies outside is clamped."""
+    """float `[..., C, H, W]` nominally in [-1, 1] to float in [0, 1], clamped."""
     return ((images + 1) / 2).clamp(0, 1)
 
 
@@ -44,11 +44,11 @@ def resize(images: Tensor, size: int, chunk: int = 4096) -> Tensor:
 
 
 class ImageDataset(Dataset):
-    """Map-style: `{"image": [C, H, W], "label": int64 []}`; no "label" where the task has none.
+    """Map-style: `{"image": [C, H, W], "label": int64 []}`; without "label" if the task has none.
 
-    `transform` makes of the stored uint8 images what an item holds: float32 in [-1, 1] unless it says otherwise.
+    transform: from stored uint8 images to those of an item, by default float32 in [-1, 1].
 
-    `__getitems__` makes a whole batch with one indexing operation; `collate` then has nothing left to do.
+    `__getitems__` builds a whole batch in one indexing operation, so `collate` has nothing to do.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None, transform: Callable[[Tensor], Tensor] = normalize):
@@ -68,13 +68,13 @@ class ImageDataset(Dataset):
 
 
 def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The `collate_fn` of a DataLoader over an `ImageDataset`, whose `__getitems__` returns batches already."""
+    """The `collate_fn` of a DataLoader over an `ImageDataset`, whose `__getitems__` already returns batches."""
     return batch
 
 
 def iterate_batches(loader: Iterable) -> Iterator:
-    """The batches of a DataLoader. An error of ours that was raised in a worker comes back as its one line: torch puts
-    the worker's traceback before it.
+    """The batches of a DataLoader. Our errors from a worker are reduced to their one line again: torch prepends the
+    worker's traceback.
     """
     try:
         yield from loader
@@ -84,8 +84,8 @@ def iterate_batches(loader: Iterable) -> Iterator:
 
 
 def require_channels(section: Any, channels: int) -> None:
-    """Raises RequestError for a normalization of more or fewer channels than the images have. One value serves all
-    channels.
+    """Raises RequestError for a normalization whose number of channels differs from the images'. One value applies to
+    all channels.
     """
     for key in ("mean", "std"):
         values = getattr(section.normalization, key)
@@ -99,17 +99,17 @@ def require_channels(section: Any, channels: int) -> None:
 
 
 def validation_count(images: int, fraction: float, least: int = 1) -> int:
-    """How many of a training split's images are held out for validation: `fraction` of them, rounded.
+    """The number of a training split's images that are held out for validation: `fraction` of them, rounded.
 
     Raises:
-        RequestError: that leaves none for validation, or fewer than `least` to train on.
+        RequestError: this leaves none for validation, or fewer than `least` for training.
     """
     held = round(fraction * images)
     if 0 < held <= images - least:
         return held
     if images <= least:
         raise RequestError(
-            f"task.validation_fraction: {images} images (with boxes, where it is boxes) are left for training and "
+            f"task.validation_fraction: {images} images (with boxes, for detection) are left for training and "
             f"validation, allowed: at least {least + 1}; give more images"
         )
     fitting = 0.1 if 0 < round(0.1 * images) <= images - least else round(1 / images, 3)
@@ -134,16 +134,16 @@ def to_device(batch: Any, device: torch.device) -> Any:
 class ImageTask:
     """Images to train on: the training split of a data set, at `image_size` pixels.
 
-    A subclass says in `_load` where they come from. They are read once, at the first question, and stay in memory.
+    A subclass defines in `_load` where they come from. They are read once, on first access, and stay in memory.
     `section` is the task's config: `name`, `image_size`, `evaluation`, and what the subclass reads.
     """
 
     kind: str
     collate = staticmethod(collate)
     channels: int
-    classes: int | None  # number of labels; None: the images have none
-    draws = False  # whether `draw` draws anything
-    # processes that load data unless trainer.num_workers says how many: none where all is in memory
+    classes: int | None  # number of classes; None: no labels
+    draws = False  # whether `draw` writes figures
+    # processes that load data unless trainer.num_workers is given; 0 for data in memory
     workers = 0
 
     def __init__(self, section: Any):
@@ -154,7 +154,7 @@ class ImageTask:
 
     def _load(self) -> tuple[np.ndarray, np.ndarray | None]:
         """uint8 `[N, C, H, W]` at any size, and int64 `[N]` or None. Raises RequestError when data cannot be read."""
-        raise NotImplementedError  # every task says where its images come from
+        raise NotImplementedError  # defined by every task
 
     @functools.cached_property
     def _data(self) -> tuple[Tensor, Tensor | None]:
@@ -163,12 +163,12 @@ class ImageTask:
         return resize(torch.from_numpy(images), self.image_size), labels
 
     def check(self) -> None:
-        """Reads everything, so that a missing, empty or damaged file is found before any work.
+        """Read everything, so that a missing, empty or damaged file is found before any work.
 
-        Nothing is read twice: whoever asks for the images later finds them in memory.
+        Nothing is read twice: later accesses find the images in memory.
 
         Raises:
-            RequestError: the path, what is wrong with it, and what to do.
+            RequestError: with the path, the problem and the remedy.
         """
         self.images()
 
@@ -190,30 +190,30 @@ class ImageTask:
         return digest.hexdigest()
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the images after all preprocessing, and of their labels: what weights trained here depend on.
+        """sha256 (hex) of the preprocessed images and their labels, on which weights trained here depend.
 
-        The decoded pixels are hashed and not the files: the same data in another container, or under another name,
-        give the same key, and any change of a pixel, of the order, of a label or of the size gives another.
+        Decoded pixels are hashed, not files: the same data in another container or under another name give the same
+        key; any change of a pixel, the order, a label or the size gives another.
         """
         return self._fingerprint
 
     def dataset(self) -> ImageDataset:
-        """What a model is trained on; use `collate` as the DataLoader's `collate_fn`."""
+        """The training data; use `collate` as the DataLoader's `collate_fn`."""
         return ImageDataset(*self._data)
 
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
-        """A batch of `dataset` as the model takes it, on the batch's device; `train`: with augmentation, if the
-        task has one.
+        """A batch of `dataset` in the model's input format, on the batch's device; train: with augmentation, if the
+        task has any.
         """
         return batch
 
     def baseline(self, device: torch.device) -> dict[str, dict[str, float]]:
-        """Metrics on the test part of what needs no network, by name, if the task has such a thing to compare with."""
+        """Test metrics of baselines that need no network, by name, if the task has any."""
         return {}
 
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """Pictures of what `models` (by label, in the order to be shown, on `device`) make of test images, as PNG files
-        in `folder`.
+        """Write figures of the output of `models` (by label, in display order, on `device`) on test images, as PNG
+        files in `folder`.
 
-        Asked once, at the end of a run, on the main process. Not every task has something to look at.
+        Called once, at the end of a run, on the main process. Not every task has figures.
         """

@@ -1,6 +1,4 @@
-"""The classification tasks by name: which images, how they are split, augmented and normalized, and how accuracy is
-measured.
-"""
+"""Classification tasks: images, splits, augmentation, normalization, and accuracy."""
 
 import functools
 import hashlib
@@ -22,10 +20,11 @@ from quantlab.tasks.split_file import read_split, require_images
 
 
 def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
-    """Each image of `[N, C, H, W]` shifted by up to `padding` pixels each way, black moving in, and mirrored or not.
+    """Each image of `[N, C, H, W]` shifted by up to `padding` pixels in each direction, padded with black, and randomly
+    mirrored.
 
-    The augmentation of the CIFAR literature (He et al. 2016, Sec. 4.2), on the images' device, a whole batch at a time.
-    One draw per image, from torch's generator.
+    The augmentation of the CIFAR literature (He et al. 2016, Sec. 4.2), on the images' device, for a whole batch at a
+    time, with one draw per image from torch's generator.
     """
     count, _, height, width = images.shape
     device = images.device
@@ -37,7 +36,7 @@ def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
             mirrored = torch.rand(count, 1, device=device) < 0.5
             column = torch.where(mirrored, column.flip(1), column)
         index = torch.arange(count, device=device)[:, None, None]
-        # Channels last while gathering, so that one index moves all channels of a pixel.
+        # Channels last while gathering, so that one index selects all channels of a pixel.
         return padded.permute(0, 2, 3, 1)[index, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2)
     if flip:
         mirrored = torch.rand(count, 1, 1, 1, device=device) < 0.5
@@ -46,11 +45,10 @@ def random_crop_and_flip(images: Tensor, padding: int, flip: bool) -> Tensor:
 
 
 class ClassificationTask(ImageTask):
-    """Labelled images: training, validation and test parts that share none. What is common to images in memory and in
-    folders.
+    """Labelled images, in memory or in folders: disjoint training, validation and test parts.
 
-    The validation part, `validation_fraction` of the training split, is drawn by `split_seed` and never trained on; it
-    tells which checkpoint is best. What is reported is measured on the test split.
+    The validation part, `validation_fraction` of the training split, is drawn by `split_seed`, never trained on, and
+    selects the best checkpoint. Reported metrics are measured on the test split.
     """
 
     kind = "classification"
@@ -63,44 +61,46 @@ class ClassificationTask(ImageTask):
         require_channels(section, self.channels)
 
     def part(self, name: str) -> Dataset:
-        """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises
-        RequestError as `check`.
+        """The "train", "validation" or "test" part, whose items hold uint8 images and int64 labels. Raises RequestError
+        as `check`.
         """
-        raise NotImplementedError  # in memory or in folders
+        raise NotImplementedError  # depends on where images are stored
 
     def augment(self, images: Tensor) -> Tensor:
-        """A batch of a part's images as training sees it, drawn by torch's generator."""
+        """A batch of a part's images with training augmentation, drawn by torch's generator."""
         raise NotImplementedError  # in memory or in folders
 
     def centre(self, images: Tensor) -> Tensor:
-        """A batch of a part's images as evaluation sees it."""
+        """A batch of a part's images as used in evaluation."""
         return images
 
     def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shuffled indices of the training split, divided. Raises RequestError where one of the two would be empty."""
+        """Shuffled indices of the training split, divided into both parts. Raises RequestError if either would be
+        empty.
+        """
         held = validation_count(len(order), self.section.validation_fraction)
         return order[:held], order[held:]
 
     def shuffled(self, count: int, seed: int | None = None) -> np.ndarray:
-        """The indices below `count` in the order that `seed`, or else `split_seed`, gives them."""
+        """The indices below `count` in an order drawn by `seed`, by default `split_seed`."""
         return np.random.default_rng(self.section.split_seed if seed is None else seed).permutation(count)
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, labels and their smoothing, split,
-        augmentation, normalization.
+        """As in the base class, of everything that weights trained here depend on: images, labels and their smoothing,
+        split, augmentation, normalization.
         """
         digest = hashlib.sha256(super().fingerprint().encode())
         shaping = self.section.model_dump(
             include={"augmentation", "normalization", "validation_fraction", "split_seed"}
         )
-        # where there is none, weights cached before this key existed are still found
+        # omitted if zero, so that weights cached before this key existed are still found
         if self.section.label_smoothing:
             shaping["label_smoothing"] = self.section.label_smoothing
         digest.update(json.dumps(shaping, sort_keys=True).encode())
         return digest.hexdigest()
 
     def dataset(self) -> Dataset:
-        """The training part as uint8: `prepare` does the rest, on the device, inside the seeded step."""
+        """The training part as uint8; `prepare` does the rest on the device, within the seeded step."""
         return self.part("train")
 
     def prepare(self, batch: dict[str, Tensor], train: bool) -> dict[str, Tensor]:
@@ -109,10 +109,9 @@ class ClassificationTask(ImageTask):
         return batch | {"image": self.normalize(self.augment(batch["image"])), "label": self.smooth(batch["label"])}
 
     def smooth(self, label: Tensor) -> Tensor:
-        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to the float32 `[N, classes]` that a class is to
-        be predicted with, `(1 - e) [class is label] + e / classes` for e = `label_smoothing`; int64 as it is for e = 0.
-        Cross-entropy takes either, so every method that trains a classifier trains on it; accuracies and validation
-        losses know nothing of it.
+        """Label smoothing (Szegedy et al. 2016, Sec. 7): int64 `[N]` to float32 `[N, classes]` targets, `(1 - e)
+        [class is label] + e / classes` for e = `label_smoothing`; unchanged for e = 0. Cross-entropy accepts both, so
+        this works in every method that trains a classifier; accuracies and validation losses are not affected.
         """
         share = self.section.label_smoothing
         return (1 - share) * F.one_hot(label, self.classes) + share / self.classes if share else label
@@ -145,21 +144,21 @@ class ClassificationTask(ImageTask):
         return {"top1": 100 * top1, "top5": 100 * top5, "loss": loss}
 
     def protocol(self) -> dict[str, Any]:
-        """What accuracy was measured on."""
+        """The data that accuracy was measured on."""
         sizes = {f"{name}_images": len(self.part(name)) for name in ("train", "validation", "test")}
         return sizes | {"split_seed": self.section.split_seed}
 
 
 class ImagesInMemory(ClassificationTask):
-    """A set that is read once and stays in memory as uint8. A subclass without an official test split gives
+    """A data set that is read once and stays in memory as uint8. A subclass without an official test split sets
     `test_fraction`.
     """
 
     test_fraction: float | None = None
 
     def _load_test(self) -> tuple[np.ndarray, np.ndarray]:
-        """As `_load`, the test split."""
-        raise NotImplementedError  # every task with an official test split says where it lies
+        """The test split, as `_load`."""
+        raise NotImplementedError  # defined by every task with an official test split
 
     @functools.cached_property
     def _parts(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -198,7 +197,7 @@ class ImagesInMemory(ClassificationTask):
 
 
 class Digits(ImagesInMemory):
-    """scikit-learn's 1,797 handwritten digits, 8x8, grey; part of the installation. A fifth is the test split."""
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey, part of the installation. A fifth is the test split."""
 
     channels, classes, test_fraction = 1, 10, 0.2
 
@@ -207,13 +206,13 @@ class Digits(ImagesInMemory):
 
 
 class OfficialTest(ImagesInMemory):
-    """A set whose test split is its own, so that a file may divide the training split: `split_file`, in place of a
-    random draw.
+    """A data set with an official test split, so that `split_file` can divide the training split instead of a random
+    draw.
     """
 
     def __init__(self, section: Any):
         super().__init__(section)
-        # Before the images, which take half a minute to decode
+        # before the images, which take half a minute to decode
         self.split = None if section.split_file is None else read_split(section.split_file)
 
     def validation_and_train(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,10 +1,8 @@
-"""Classification of images that lie in folders, one per class, and are decoded when a batch asks for them: ImageNet, or
-your own.
+"""Classification of images in one folder per class, decoded when a batch needs them: ImageNet, or your own.
 
-An image becomes uint8 with its shorter side at `decode_size`, centre-cropped to a square, in the processes that load
-data. Random cropping and mirroring are done to the whole batch on the device, inside the seeded step. That is our
-choice, not torchvision's order: a run repeats its bits whatever the number of processes, and goes on with the same bits
-after a stop.
+Loader processes decode an image to uint8, resize its shorter side to `decode_size`, and crop the central square. Random
+cropping and mirroring are done on the device, for the whole batch, within the seeded step. This order is our choice and
+not torchvision's: results are bit-identical for any number of processes and after a resume.
 """
 
 import functools
@@ -27,9 +25,9 @@ from quantlab.tasks.image_files import class_labels, find_images
 from quantlab.tasks.image_folder import read_image
 
 MOST_WORKERS = 4
-# names of folders that are no classes
+# folder names that are not classes
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-SEEDS = 100  # tried for one that suits a folder of few images
+SEEDS = 100  # tried to find one that suits a folder of few images
 
 
 def random_resized_crop(
@@ -38,9 +36,9 @@ def random_resized_crop(
     """Inception's augmentation (Szegedy et al. 2015), a batch at a time: `[N, C, S, S]` to float32 `[N, C, size,
     size]`.
 
-    Of each image a rectangle of a share of the area within `scale` and of width to height within `ratio` (log-uniform),
-    at a uniform place, resized bilinearly and mirrored or not. Drawn by torch's generator. A side longer than the image
-    is cut to it.
+    From each image a rectangle with a share of the area within `scale` and a width-to-height ratio within `ratio`
+    (log-uniform), at a uniform position, resized bilinearly and randomly mirrored. Drawn by torch's generator. Sides
+    longer than the image are cut to it.
     """
     count, device = len(images), images.device
     area = torch.empty(count, device=device).uniform_(*scale)
@@ -51,9 +49,9 @@ def random_resized_crop(
         width = torch.where(torch.rand(count, device=device) < 0.5, -width, width)
     theta = torch.zeros(count, 2, 3, device=device)
     theta[:, 0, 0], theta[:, 0, 2], theta[:, 1, 1], theta[:, 1, 2] = width, x, height, y
-    with torch.autocast(device.type, enabled=False):  # half precision would place pixels up to half a pixel off
+    with torch.autocast(device.type, enabled=False):  # half precision would shift pixels by up to half a pixel
         grid = F.affine_grid(theta, (count, images.shape[1], size, size), align_corners=False)
-        # the centre of the last pixel: nothing beyond the border moves in
+        # the center of the last pixel, so that nothing beyond the border enters
         outermost = 1 - 1 / images.shape[-1]
         return F.grid_sample(images.to(torch.float32), grid.clamp(-outermost, outermost), align_corners=False)
 
@@ -79,7 +77,7 @@ class FolderImages(Dataset):
         try:
             image = read_image(self.folder / self.files[index], self.decode_size, self.channels)
         except RequestError as error:
-            raise RunError(str(error)) from None  # found only now, in the middle of the run
+            raise RunError(str(error)) from None  # only found in the middle of the run
         return {"image": torch.from_numpy(np.array(image)), "label": torch.tensor(int(self.labels[index]))}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -87,7 +85,7 @@ class FolderImages(Dataset):
 
 
 class ClassFolders(ClassificationTask):
-    """What both tasks on folders share."""
+    """Base of both tasks on folders."""
 
     collate = staticmethod(default_collate)
 
@@ -97,7 +95,7 @@ class ClassFolders(ClassificationTask):
 
     @functools.cached_property
     def _parts(self) -> dict[str, FolderImages]:
-        raise NotImplementedError  # who draws the test part differs
+        raise NotImplementedError  # subclasses differ in the test part
 
     @functools.cached_property
     def classes(self) -> int:
@@ -113,15 +111,13 @@ class ClassFolders(ClassificationTask):
         return FolderImages(folder, [files[i] for i in chosen], labels[chosen], self.channels, self.section.decode_size)
 
     def check(self) -> None:
-        """Finds every file, and decodes one of each part; the others are decoded when they are needed."""
+        """Find every file, and decode one of each part; the others are decoded when needed."""
         for part in self._parts.values():
             read_image(part.folder / part.files[0], self.section.decode_size, self.channels)
 
     @property
     def _fingerprint(self) -> str:
-        """Of names, sizes in bytes and labels of the files, and of the sizes in pixels: reading every pixel would
-        take an epoch.
-        """
+        """A hash of file names, sizes in bytes, labels, and image sizes: reading every pixel would take an epoch."""
         digest = hashlib.sha256(repr((self.image_size, self.section.decode_size, self.channels)).encode())
         for part in self._parts.values():
             for file, label in zip(part.files, part.labels, strict=True):
@@ -140,26 +136,28 @@ class ClassFolders(ClassificationTask):
 
 
 def labelled_images(folder: Path) -> tuple[list[Path], np.ndarray, list[str]]:
-    """Files under `folder`, the label of each, and the class of each label. Raises RequestError as `find_images` and
-    `class_labels`, and where the images do not lie in folders of their class.
+    """Files under `folder`, their labels, and the class name of each label. Raises RequestError as `find_images` and
+    `class_labels`, and if images are not in class folders.
     """
     files = find_images(folder)
     labels, beside = class_labels(folder, files), [file for file in files if len(file.parts) == 1]
     if labels is None:
         got = (
-            f"{len(beside)} of its {len(files)} images lie in no class folder, the first is {beside[0]}"
+            f"{len(beside)} of its {len(files)} images are in no class folder, the first is {beside[0]}"
             if beside
-            else f"all its images lie in one folder, {files[0].parts[0]}"
+            else f"all its images are in one folder, {files[0].parts[0]}"
         )
         raise RequestError(
             f"data_dir {folder}: {got}, allowed: at least two folders, each with the images of one class, and no image "
-            "beside them; move them, or give another data_dir=PATH"
+            "next to them; move them, or give another data_dir=PATH"
         )
     return files, np.array(labels), sorted({file.parts[0] for file in files})
 
 
 class ImageFolder(ClassFolders):
-    """Any folder whose folders are classes. The test part, `test_fraction` of it, is drawn by `split_seed`."""
+    """Any folder whose sub-folders are classes. The test part, `test_fraction` of the images, is drawn by
+    `split_seed`.
+    """
 
     @property
     def channels(self) -> int:
@@ -194,7 +192,7 @@ class ImageFolder(ClassFolders):
         return {name: self._images(folder, files, labels, chosen) for name, chosen in parts.items()}
 
     def _divided(self, order: np.ndarray) -> dict[str, np.ndarray]:
-        """Which of the shuffled images are whose. Raises RequestError where a part would be empty."""
+        """The shuffled indices of each part. Raises RequestError if a part would be empty."""
         held = max(round(self.section.test_fraction * len(order)), 1)
         if len(order) - held < 2:
             raise RequestError(
@@ -206,7 +204,7 @@ class ImageFolder(ClassFolders):
 
 
 class ImageNet(ClassFolders):
-    """ILSVRC 2012 as torchvision's reference scripts lay it out: data_dir/train/CLASS/*.JPEG and
+    """ILSVRC 2012 in the layout of torchvision's reference scripts: data_dir/train/CLASS/*.JPEG and
     data_dir/val/CLASS/*.JPEG; the test part is val.
     """
 

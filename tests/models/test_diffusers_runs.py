@@ -70,7 +70,7 @@ def test_walks_are_known_by_weights_and_config(directory, tmp_path):
 
 
 def test_a_run_is_not_resumed_with_another_full_precision_model():
-    with pytest.raises(RunError, match="not the one that this run began with"):
+    with pytest.raises(RunError, match="not the one that this run started with"):
         DiffusionPTQ.load_state_dict(SimpleNamespace(full_precision_sha256="now"), {"full_precision": "then"})
 
 

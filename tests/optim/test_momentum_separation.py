@@ -223,7 +223,7 @@ def test_prepared_by_accelerate_it_is_the_same(make):
         ),
         (
             lambda optimizer: MomentumSeparation(torch.optim.Adagrad(parameters()), 2),
-            "optimizer: got Adagrad, which makes its memory before",
+            "optimizer: got Adagrad, which creates its state before",
         ),
         (lambda optimizer: MomentumSeparation(optimizer, 2).select(2), "cluster: got 2, allowed: 0 to 1"),
         (lambda optimizer: MomentumSeparation(optimizer, 2).select(-1), "cluster: got -1"),

@@ -78,7 +78,7 @@ def test_trees_that_do_not_do(tmp_path):
     with pytest.raises(RequestError, match="at least two folders"):
         image_folder(tmp_path / "one").check()
     (tmp_path / "one" / "stray.PNG").write_bytes((tmp_path / "one" / "cat" / "0.png").read_bytes())
-    with pytest.raises(RequestError, match="1 of its 11 images lie in no class folder, the first is stray.PNG"):
+    with pytest.raises(RequestError, match="1 of its 11 images are in no class folder, the first is stray.PNG"):
         image_folder(tmp_path / "one").check()
     tree(tmp_path / "parts" / "train")
     tree(tmp_path / "parts" / "val")

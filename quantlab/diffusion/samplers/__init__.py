@@ -1,4 +1,4 @@
-"""Samplers, one a file, found by their file's name."""
+"""Samplers, one per file, selected by file name."""
 
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,7 @@
-"""What every sampler is: a walk from noise to image, as a pure function from one state to the next.
+"""Base of all samplers: a walk from noise to image, as a pure function from one state to the next.
 
-A sampler's file is named as `model.sampler.name` names it and defines `Sampler`, a subclass of `Walk`. That is all it
-takes.
+A sampler is a file named after its value of `model.sampler.name` that defines `Sampler`, a subclass of `Walk`. Nothing
+else is needed.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from quantlab.errors import RequestError
 
 
 class State(NamedTuple):
-    """Where a walk is: x [N, C, H, W], in the sampler's own scale, and what the solver remembers of earlier steps:
-    tensors of x's shape, as many at every step of a walk.
+    """The state of a walk: x [N, C, H, W], in the sampler's own scale, and the solver's memory of earlier steps:
+    tensors of x's shape, the same number at every step.
     """
 
     x: Tensor
     memory: tuple[Tensor, ...] = ()
 
     def detached(self, needs_gradient: bool = False) -> "State":
-        """The same values without a graph, as leaves that gather gradients if `needs_gradient`."""
+        """The same values without a graph, as leaves that accumulate gradients if `needs_gradient`."""
         x, *memory = (one.detach().requires_grad_(needs_gradient) for one in (self.x, *self.memory))
         return State(x, tuple(memory))
 
@@ -37,10 +37,10 @@ def spaced_timesteps(train_timesteps: int, steps: int, spacing: str) -> list[int
     """The walk's timesteps from noise to image, `steps` integers, not increasing.
 
     uniform: multiples of train_timesteps // steps from 0 (DDIM's "uniform", diffusers' "leading").
-    trailing: down from the last one in steps of train_timesteps / steps (Lin et al. 2024, Table 2, as diffusers rounds
+    trailing: from the last one down in steps of train_timesteps / steps (Lin et al. 2024, Table 2, as diffusers rounds
         it).
-    quadratic: int(linspace(0, sqrt(0.8 train_timesteps), steps)^2) (DDIM's "quad", Q-Diffusion's CIFAR-10). For many
-    steps it repeats small timesteps; those steps go nowhere (t' = t).
+    quadratic: int(linspace(0, sqrt(0.8 train_timesteps), steps)^2) (DDIM's "quad", Q-Diffusion's CIFAR-10).
+        With many steps, small timesteps repeat; those steps are skipped (t' = t).
     """
     if spacing == "uniform":
         ascending = [i * (train_timesteps // steps) for i in range(steps)]
@@ -55,8 +55,8 @@ def spaced_timesteps(train_timesteps: int, steps: int, spacing: str) -> list[int
 class Walk:
     """timesteps[i] is t of step i, alphas[i] its abar, alphas[i + 1] the abar it leads to (the last is 1).
 
-    prediction: what the network puts out, of `prediction.KINDS`. eta: how much noise a step adds, for samplers that can
-        add any.
+    prediction: what the network outputs, one of `prediction.KINDS`. eta: scale of the noise that a step adds, for
+        samplers that can add noise.
     clip_sample: clamp the predicted image to [-1, 1] at every step.
     """
 
@@ -66,8 +66,8 @@ class Walk:
     clip_sample: bool = False
     prediction: str = "epsilon"
 
-    memories = 0  # tensors that the solver remembers
-    needs_signal = False  # whether it cannot start from noise alone, abar = 0
+    memories = 0  # number of tensors in the solver's memory
+    needs_signal = False  # whether it cannot start from pure noise, abar = 0
 
     @classmethod
     def build(
@@ -81,7 +81,7 @@ class Walk:
         if cls.memories and len(set(timesteps)) < len(timesteps):
             raise RequestError(
                 f"model.sampler.spacing: got {sampler.spacing}, which repeats timesteps in {sampler.steps} steps, and "
-                f"model.sampler.name={sampler.name} learns from the step before, allowed: uniform, trailing; type "
+                f"model.sampler.name={sampler.name} uses the previous step, allowed: uniform, trailing; type "
                 "model.sampler.spacing=trailing"
             )
         alphas = [float(alphas_cumprod[t]) for t in timesteps] + [final_alpha]
@@ -90,18 +90,18 @@ class Walk:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    # what a sampler says of its steps --------------------------------------------------------------------------------
+    # what a sampler defines --------------------------------------------------------------------------------
     def start(self, noise: Tensor) -> State:
         """The state before the first step, from standard normal noise [N, C, H, W]."""
         return State(noise, tuple(noise.new_zeros(noise.shape) for _ in range(self.memories)))
 
     def network_input(self, i: int, x: Tensor) -> Tensor:
-        """What the network is given at step i for the state's x."""
+        """The network's input at step i, for the state's x."""
         return x
 
     def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
-        """The state after step i; output: the network's at this state; z: standard normal, needed where
-        `noise_scale(i)` is above 0.
+        """The state after step i; output: the network's output at this state; z: standard normal noise, required if
+        `noise_scale(i)` is positive.
         """
         raise NotImplementedError  # every sampler's own
 
@@ -110,10 +110,10 @@ class Walk:
         return 0.0
 
     def memory_weights(self, i: int) -> tuple[float, ...]:
-        """By how much each remembered tensor counts in the x that step i makes: d x_{i+1} / d memory, a number each."""
+        """The weight of each memory tensor in the x that step i produces: d x_{i+1} / d memory, one number each."""
         return (0.0,) * self.memories
 
-    # what follows from that ------------------------------------------------------------------------------------------
+    # derived from that ------------------------------------------------------------------------------------------
     def image_and_noise(self, i: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """x_0 (clamped if `clip_sample`) and eps at step i, for x = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
         x0, eps = image_and_noise(self.prediction, output, x, self.alphas[i])
@@ -132,13 +132,13 @@ class Walk:
         return any(self.noise_scale(i) > 0 for i in range(len(self)))
 
     def is_skipped(self, i: int) -> bool:
-        """Whether step i ends at the timestep it starts from (t' = t): it is skipped."""
+        """Whether step i is skipped because it ends at the timestep where it starts (t' = t)."""
         return self.alphas[i] == self.alphas[i + 1]
 
     def groups(self, group_size: int) -> list[range]:
-        """The walk cut into disjoint runs of `group_size` steps, noise to image; the last is shorter if it must be."""
+        """The walk divided into consecutive groups of `group_size` steps, noise to image; the last may be shorter."""
         return [range(i, min(i + group_size, len(self))) for i in range(0, len(self), group_size)]
 
     def active(self, steps: Sequence[int]) -> list[int]:
-        """Those of `steps` that go somewhere."""
+        """Those of `steps` that are not skipped."""
         return [i for i in steps if not self.is_skipped(i)]

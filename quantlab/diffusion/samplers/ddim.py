@@ -3,9 +3,9 @@
     sigma = eta sqrt((1 - abar_t') / (1 - abar_t)) sqrt(1 - abar_t / abar_t')
     x_t'  = sqrt(abar_t') x_0 + sqrt(1 - abar_t' - sigma^2) eps + sigma z                                            (1)
 
-Of an epsilon network without clipping that is x_t' = a_t x_t + b_t eps + sigma z with a_t = sqrt(abar_t' / abar_t). eta
-= 1 has DDPM's variance. diffusers' `DDIMScheduler.step` is the same map where both apply, but it knows only equally
-spaced timesteps.
+For an epsilon network without clipping this is x_t' = a_t x_t + b_t eps + sigma z with a_t = sqrt(abar_t' / abar_t).
+eta = 1 gives DDPM's variance. diffusers' `DDIMScheduler.step` is the same map where both apply, but supports only
+equally spaced timesteps.
 """
 
 from torch import Tensor

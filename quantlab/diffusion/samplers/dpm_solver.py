@@ -1,13 +1,13 @@
-"""DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, Alg. 2): a solver with memory, the image that the step before
-predicted.
+"""DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095, Alg. 2): a multistep solver whose memory is the image predicted in
+the previous step.
 
-With lambda = log(sqrt(abar) / sqrt(1 - abar)), h = lambda' - lambda of this step, h_0 of the one before, r = h_0 / h:
+With lambda = log(sqrt(abar) / sqrt(1 - abar)), h = lambda' - lambda of this step, h_0 of the previous one, r = h_0 / h:
 
-    D  = x_0 + (x_0 - x_0 of the step before) / (2 r)
+    D  = x_0 + (x_0 - previous x_0) / (2 r)
     x' = sqrt(1 - abar') / sqrt(1 - abar) x - sqrt(abar') (exp(-h) - 1) D
 
-The first step has no memory, and the last one goes to abar' = 1, where h is infinite: D = x_0 there. A walk of fewer
-than 15 steps is of first order in its last step for its stability as well, which is the same step here.
+The first step has no memory, and the last one goes to abar' = 1, where h is infinite: there D = x_0. For stability,
+walks of fewer than 15 steps use first order in their last step, which is the same step here.
 """
 
 import math
@@ -28,7 +28,7 @@ class Sampler(Walk):
         return 0.5 * math.log(self.alphas[i] / (1 - self.alphas[i]))
 
     def _image_weights(self, i: int) -> tuple[float, float]:
-        """Of x_0 of this step and of the one before in x'."""
+        """The weights of x_0 of this step and of the previous one in x'."""
         there = self.alphas[i + 1]
         if there == 1:
             return 1.0, 0.0

@@ -1,12 +1,12 @@
-"""Euler's method for the probability flow (Karras et al. 2022, Alg. 1 without its corrector), as k-diffusion and
-diffusers walk it.
+"""Euler's method for the probability flow (Karras et al. 2022, Alg. 1 without its corrector), as in k-diffusion and
+diffusers.
 
-The state is x_0 + s eps with s = sqrt((1 - abar) / abar), so the network is given it times sqrt(abar) = 1 / sqrt(s^2 +
-1):
+The state is x_0 + s eps with s = sqrt((1 - abar) / abar), so the network's input is the state times sqrt(abar) = 1 /
+sqrt(s^2 + 1):
 
     x' = x + (s' - s) (x - x_0) / s
 
-Without clipping the images are DDIM's at the same timesteps; the states on the way are scaled otherwise.
+Without clipping the images equal DDIM's at the same timesteps; intermediate states are scaled differently.
 """
 
 from torch import Tensor
@@ -24,7 +24,7 @@ class Sampler(Walk):
         return float(((1 - self.alphas[i]) / self.alphas[i]) ** 0.5)
 
     def start(self, noise: Tensor) -> State:
-        # The image is as good as zero there, so the state's deviation is sqrt(s^2 + 1) where x_t's is 1.
+        # The image hardly contributes here: the state's standard deviation is sqrt(s^2 + 1) where x_t's is 1.
         return State(noise * (self.level(0) ** 2 + 1) ** 0.5)
 
     def network_input(self, i: int, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""method=ptq: what AccuQuant is compared with. One file a baseline, named as method.reconstruction names it: a label
-and its phases.
+"""method=ptq: the baselines that AccuQuant is compared with. One file per value of method.reconstruction, which gives a
+label and the phases.
 
-All share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and
-annealing, and the same budget of network evaluations.
+They share AccuQuant's quantizers, calibration trajectories, activation scales per group, optimizer, regulariser and
+annealing, and the budget of network evaluations.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ from quantlab.methods.ptq.objective import Phase
 
 
 class PTQ(DiffusionPTQ):
-    """The baseline that `section.reconstruction` names."""
+    """The baseline selected by `section.reconstruction`."""
 
     def __init__(self, section, context: RunContext):
         self.baseline = import_module(f"quantlab.methods.ptq.{section.reconstruction}")
@@ -24,4 +24,4 @@ class PTQ(DiffusionPTQ):
         return self.baseline.phases(self)
 
 
-build_ptq = PTQ  # as configs of finished runs name it
+build_ptq = PTQ  # the name in configs of finished runs

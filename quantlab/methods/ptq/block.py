@@ -1,15 +1,15 @@
-"""reconstruction=block: block reconstruction of a diffusion model, as Q-Diffusion (Li et al., ICCV 2023) and BRECQ (Li
-et al., ICLR 2021) do it.
+"""reconstruction=block: block reconstruction of a diffusion model, as in Q-Diffusion (Li et al., ICCV 2023) and BRECQ
+(Li et al., ICLR 2021).
 
-Units are residual blocks and attention blocks, and every other layer by itself, in the order of the forward pass. Each
-is trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
+A unit is a residual block, an attention block, or any other single layer, in the order of the forward pass. Each is
+trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
 
     min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
 
-Both networks are fed full-precision states x_t of the calibration trajectories. What we chose: rounding and activation
-scales are learned jointly, not one after the other; learning rates and annealing run once per unit; inputs are
-collected on `calibration.range_samples` trajectories. The budget counts everything: an iteration of a unit costs its
-share of three passes, and collecting its inputs in both networks two passes that end at the unit.
+Both networks are fed full-precision states x_t of the calibration trajectories. Our choices: rounding and activation
+scales are learned jointly instead of one after the other; learning rates and annealing restart for each unit; inputs
+are collected on `calibration.range_samples` trajectories. The budget includes everything: an iteration of a unit costs
+its share of three passes, and collecting its inputs costs two passes that end at the unit, one in each network.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ LABEL = "block"
 
 
 class _StopForward(Exception):
-    """Ends a forward pass at the unit whose inputs were wanted."""
+    """Ends a forward pass once the unit's inputs are captured."""
 
 
 def forward_order(unet: nn.Module, forward: Callable[[], object]) -> list[str]:
-    """Names of the units in the order in which one forward pass of the network, `forward()`, calls them."""
+    """Names of the units in the order in which one forward pass, `forward()`, calls them."""
     blocks = reconstruction_units(unet)
     layers = [name for name, module in unet.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     alone = [name for name in layers if not any(name.startswith(f"{block}.") for block in blocks)]
@@ -52,7 +52,7 @@ def forward_order(unet: nn.Module, forward: Callable[[], object]) -> list[str]:
 
 @torch.no_grad()
 def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
-    """Positional arguments, keyword arguments and output of `unit` in the forward pass that `run()` makes."""
+    """Positional arguments, keyword arguments and output of `unit` in the forward pass `run()`."""
     seen = []
 
     def hook(module, args, kwargs, output):
@@ -70,14 +70,14 @@ def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
 
 
 def rows_of(arguments, rows: Tensor):
-    """`arguments` (a tuple or dict) with those rows of every tensor in it."""
+    """`arguments` (a tuple or dict) with only those rows of each tensor."""
     if isinstance(arguments, dict):
         return {name: value[rows] if isinstance(value, Tensor) else value for name, value in arguments.items()}
     return tuple(value[rows] if isinstance(value, Tensor) else value for value in arguments)
 
 
 def joined(parts: list):
-    """Tuples or dicts of one shape, their tensors concatenated along the batch."""
+    """Tuples or dicts of the same structure, with tensors concatenated along the batch."""
     first = parts[0]
     if isinstance(first, dict):
         return {name: _join([part[name] for part in parts]) for name in first}
@@ -91,7 +91,7 @@ def _join(values: list):
 class Block(Objective):
     """The output of one unit, on inputs from the network quantized so far.
 
-    collection_cost: what it costs to collect a unit's inputs in both networks.
+    collection_cost: network evaluations that it takes to collect a unit's inputs in both networks.
     """
 
     def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collection_cost: float):
@@ -101,16 +101,16 @@ class Block(Objective):
         self.loss_scales: dict[range, float] = {}
 
     def start(self) -> None:
-        """A loss of 1 is the unit's error as it is now."""
+        """A loss of 1 is the unit's error before its training."""
         self.prepare()
         self.method.network_evaluations += self.collection_cost
         with torch.no_grad():
             self.loss_scales = {group: float(self.error(group, slice(None))) for group in self.method.groups}
 
     def prepare(self) -> None:
-        """Fix the units before this one and collect its inputs and targets for every group of denoising steps.
+        """Fix the preceding units and collect this one's inputs and targets for every group of denoising steps.
 
-        Neither depends on the unit itself, so that they are the same at any time while it is trained.
+        Neither depends on the unit itself, so they stay the same while it is trained.
         """
         if self.collected is not None:
             return
@@ -145,7 +145,7 @@ class Block(Objective):
         return 3 / len(self.names)  # on average over the units
 
     def error(self, group: range, rows: Tensor | slice) -> Tensor:
-        """Mean squared error of the unit's output on those `rows` of what was collected for `group`; a scalar."""
+        """Mean squared error of the unit's output on `rows` of the inputs collected for `group`; a scalar."""
         args, kwargs, target = self.collected[group]
         self.method.quantized.pointer.index = group.start // self.method.section.group_size
         return F.mse_loss(self.module(*rows_of(args, rows), **rows_of(kwargs, rows)), target[rows])
@@ -169,7 +169,7 @@ class Block(Objective):
 
 
 def phases(method: DiffusionPTQ) -> list[Phase]:
-    """One a unit. Raises RequestError where collecting the units' inputs takes the whole budget."""
+    """One phase per unit. Raises RequestError if collecting the units' inputs uses up the budget."""
     section, context, sampler = method.section, method.context, method.sampler
     probe = torch.zeros(
         1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device
@@ -177,10 +177,10 @@ def phases(method: DiffusionPTQ) -> list[Phase]:
     condition = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
     names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(condition)(probe, 0, 0))
     batches = len(sampler.active(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
-    # Two passes that end at the unit: on average half of the network each, over all units.
+    # Two passes that end at the unit, each on average over half of the network
     collection_cost = batches * (len(names) + 1) / len(names)
     left = section.network_evaluations - collection_cost * len(names)
-    per_unit = int(left // 3)  # forward and backward of all units together are one of the network
+    per_unit = int(left // 3)  # one forward and backward pass of all units together is one of the network
     if per_unit < 1:
         raise RequestError(
             f"method.network_evaluations: got {section.network_evaluations}; collecting the inputs of {len(names)} "

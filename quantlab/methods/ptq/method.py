@@ -1,7 +1,6 @@
-"""What AccuQuant and its step-by-step baselines share: data, quantizers, what is learned, and how the result is judged.
+"""What AccuQuant and its step-by-step baselines share: data, quantizers, learned parameters, and evaluation.
 
-A subclass says its phases; everything else is the same on both sides, so that a comparison compares objectives and
-nothing else.
+A subclass only defines its phases; everything else is identical, so that a comparison is between objectives alone.
 """
 
 import bisect
@@ -35,7 +34,7 @@ class DiffusionPTQ(Method):
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
         self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
-        wrap.planned_bits(context.model.unet, self.policy)  # refuses what cannot be quantized, before any work
+        wrap.planned_bits(context.model.unet, self.policy)  # refuses what cannot be quantized before any work
         self.sampler = context.model.sampler
         self.groups = self.active_groups(section.group_size)
         self.single_steps = self.active_groups(1)
@@ -46,17 +45,17 @@ class DiffusionPTQ(Method):
                 len(self.sampler),
                 len(self.sampler.groups(section.group_size)[-1]),
             )
-        self.network_evaluations = 0.0  # forward passes of one batch; a backward pass counts two
+        self.network_evaluations = 0.0  # forward passes of one batch; a backward pass counts as two
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
-        self.phase: Phase | None = None  # that is being walked through
+        self.phase: Phase | None = None  # the current one
 
     def make_phases(self) -> list[Phase]:
-        """What is minimised, one after the other; nothing is learned without any."""
-        raise NotImplementedError  # every method's own
+        """What is minimized, in order; without phases nothing is learned."""
+        raise NotImplementedError  # defined by every method
 
     def active_groups(self, group_size: int) -> list[range]:
-        """The groups of `group_size` steps of the walk, less those in which no step goes anywhere."""
+        """The groups of `group_size` steps of the walk, without those whose steps are all skipped."""
         return [steps for steps in self.sampler.groups(group_size) if self.sampler.active(steps)]
 
     # data ----------------------------------------------------------------------------------------------------------
@@ -68,7 +67,7 @@ class DiffusionPTQ(Method):
         return [(steps, int(row)) for row in rows]
 
     def denoising_steps(self, step: int) -> range:
-        """Those that iteration `step` simulates."""
+        """The denoising steps of iteration `step`."""
         number = self.phase_at(step)
         return self.phases[number].objective.denoising_steps(step, self.phase_starts[number])
 
@@ -80,8 +79,8 @@ class DiffusionPTQ(Method):
         return self.phases[self.phase_at(step)].objective.evaluations(self.sampler.active(self.denoising_steps(step)))
 
     def shuffled(self, groups: list[range], step: int) -> range:
-        """Every group once in each round, in an order drawn anew per round (groups share the rounding variables, so a
-        sequential order would let the last group overwrite what the first ones learned).
+        """Each group once per round, in an order drawn anew for every round: groups share the rounding variables, so
+        with a sequential order the last group would overwrite what the first ones learned.
         """
         round_, position = divmod(step, len(groups))
         return groups[seeded(self.context.config.seed, 2, round_).permutation(len(groups))[position]]
@@ -89,7 +88,7 @@ class DiffusionPTQ(Method):
     # build ---------------------------------------------------------------------------------------------------------
     def build(self, total_steps: int) -> None:
         section, context = self.section, self.context
-        # A run that is cut short shortens all phases alike. The step that each starts with, and the end:
+        # The first step of each phase, and the end. A shortened run shortens all phases equally.
         done = itertools.accumulate((phase.iterations for phase in self.phases), initial=0)
         self.phase_starts = [total_steps * before // max(self.steps, 1) for before in done]
         self.full_precision_sha256 = context.model.fingerprint()
@@ -127,7 +126,7 @@ class DiffusionPTQ(Method):
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
-        """An Adam without memory, over all that is learned; `before_step` sets its rates."""
+        """A new Adam over all learned parameters; `before_step` sets its learning rates."""
         learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": self.scales}
         groups = [{"params": parameters, "name": name} for name, parameters in learned.items() if parameters]
         self.optimizer = torch.optim.Adam(groups) if groups else None
@@ -138,8 +137,8 @@ class DiffusionPTQ(Method):
     ) -> dict[range, float]:
         """Mean squared error per pixel at the end of each group, walked from its full-precision start.
 
-        On the first `rows` calibration trajectories, with the quantized network unless another is given. Those of the
-        calibrated ranges are the scales of the training loss: a loss of 1 is what calibration alone gives.
+        On the first `rows` calibration trajectories, with the quantized network unless another is given. The errors of
+        the calibrated ranges scale the training loss: a loss of 1 is the error after calibration alone.
         """
         chosen, trajectories, device = slice(rows), self.dataset.trajectories, self.context.device
         network = self.context.model.guide((quantized or self.quantized).network)(
@@ -155,7 +154,7 @@ class DiffusionPTQ(Method):
         return errors
 
     def quantized_network(self, batch: dict) -> Network:
-        """The quantized network, guided, told what the walks of `batch` are told."""
+        """The quantized network with guidance and the condition of the walks of `batch`."""
         return self.context.model.guide(self.quantized.network)(batch["condition"])
 
     def quantized_step(self, batch: dict) -> Callable[[int, State], State]:
@@ -174,15 +173,15 @@ class DiffusionPTQ(Method):
         if phase is not self.phase:
             self.start_phase(phase)
         phase.objective.prepare()
-        self.progress = (step - start) / (end - start)  # how far the phase has come, in [0, 1)
+        self.progress = (step - start) / (end - start)  # of the phase, in [0, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         for group in self.optimizer.param_groups:
-            # Soft rounding keeps its rate: it has most to do at the end, when beta is small.
+            # Soft rounding keeps its rate: it moves most at the end, when beta is small.
             stays = group["name"] == "rounding" and self.is_soft
             group["lr"] = getattr(phase.rates, group["name"]) * (1 if stays else cosine)
 
     def start_phase(self, phase: Phase) -> None:
-        if self.phase is not None:  # an optimization of its own, without the last one's moments
+        if self.phase is not None:  # a separate optimization, without the previous moments
             self.phase.objective.end()
             self.make_optimizer()
         self.phase = phase
@@ -194,8 +193,8 @@ class DiffusionPTQ(Method):
         return values
 
     def regularize(self, weights: list) -> dict[str, Tensor]:
-        """Add the gradient of lambda f(V), once the warm-up is over; returns f's value to log. Hard rounding needs
-        none.
+        """Add the gradient of lambda f(V), after the warm-up; returns the value of f to log. Hard rounding needs no
+        regularization.
         """
         if not self.is_soft:
             return {}
@@ -249,7 +248,7 @@ class DiffusionPTQ(Method):
         )
 
     def relative_error(self) -> float:
-        """Error at the end of the groups over that of the calibrated ranges, averaged: 1 = nothing was gained."""
+        """Error at the end of the groups relative to the calibrated ranges, averaged over groups: 1 means no gain."""
         before, now = self.group_errors(self.groups, self.ranges_only), self.group_errors(self.groups)
         ratios = [now[steps] / before[steps] for steps in self.groups if before[steps] > 0]
         return sum(ratios) / max(len(ratios), 1)
@@ -268,8 +267,8 @@ class DiffusionPTQ(Method):
     def load_state_dict(self, state: dict) -> None:
         if state.get("full_precision", self.full_precision_sha256) != self.full_precision_sha256:
             raise RunError(
-                "the full-precision model is not the one that this run began with; put back what lay there (model.path,"
-                " model.weights), or start anew"
+                "the full-precision model is not the one that this run started with; restore it (model.path,"
+                " model.weights), or start a new run"
             )
         self.quantized.unet.load_state_dict(state["network"])
         self.network_evaluations = state["network_evaluations"]

@@ -1,4 +1,4 @@
-"""reconstruction=none: calibrated ranges, weights rounded to nearest, nothing is learned."""
+"""reconstruction=none: calibrated ranges and weights rounded to nearest; nothing is learned."""
 
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Phase

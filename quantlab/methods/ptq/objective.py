@@ -1,6 +1,4 @@
-"""What a method of post-training quantization is made of: phases, each with an objective that its iterations
-minimise.
-"""
+"""The parts of a post-training method: phases, each with an objective that its iterations minimize."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Objective:
-    """What an iteration minimises. The method has the data, the quantized network, what is learned, and the
+    """What an iteration minimizes. The method holds the data, the quantized network, the learned parameters, and the
     optimizer.
     """
 
@@ -21,42 +19,40 @@ class Objective:
         self.method = method
 
     def start(self) -> None:
-        """Its phase begins; the network is as the phase before left it."""
+        """Called when the phase starts, with the network as the previous phase left it."""
 
     def prepare(self) -> None:
-        """Asked before every iteration, the first one after a resume among them."""
+        """Called before every iteration, including the first after a resume."""
 
     def end(self) -> None:
-        """Its phase is over."""
+        """Called when the phase ends."""
 
     def denoising_steps(self, step: int, first: int) -> range:
-        """Which denoising steps iteration `step` of the run simulates; `first`: that with which the phase began."""
-        raise NotImplementedError  # every objective's own
+        """The denoising steps of iteration `step` of the run; `first`: the iteration at which the phase started."""
+        raise NotImplementedError  # defined by every objective
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         """Add the gradients of a batch of `GroupDataset` to .grad; returns scalars to log, `loss` among them."""
-        raise NotImplementedError  # every objective's own
+        raise NotImplementedError  # defined by every objective
 
     def evaluations(self, steps: Sequence[int]) -> float:
-        """What an iteration over these denoising steps costs, in forward passes of one batch; a backward pass
-        counts two.
+        """The cost of an iteration over these denoising steps, in forward passes of one batch; a backward pass counts
+        as two.
         """
-        raise NotImplementedError  # every objective's own
+        raise NotImplementedError  # defined by every objective
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that is resumed inside the phase could not find again."""
+        """What a run resumed inside the phase cannot recompute."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
 
 
 @dataclass
 class Phase:
-    """So many iterations of one objective: an optimization of its own, with learning rates and annealing that begin
-    anew.
-    """
+    """A number of iterations of one objective: a separate optimization, which restarts learning rates and annealing."""
 
     objective: Objective
     iterations: int
-    rates: Any  # the learning rates it starts with: `rounding` and `activation_scales`
+    rates: Any  # initial learning rates: `rounding` and `activation_scales`

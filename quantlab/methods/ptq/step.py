@@ -1,8 +1,9 @@
-"""reconstruction=step: the result of each denoising step alone, from full-precision states. AccuQuant with groups of
+"""reconstruction=step: the result of each single denoising step, from full-precision states: AccuQuant with groups of
 one step.
 
-step_loss `state` compares x_t', so that steps weigh as they move the state (|b_t|); `output` compares the network's
-output, for which full precision is evaluated again. Both are divided by what they are for the calibrated ranges.
+step_loss `state` compares x_t', which weights steps by how far they move the state (|b_t|); `output` compares the
+network's output, which evaluates the full-precision network again. Both losses are divided by their value for the
+calibrated ranges.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
 
 LABEL = "step"
-FORWARD_PASSES = {"state": 3, "output": 4}  # of an iteration; a backward pass counts two
+FORWARD_PASSES = {"state": 3, "output": 4}  # of an iteration; a backward pass counts as two
 
 
 class Step(Objective):
@@ -42,7 +43,7 @@ class Step(Objective):
             with torch.no_grad():
                 target = method.context.model.network()(batch["condition"])(x, t, i)
             moved = (sampler.step(i, start, target + 1, z).x - sampler.step(i, start, target, z).x).square().mean()
-            # moved = b_t^2 brings the output's error to the unit of the state's
+            # moved = b_t^2 scales the output's error to the state's
             error = F.mse_loss(output, target) * moved
         loss = error / max(method.loss_scales[batch["steps"]], 1e-12)
         loss.backward()

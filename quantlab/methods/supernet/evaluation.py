@@ -1,4 +1,6 @@
-"""What a trained supernet is for: it ranks subnets, compared with networks trained alone, and finds the best one."""
+"""Evaluation of a trained supernet: its ranking of subnets, against networks trained alone, and the search for the
+best.
+"""
 
 import logging
 
@@ -24,8 +26,8 @@ logger = logging.getLogger("quantlab")
 def evaluate(
     supernet: TrainedSupernet, section, context: RunContext, table: TruthTable | None, limit: ComplexityLimit | None
 ) -> Outcome:
-    """Ranking, search, figures. section: the method's; table: a benchmark's accuracies, or None: subnets are trained
-    alone here; limit: the largest complexity that the search allows.
+    """Ranking, search, figures. section: the method's; table: a benchmark's accuracies, or None to train subnets alone
+    here; limit: on the complexity of searched subnets.
     """
     space = context.model.space
     truth, indices = (
@@ -75,7 +77,7 @@ def evaluate(
 
 
 def chosen_subnets(table: TruthTable, section, context: RunContext) -> tuple[TruthTable, np.ndarray]:
-    """The table, and the numbers of those of its subnets that are to be ranked."""
+    """The table, and the indices of its subnets to rank."""
     indices, count = table.subset(section.ranking.subset), section.ranking.subnets
     if count is not None and count < len(indices):
         rng = seeded(context.config.seed, streams.STAND_ALONE)
@@ -84,7 +86,7 @@ def chosen_subnets(table: TruthTable, section, context: RunContext) -> tuple[Tru
 
 
 def stand_alone_truth(space: SearchSpace, section, context: RunContext) -> tuple[TruthTable, np.ndarray]:
-    """Accuracies of a sample of subnets, each trained alone, and their numbers: none with
+    """Accuracies of a sample of subnets, each trained alone, and their indices; empty with
     `ranking.stand_alone.subnets=0`.
     """
     ranking = section.ranking
@@ -97,7 +99,7 @@ def stand_alone_truth(space: SearchSpace, section, context: RunContext) -> tuple
 
 
 def ranked(supernet: TrainedSupernet, truth: TruthTable, indices: np.ndarray, section, context: RunContext) -> Ranking:
-    """The ranking of the subnets of those numbers; on the main process it is written to ranking.csv."""
+    """The ranking of the subnets `indices`; the main process writes it to ranking.csv."""
     space = context.model.space
     subnets = [space.subnet(int(index)) for index in indices]
     scores = supernet.accuracies(subnets, "ranking", supernet.validation_images)
@@ -145,7 +147,7 @@ def best_subnet(
 
 
 def draw(ranking: Ranking | None, found: Subnet, space: SearchSpace, section, context: RunContext) -> None:
-    """The figures of a run, into its directory."""
+    """Write the run's figures."""
     folder, rows = context.directory / "figures", read_metrics(context.directory)
     if ranking is not None:
         figures.ranking_scatter(

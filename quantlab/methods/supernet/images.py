@@ -1,7 +1,7 @@
 """The batches of images that subnets of a supernet are scored on.
 
-A supernet's BatchNorms take the statistics of the batch, so accuracies depend on which images share one: a batch of a
-single class would rank subnets by chance. Batches are the same for every subnet.
+A supernet's BatchNorms use batch statistics, so accuracies depend on which images share a batch: batches of a single
+class would rank subnets at random. All subnets see the same batches.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from quantlab.tasks.base import iterate_batches, to_device
 
 
 class Batches(Sequence):
-    """Batches as the model takes them, made on the device when one is asked for; until then they are as small as
-    the task stores them.
+    """Batches in the model's input format, prepared on the device on access and kept in the task's compact storage
+    format.
     """
 
     def __init__(self, stored: list[dict[str, Tensor]], task: Any, device: torch.device):
@@ -39,9 +39,9 @@ class Batches(Sequence):
 def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count: int | None = None) -> Batches:
     """Batches of `size` images of a part of the task, of its first `count` images or all.
 
-    drawn: `whole`: in the order that the split left them in, whole batches or the one that there is; `random`: all of
-    them in an order of the seed, the last batch smaller, as the released code. Of the test part all images come, in
-    `whole` in batches of nearly one size. Images that lie sorted by class are shuffled in any case.
+    drawn: `whole`: in the order of the split, whole batches only (or a single smaller one); `random`: all images, in an
+    order drawn by the seed, with a smaller last batch, as in the released code. All test images are used, with `whole`
+    in batches of nearly equal size. Images sorted by class are always shuffled.
     """
     images = context.task.part(part)
     order = np.arange(len(images))
@@ -55,25 +55,25 @@ def scoring_batches(context: RunContext, part: str, size: int, drawn: str, count
         num_workers=context.task.workers,
         generator=torch.Generator(),
     )
-    # Copies: what another process loaded lies in shared memory, of which there may be little
+    # Copies: tensors from worker processes are in shared memory, which may be scarce
     stored = [{name: tensor.clone() for name, tensor in batch.items()} for batch in iterate_batches(loader)]
     return Batches(stored, context.task, context.device)
 
 
 def divided(order: np.ndarray, size: int, drawn: str, whole_part: bool) -> list[list[int]]:
-    """The images of each batch."""
+    """The image indices of each batch."""
     if drawn == "whole" and whole_part:
         return [batch.tolist() for batch in np.array_split(order, -(-len(order) // size))]
     if drawn == "whole" and len(order) > size:
         order = order[: len(order) - len(order) % size]
     batches = [order[first : first + size].tolist() for first in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:  # one image has no statistics
+    if len(batches) > 1 and len(batches[-1]) == 1:  # a single image has no batch statistics
         single = batches.pop()
         batches[-1] += single
     return batches
 
 
 def sorted_by_class(labels: Any) -> bool:
-    """Whether the images of each class, int64 `[N]` labels, lie together, in the order of the classes."""
+    """Whether int64 `[N]` labels are in ascending order."""
     labels = np.asarray(labels)
     return bool((labels[1:] >= labels[:-1]).all())

@@ -1,4 +1,4 @@
-"""The truth where no benchmark has it: a sample of subnets, each trained alone by the model's own recipe, once and
+"""Ground truth where no benchmark provides it: a sample of subnets, each trained alone with the model's own recipe and
 cached.
 """
 
@@ -14,8 +14,8 @@ logger = logging.getLogger("quantlab")
 
 
 def different_subnets(space: SearchSpace, count: int, rng: np.random.Generator) -> list[int]:
-    """Numbers of `count` random subnets that compute different things, ascending; fewer if a hundred draws in a row
-    bring nothing new.
+    """Indices of `count` random subnets that compute different functions, ascending; fewer if a hundred draws in a row
+    give nothing new.
     """
     found: dict[tuple[int, ...], int] = {}
     misses = 0
@@ -27,8 +27,8 @@ def different_subnets(space: SearchSpace, count: int, rng: np.random.Generator) 
 
 
 def train_alone(context: RunContext, space: SearchSpace, indices: list[int], steps: int) -> TruthTable:
-    """Test accuracy (percent, named after the task) of each subnet after `steps` steps of `model.pretrain`'s recipe
-    from its own seed.
+    """Test accuracy (percent, named after the task) of each subnet after `steps` steps of the recipe `model.pretrain`,
+    from its seed.
     """
     top1 = []
     for done, index in enumerate(indices, 1):

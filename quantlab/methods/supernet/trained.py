@@ -1,4 +1,4 @@
-"""A trained supernet: what accuracy subnets have with its weights."""
+"""A trained supernet: the accuracies of subnets with its weights."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,8 +14,8 @@ from quantlab.search.spaces import Subnet
 
 
 class TrainedSupernet:
-    """`weights`: of every supernet that `sampler` trains, of which `model` holds one at a time. section: the method's
-    `ranking`, which says on what images and with which statistics subnets are scored.
+    """weights: of each supernet that `sampler` trains; `model` holds one of them at a time. section: the method's
+    `ranking`, which gives the images and BatchNorm statistics for scoring.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class TrainedSupernet:
         return self.images("train", self.section.calibration_images)
 
     def accuracies(self, subnets: Sequence[Subnet], what: str, images: Batches) -> list[float]:
-        """Top-1 (percent) of each subnet on `images`. what: the name of the progress bar, and of the files that an
-        interrupted evaluation resumes from.
+        """Top-1 (percent) of each subnet on `images`. what: the label of the progress bar, and of the files from
+        which an interrupted evaluation resumes.
         """
         scores = np.zeros(len(subnets))
         for part, weights in enumerate(self.weights):
@@ -60,7 +60,7 @@ class TrainedSupernet:
         return accuracies(self.model, subnets, images, progress, partial, what)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All weights, those of supernet n under `supernetN.`."""
+        """All weights, with the prefix `supernetN.` for supernet n."""
         return {
             f"supernet{part}.{name}": tensor
             for part, state in enumerate(self.weights)

@@ -1,5 +1,5 @@
-"""Training a supernet, or with few-shot NAS several one after the other: which subnets a step trains, at what learning
-rate, with which momentum.
+"""Training of a supernet, or with few-shot NAS of several in turn: which subnets a step trains, with which learning
+rate and momentum.
 """
 
 import math
@@ -69,7 +69,7 @@ class Supernet(Method):
 
     @classmethod
     def check_files(cls, section, config) -> None:
-        """Also looks up the names that the table is asked for: decoding the images takes half a minute."""
+        """Also looks up the requested names in the table, before images are decoded, which takes half a minute."""
         if section.ranking.truth is not None:
             truth = TruthTable.load(section.ranking.truth, space_of(config.model), "method.ranking.truth")
             truth.subset(section.ranking.subset)
@@ -85,7 +85,7 @@ class Supernet(Method):
         return decision
 
     def _drawn_split(self) -> int:
-        """A decision with the most operations, by the seed; for few-shot NAS another than its own."""
+        """A decision with the most operations, drawn by the seed; with few-shot NAS not the one that it splits on."""
         most = max(len(self.space.choices(decision)) for decision in range(len(self.space.decisions)))
         allowed = [
             decision
@@ -228,8 +228,8 @@ class Supernet(Method):
 
     # validation ----------------------------------------------------------------------------------------------------
     def _validated_subnets(self) -> dict[str, list[Subnet]]:
-        """A few subnets of low, middle and high complexity; of the lowest complexity in the space only where there is
-        no other.
+        """A few subnets each of low, middle and high complexity, without those of the least complexity if there are
+        others.
         """
         rng = seeded(self.seed, streams.VALIDATION)
         drawn = sorted({self.space.canonical(self.space.sample(rng)) for _ in range(500)}, key=self.complexity)
@@ -279,5 +279,5 @@ class Supernet(Method):
     def load_state_dict(self, state: dict) -> None:
         self.part, self.finished = state["part"], state["finished"]
         self.model.load_state_dict(state["model"])
-        self._make_optimizer()  # a part's schedule is of its own steps
+        self._make_optimizer()  # each part has its own schedule
         self.separated.load_state_dict(state["optimizer"])
