@@ -1,8 +1,9 @@
 """The typed configuration: what may be asked for, said once, and checked before any work. Never imports torch.
 
-`sections` says which keys exist and what they may hold (and, through `_target_`, what may be instantiated at all),
-`checks` which combinations make sense, `validation` turns a plain mapping into a `RunConfig` or into every problem at
-once, `plain` goes back to plain data, hashes it, and builds the object that a section describes.
+A file of `methods`, `models`, `quantizers`, `tasks` says which keys a section has, what they may hold, and which
+combinations make sense; `sections` finds it (and so, through `_target_`, what may be instantiated at all). `validation`
+turns a plain mapping into a `RunConfig` or into every problem at once, `plain` goes back to plain data, hashes it, and
+builds the object that a section describes.
 """
 
 import quantlab.config.resolvers  # noqa: F401  (registers them)

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.config import to_plain
-from quantlab.config.checks import space_of
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
 from quantlab.methods.supernet_images import Batches, scoring_batches
+from quantlab.models.searchable import space_of
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures

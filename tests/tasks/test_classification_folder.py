@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quantlab.config.tasks import ImageFolder as ImageFolderSection
-from quantlab.config.tasks import ImageNet as ImageNetSection
+from quantlab.config.tasks.classification_folder import ImageFolder as ImageFolderSection
+from quantlab.config.tasks.classification_folder import ImageNet as ImageNetSection
 from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification_folder import FolderImages, ImageFolder, ImageNet, random_resized_crop
 

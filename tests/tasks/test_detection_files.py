@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from quantlab.config.tasks import Coco as CocoSection
-from quantlab.config.tasks import Voc as VocSection
+from quantlab.config.tasks.detection import Coco as CocoSection
+from quantlab.config.tasks.detection import Voc as VocSection
 from quantlab.errors import RequestError, RunError
 from quantlab.tasks.detection_coco import Coco
 from quantlab.tasks.detection_voc import Voc
