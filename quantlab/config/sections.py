@@ -104,6 +104,11 @@ def without_target() -> Mapping[tuple[str, str], type[Section]]:
     return _WITHOUT_TARGET
 
 
+def of_group(group: str) -> list[type[Section]]:
+    """Every section of a group that describes something."""
+    return [section for section in dict.fromkeys(by_target().values()) if section.group == group]
+
+
 def section_of(target: Any) -> type[Section] | None:
     """The section of a target; None for what may not be instantiated."""
     if not isinstance(target, str):
@@ -119,7 +124,8 @@ def section_in(group: str, config: Mapping[str, Any]) -> type[Section] | None:
     content = config.get(group)
     if not isinstance(content, Mapping):
         return None
-    return section_of(content.get("_target_")) or by_option(group).get(content.get("name"))
+    option = options(group).get(str(content.get("name")))
+    return section_of(content.get("_target_") or (option and target_of(group, option)))
 
 
 def by_option(group: str) -> dict[str, type[Section] | None]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.config import to_plain
+from quantlab.config.methods.supernet import RANKING
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.stand_alone import different_subnets, train_alone
@@ -30,7 +31,6 @@ from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures
 from quantlab.report.commands import training_command
-from quantlab.report.page import RANKING
 from quantlab.report.runs import read_metrics
 from quantlab.search.evaluation import accuracies, recalibrated_accuracies
 from quantlab.search.ranking import Ranking, rank, save_ranking

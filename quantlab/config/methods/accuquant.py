@@ -3,6 +3,7 @@
 from typing import Literal
 
 from quantlab.config.fields import Count, CountFromZero, Strict
+from quantlab.config.methods.base import Curve
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ, LearningRates
 
 
@@ -12,7 +13,7 @@ class Initialization(Strict):
 
 
 class AccuQuant(DiffusionPTQ, target="quantlab.methods.accuquant.AccuQuant"):
-    curves = {"accuquant": {"color": "#D55E00", "linestyle": "-", "linewidth": 2.2, "marker": "o"}}
+    curves = (Curve(("accuquant",), "#D55E00", linewidth=2.2, marker="o"),)
     iterations: Count
     initialization: Initialization
     gradient: Literal["copy", "exact", "bptt"]

@@ -1,11 +1,23 @@
 """What all methods' sections have: what they work on, and what the rest of the house asks of them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from quantlab.config.catalog import own_choice
 from quantlab.config.fields import Name
 from quantlab.config.sections import Parts, Section, Targeted, options_of_kind
+
+
+class Curve(NamedTuple):
+    """A line of figures that is always drawn alike: its labels, of which a figure has one, and matplotlib's properties.
+    The thicker is drawn later, on top.
+    """
+
+    labels: tuple[str, ...]
+    color: str
+    linestyle: str = "-"
+    linewidth: float = 1.4
+    marker: str = ""
 
 
 class Method(Targeted):
@@ -16,10 +28,10 @@ class Method(Targeted):
     `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network;
     `opens_run`: whether it acts on the finished run that its key `run` names.
 
-    For tables and pages: `variant_keys`: what `variant` tells, so that they are no settings; `own_pretraining`: whether
-    its YAML sets model.pretrain.seed to the run's own seed; `sampled_from`: whether method=sample reads what it leaves;
-    `finds_subnet`: whether its results name a subnet to be trained alone; `files`: what a page says of the files it
-    leaves, by name; `curves`: the lines of its curves in figures, by label, in the order of drawing.
+    For tables and pages: `variant_keys`: what `variant` tells, so that they are no settings; `main_metrics`: what tells
+    how good a run is before the task's; `own_pretraining`: whether its YAML sets model.pretrain.seed to the run's own
+    seed; `sampled_from`: whether method=sample reads what it leaves; `finds_subnet`: whether its results name a subnet
+    to be trained alone; `files`: what a page says of the files it leaves, by name; `curves`: its own in figures.
     """
 
     group = "method"
@@ -34,11 +46,12 @@ class Method(Targeted):
     judges_samples: ClassVar[bool] = False
     opens_run: ClassVar[bool] = False
     variant_keys: ClassVar[tuple[str, ...]] = ()
+    main_metrics: ClassVar[tuple[str, ...]] = ()
     own_pretraining: ClassVar[bool] = False
     sampled_from: ClassVar[bool] = False
     finds_subnet: ClassVar[bool] = False
     files: ClassVar[Mapping[str, str]] = {}
-    curves: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    curves: ClassVar[tuple[Curve, ...]] = ()
     name: Name
 
     @classmethod

@@ -5,17 +5,17 @@ from typing import Any, Literal
 
 from quantlab.config.effects import Acts, only_if
 from quantlab.config.fields import Count, files_in
-from quantlab.config.methods.base import part_of
+from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ
 
 
 class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
     variant_keys = ("reconstruction",)
-    curves = {
-        "ranges only": {"color": "#777777", "linestyle": "--", "linewidth": 1.4, "marker": ""},
-        "step": {"color": "#0072B2", "linestyle": "-", "linewidth": 1.4, "marker": "s"},
-        "block": {"color": "#009E73", "linestyle": "-", "linewidth": 1.4, "marker": "^"},
-    }
+    curves = (
+        Curve(("ranges only", "ptq/none"), "#777777", linestyle="--"),
+        Curve(("step", "ptq/step"), "#0072B2", marker="s"),
+        Curve(("block", "ptq/block"), "#009E73", marker="^"),
+    )
     effects = (
         *only_if(
             "method.reconstruction",

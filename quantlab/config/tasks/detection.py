@@ -35,6 +35,7 @@ class BoxEvaluation(Strict):
 
 class DetectionTask(Task):
     kind = "detection"
+    main_metrics = ("map",)
     captions = {
         "training": TRAINING_CURVES,
         "detections": "Test images with the true boxes (dashed) and those found, with class and score.",

@@ -16,6 +16,7 @@ class RestorationEvaluation(Strict):
 
 class SuperResolution(Task):
     kind = "super_resolution"
+    main_metrics = ("psnr_y",)
     captions = {
         "super_resolution": (
             "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the"
