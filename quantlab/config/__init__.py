@@ -9,7 +9,7 @@ builds the object that a section describes.
 import quantlab.config.resolvers  # noqa: F401  (registers them)
 from quantlab.config.finished_run import with_finished_run
 from quantlab.config.plain import config_hash, implementation, instantiate, to_plain
-from quantlab.config.validation import RunConfig, find_problems, load_config, validate
+from quantlab.config.validation import RunConfig, find_problems, judged, load_config, validate
 
 __all__ = [
     "RunConfig",
@@ -17,6 +17,7 @@ __all__ = [
     "find_problems",
     "implementation",
     "instantiate",
+    "judged",
     "load_config",
     "to_plain",
     "validate",

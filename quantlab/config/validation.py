@@ -44,15 +44,23 @@ class RunConfig(Root):
 
 def validate(mapping: Mapping[str, Any]) -> RunConfig:
     """The typed config of a resolved plain mapping. Raises `RequestError` with every problem there is, a line each."""
-    problems, root, sections = _judge(mapping, without=())
-    if problems:
+    config, problems = judged(mapping)
+    if config is None:
         raise RequestError(*problems)
-    return RunConfig(**root, **sections)
+    return config
 
 
-def find_problems(mapping: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
-    """What `validate` would refuse, a line each; the groups of `without` are not judged, nor what depends on them."""
-    return _judge(mapping, without)[0]
+def find_problems(mapping: Mapping[str, Any]) -> list[str]:
+    """What `validate` would refuse, a line each."""
+    return judged(mapping)[1]
+
+
+def judged(mapping: Mapping[str, Any], without: Collection[str] = ()) -> tuple[RunConfig | None, list[str]]:
+    """The typed config, or None and every problem there is; the groups of `without` are not judged, nor what depends on
+    them, and then there is no config.
+    """
+    problems, root, sections = _judge(mapping, without)
+    return (None if problems or without else RunConfig(**root, **sections)), problems
 
 
 def load_config(path: str | Path) -> RunConfig:
