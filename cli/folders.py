@@ -14,8 +14,6 @@ import yaml
 from quantlab.config.catalog import root_configs, with_folders
 from quantlab.errors import RequestError, did_you_mean
 
-MAIN = "pkg://quantlab.conf"
-
 
 @contextmanager
 def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
@@ -47,29 +45,6 @@ def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
                 "Type --config-dir DIR --config-name NAME for DIR/NAME.yaml"
             )
         yield
-
-
-@contextmanager
-def hydra_context(config_dir: str | None) -> Iterator[None]:
-    """Hydra as hydra.main() sets it up with --config-dir, to compose configs in."""
-    from hydra import version
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.core.config_search_path import SearchPathQuery
-    from hydra.core.global_hydra import GlobalHydra
-
-    version.setbase("1.3")
-    search_path = create_config_search_path(MAIN)
-    if config_dir is not None:
-        search_path.prepend(
-            provider="command-line", path=f"file://{config_dir}", anchor=SearchPathQuery(provider="schema")
-        )
-    GlobalHydra.instance().clear()
-    Hydra.create_main_hydra2(task_name="quantlab", config_search_path=search_path)
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().clear()
 
 
 def _search_path(typed: Sequence[str], root: Path | None) -> list[str]:

@@ -1,30 +1,35 @@
-"""From a checked request to runs: Hydra composes each job and makes its directory, the runner does the work.
+"""From a checked request to runs: Hydra makes each job's directory and starts it, the runner does the work.
 
 No exception of a run reaches Hydra, which would print it its own way and end a sweep: it becomes the job's outcome. The
 jobs of a sweep may run in other processes, or on other machines, as Hydra's launcher says: how they ended is read from
-their directories.
+their directories. Jobs are started from the configs that were checked; Hydra composes none of them again.
 """
 
 import argparse
 import contextlib
+import copy
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 import hydra
+
+# Hydra's own type of what HydraContext wants; there is no public way to one
+from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
-from quantlab.cli.folders import MAIN
 from quantlab.cli.outcome import Outcome, outcome_of
-from quantlab.cli.request import Request, check_request, said_once
+from quantlab.cli.request import Job, Request, check_request, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
-from quantlab.config import RunConfig, validate, with_finished_run
+from quantlab.config import to_plain
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run_directory import RunDirectory
 from quantlab.signals import check
@@ -35,7 +40,22 @@ INTERRUPTED = (130, 143)
 def run_alone(request: Request) -> Outcome:
     """Run the one job of the request."""
     outcomes: list[Outcome] = []
-    _launch(lambda config: outcomes.append(_one_job(config, request)), request)
+
+    def task(_: DictConfig) -> None:
+        outcomes.append(_one_job(request.jobs[0], request.source, alone=True))
+
+    with _removing_empty(request.new):
+        callbacks = Callbacks(request.hydra)
+        callbacks.on_run_start(config=request.hydra, config_name=request.hydra.hydra.job.config_name)
+        done = run_job(
+            task_function=task,
+            config=request.hydra,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
+        )
+        callbacks.on_run_end(config=request.hydra, config_name=request.hydra.hydra.job.config_name, job_return=done)
+        _ = done.return_value  # raises what `task` raised
     return outcomes[0]
 
 
@@ -43,60 +63,104 @@ def sweep(request: Request) -> int | None:
     """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them,
     if one did.
     """
-    try:
+    with _removing_empty(request.new):
         _refuse_wrong_names(request)
-    except BaseException:
-        _remove_empty(request.new)
-        raise
-    try:
-        _launch(functools.partial(_job_of_sweep, request=replace(request, configs=())), request)
-    except SystemExit as stop:
-        return stop.code
+        config, name = request.hydra, request.hydra.hydra.job.config_name
+        callbacks = Callbacks(config)
+        callbacks.on_multirun_start(config=config, config_name=name)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
+            task_function=functools.partial(_job_of_sweep, jobs=request.jobs, source=request.source),
+            config=config,
+        )
+        request.directory.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, request.directory / "multirun.yaml")  # as Hydra's own sweeper does
+        try:
+            done = launcher.launch([list(job.typed) for job in request.jobs], initial_job_idx=0)
+        except SystemExit as stop:
+            if stop.code in INTERRUPTED:
+                return stop.code
+            raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+        callbacks.on_multirun_end(config=config, config_name=name)
+        for job in done:
+            _ = job.return_value  # raises what the job raised
     return None
 
 
-def _job_of_sweep(config: DictConfig, request: Request) -> None:
+class Composed:
+    """In place of Hydra's loader of configs: gives its launchers the jobs that `check_request` has composed."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = {job.typed: job for job in jobs}
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The config of the job of those words, with the `hydra` section of all."""
+        job = self.jobs[tuple(sweep_overrides)]
+        config = copy.deepcopy(master_config)
+        with read_write(config), open_dict(config):
+            config.update(to_plain(job.config))
+            config.hydra.sweep.subdir = job.directory.name
+            config.hydra.job.override_dirname = ",".join(job.swept)
+            config.hydra.overrides.task = list(job.typed)
+        return config
+
+
+def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> None:
     """Perhaps in another process: what it leaves is its directory, and what it says on stderr."""
     check()  # a signal that a library caught still ends the sweep
-    number = HydraConfig.get().job.num
-    print(f"quantlab: job {number + 1} of {len(request.swept)}: {' '.join(request.swept[number])}", file=sys.stderr)
-    if Path(HydraConfig.get().runtime.output_dir) != request.directories[number]:
-        raise RuntimeError(
-            f"job {number + 1} was to run in {request.directories[number]}, not in"
-            f" {HydraConfig.get().runtime.output_dir}"
-        )
-    outcome = _one_job(config, request)
+    number, directory = HydraConfig.get().job.num, Path(HydraConfig.get().runtime.output_dir)
+    job = jobs[number]
+    print(f"quantlab: job {number + 1} of {len(jobs)}: {' '.join(job.swept)}", file=sys.stderr)
+    if directory != job.directory:
+        raise RuntimeError(f"job {number + 1} was to run in {job.directory}, not in {directory}")
+    outcome = _one_job(job, source, alone=False)
     if outcome.interrupted:
         # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
         raise SystemExit(outcome.exit_code)
 
 
-def _launch(job: Callable[[DictConfig], None], request: Request) -> None:
-    """Raises SystemExit where a signal ended it, and RuntimeError where Hydra did."""
+def _one_job(job: Job, source: Sequence[str], alone: bool) -> Outcome:
+    directory = job.directory
     try:
-        _under_hydra(job, list(request.words))
-    except SystemExit as stop:
-        if stop.code in INTERRUPTED:
-            raise
-        raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+        run_or_go_on(job.config, [*source, *job.typed], may_stand=not alone)
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        run = RunDirectory(directory)
+        resumable = alone and run.holds_a_run() and run.state() != "completed"
+        return outcome_of(error, directory, resumable=resumable).tell()
     finally:
-        _remove_empty(request.new)
+        if not alone:
+            _remove_empty([directory])
+    return Outcome(directory=directory)
 
 
 def _refuse_wrong_names(request: Request) -> None:
     """What only torch and the files can say of a job (an architecture, weights, data) is asked for every job before the
-    first one, and
-    whether its directory is free."""
+    first one, and whether its directory is free.
+    """
     from quantlab.runner import problems_of
 
-    configs = [validate(config) for config in request.configs]
-    taken = [
-        taken_by_another(config, directory) for config, directory in zip(configs, request.directories, strict=True)
-    ]
-    found = [[*others, *problems] for others, problems in zip(taken, problems_of(configs), strict=True)]
-    problems = said_once(found, request.swept)
-    if problems:
-        raise RequestError(*problems)
+    taken = [taken_by_another(job.config, job.directory) for job in request.jobs]
+    problems = problems_of([job.config for job in request.jobs])
+    found = [[*others, *own] for others, own in zip(taken, problems, strict=True)]
+    if said := said_once(found, [job.swept for job in request.jobs]):
+        raise RequestError(*said)
+
+
+@contextlib.contextmanager
+def _removing_empty(directories: Iterable[Path]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _remove_empty(directories)
+
+
+def _remove_empty(directories: Iterable[Path]) -> None:
+    """Of `directories`, each inside the next, remove those made for a run that never began: a wrong request leaves
+    nothing.
+    """
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
 
 
 def let_hydra_answer(arguments: argparse.Namespace) -> int:
@@ -110,7 +174,7 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
     code = 0
     try:
         with redirect_stdout(printed), redirect_stderr(complained):
-            _under_hydra(lambda config: None, [*question(arguments), *flags(arguments), *arguments.overrides])
+            _under_hydra([*question(arguments), *flags(arguments), *arguments.overrides])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     if code:
@@ -121,42 +185,11 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _under_hydra(job: Callable[[DictConfig], None], words: list[str]) -> None:
-    entry = hydra.main(version_base="1.3", config_path=MAIN, config_name="config")(job)
+def _under_hydra(words: list[str]) -> None:
+    entry = hydra.main(version_base="1.3", config_path="pkg://quantlab.conf", config_name="config")(lambda config: None)
     typed = sys.argv
     sys.argv = ["quantlab", *words]
     try:
         entry()
     finally:
         sys.argv = typed
-
-
-def _remove_empty(directories: Iterable[Path]) -> None:
-    """Of `directories`, each inside the next, remove those made for a run that never began: a wrong request leaves
-    nothing.
-    """
-    with contextlib.suppress(OSError):
-        for directory in directories:
-            directory.rmdir()
-
-
-def _one_job(config: DictConfig, request: Request) -> Outcome:
-    hydra_config = HydraConfig.get()
-    directory = Path(hydra_config.runtime.output_dir)
-    try:
-        typed = list(hydra_config.overrides.task)
-        run_config = _typed(config, directory, typed)
-        run_or_go_on(run_config, [*request.source, *typed], may_stand=request.multirun)
-    except (Exception, KeyboardInterrupt, Interrupted) as error:
-        run = RunDirectory(directory)
-        alone = not request.multirun and run.holds_a_run() and run.state() != "completed"
-        return outcome_of(error, directory, resumable=alone).tell()
-    finally:
-        _remove_empty([directory] if request.multirun else [])
-    return Outcome(directory=directory)
-
-
-def _typed(config: DictConfig, directory: Path, typed: list[str]) -> RunConfig:
-    return validate(
-        with_finished_run({**OmegaConf.to_container(config, resolve=True), "output_dir": str(directory)}, typed)
-    )

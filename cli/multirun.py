@@ -6,17 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quantlab.cli.request import Request
+from quantlab.cli.request import Job, Request
 from quantlab.run_directory import RunDirectory
-
-MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 
 
 def finish(request: Request, interrupted: int | None) -> int:
     """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, or that of the signal which
     interrupted it.
     """
-    states = [_state(directory, interrupted) for directory in request.directories]
+    states = [_state(job.directory, interrupted) for job in request.jobs]
     print(summary(request, states))
     if interrupted is not None:
         print(f"quantlab: resume with: quantlab {shlex.join(request.again)}", file=sys.stderr)
@@ -27,9 +25,9 @@ def finish(request: Request, interrupted: int | None) -> int:
 def summary(request: Request, states: list[str]) -> str:
     """One line per job: what was swept, state, main metric, directory."""
     rows = [("job", "state", "metric", "directory")]
-    for words, state, directory in zip(request.swept, states, request.directories, strict=True):
-        metric = _main_metric(directory) if state == "completed" else "-"
-        rows.append((" ".join(words) or "-", state, metric, str(directory) if state != "not started" else "-"))
+    for job, state in zip(request.jobs, states, strict=True):
+        metric = _main_metric(job) if state == "completed" else "-"
+        rows.append((" ".join(job.swept) or "-", state, metric, str(job.directory) if state != "not started" else "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows)
 
@@ -44,10 +42,12 @@ def _state(directory: Path, interrupted: int | None) -> str:
     return "failed" if state == "running" else state  # its process died
 
 
-def _main_metric(directory: Path) -> str:
-    """`fid_to_fp32=1.9`, or "-" where there is no result."""
-    metrics = _metrics(directory / "results.json")
-    for name in (*MAIN_METRICS, *metrics):
+def _main_metric(job: Job) -> str:
+    """`fid_to_fp32=1.9`, or "-" where there is no result: of what the method and the task call their main metrics, and
+    then of all, the first that is there.
+    """
+    metrics, config = _metrics(job.directory / "results.json"), job.config
+    for name in (*config.method.main_metrics, *config.task.main_metrics, "loss", *metrics):
         if isinstance(metrics.get(name), (int, float)):
             return f"{name}={metrics[name]:.4g}"
     return "-"

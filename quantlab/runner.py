@@ -65,7 +65,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
         context.directory = directory.path
         main = context.accelerator.is_main_process
         with directory.attach_log() if main else contextlib.nullcontext():
-            for line in without_effect(to_plain(config), typed) if main else ():
+            for line in without_effect(config.effects, to_plain(config), typed) if main else ():
                 logger.warning(line)
             try:
                 say_of_weights(context.model)

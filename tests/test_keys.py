@@ -14,9 +14,10 @@ from tiny import TINY_PTQ
 import quantlab
 from quantlab.config import RunConfig, instantiate, to_plain, validate, with_finished_run
 from quantlab.config.catalog import options
-from quantlab.config.effects import EFFECTS, without_effect
+from quantlab.config.effects import without_effect
 from quantlab.config.fields import Strict
-from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
+from quantlab.config.quantizers.training import TrainedQuantizer
+from quantlab.config.sections import by_target, without_target
 from quantlab.errors import RequestError
 from quantlab.methods.low_bit import LowBit
 from quantlab.methods.qat import QAT
@@ -31,7 +32,7 @@ READ_ELSEWHERE = {
     "validation": "of scenes; read by the name of the part",
     "compile": "the accelerator's; test_a_compiled_network_trains_as_the_plain_one (slow)",
 }
-SECTIONS = {*BY_TARGET.values(), *WITHOUT_TARGET.values()}
+SECTIONS = {*by_target().values(), *without_target().values(), TrainedQuantizer}
 
 
 def keys_of(section: type[Strict]) -> set[tuple[type[Strict], str]]:
@@ -93,6 +94,7 @@ RUNS = {
         "method=accuquant",
         *PTQ,
         "quantizer.weight.rounding=adaround",
+        "quantizer.policy=[{modules: time_embedding, weight_bits: 8, activation_bits: 8}]",
         "method.rounding_regularizer.warmup=0.0",
     ),
     "sample": ("method=sample", "method.run={accuquant}", "method.samples=8"),
@@ -216,7 +218,7 @@ def dotted(section: type[Strict], prefix: str) -> set[str]:
 
 def test_the_table_of_effects_names_keys_that_exist():
     known = {key for section in SECTIONS for key in dotted(section, section.group)}
-    assert {key for rule in EFFECTS for key in (rule.key, rule.of)} <= known
+    assert {key for section in SECTIONS for rule in section.effects for key in (rule.key, rule.of)} <= known
 
 
 @pytest.mark.parametrize(
@@ -273,8 +275,8 @@ def test_the_table_of_effects_names_keys_that_exist():
     ],
 )
 def test_what_was_typed_without_effect_is_told(words, said):
-    config = to_plain(resolved(*(word for word in words if not word.startswith("~"))))
-    assert without_effect(config, words) == ([] if said is None else [said])
+    config = resolved(*(word for word in words if not word.startswith("~")))
+    assert without_effect(config.effects, to_plain(config), words) == ([] if said is None else [said])
 
 
 @pytest.mark.parametrize(

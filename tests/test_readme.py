@@ -18,7 +18,7 @@ from quantlab.cli.overrides import parse
 from quantlab.cli.request import _expand
 from quantlab.config import validate
 from quantlab.config.catalog import groups, options
-from quantlab.config.sections import BY_TARGET, WITHOUT_TARGET
+from quantlab.config.sections import by_target, without_target
 from quantlab.quantizers.fixed_point import FixedPointWeight
 from quantlab.search.nas_bench_201 import NasBench201
 
@@ -92,7 +92,7 @@ def test_there_is_something_to_test():
 
 
 def test_keys_and_choices_exist():
-    sections = {*BY_TARGET.values(), *WITHOUT_TARGET.values()}
+    sections = {*by_target().values(), *without_target().values()}
     known = {part for section in sections for key in dotted(section, section.group) for part in (key, f"{key}.")}
     assigned = [word.partition("=") for span in SPANS for word in span.split() if re.match(r"[a-z_.]+=", word)]
     named = [

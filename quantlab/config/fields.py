@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -22,13 +23,6 @@ class Strict(BaseModel):
     """A mapping whose keys are all known, all present and never converted: the YAMLs are the only source of values."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Section(Strict):
-    """One group of the config. `kind` is what other groups ask for: a method needs a model of the kind 'denoiser'."""
-
-    group: ClassVar[str]
-    kind: ClassVar[str] = ""
 
 
 def files_in(folder: str, *others: str) -> tuple[str, ...]:
@@ -62,6 +56,12 @@ def says(allowed: str, example: Any, nearest_of: tuple[int, ...] = ()) -> WrapVa
             ) from None
 
     return WrapValidator(validate)
+
+
+def at_most(key: str, value: int, bound_key: str, bound: int) -> Iterator[str]:
+    """The line of a count above its bound."""
+    if value > bound:
+        yield f"{key}: got {value}, allowed: 1 to {bound} ({bound_key}); type {key}={bound}"
 
 
 def _or_null(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:

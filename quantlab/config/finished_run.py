@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantlab.config.methods import Method
+from quantlab.config.methods.base import Method
 from quantlab.config.plain import to_plain
-from quantlab.config.sections import BY_TARGET
+from quantlab.config.sections import section_in
 from quantlab.config.validation import RunConfig, load_config
 from quantlab.errors import RequestError
 from quantlab.run_directory import RunDirectory
@@ -28,7 +28,7 @@ def with_finished_run(mapping: Mapping[str, Any], typed: Sequence[str]) -> dict[
     """
     ours = dict(mapping)
     own = ours.get("method") or {}
-    method, run = BY_TARGET.get(own.get("_target_")), own.get("run")
+    method, run = section_in("method", ours), own.get("run")
     if not (method and issubclass(method, Method) and method.opens_run and isinstance(run, str)):
         return ours
     run = Path(run).expanduser().absolute()
@@ -62,11 +62,8 @@ def _finished(run: Path, name: str, method: type[Method]) -> RunConfig:
         f"method.run: got {run}, a run of method={other.method.name} with model={other.model.name} (a"
         f" {other.model.kind})"
     )
-    if other.model.kind == "supernet":
-        raise RequestError(
-            f"{found}, whose weights rank subnets and are no subnet's own; train one alone, as that run's report.md"
-            " says, and give its directory"
-        )
+    if other.model.not_opened is not None:
+        raise RequestError(f"{found}, {other.model.not_opened}")
     if other.model.kind not in method.model_kinds:
         raise RequestError(
             f"{found}, but method={name} needs one of a {' or '.join(method.model_kinds)}; give another run"

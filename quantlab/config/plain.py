@@ -8,8 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quantlab.config.fields import Section
-from quantlab.config.sections import BY_TARGET
+from quantlab.config.sections import Section, by_target, section_of
 from quantlab.errors import RequestError
 
 
@@ -43,8 +42,8 @@ def implementation(section: Section) -> Any:
     Raises `RequestError` for a section without target, and for a target outside the allowlist.
     """
     target = getattr(section, "target", None)
-    if target not in BY_TARGET:
-        raise RequestError(f"{section.group}: {target} may not be instantiated; allowed: {', '.join(BY_TARGET)}")
+    if section_of(target) is None:
+        raise RequestError(f"{section.group}: {target} may not be instantiated; allowed: {', '.join(by_target())}")
     module, name = target.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
 

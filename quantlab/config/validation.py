@@ -9,9 +9,9 @@ import yaml
 from pydantic import SerializeAsAny, ValidationError
 
 from quantlab.config.catalog import options
-from quantlab.config.checks import combination_problems
-from quantlab.config.fields import Directory, OrNull, Section, Seed, Strict
-from quantlab.config.sections import BY_TARGET, GROUPS, WITHOUT_TARGET
+from quantlab.config.effects import Acts
+from quantlab.config.fields import Directory, OrNull, Seed, Strict
+from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_of, without_target
 from quantlab.errors import RequestError, did_you_mean
 
 
@@ -36,18 +36,31 @@ class RunConfig(Root):
     trainer: SerializeAsAny[Section]
     logger: SerializeAsAny[Section]
 
+    @property
+    def effects(self) -> list[Acts]:
+        """Which keys act only beside which values, of all sections."""
+        return [rule for group in GROUPS for rule in getattr(self, group).effects]
+
 
 def validate(mapping: Mapping[str, Any]) -> RunConfig:
     """The typed config of a resolved plain mapping. Raises `RequestError` with every problem there is, a line each."""
-    problems, root, sections = _judge(mapping, without=())
-    if problems:
+    config, problems = judged(mapping)
+    if config is None:
         raise RequestError(*problems)
-    return RunConfig(**root, **sections)
+    return config
 
 
-def find_problems(mapping: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
-    """What `validate` would refuse, a line each; the groups of `without` are not judged, nor what depends on them."""
-    return _judge(mapping, without)[0]
+def find_problems(mapping: Mapping[str, Any]) -> list[str]:
+    """What `validate` would refuse, a line each."""
+    return judged(mapping)[1]
+
+
+def judged(mapping: Mapping[str, Any], without: Collection[str] = ()) -> tuple[RunConfig | None, list[str]]:
+    """The typed config, or None and every problem there is; the groups of `without` are not judged, nor what depends on
+    them, and then there is no config.
+    """
+    problems, root, sections = _judge(mapping, without)
+    return (None if problems or without else RunConfig(**root, **sections)), problems
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -86,8 +99,15 @@ def _judge(
         if group not in without:
             sections[group], wrong = _section(group, mapping.get(group))
             problems += wrong
-    problems += combination_problems(sections)
+    problems += _cross_checks(Parts(**sections))
     return list(dict.fromkeys(problems)), root, sections
+
+
+def _cross_checks(parts: Parts) -> Iterator[str]:
+    """What the sections say of one another."""
+    for section in (parts.method, parts.trainer, parts.model, parts.quantizer, parts.task, parts.logger):
+        if section is not None:
+            yield from section.check(parts)
 
 
 def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
@@ -96,13 +116,13 @@ def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
         choices = ", ".join(options(group))
         return None, [f"{group}: got {_shown(value)}, allowed: one of {choices}; type {group}={choices.split(',')[0]}"]
     name, target = value.get("name"), value.get("_target_")
-    if target is not None and target not in BY_TARGET:
+    schema = section_of(target) if target is not None else _without_target(group, name)
+    if schema is None and target is not None:
         return None, []  # named already, with every other foreign target
-    schema = WITHOUT_TARGET.get((group, name if group != "trainer" else None)) if target is None else BY_TARGET[target]
     if schema is None:
         return None, [f"{group}: has no _target_ (name: {_shown(name)}); type {group}={next(iter(options(group)))}"]
     if schema.group != group:
-        fitting = [target for target, section in BY_TARGET.items() if section.group == group]
+        fitting = [target for target, section in by_target().items() if section.group == group]
         return None, [f"{group}._target_: got a {schema.group}, {target}; allowed: {', '.join(fitting)}"]
     try:
         return schema.model_validate(value), []
@@ -110,14 +130,19 @@ def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
         return None, list(_lines(error, (group,), value))
 
 
+def _without_target(group: str, name: Any) -> type[Section] | None:
+    known = without_target()
+    return known.get((group, str(name))) or known.get((group, ""))  # "": of a group whose sections have no name
+
+
 def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
     """Every `_target_`, wherever it stands, that is not on the allowlist."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name == "_target_" and (not isinstance(inner, str) or inner not in BY_TARGET):
+            if name == "_target_" and section_of(inner) is None:
                 yield (
                     f"{key}_target_: got {_shown(inner)}, which may not be instantiated; allowed: "
-                    f"quantlab's own classes only{did_you_mean(inner, BY_TARGET)}"
+                    f"quantlab's own classes only{did_you_mean(inner, by_target())}"
                 )
             else:
                 yield from _foreign_targets(inner, f"{key}{name}.")

@@ -174,15 +174,23 @@ class MobileNetNetwork(MobileNet):
         return self.logits(images, self.subnet)
 
 
+def _stages(section: Any) -> list[Stage]:
+    return [Stage(stage.channels, stage.layers, stage.stride) for stage in section.stages]
+
+
+def space_of(section: Any) -> MobileNetSpace:
+    """The space of a section, for ImageNet's images."""
+    return MobileNetSpace(_stages(section))
+
+
 def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
     """The supernet of conf/model/mobilenet_supernet.yaml, or with `section.subnet` the network of that subnet, sized by
     `task`.
 
     Raises RequestError for an encoding that is not of the space.
     """
-    stages = [Stage(stage.channels, stage.layers, stage.stride) for stage in section.stages]
     space = MobileNetSpace(
-        stages,
+        _stages(section),
         section.stem,
         section.first,
         section.last,

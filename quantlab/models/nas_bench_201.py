@@ -230,6 +230,11 @@ def make_operation(operation: int, width: int, learns: bool) -> nn.Module:
             return ReLUConvBN(width, width, 3, 1, learns)
 
 
+def space_of(section: Any) -> NasBench201:
+    """The space of a section, for images of the benchmark's size."""
+    return NasBench201(section.width, section.cells)
+
+
 def build_nas_bench_201(section: Any, task: Any) -> CellNetwork:
     """The supernet of conf/model/nas_bench_201.yaml, or with `section.subnet` the network of that cell, sized by
     `task`.

@@ -73,6 +73,7 @@ class DSQActivation(ActivationQuantizer):
 
 
 class DSQPolicy(TrainingPolicy):
+    kind = "training"
     """quantizer=dsq."""
 
     def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> DSQWeight:

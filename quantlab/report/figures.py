@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantlab.config.methods.base import Curve
+from quantlab.config.sections import of_group
 from quantlab.report.metrics import is_number
 
 if TYPE_CHECKING:
@@ -18,18 +20,12 @@ if TYPE_CHECKING:
 
 Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, curves
 
-# In the order of drawing and of the legend: what is drawn last lies on top.
-NAMED = {
-    "": {"color": "#0072B2", "linestyle": "-", "linewidth": 1.4, "marker": ""},  # the one run of a figure
-    "ranges only": {"color": "#777777", "linestyle": "--", "linewidth": 1.4, "marker": ""},
-    "step": {"color": "#0072B2", "linestyle": "-", "linewidth": 1.4, "marker": "s"},
-    "block": {"color": "#009E73", "linestyle": "-", "linewidth": 1.4, "marker": "^"},
-    "accuquant": {"color": "#D55E00", "linestyle": "-", "linewidth": 2.2, "marker": "o"},
-}
+ONE_RUN = Curve(("",), "#0072B2")  # the only run of a figure
+TARGET_COLOR = "#D55E00"
 OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
 OTHER_LINES = ("-", "-.", ":")
-# Of metrics.jsonl: known before the run, no curve to look at.
-UNDRAWN = {"step", "learning_rate", "network_evaluations", "target_transition_rate", "gradient_clipped_share_target"}
+OTHER_WIDTH = 1.4
+UNDRAWN = ("step", "learning_rate")  # of metrics.jsonl: known before the run, as what methods say is `undrawn`
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 PANEL = (3.4, 2.6)  # inches
@@ -58,7 +54,8 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
     Where a curve has more than 40 points, the points are drawn faint under their running mean.
     """
     styles = _styles(runs)
-    keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key not in UNDRAWN))
+    undrawn = {*UNDRAWN, *(key for method in of_group("method") for key in method.undrawn)}
+    keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key not in undrawn))
     curves = {key: {label: _curve(runs[label], key) for label in styles} for key in keys}
     curves = {key: lines for key, lines in curves.items() if any(len(steps) for steps, _ in lines.values())}
     figure, panels = new_panels(max(len(curves), 1), columns=2 if len(curves) == 4 else 3)
@@ -131,26 +128,32 @@ def _log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Labels in the order of `NAMED`, others before accuquant, each with its line; ptq/step is drawn as step."""
-    ranks = list(NAMED)
-    labels = list(dict.fromkeys(labels))
+def named_curves() -> list[Curve]:
+    """Curves that look the same in every figure, in the order of drawing and of the legend."""
+    curves = [ONE_RUN, *(curve for method in of_group("method") for curve in method.curves)]
+    return sorted(curves, key=lambda curve: curve.linewidth)
 
-    def rank(label: str) -> float:
-        name = label.split(" (")[0].removeprefix("ptq/").replace("none", "ranges only")
-        return ranks.index(name) if name in ranks else len(ranks) - 1.5
+
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Labels in the order of drawing, each with its line: the named, and others before those that are thicker."""
+    named = named_curves()
+    places = {label: place for place, curve in enumerate(named) for label in curve.labels}
+    others_place = sum(curve.linewidth <= OTHER_WIDTH for curve in named) - 0.5
+
+    def place_of(label: str) -> float:
+        return places.get(label.split(" (")[0], others_place)
 
     styles, others = {}, 0
     taken = set()
-    for label in sorted(labels, key=lambda label: (rank(label), "(" in label)):
-        place = rank(label)
-        if place == int(place) and place not in taken:
-            styles[label] = NAMED[ranks[int(place)]]
+    for label in sorted(dict.fromkeys(labels), key=lambda label: (place_of(label), "(" in label)):
+        place = place_of(label)
+        if place != others_place and place not in taken:
+            styles[label] = {key: value for key, value in named[int(place)]._asdict().items() if key != "labels"}
             taken.add(place)
         else:
             color = OTHER_COLORS[others % len(OTHER_COLORS)]
             line = OTHER_LINES[others // len(OTHER_COLORS) % len(OTHER_LINES)]
-            styles[label] = {"color": color, "linestyle": line, "linewidth": 1.4, "marker": "D"}
+            styles[label] = {"color": color, "linestyle": line, "linewidth": OTHER_WIDTH, "marker": "D"}
             others += 1
     return styles
 
@@ -214,21 +217,14 @@ def layer_curves(
     figure, axes_of = new_panels(max(len(found), 1), columns)
     for axes, (key, title) in zip(axes_of, found.items(), strict=False):
         draw_layers(axes, rows, key)
-        draw_curve(axes, rows, key, color=NAMED[""]["color"], label="mean over layers")
+        draw_curve(axes, rows, key, color=ONE_RUN.color, label="mean over layers")
         target, label = targets.get(key, ("", ""))
         own = _distinct_layers(rows, target)
         for steps, values in own:
-            axes.plot(
-                steps,
-                values,
-                color=NAMED["accuquant"]["color"],
-                linewidth=0.8,
-                linestyle=":",
-                label=f"{label} of each layer",
-            )
+            axes.plot(steps, values, color=TARGET_COLOR, linewidth=0.8, linestyle=":", label=f"{label} of each layer")
         label = f"{label}, mean over layers" if own else label
         if any(is_number(row.get(target)) for row in rows):
-            draw_curve(axes, rows, target, color=NAMED["accuquant"]["color"], label=label, linestyle="--")
+            draw_curve(axes, rows, target, color=TARGET_COLOR, label=label, linestyle="--")
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=TITLE_SIZE)
         axes.set_xlabel("optimizer step")

@@ -5,55 +5,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from quantlab.config.sections import section_in
+from quantlab.config.tasks.base import TRAINING_CURVES
 from quantlab.report.commands import as_value, shell_command, training_command
 from quantlab.report.layers import full_precision_section, quantized_words, read_layers
 from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
 from quantlab.report.runs import flatten, read_run, read_typed, short_path
 from quantlab.report.table import method_label
 
-BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
-SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
-RANKING = "ranking.csv"  # of a supernet
-
-# Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
-CAPTIONS = {
-    "comparison": "Samples from the same noise: full precision, quantized, and their amplified difference.",
-    "denoising_error": (
-        "Error to full precision along denoising: of each step alone, started from the full-precision "
-        "state, and accumulated. Vertical lines are group boundaries."
-    ),
-    "fid_along_denoising": "FID between the states of the quantized and of the full-precision model along denoising.",
-    "transitions": (
-        "Weight transitions over training: running transition rate against its target, transition-adaptive learning "
-        "rate, effective step size, distance of latent weights to their transition point, share of oscillating weights."
-    ),
-    "latent_weights": "Latent weights at the end, normalized, with the transition points.",
-    "gradients": (
-        "Quantized gradients over training: clip ratio of the interval, share clipped against its target, quantization"
-        " error of all gradients and of the large ones, relative to the largest."
-    ),
-    "gradient_histograms": "Gradients of the last logged step and the interval they were quantized in.",
-    "ranking": (
-        "Accuracy of subnets with the supernet's weights against that of the same networks trained alone, coloured by"
-        " complexity; Kendall's τ of the two."
-    ),
-    "fairness": "Validation loss over training of the supernet's subnets of low, middle and high complexity.",
-    "noise": (
-        "Cosine between the momentum and the next gradient over training, with its running mean: how much of the"
-        " momentum points where the subnet now trained wants to go."
-    ),
-    "found_subnet": (
-        "The subnet found: the operation chosen for each edge or layer; grey and dashed where nothing is computed."
-    ),
-    "super_resolution": (
-        "Of test images the square with the most detail: bicubic upsampling, what the models make of it, the original."
-    ),
-    "training": "What was logged during training; where there are many points, with their running mean on top.",
-    "full_precision": "Samples of the full-precision model.",
-    "quantized": "Samples of the quantized model, from the same noise.",
-    "samples": "Samples of the model; where the task's images are drawn too, they are above.",
-    "detections": "Test images with the true boxes (dashed) and those found, with class and score.",
-}
+FIRST_ROWS = ("bicubic", "full_precision")  # of the baselines in a table: what nothing was quantized for
 
 PROTOCOL_WORDS = {
     "samples": "{} samples",
@@ -82,7 +42,8 @@ def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Pa
     if results is not None:
         run |= {"results": results, "state": "completed"}
     kept = full_precision_section(read_layers(run_directory) or {})
-    sections = [_title(run), _numbers(run), kept, _pictures(run_directory), _commands(run), _provenance(run)]
+    pictures = _pictures(run_directory, captions(run["config"]))
+    sections = [_title(run), _numbers(run), kept, pictures, _commands(run), _provenance(run)]
     path = run_directory / "report.md"
     path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
     return path
@@ -171,14 +132,10 @@ def _numbers(run: dict[str, Any]) -> str:
             f" {format_number(checked['largest_difference'])} of the largest value; their sums reach"
             f" {checked['largest_accumulator']}." + _not_checked_words(checked),
         ]
-    if (run["directory"] / RANKING).is_file():
-        lines += [
-            "",
-            (
-                "Every ranked subnet with its score, its accuracy trained alone and its complexity:"
-                f" [{RANKING}]({RANKING})."
-            ),
-        ]
+    method = section_in("method", run["config"])
+    for name, what in method.files.items() if method is not None else ():
+        if (run["directory"] / name).is_file():
+            lines += ["", f"{what}: [{name}]({name})."]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
 
@@ -191,8 +148,8 @@ def _not_checked_words(checked: dict[str, Any]) -> str:
 def _measured(results: dict[str, Any], label: str) -> list[tuple[str, dict[str, Any]]]:
     """Label and numeric metrics of each row: the baselines that there are, then the run itself."""
     baseline = {name: value for name, value in (results.get("baseline") or {}).items() if isinstance(value, dict)}
-    order = [name for name in BASELINES if name in baseline] + [name for name in baseline if name not in BASELINES]
-    rows = [(BASELINES.get(name, name.replace("_", " ")), baseline[name]) for name in order]
+    order = [name for name in FIRST_ROWS if name in baseline] + [name for name in baseline if name not in FIRST_ROWS]
+    rows = [(name.replace("_", " "), baseline[name]) for name in order]
     if best := results.get("best"):
         rows.append((f"best validated (step {best['step']})", best["metrics"]))
     rows.append((label, results["metrics"]))
@@ -221,13 +178,22 @@ def _cost_words(results: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _pictures(run_directory: Path) -> str:
+def captions(config: dict[str, Any]) -> dict[str, str]:
+    """What the pictures of a run show, by file name, in the order of the page; others follow, named by their file."""
+    found: dict[str, str] = {}
+    for group in ("method", "task"):
+        section = section_in(group, config)
+        found |= section.captions if section is not None else {}
+    return {**found, "training": TRAINING_CURVES}
+
+
+def _pictures(run_directory: Path, captions: dict[str, str]) -> str:
     found = [file for folder in ("figures", "samples") for file in sorted((run_directory / folder).glob("*.png"))]
-    order = list(CAPTIONS)
+    order = list(captions)
     found.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
     blocks = []
     for file in found:
-        caption = CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
+        caption = captions.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
         blocks.append(f"![{file.stem}]({quote(file.relative_to(run_directory).as_posix())})\n\n{caption}")
     return "\n\n".join(["## Pictures", *blocks]) if blocks else ""
 
@@ -236,21 +202,16 @@ def _commands(run: dict[str, Any]) -> str:
     # The directory is taken now, so that a repetition must go to another one.
     typed = [word for word in read_typed(run["directory"]) if not word.startswith(("output_dir=", "resume="))]
     commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
-    method = run["results"]["method"] if run["results"] else None
-    if method in SAMPLEABLE:
-        word = "method.run=" + as_value(short_path(run["directory"]))
-        commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
-    elif (
-        method == "supernet"
-        and "found" in (run["results"].get("diagnostics") or {})
-        and {"task", "model"} <= run["config"].keys()
-    ):
-        commands.append(
-            ("Train the subnet found, alone:", training_command(run["config"], run["results"]["diagnostics"]["found"]))
-        )
-    elif run["results"] is None:
+    method, results = section_in("method", run["config"]), run["results"]
+    found = (results.get("diagnostics") or {}).get("found") if results else None
+    if results is None:
         word = f"resume={short_path(run['directory'])}"
         commands.append(("Go on with it:", shell_command(["quantlab", word])))
+    elif method is not None and method.sampled_from:
+        word = "method.run=" + as_value(short_path(run["directory"]))
+        commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
+    elif method is not None and method.finds_subnet and found and {"task", "model"} <= run["config"].keys():
+        commands.append(("Train the subnet found, alone:", training_command(run["config"], found)))
     return "\n\n".join(["## Commands", *(f"{what}\n\n```\n{command}\n```" for what, command in commands)])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quantlab.config.sections import section_in
 from quantlab.report.metrics import column_order, format_bits, format_number, heading, is_number
 from quantlab.report.runs import flatten, short_path
 
@@ -23,9 +24,7 @@ TRAILING = ("notes", "protocol", "seconds", "peak_mib", "state", "directory")
 # Keys of the config that say where, how fast or how talkatively a run went, or that have a column of their own.
 NOT_SETTINGS = (
     *("seed", "device", "data_dir", "cache_dir", "output_dir", "resume", "logger.", "task.data_dir", "task.download"),
-    *("trainer.log_every", "trainer.checkpoint_every", "trainer.num_workers", "method.reconstruction"),
-    *("method.schedule", "method.optimizer", "method.oscillation"),
-    *("method.sampler", "method.calr", "method.decay", "method.momentum_separation"),
+    *("trainer.log_every", "trainer.checkpoint_every", "trainer.num_workers"),
 )
 
 
@@ -42,28 +41,10 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """The method, and which of its kinds: `accuquant`, `ptq/block`, `qat/sgd+freezing`, `low_bit/min_max`,
-    `supernet/spos+calr+ms`.
-    """
-    section = config.get("method")
-    section = section if isinstance(section, dict) else {}
-    kind = section.get("reconstruction")
-    if "schedule" in section:
-        kind = f"{section.get('optimizer')}{'t' if section['schedule'] == 'transition_rate' else ''}"
-        cure = section.get("oscillation", "none")
-        kind += "" if cure == "none" else f"+{cure}"
-    if method == "low_bit":
-        kind = ((config.get("quantizer") or {}).get("gradient") or {}).get("interval")
-    if method == "supernet" and "sampler" in section:
-        rate = "calr" if section["calr"] else section["decay"]
-        kind = "+".join(
-            [
-                section["sampler"],
-                *([] if rate == "cosine" else [rate]),
-                *(["ms"] if section["momentum_separation"] else []),
-            ]
-        )
-    return f"{method}/{kind}" if kind else method
+    """The method, and which of its kinds, as its section says: `accuquant`, `ptq/block`, `qat/sgd+freezing`."""
+    section = section_in("method", config)
+    variant = "" if section is None else section.variant(config)
+    return f"{method}/{variant}" if variant else method
 
 
 def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
@@ -182,9 +163,6 @@ def _row(run: dict[str, Any]) -> Row:
     }
 
 
-SEEDS_FOLLOW = ("pretrain", "low_bit")  # methods whose YAML sets model.pretrain.seed to the run's own seed
-
-
 def _planned(config: dict[str, Any]) -> dict[str, Any]:
     """What a run without results would have said of itself, from its config; "" where the config does not say."""
     flat = dict(flatten(config))
@@ -195,9 +173,11 @@ def _planned(config: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in flatten(config) if not key.startswith(NOT_SETTINGS)}
-    if settings.get("method.name") in SEEDS_FOLLOW:
-        settings.pop("model.pretrain.seed", None)
-    return settings
+    method = section_in("method", config)
+    told = [f"method.{key}" for key in method.variant_keys] if method is not None else []
+    if method is not None and method.own_pretraining:
+        told.append("model.pretrain.seed")
+    return _without(settings, told)
 
 
 def row_key(row: Row) -> str:

@@ -207,7 +207,7 @@ def test_a_signal_before_the_run_begins_ends_the_command(command, runner, tmp_pa
         except BaseException as error:
             raise TypeError("something went wrong") if remade else error  # noqa: B904
 
-    monkeypatch.setattr("quantlab.cli.request.find_problems", interrupted)
+    monkeypatch.setattr("quantlab.cli.job.judged", interrupted)
     assert command("output_dir=run") == (code, "", f"quantlab: interrupted by signal {number}\n")
     assert runner.configs == [] and list(tmp_path.iterdir()) == []
 

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+from composed import composed
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from quantlab.cli.folders import hydra_context
+from quantlab.cli.hydra_context import hydra_context
+from quantlab.cli.job import job_directory_name
 from quantlab.cli.multirun import summary
 from quantlab.cli.overrides import parse
-from quantlab.cli.request import Request, job_directory_name
+from quantlab.cli.request import Job, Request
+from quantlab.config import validation
 from quantlab.errors import Interrupted, RunError
 
 
@@ -84,13 +88,9 @@ def test_the_main_metric_is_looked_up_in_order(tmp_path):
     for number, metrics in enumerate(found):
         (tmp_path / f"{number}").mkdir()
         (tmp_path / f"{number}/results.json").write_text(json.dumps({"metrics": metrics}))
-    request = Request(
-        ("-m",),
-        True,
-        tuple((f"seed={n}",) for n in range(4)),
-        tmp_path,
-        directories=tuple(tmp_path / f"{n}" for n in range(4)),
-    )
+    config = composed()
+    jobs = tuple(Job(config, tmp_path / f"{number}", swept=(f"seed={number}",)) for number in range(4))
+    request = Request(("-m",), True, jobs, tmp_path)
     table = summary(request, ["completed"] * 4)
     assert [metric for _, metric, _ in rows(table).values()] == ["loss=0.5", "psnr=12.35", "fid_to_fp32=1.5", "-"]
 
@@ -159,3 +159,29 @@ def test_what_only_the_runner_can_tell_is_asked_for_all_jobs_before_the_first(co
     code, out, err = command("-m", "seed=0,1,2")
     assert (code, out, runner.configs, list(tmp_path.iterdir())) == (2, "", [], [])
     assert err == "quantlab: error: model.architecture: timm has no 'resnt18' (job seed=1; 1 of 3 jobs)\n"
+
+
+@pytest.mark.parametrize("words, jobs", [((), 1), (("-m", "seed=0,1,2"), 3)])
+def test_each_job_is_composed_once_and_validated_once(command, runner, monkeypatch, words, jobs):
+    counted = {"composed": 0, "validated": 0}
+    compose, judge = ConfigLoaderImpl.load_configuration, validation._judge
+
+    def composing(*arguments, **named):
+        counted["composed"] += 1
+        return compose(*arguments, **named)
+
+    def judging(*arguments, **named):
+        counted["validated"] += 1
+        return judge(*arguments, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", composing)
+    monkeypatch.setattr(validation, "_judge", judging)
+    assert command(*words, "method=ptq", "output_dir=run")[0] == 0
+    assert len(runner.configs) == jobs and counted == {"composed": jobs, "validated": jobs}
+
+
+def test_the_line_to_go_on_keeps_how_hydra_starts_the_jobs(command, runner, tmp_path):
+    runner.fails[0] = Interrupted(2)
+    words = ("-m", "hydra/launcher=basic", "+hydra.job.env_set.A=b", "seed=0,1")
+    err = command(*words, "output_dir=sweep")[2]
+    assert err.splitlines()[-1].endswith(f"quantlab {' '.join(words)} output_dir={tmp_path / 'sweep'}")

@@ -8,8 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
+from quantlab.config.methods.supernet import Supernet
 from quantlab.report import supernet
-from quantlab.report.page import CAPTIONS, write_page
+from quantlab.report.page import write_page
 from quantlab.report.supernet import (
     FAINT_COLOR,
     FAIRNESS,
@@ -226,4 +227,4 @@ def test_the_page_shows_them_with_their_captions(make_run):
     cell_graph(["none"] * 6, EDGES, "cell", directory / "figures" / "found_subnet.png")
     text = write_page(directory).read_text()
     for name in ("ranking", "fairness", "noise", "found_subnet"):
-        assert f"![{name}](figures/{name}.png)\n\n{CAPTIONS[name]}" in text
+        assert f"![{name}](figures/{name}.png)\n\n{Supernet.captions[name]}" in text

@@ -77,6 +77,19 @@ def test_reconstruction_is_part_of_the_method(make_run):
     assert [(row["method"], row["settings"]) for row in rows] == [("ptq/step", {}), ("ptq/block", {})]
 
 
+@pytest.mark.parametrize(
+    "method, key, other",
+    [("low_bit", "optimizer", "adam"), ("low_bit", "decay", "cosine"), ("qat", "decay_every", "step")],
+)
+def test_what_a_methods_name_does_not_tell_is_a_setting(make_run, method, key, other):
+    """Keys that the variant of another method tells, or begin as one of them, are settings all the same."""
+    runs = [
+        make_run(value, method=method, metrics={"top1": 50.0}, settings={"schedule": "learning_rate", key: value})
+        for value in ("sgd", other)
+    ]
+    assert [row["settings"] for row in rows_of(*runs)] == [{f"method.{key}": "sgd"}, {f"method.{key}": other}]
+
+
 @pytest.mark.parametrize("method, averaged", [("low_bit", True), ("pretrain", True), ("qat", False)])
 def test_a_seed_of_full_precision_that_follows_the_runs_own_is_no_setting(make_run, method, averaged):
     runs = [

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from quantlab.config.tasks import ImageFolder as ImageFolderSection
-from quantlab.config.tasks import ImageNet as ImageNetSection
+from quantlab.config.tasks.classification_folder import ImageFolder as ImageFolderSection
+from quantlab.config.tasks.classification_folder import ImageNet as ImageNetSection
 from quantlab.tasks.classification_folder import ImageFolder, ImageNet
 
 COMMON = {

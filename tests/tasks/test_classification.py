@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantlab.config.tasks import Digits as DigitsSection
-from quantlab.config.tasks import TorchvisionClassification as TorchvisionSection
+from quantlab.config.tasks.classification import Digits as DigitsSection
+from quantlab.config.tasks.classification import TorchvisionClassification as TorchvisionSection
 from quantlab.errors import RequestError, RunError
 from quantlab.tasks.classification import Digits, OfficialTest, random_crop_and_flip
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from quantlab.config import find_problems
-from quantlab.config.tasks import DigitScenes as Section
+from quantlab.config.tasks.detection import DigitScenes as Section
 from quantlab.errors import RequestError
 from quantlab.tasks.datasets import load_digits
 from quantlab.tasks.detection import collate, flip

@@ -6,7 +6,7 @@ import logging
 import pytest
 from boxed_images import COMMON, picture
 
-from quantlab.config.tasks import Coco as CocoSection
+from quantlab.config.tasks.detection import Coco as CocoSection
 from quantlab.errors import RequestError, RunError
 from quantlab.tasks.detection_coco import Coco
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from boxed_images import COMMON, picture
 
-from quantlab.config.tasks import Voc as VocSection
+from quantlab.config.tasks.detection import Voc as VocSection
 from quantlab.errors import RequestError
 from quantlab.tasks.detection_voc import Voc
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from quantlab.config.tasks import PhotoFolders as PhotoFoldersSection
-from quantlab.config.tasks import SamplePhotos as SamplePhotosSection
+from quantlab.config.tasks.super_resolution import PhotoFolders as PhotoFoldersSection
+from quantlab.config.tasks.super_resolution import SamplePhotos as SamplePhotosSection
 from quantlab.errors import RequestError
 from quantlab.tasks.image_pairs import Bicubic
 from quantlab.tasks.super_resolution import PhotoFolders, SamplePhotos, most_detailed_square

@@ -7,13 +7,13 @@ import logging
 import numpy as np
 
 from quantlab.config import to_plain
+from quantlab.config.methods.supernet import RANKING
 from quantlab.methods.base import Outcome, RunContext, seeded
 from quantlab.methods.supernet import streams
 from quantlab.methods.supernet.stand_alone import different_subnets, train_alone
 from quantlab.methods.supernet.trained import TrainedSupernet
 from quantlab.report import supernet as figures
 from quantlab.report.commands import training_command
-from quantlab.report.page import RANKING
 from quantlab.report.runs import read_metrics
 from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.spaces import MEASURES, SearchSpace, Subnet

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantlab.config.checks import space_of
 from quantlab.errors import RequestError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.supernet import streams
 from quantlab.methods.supernet.evaluation import evaluate
 from quantlab.methods.supernet.images import scoring_batches
 from quantlab.methods.supernet.trained import TrainedSupernet
+from quantlab.models.searchable import space_of
 from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent
 from quantlab.search.samplers import build_sampler

@@ -1,0 +1,119 @@
+"""One job of a request, before anything starts: composed as Hydra does it, and everything that is wrong with it, each a
+line with a remedy. Hydra itself stops at the first thing that is wrong, late and at length. Imports no torch.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+from hydra import compose
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
+from quantlab.config import RunConfig, judged, with_finished_run
+from quantlab.config.catalog import hidden
+from quantlab.errors import RequestError
+
+MAX_NAME = 150
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a job's words come to: its problems and, where there are none, its config. `directory`: as Hydra names it,
+    `name`: of the job's below that of its sweep. `by_clock`: whether the directory is `output_dir` and named by the
+    time, as by default: then a name beside it will do as well.
+    """
+
+    problems: list[str]
+    config: RunConfig | None = None
+    typed: tuple[str, ...] = ()
+    hydra: DictConfig | None = None
+    directory: str = ""
+    name: str = ""
+    by_clock: bool = False
+
+
+def examine(root: str, job: list[str], directory_key: str, unread: set[str], naming: list[str]) -> Examined:
+    """One job, with every problem that it has; its directory stands under `directory_key`. `unread`: groups of which an
+    option was chosen that could not be read; naming: the words by which the jobs of a sweep are named.
+    """
+    parsed, problems = parse(job, multirun=False)
+    wrong_options = group_problems(parsed)
+    wrong_groups = unread | {override.key_or_group for override in parsed if override.input_line in wrong_options}
+    # Which keys a group has depends on its option: below a group whose option is wrong, nothing can be judged.
+    sound = [
+        override
+        for override in parsed
+        if override.input_line not in wrong_options and override.key_or_group.split(".")[0] not in wrong_groups
+    ]
+    problems += wrong_options.values()
+    try:
+        composed, unknown = _compose(root, sound, naming)
+        problems += [*unknown, *_own_problems(root, composed.hydra)]
+        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        mapping = OmegaConf.to_container(own, resolve=True)
+        mapping = mapping if wrong_groups else with_finished_run(mapping, job)
+        config, found = judged(mapping, without=wrong_groups)
+        directory = OmegaConf.select(composed, directory_key)
+        return Examined(
+            [*problems, *found],
+            config,
+            tuple(override.input_line for override in parsed if not override.is_hydra_override()),
+            composed,
+            directory,
+            OmegaConf.select(composed, "hydra.sweep.subdir") if naming else "",
+            by_clock="${now:" in str(OmegaConf.to_container(own).get("output_dir")) and directory == own.output_dir,
+        )
+    except RequestError as error:
+        problems += error.problems
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(_first_line(error))
+    except yaml.YAMLError as error:
+        problems.append(f"not readable as YAML: {' '.join(str(error).split())}; mend the file")
+    return Examined(problems)
+
+
+def _compose(root: str, sound: list[Override], naming: list[str]) -> tuple[DictConfig, list[str]]:
+    """A job as Hydra composes it, and the problems of the words that name no key, which were left out."""
+    OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
+    words, unknown = [override.input_line for override in sound], {}
+    try:
+        return compose(root, [*words, *naming], return_hydra_config=True), []
+    except HydraException:
+        chosen = [
+            override.input_line
+            for override in sound
+            if is_group(override) or override.key_or_group == "hydra.searchpath"
+        ]
+        unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
+    words = [word for word in words if word not in unknown]
+    return compose(root, [*words, *naming], return_hydra_config=True), [*unknown.values()]
+
+
+def _own_problems(root: str, hydra: DictConfig) -> Iterator[str]:
+    """What is wrong with YAML of the user's although Hydra composes it."""
+    if hydra.output_subdir == ".hydra" and "quantlab_job_directory" not in str(OmegaConf.to_container(hydra.sweep)):
+        yield f"--config-name: {root}.yaml does not build on quantlab's own config; begin its defaults with '- config'"
+    for group, option in {"": root, **hydra.runtime.choices}.items():
+        name = f"{group}/{option}".lstrip("/")
+        for file in hidden(name):
+            yield f"{file}: never read, since quantlab has its own {name}, which comes first; give yours another name"
+
+
+def job_directory_name(override_dirname: str) -> str:
+    """A sweep job's directory, from its swept overrides: one path component of at most 150 bytes, unique to them."""
+    name = override_dirname.replace("/", "_")
+    if len(name.encode()) > MAX_NAME or name != override_dirname:
+        # Cutting, or "_" for "/", could make two jobs meet in one directory.
+        digest = hashlib.sha256(override_dirname.encode()).hexdigest()[:8]
+        name = name.encode()[: MAX_NAME - len(digest) - 1].decode(errors="ignore") + "-" + digest
+    return name if name not in ("", ".", "..") else "job"
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.__cause__ if not str(error).strip() and error.__cause__ is not None else error
+    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)

@@ -1,0 +1,83 @@
+"""What conf/method/_diffusion_ptq.yaml may hold: what the methods share that quantize a denoiser after training."""
+
+from collections.abc import Iterator
+
+from quantlab.config.effects import Acts, only_if
+from quantlab.config.fields import Count, Fraction, NotNegative, Positive, Strict, Switch, at_most
+from quantlab.config.methods.base import Method
+from quantlab.config.sections import Parts
+
+
+class Calibration(Strict):
+    trajectories: Count
+    range_samples: Count
+
+
+class Learn(Strict):
+    rounding: Switch
+    activation_scales: Switch
+
+
+class LearningRates(Strict):
+    rounding: Positive
+    activation_scales: Positive
+
+
+class RoundingRegularizer(Strict):
+    weight: NotNegative
+    beta_start: Positive
+    beta_end: Positive
+    warmup: Fraction
+
+
+class DiffusionPTQ(Method):
+    model_kinds = ("denoiser",)
+    task_kinds = ("generation",)
+    quantizer_kind = "post-training"
+    quantizes = True
+    judges_samples = True
+    sampled_from = True
+    undrawn = ("network_evaluations",)
+    effects = (
+        Acts("method.learning_rate.rounding", "method.learn.rounding", (True,)),
+        Acts("method.learning_rate.activation_scales", "method.learn.activation_scales", (True,)),
+        *only_if("quantizer.weight.rounding", ("adaround",), "method.rounding_regularizer"),
+    )
+    group_size: Count
+    batch_size: Count
+    calibration: Calibration
+    learn: Learn
+    learning_rate: LearningRates
+    rounding_regularizer: RoundingRegularizer
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is more to it than calibrated ranges."""
+        return True
+
+    def check(self, parts: Parts) -> Iterator[str]:
+        yield from super().check(parts)
+        calibration, regularizer = self.calibration, self.rounding_regularizer
+        trajectories = ("method.calibration.trajectories", calibration.trajectories)
+        yield from at_most("method.calibration.range_samples", calibration.range_samples, *trajectories)
+        yield from at_most("method.batch_size", self.batch_size, *trajectories)
+        if regularizer.beta_end > regularizer.beta_start:
+            yield (
+                f"method.rounding_regularizer.beta_end: got {regularizer.beta_end}, allowed: up to beta_start "
+                f"({regularizer.beta_start}); type method.rounding_regularizer.beta_end={regularizer.beta_start}"
+            )
+        if parts.model is not None and parts.model.kind in self.model_kinds:
+            yield from at_most("method.group_size", self.group_size, "model.sampler.steps", parts.model.sampler.steps)
+        if parts.quantizer is not None and parts.quantizer.kind == self.quantizer_kind and self.learns:
+            yield from self._nothing_to_learn(parts.quantizer)
+
+    def _nothing_to_learn(self, quantizer) -> Iterator[str]:
+        if quantizer.weight.bits == quantizer.activation.bits == 32:
+            return  # another check says that nothing is quantized at all
+        weight = self.learn.rounding and quantizer.weight.rounding != "nearest" and quantizer.weight.bits != 32
+        if not (weight or (self.learn.activation_scales and quantizer.activation.bits != 32)):
+            yield (
+                "method.learn: nothing to learn: rounding needs quantized weights and"
+                " quantizer.weight.rounding=adaround or straight_through, activation_scales quantized activations; type"
+                " method.learn.rounding=true, or method=ptq method.reconstruction=none for calibrated ranges only"
+            )

@@ -1,0 +1,11 @@
+"""What conf/model/edsr.yaml and its likes may hold. The values' meaning is said there."""
+
+from quantlab.config.fields import Count, UpToOne
+from quantlab.config.models.base import SuperResolver
+
+
+class EDSR(SuperResolver, target="quantlab.models.edsr.build_edsr"):
+    normalizes = False
+    blocks: Count
+    channels: Count
+    residual_scale: UpToOne

@@ -1,0 +1,65 @@
+"""What the YAMLs of generation tasks may hold. The values' meaning is said there."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from quantlab.config.fields import Channels, Count, CountFromTwo, Directory, Seed, Strict, Switch, at_most
+from quantlab.config.models.task_classifier import TaskClassifier
+from quantlab.config.sections import Parts
+from quantlab.config.tasks.base import TRAINING_CURVES, Task
+
+
+class Evaluation(Strict):
+    samples: CountFromTwo
+    batch_size: Count
+    features: Literal["task_classifier", "inception", "none"]
+    seed: Seed
+    step_error_samples: Count
+
+
+class GenerationTask(Task):
+    kind = "generation"
+    has_parts = False
+    main_metrics = ("fid_to_fp32", "mse_to_fp32")
+    captions = {
+        "comparison": "Samples from the same noise: full precision, quantized, and their amplified difference.",
+        "denoising_error": (
+            "Error to full precision along denoising: of each step alone, started from the full-precision "
+            "state, and accumulated. Vertical lines are group boundaries."
+        ),
+        "fid_along_denoising": (
+            "FID between the states of the quantized and of the full-precision model along denoising."
+        ),
+        "training": TRAINING_CURVES,
+        "full_precision": "Samples of the full-precision model.",
+        "quantized": "Samples of the quantized model, from the same noise.",
+        "samples": "Samples of the model; where the task's images are drawn too, they are above.",
+    }
+    image_size: Count
+    evaluation: Evaluation
+    feature_network: TaskClassifier
+
+    def check(self, parts: Parts) -> Iterator[str]:
+        evaluation = self.evaluation
+        yield from at_most(
+            "task.evaluation.step_error_samples",
+            evaluation.step_error_samples,
+            "task.evaluation.samples",
+            evaluation.samples,
+        )
+
+
+class DigitsGeneration(GenerationTask, target="quantlab.tasks.generation.DigitsGeneration"):
+    pass
+
+
+class TorchvisionGeneration(
+    GenerationTask, target=("quantlab.tasks.generation.MnistGeneration", "quantlab.tasks.generation.Cifar10Generation")
+):
+    data_dir: Directory
+    download: Switch
+
+
+class ImageFolderGeneration(GenerationTask, target="quantlab.tasks.generation.ImageFolderGeneration"):
+    data_dir: Directory
+    channels: Channels
