@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlab.cli.request import Request
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
 

@@ -22,14 +22,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from quantlab.atomic_files import claim_directory
 from quantlab.cli.arguments import flags
 from quantlab.cli.folders import hydra_context
 from quantlab.cli.overrides import as_value, dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import find_problems, with_finished_run
 from quantlab.config.catalog import folders, groups, hidden
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.atomic_files import claim_directory
+from quantlab.run.directory import RunDirectory
 
 MAX_NAME = 150
 

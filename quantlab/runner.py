@@ -19,8 +19,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 import quantlab
-from quantlab.cache import Cache
-from quantlab.checkpoint import save_model
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.config.effects import without_effect
 from quantlab.errors import Interrupted, QuantlabError, RequestError
@@ -40,8 +38,10 @@ from quantlab.progress import Bar
 from quantlab.report import figures, page
 from quantlab.report.layers import quantized_share, read_layers
 from quantlab.report.runs import read_metrics
-from quantlab.run_directory import RunDirectory
-from quantlab.signals import as_interrupted, check, deferred, interruptible
+from quantlab.run.cache import Cache
+from quantlab.run.directory import RunDirectory
+from quantlab.run.signals import as_interrupted, check, deferred, interruptible
+from quantlab.run.state import save_model
 from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")

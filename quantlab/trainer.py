@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from quantlab.checkpoint import Checkpoints
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
 from quantlab.progress import Steps
-from quantlab.run_directory import RunDirectory
-from quantlab.signals import as_interrupted, deferred, pending
+from quantlab.run.checkpoints import Checkpoints
+from quantlab.run.directory import RunDirectory
+from quantlab.run.signals import as_interrupted, deferred, pending
 from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")

@@ -9,7 +9,7 @@ import pytest
 from left import results
 from PIL import Image
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 
 SCENES = (
     "task=detection",

@@ -9,7 +9,7 @@ from left import results
 from PIL import Image
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 
-from quantlab.checkpoint import load_model, save_model
+from quantlab.run.state import load_model, save_model
 
 CONTRACT = (
     "config.yaml",

@@ -14,7 +14,7 @@ from quantlab.config.plain import to_plain
 from quantlab.config.sections import BY_TARGET
 from quantlab.config.validation import RunConfig, load_config
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 FED = ("image_size", "channels", "normalization", "scale")
 

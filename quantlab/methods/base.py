@@ -23,7 +23,7 @@ class RunContext:
     task: Any
     model: torch.nn.Module  # full precision, on the device
     accelerator: Any  # accelerate.Accelerator: device, precision, processes
-    cache: Any  # quantlab.cache.Cache: tensors that runs share
+    cache: Any  # quantlab.run.cache.Cache: tensors that runs share
     directory: Path  # the run's own directory
     feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for; None: no FID
     # trained(model section): that model in full precision, by its own recipe, cached

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import load_config
 from quantlab.errors import RequestError
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import weight_quantized_layers
+from quantlab.run.state import load_model, strict_load
 
 
 class Start:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
@@ -32,6 +31,7 @@ from quantlab.quantizers.trained_layer import (
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.report.runs import read_metrics
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.tasks.base import loaded, to_device
 
 logger = logging.getLogger("quantlab")

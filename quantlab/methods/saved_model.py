@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
@@ -14,6 +13,7 @@ from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
+from quantlab.run.state import load_model, strict_load
 
 
 class SavedModel:

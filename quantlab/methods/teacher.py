@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantlab.checkpoint import tensors_digest
 from quantlab.config import instantiate, load_config
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
 from quantlab.models.timm_classifier import build_timm_classifier, fetch_weights
 from quantlab.models.weight_names import match
 from quantlab.models.weights import locate, read
+from quantlab.run.state import tensors_digest
 
 KEY = "method.teacher"
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quantlab.checkpoint import is_saved_state, load_model
 from quantlab.errors import CorruptFileError, RequestError, did_you_mean
+from quantlab.run.state import is_saved_state, load_model
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
 INDEX = ".safetensors.index.json"

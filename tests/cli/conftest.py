@@ -8,7 +8,7 @@ import pytest
 
 from quantlab.cli.main import main
 from quantlab.config import to_plain
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 
 class StubRunner:

@@ -10,7 +10,7 @@ import yaml
 from left import results, rows
 from PIL import Image
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 
 TINY = (
     "model.depth=8",

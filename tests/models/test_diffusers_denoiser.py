@@ -13,7 +13,6 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel, schedulers
 from safetensors.torch import load_file, save_file
 
-from quantlab.cache import Cache
 from quantlab.config import load_config
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError, RunError
@@ -23,6 +22,7 @@ from quantlab.methods.pretrain import Pretrain, source_of
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.models.diffusers_denoiser import load_pretrained
 from quantlab.models.diffusers_scheduler import DDPM_FORWARD, alphas_cumprod
+from quantlab.run.cache import Cache
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TASK = SimpleNamespace(name="digits_generation", channels=1, image_size=8, classes=10)

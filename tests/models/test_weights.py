@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import get_model, resnet18
 
-from quantlab.checkpoint import save_model
 from quantlab.errors import RequestError
 from quantlab.full_precision import load_weights
 from quantlab.models.edsr import EDSR
@@ -22,6 +21,7 @@ from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.models.torchvision_names import TORCHVISION, torchvision_names
 from quantlab.models.weight_names import match
 from quantlab.models.weights import read, require_finite
+from quantlab.run.state import save_model
 
 
 def resnet(depth=8, width=4, classes=10, channels=1, final_batch_norm=True):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from quantlab.checkpoint import load_state, save_state
 from quantlab.optim import SGDT, CaLR, MomentumSeparation
+from quantlab.run.state import load_state, save_state
 
 OPTIMIZERS = {
     "sgd": lambda weights: torch.optim.SGD(weights, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.02),

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from quantlab.atomic_files import atomic_write, claim_directory, create_whole
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run_directory import RESULTS_KEYS, RunDirectory
+from quantlab.run.atomic_files import atomic_write, claim_directory, create_whole
+from quantlab.run.directory import RESULTS_KEYS, RunDirectory
 
 CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "resume": None}
 

@@ -18,8 +18,8 @@ import yaml
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from quantlab.atomic_files import atomic_write, create_whole, remove_leftovers
 from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers
 
 STATES = ("running", "completed", "failed", "interrupted")
 
