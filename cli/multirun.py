@@ -1,12 +1,12 @@
 """The end of a sweep: a table of every job, read from the directories that the jobs left behind."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from quantlab.cli.request import Request
+from quantlab.errors import CorruptFileError
 from quantlab.run.directory import RunDirectory
 
 MAIN_METRICS = ("fid_to_fp32", "mse_to_fp32", "top1", "loss")
@@ -46,15 +46,15 @@ def _state(directory: Path, interrupted: int | None) -> str:
 
 def _main_metric(directory: Path) -> str:
     """`fid_to_fp32=1.9`, or "-" where there is no result."""
-    metrics = _metrics(directory / "results.json")
+    metrics = _metrics(directory)
     for name in (*MAIN_METRICS, *metrics):
         if isinstance(metrics.get(name), (int, float)):
             return f"{name}={metrics[name]:.4g}"
     return "-"
 
 
-def _metrics(results: Path) -> dict[str, Any]:
+def _metrics(directory: Path) -> dict[str, Any]:
     try:
-        return json.loads(results.read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
+        return (RunDirectory(directory).read_results() or {"metrics": {}})["metrics"]
+    except CorruptFileError:
         return {}

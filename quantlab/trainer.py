@@ -214,7 +214,7 @@ class Trainer:
             row["loss"] = float(self.accelerator.reduce(values["loss"].detach().clone(), "mean"))
         bar.set_postfix_str(f"loss {row['loss']:.4g}")
         if self.accelerator.is_main_process:
-            self.directory.log_metrics(done, row)
+            self.directory.metrics.append(done, row)
         self.accelerator.log(row, step=done)
 
     def _validate_and_save(self, method: Method, done: int) -> None:
@@ -227,7 +227,7 @@ class Trainer:
         if row:
             self.accelerator.log(row, step=done)
             if self.accelerator.is_main_process:
-                self.directory.log_metrics(done, row)
+                self.directory.metrics.append(done, row)
         self._save(method, done, score)
 
     def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:

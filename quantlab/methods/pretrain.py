@@ -229,7 +229,7 @@ class Pretrain(Method):
         context, model = self.context, self.keep()
         metrics, protocol = self.measure()
         if context.accelerator.is_main_process:
-            context.task.draw({"full precision": model}, context.directory / "samples", context.device)
+            context.task.draw({"full precision": model}, context.directory.samples, context.device)
         return Outcome(
             metrics=metrics,
             baseline=context.task.baseline(context.device),

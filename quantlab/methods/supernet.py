@@ -30,8 +30,6 @@ from quantlab.optim import CaLR, MomentumSeparation
 from quantlab.optim.calr import decay_exponent, decay_factor
 from quantlab.report import supernet as pictures
 from quantlab.report.commands import training_command
-from quantlab.report.page import RANKING
-from quantlab.report.runs import read_metrics
 from quantlab.search.evaluation import accuracies, recalibrated_accuracies
 from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.samplers import build_sampler
@@ -312,9 +310,8 @@ class Supernet(Method):
             if ranking.batch_norm == "recalibrated":
                 found = recalibrated_accuracies(self.model, chosen, images, self.calibrated_on, context.progress, what)
             else:
-                partial = (
-                    context.directory / f"{what}_{part}-unfinished" if context.accelerator.is_main_process else None
-                )
+                unfinished = context.directory.path / f"{what}_{part}-unfinished"
+                partial = unfinished if context.accelerator.is_main_process else None
                 found = accuracies(self.model, chosen, images, context.progress, partial, what)
             scores[places] = found
         return scores.tolist()
@@ -383,7 +380,7 @@ class Supernet(Method):
         if self.context.accelerator.is_main_process:
             columns = {name: values.tolist() for name, values in ranking.truth.items()}
             save_ranking(
-                self.context.directory / RANKING,
+                self.context.directory.ranking_path,
                 [self.space.encode(subnet) for subnet in subnets],
                 scores,
                 columns,
@@ -436,7 +433,8 @@ class Supernet(Method):
         return scored[0]
 
     def _draw(self, ranking: Ranking | None, found: Subnet) -> None:
-        folder, rows = self.context.directory / "figures", read_metrics(self.context.directory)
+        directory = self.context.directory
+        folder, rows = directory.figures, directory.metrics.read()
         if ranking is not None:
             pictures.ranking_scatter(
                 ranking.scores,

@@ -6,14 +6,14 @@ from typing import Any
 from urllib.parse import quote
 
 from quantlab.report.commands import as_value, shell_command, training_command
-from quantlab.report.layers import full_precision_section, quantized_words, read_layers
+from quantlab.report.layers import full_precision_section, quantized_words
 from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
-from quantlab.report.runs import flatten, read_run, read_typed, short_path
+from quantlab.report.runs import flatten, read_run, short_path
 from quantlab.report.table import method_label
+from quantlab.run.directory import RunDirectory
 
 BASELINES = {"bicubic": "bicubic", "full_precision": "full precision", "ranges_only": "ranges only"}
 SAMPLEABLE = ("accuquant", "ptq")  # methods whose checkpoint method=sample reads
-RANKING = "ranking.csv"  # of a supernet
 
 # Captions of the pictures by file name, in the order of the page; other pictures follow, named by their file.
 CAPTIONS = {
@@ -77,15 +77,21 @@ def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Pa
     Raises:
         CorruptFileError: results.json is damaged.
     """
-    run_directory = Path(run_directory)
-    run = read_run(run_directory)
+    directory = RunDirectory(run_directory)
+    run = read_run(directory.path)
     if results is not None:
         run |= {"results": results, "state": "completed"}
-    kept = full_precision_section(read_layers(run_directory) or {})
-    sections = [_title(run), _numbers(run), kept, _pictures(run_directory), _commands(run), _provenance(run)]
-    path = run_directory / "report.md"
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
-    return path
+    kept = full_precision_section(directory.read_layers() or {})
+    sections = [
+        _title(run),
+        _numbers(run, directory),
+        kept,
+        _pictures(directory),
+        _commands(run, directory),
+        _provenance(run),
+    ]
+    directory.write_report("\n\n".join(section for section in sections if section) + "\n")
+    return directory.report_path
 
 
 def final_table(results: dict[str, Any], label: str | None = None) -> str:
@@ -146,7 +152,7 @@ def _quantized(results: dict[str, Any]) -> str:
     return f"{format_bits(results['bits'])}: {words}" if words else ""
 
 
-def _numbers(run: dict[str, Any]) -> str:
+def _numbers(run: dict[str, Any], directory: RunDirectory) -> str:
     results = run["results"]
     if results is None:
         return "## Results\n\nNone: the run has not completed."
@@ -171,12 +177,12 @@ def _numbers(run: dict[str, Any]) -> str:
             f" {format_number(checked['largest_difference'])} of the largest value; their sums reach"
             f" {checked['largest_accumulator']}." + _not_checked_words(checked),
         ]
-    if (run["directory"] / RANKING).is_file():
+    if (ranking := directory.ranking_path).is_file():
         lines += [
             "",
             (
                 "Every ranked subnet with its score, its accuracy trained alone and its complexity:"
-                f" [{RANKING}]({RANKING})."
+                f" [{ranking.name}]({ranking.name})."
             ),
         ]
     cost = _cost_words(results)
@@ -221,20 +227,20 @@ def _cost_words(results: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _pictures(run_directory: Path) -> str:
-    found = [file for folder in ("figures", "samples") for file in sorted((run_directory / folder).glob("*.png"))]
+def _pictures(directory: RunDirectory) -> str:
+    found = directory.pictures()
     order = list(CAPTIONS)
     found.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
     blocks = []
     for file in found:
         caption = CAPTIONS.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
-        blocks.append(f"![{file.stem}]({quote(file.relative_to(run_directory).as_posix())})\n\n{caption}")
+        blocks.append(f"![{file.stem}]({quote(file.relative_to(directory.path).as_posix())})\n\n{caption}")
     return "\n\n".join(["## Pictures", *blocks]) if blocks else ""
 
 
-def _commands(run: dict[str, Any]) -> str:
+def _commands(run: dict[str, Any], directory: RunDirectory) -> str:
     # The directory is taken now, so that a repetition must go to another one.
-    typed = [word for word in read_typed(run["directory"]) if not word.startswith(("output_dir=", "resume="))]
+    typed = [word for word in directory.read_typed() if not word.startswith(("output_dir=", "resume="))]
     commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
     method = run["results"]["method"] if run["results"] else None
     if method in SAMPLEABLE:

@@ -32,7 +32,6 @@ class Checkpoints:
         `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk
         are of a run that went back to an earlier checkpoint, and are superfluous too.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
         save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
         self._prune(step)

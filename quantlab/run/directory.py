@@ -1,25 +1,26 @@
-"""What a run leaves behind: one directory with its config, state, metrics, results and log.
+"""What a run leaves behind: one directory with its config, state, metrics, results and log. All that is read from it or
+written to it goes through here; pictures are drawn to the paths that are named here. Nothing here needs torch.
 
 Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a whole, so that a reader never meets half
 a file, whenever the run was killed.
 """
 
 import json
-import logging
-import math
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
-from tqdm import tqdm
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers
+from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
+from quantlab.run.log import RunLog
+from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.plain_json import to_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 STATES = ("running", "completed", "failed", "interrupted")
 
@@ -36,24 +37,42 @@ RESULTS_KEYS: dict[str, tuple[str, ...]] = {
     "cost": ("seconds", "steps", "peak_memory_bytes"),
     "provenance": ("quantlab", "commit", "torch", "device", "config_sha256"),
 }
-
-logger = logging.getLogger("quantlab")
+# what a reader of results.json cannot do without
+NEEDED = {"method": str, "task": str, "model": str, "bits": dict, "metrics": dict}
+CURVES = ("step_error", "accumulated_error")  # of each entry of figures/denoising.json, one value per denoising step
 
 
 class RunDirectory:
-    """The directory of one run. Made by `create` for a new run, by `open` to go on with one."""
+    """The directory of one run. Made by `create` for a new run, by `open` to go on with one; to read it needs neither.
+
+    The paths that it names need not exist.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.typed_path = self.path / ".hydra" / "overrides.yaml"
         self.status_path = self.path / "status.json"
-        self.metrics_path = self.path / "metrics.jsonl"
         self.results_path = self.path / "results.json"
         self.layers_path = self.path / "layers.json"
         self.report_path = self.path / "report.md"
-        self.log_path = self.path / "run.log"
-        self._logged: set[tuple[int, frozenset[str]]] = set()
+        self.ranking_path = self.path / "ranking.csv"  # of a supernet: every ranked subnet
+        self.checkpoints = self.path / "checkpoints"
+        self.model_path = self.checkpoints / "model.safetensors"  # what the run made, ready to be used
+        self.best_model_path = self.checkpoints / "best.safetensors"  # the best validated state, where that is another
+        self.figures = self.path / "figures"
+        self.denoising_path = self.figures / "denoising.json"
+        self.samples = self.path / "samples"
+        self.metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.log = RunLog(self.path / "run.log")
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # a run begins, or goes on ---------------------------------------------------------------------------------------
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], typed: Sequence[str]) -> "RunDirectory":
         """Start a run at `path`, in state `running`: `config` is the resolved config, `typed` the user's overrides.
@@ -70,9 +89,8 @@ class RunDirectory:
             # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
             run.write_status("running")
-            hydra = run._folder(".hydra")
-            atomic_write(hydra / "config.yaml", resolved)
-            atomic_write(hydra / "overrides.yaml", yaml.safe_dump(list(typed), allow_unicode=True))
+            run._write(run.path / ".hydra" / "config.yaml", resolved)
+            run._write(run.typed_path, yaml.safe_dump(list(typed), allow_unicode=True))
         except OSError as error:
             if isinstance(error, FileExistsError) and run.holds_a_run():
                 raise run._taken() from None
@@ -95,36 +113,24 @@ class RunDirectory:
             )
         try:
             remove_leftovers(run.path)
-            run._mend_metrics()
+            run.metrics.mend()
         except OSError as error:
             raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
         return run
+
+    def holds_a_run(self) -> bool:
+        return self.config_path.is_file()
+
+    def is_ours(self) -> bool:
+        """Whether this is a run's directory, and not one in which another tool left a config.yaml."""
+        return self.holds_a_run() and self.status_path.is_file()
 
     def _taken(self) -> RequestError:
         return RequestError(
             f"{self.path} already holds a run; go on with it by resume={self.path}, or choose another output_dir"
         )
 
-    @property
-    def checkpoints(self) -> Path:
-        return self._folder("checkpoints")
-
-    @property
-    def figures(self) -> Path:
-        return self._folder("figures")
-
-    @property
-    def samples(self) -> Path:
-        return self._folder("samples")
-
-    def _folder(self, name: str) -> Path:
-        folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def holds_a_run(self) -> bool:
-        return self.config_path.is_file()
-
+    # reading --------------------------------------------------------------------------------------------------------
     def read_config(self) -> dict[str, Any]:
         """The resolved config. Raises: CorruptFileError when `config.yaml` is no mapping in YAML."""
         try:
@@ -138,55 +144,65 @@ class RunDirectory:
     def read_typed(self) -> list[str]:
         """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""
         try:
-            typed = yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+            typed = yaml.safe_load(self.typed_path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return []
         return [str(word) for word in typed] if isinstance(typed, list) else []
 
     def read_status(self) -> dict[str, Any]:
-        """`state`, `error`, `exit_code`, as last written."""
-        return json.loads(self.status_path.read_text(encoding="utf-8"))
+        """`state`, `error`, `exit_code`, as last written; {} where the file is missing or torn."""
+        return _mapping(_read_json(self.status_path))
 
     def state(self) -> str | None:
         """The `state` of status.json; None where the file is missing or torn."""
-        try:
-            return self.read_status()["state"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return self.read_status().get("state")
 
+    def read_results(self) -> dict[str, Any] | None:
+        """results.json; None for a run that has not completed. Raises: CorruptFileError when it is no results file."""
+        if not self.results_path.is_file():
+            return None
+        results = _mapping(_read_json(self.results_path))
+        for key, kind in NEEDED.items():
+            if not isinstance(results.get(key), kind):
+                raise CorruptFileError(f"{self.results_path} is damaged (no {key})")
+        return results
+
+    def read_layers(self) -> dict[str, dict[str, Any]] | None:
+        """layers.json; None where the run quantized nothing, or nothing can be read."""
+        layers = _read_json(self.layers_path)
+        return layers if isinstance(layers, dict) else None
+
+    def read_denoising(self) -> dict[str, Any] | None:
+        """figures/denoising.json (the errors along denoising), or None where the run left none.
+
+        Raises: CorruptFileError when it cannot be read, or its curves are not one value per denoising step.
+        """
+        path = self.denoising_path
+        if not path.is_file():
+            return None
+        try:
+            series = json.loads(path.read_text(encoding="utf-8"))
+            steps = len(series["timesteps"])
+            lengths = {len(curve[key]) for curve in series["curves"].values() for key in CURVES}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+        if not lengths <= {steps}:
+            raise CorruptFileError(
+                f"{path} is damaged (curves of {sorted(lengths)} values for {steps} denoising steps)"
+            )
+        return series
+
+    def pictures(self) -> list[Path]:
+        """The PNG files of `figures` and `samples`."""
+        return [file for folder in (self.figures, self.samples) for file in sorted(folder.glob("*.png"))]
+
+    # writing --------------------------------------------------------------------------------------------------------
     def write_status(self, state: str, error: str | None = None, exit_code: int | None = None) -> None:
         """Write `status.json`; `state` is one of `STATES`, and `error` is put on one line."""
         if state not in STATES:
             raise ValueError(f"state is {state!r}, but must be one of {', '.join(STATES)}")
         error = " ".join(error.split()) if error else None
-        atomic_write(self.status_path, _json({"state": state, "error": error, "exit_code": exit_code}, indent=2))
-
-    def log_metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line, `step` first; NaN and infinities become null.
-
-        A line for the same step with the same names is written once: a resumed run repeats the same bits.
-        """
-        key = (step, frozenset(values))
-        if key in self._logged:
-            return
-        with open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(_json({"step": step, **values}) + "\n")
-        self._logged.add(key)
-
-    def _mend_metrics(self) -> None:
-        if not self.metrics_path.exists():
-            return
-        data = self.metrics_path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self.metrics_path, len(whole))
-        for line in whole.splitlines():
-            try:
-                names = json.loads(line)
-                self._logged.add((names.pop("step"), frozenset(names)))
-            except (ValueError, KeyError, AttributeError, TypeError):
-                # Bytes that rotted in the middle of the file: what stands around them is still worth keeping.
-                continue
+        self._write(self.status_path, to_json({"state": state, "error": error, "exit_code": exit_code}, indent=2))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write `results.json`, whose presence says that the run completed: so call this last.
@@ -202,75 +218,44 @@ class RunDirectory:
         ]
         if missing:
             raise ValueError(f"results lack {', '.join(missing)}")
-        atomic_write(self.results_path, _json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
+        self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
         """Write `layers.json`: by name of every part of the network its bits, why it stays in full precision, and
         its shares.
         """
-        atomic_write(self.layers_path, _json(layers, indent=1) + "\n")
+        self._write(self.layers_path, to_json(layers, indent=1) + "\n")
 
-    @contextmanager
-    def attach_log(self) -> Iterator[None]:
-        """Send the logger `quantlab` to stderr, around progress bars, and to `run.log`, while the block runs."""
-        handler = _TerminalAndFile(self)
-        level, propagate = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
+    def write_report(self, text: str) -> None:
+        self._write(self.report_path, text)
 
-    def print_table(self, text: str) -> None:
-        """Print `text` on stdout, if anyone still reads it, and into `run.log`."""
-        try:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-        except (OSError, ValueError):  # closed, full, or a pipe without a reader
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
-        self.append_to_log(text)
+    def write_denoising(self, series: Mapping[str, Any]) -> None:
+        """Write figures/denoising.json, as `read_denoising` gives it."""
+        self._write(self.denoising_path, json.dumps(series, indent=1))
 
-    def append_to_log(self, text: str) -> None:
-        """Write `text` and an end of line to `run.log` alone, if the disk has room."""
-        try:
-            with open(self.log_path, "a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        except OSError:
-            # The line has reached the terminal; a full disk stops the run where it would lose numbers.
-            pass
+    def write_samples(self, pixels: "np.ndarray") -> Path:
+        """Write samples/samples.npy, uint8 [N, H, W, C]; returns its path."""
+        import numpy as np
+
+        path = self.samples / "samples.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_whole(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, pixels)
+        return path
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text)
 
 
-class _TerminalAndFile(logging.Handler):
-    """Plain messages, marked from a warning upwards."""
-
-    def __init__(self, run: RunDirectory):
-        super().__init__()
-        self._run = run
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.WARNING:
-            text = f"{record.levelname.lower()}: {text}"
-        tqdm.write(text, file=sys.stderr)
-        self._run.append_to_log(text)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: scalars of numpy and torch as numbers, what is not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
+def _read_json(path: Path) -> Any:
+    """What the file holds, or None: what only describes a run must not hide the run's numbers when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    return str(value) if isinstance(value, Path) else value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -40,6 +40,7 @@ def save_state(path: str | Path, state: Any, *, header: Mapping[str, str] | None
     """
     tensors: dict[str, Tensor] = {}
     structure = _encode(state, "", tensors)
+    _tensors_path(path).parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(_tensors_path(path)) as temporary:
         try:
             safetensors.torch.save_file(_separate(tensors), temporary, dict(header) if header else None)

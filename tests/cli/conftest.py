@@ -31,7 +31,9 @@ class StubRunner:
             directory.write_status("interrupted" if code > 2 else "failed", str(error), code)
             raise error
         metrics = {"psnr": 20.0, "fid_to_fp32": 1.25 + config.seed}
-        directory.results_path.write_text(json.dumps({"metrics": metrics}))
+        directory.results_path.write_text(
+            json.dumps({"method": "", "task": "", "model": "", "bits": {}, "metrics": metrics})
+        )
         directory.write_status("completed", exit_code=0)
 
 
