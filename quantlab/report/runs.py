@@ -47,7 +47,7 @@ def _config(run: RunDirectory) -> dict[str, Any]:
     """What only describes a run must not hide the run's numbers when it is damaged."""
     try:
         return run.read_config()
-    except (OSError, CorruptFileError):
+    except (OSError, CorruptFileError, RequestError):
         return {}
 
 

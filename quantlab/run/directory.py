@@ -14,6 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run import formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile
@@ -82,7 +83,7 @@ class RunDirectory:
         run = cls(path)
         if run.holds_a_run():
             raise run._taken()
-        resolved = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
+        resolved = OmegaConf.to_yaml(OmegaConf.create({formats.KEY: formats.FORMAT, **config}))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
@@ -132,14 +133,24 @@ class RunDirectory:
 
     # reading --------------------------------------------------------------------------------------------------------
     def read_config(self) -> dict[str, Any]:
-        """The resolved config. Raises: CorruptFileError when `config.yaml` is no mapping in YAML."""
+        """The resolved config, as this version has it, whichever made the run (`formats`).
+
+        Raises: CorruptFileError when `config.yaml` is no mapping in YAML; RequestError for a format of another version.
+        """
         try:
             config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             config = None
         if not isinstance(config, dict):
             raise CorruptFileError(f"{self.config_path} is damaged; .hydra/config.yaml beside it is a copy")
-        return config
+        return formats.migrated_config(config, str(self.path), self._made_by())
+
+    def _made_by(self) -> str:
+        """`quantlab 0.1.0 (commit ...)`, or nothing where the run has no results that say it."""
+        facts = _mapping(_mapping(_read_json(self.results_path)).get("provenance"))
+        if "quantlab" not in facts:
+            return ""
+        return f"quantlab {facts['quantlab']}" + (f" (commit {facts['commit']})" if facts.get("commit") else "")
 
     def read_typed(self) -> list[str]:
         """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""

@@ -26,8 +26,8 @@ def metrics_lines(run):
 
 
 def test_new_run_records_config_what_was_typed_and_state(run):
-    assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
-    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == CONFIG
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"run_format": 2, **CONFIG}
+    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {"run_format": 2, **CONFIG}
     assert yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())[0] == "method=accuquant"
     assert json.loads((run.path / "status.json").read_text()) == {"state": "running", "error": None, "exit_code": None}
     assert not run.results_path.exists()
@@ -41,7 +41,7 @@ def test_new_run_records_config_what_was_typed_and_state(run):
 def test_text_that_looks_like_a_number_stays_text(tmp_path):
     run = RunDirectory.create(tmp_path / "run", {"name": "1e-5", "flag": "yes", "float": 1e-5}, [])
     assert run.read_config() == {"name": "1e-5", "flag": "yes", "float": 1e-5}
-    assert OmegaConf.load(run.config_path) == {"name": "1e-5", "flag": "yes", "float": 1e-5}
+    assert OmegaConf.load(run.config_path) == {"run_format": 2, "name": "1e-5", "flag": "yes", "float": 1e-5}
 
 
 def test_directory_that_holds_a_run_is_refused(run):
