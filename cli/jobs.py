@@ -31,8 +31,8 @@ from quantlab.cli.request import Job, Request, check_request, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
 from quantlab.config import to_plain
 from quantlab.errors import Interrupted, RequestError
-from quantlab.run_directory import RunDirectory
-from quantlab.signals import check
+from quantlab.run.directory import RunDirectory
+from quantlab.run.signals import check
 
 INTERRUPTED = (130, 143)
 

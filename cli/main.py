@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from quantlab.errors import Interrupted
-from quantlab.signals import SIGNALS, interruptible, signal_that_came
+from quantlab.run.signals import SIGNALS, interruptible, signal_that_came
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,13 @@
 """The end of a sweep: a table of every job, read from the directories that the jobs left behind."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from quantlab.cli.request import Job, Request
-from quantlab.run_directory import RunDirectory
+from quantlab.errors import CorruptFileError
+from quantlab.run.directory import RunDirectory
 
 
 def finish(request: Request, interrupted: int | None) -> int:
@@ -46,15 +46,15 @@ def _main_metric(job: Job) -> str:
     """`fid_to_fp32=1.9`, or "-" where there is no result: of what the method and the task call their main metrics, and
     then of all, the first that is there.
     """
-    metrics, config = _metrics(job.directory / "results.json"), job.config
+    metrics, config = _metrics(job.directory), job.config
     for name in (*config.method.main_metrics, *config.task.main_metrics, "loss", *metrics):
         if isinstance(metrics.get(name), (int, float)):
             return f"{name}={metrics[name]:.4g}"
     return "-"
 
 
-def _metrics(results: Path) -> dict[str, Any]:
+def _metrics(directory: Path) -> dict[str, Any]:
     try:
-        return json.loads(results.read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError):
+        return (RunDirectory(directory).read_results() or {"metrics": {}})["metrics"]
+    except CorruptFileError:
         return {}

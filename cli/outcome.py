@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantlab.errors import Interrupted, LoadingError, QuantlabError
-from quantlab.signals import as_interrupted
+from quantlab.run.signals import as_interrupted
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import Any
 
 from quantlab.cli.outcome import ends_with_its_reader
 from quantlab.errors import CorruptFileError, QuantlabError, RequestError
-from quantlab.report.runs import find_runs, read_denoising, read_metrics, read_run, short_path
+from quantlab.report.runs import find_runs, read_run, short_path
 from quantlab.report.table import Row, aggregate, comparison_rows, metric_names, row_key, to_csv, to_markdown
+from quantlab.run.directory import RunDirectory
 
 PROGRAM = "quantlab-report"
 
@@ -92,24 +93,24 @@ def _plots(rows: Sequence[Row], runs: Sequence[dict[str, Any]], output: Path) ->
     from quantlab.report import figures, overlay
 
     pictures = []
-    denoising = overlay.denoising_overlays(_curves(rows, runs, read_denoising))
+    denoising = overlay.denoising_overlays(_curves(rows, runs, RunDirectory.read_denoising))
     for name, series in denoising.items():
         pictures.append(figures.denoising_error(series, output / f"denoising_error_{name}.png"))
         if any("fid_to_fp32" in curve for curve in series["curves"].values()):
             pictures.append(figures.fid_along_denoising(series, output / f"fid_along_denoising_{name}.png"))
-    for name, labelled in overlay.training_overlays(_curves(rows, runs, read_metrics)).items():
+    for name, labelled in overlay.training_overlays(_curves(rows, runs, lambda run: run.metrics.read())).items():
         pictures.append(figures.compared_training_curves(labelled, output / f"training_curves_{name}.png"))
     return pictures
 
 
 def _curves(rows: Sequence[Row], runs: Sequence[dict[str, Any]], read) -> list[tuple[Row, Any]]:
-    """Rows of the completed runs for which `read(directory)` yields something, with what it yields."""
+    """Rows of the completed runs for whose directory `read` yields something, with what it yields."""
     found = []
     for row, run in zip(rows, runs, strict=True):
         if run["results"] is None:
             continue
         try:
-            content = read(run["directory"])
+            content = read(RunDirectory(run["directory"]))
         except CorruptFileError as error:
             _note(f"left out of the plots: {error}")
             continue

@@ -19,7 +19,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from quantlab.atomic_files import claim_directory
 from quantlab.cli.arguments import flags
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.job import Examined, examine
@@ -27,7 +26,8 @@ from quantlab.cli.overrides import as_value, parse
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.atomic_files import claim_directory
+from quantlab.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import yaml
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.config import RunConfig, config_hash, load_config, to_plain, validate
 from quantlab.errors import Interrupted, RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 # Where a run lies, and what it runs on, do not make it another experiment.
 NOT_THE_EXPERIMENT = ("output_dir", "resume", "device")

@@ -9,7 +9,7 @@ from quantlab.methods.base import RunContext, run_length
 from quantlab.methods.pretrain import CACHE, Pretrain, source_of
 from quantlab.models.weight_names import match
 from quantlab.models.weights import read
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 from quantlab.trainer import Trainer, seed_everything
 
 logger = logging.getLogger("quantlab")

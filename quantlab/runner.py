@@ -19,8 +19,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 import quantlab
-from quantlab.cache import Cache
-from quantlab.checkpoint import save_model
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.config.effects import without_effect
 from quantlab.errors import Interrupted, QuantlabError, RequestError
@@ -38,19 +36,17 @@ from quantlab.methods.saved_model import SavedModel
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.progress import Bar
 from quantlab.report import figures, page
-from quantlab.report.layers import quantized_share, read_layers
-from quantlab.report.runs import read_metrics
-from quantlab.run_directory import RunDirectory
-from quantlab.signals import as_interrupted, check, deferred, interruptible
+from quantlab.report.layers import quantized_share
+from quantlab.run.cache import Cache
+from quantlab.run.directory import RunDirectory
+from quantlab.run.signals import as_interrupted, check, deferred, interruptible
+from quantlab.run.state import save_model
 from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
 
 # keys under which no file and no architecture is named
 NOT_A_NAME = ("seed", "output_dir", "resume", "trainer", "logger")
-
-MODEL = "model"  # checkpoints/model.safetensors: what the run made, ready to be sampled from
-BEST_MODEL = "best"  # and the best validated state, where that is another
 
 
 def run(config: RunConfig, typed: list[str]) -> None:
@@ -62,9 +58,9 @@ def run(config: RunConfig, typed: list[str]) -> None:
     with interruptible():
         context, method = prepare(config)
         directory = open_directory(context, config, typed)
-        context.directory = directory.path
+        context.directory = directory
         main = context.accelerator.is_main_process
-        with directory.attach_log() if main else contextlib.nullcontext():
+        with directory.log.attached() if main else contextlib.nullcontext():
             for line in without_effect(config.effects, to_plain(config), typed) if main else ():
                 logger.warning(line)
             try:
@@ -134,7 +130,7 @@ def prepare(config: RunConfig, tasks: dict[str, Any] | None = None) -> tuple[Run
         model=model.to(accelerator.device),
         accelerator=accelerator,
         cache=Cache(config.cache_dir),
-        directory=Path(config.output_dir),
+        directory=RunDirectory(config.output_dir),
         progress=progress_bar,
         feature_network=lambda: feature_network(context),
         trained=lambda section: trained_model(context, section),
@@ -223,15 +219,15 @@ def execute(
 def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, steps: int, trainer: Trainer) -> None:
     """Model, figures, report.md, and last results.json, the state, and the table on stdout."""
     if outcome.model is not None:
-        save_model(directory.checkpoints / MODEL, outcome.model, outcome.model_facts)
+        save_model(directory.model_path.with_suffix(""), outcome.model, outcome.model_facts)
     if outcome.best_model is not None:
         save_model(
-            directory.checkpoints / BEST_MODEL,
+            directory.best_model_path.with_suffix(""),
             outcome.best_model,
             outcome.model_facts | {"weights": f"step {outcome.best['step']}"},
         )
     results = results_of(context, outcome, steps, trainer.seconds)
-    rows = read_metrics(directory.path)
+    rows = directory.metrics.read()
     if len(rows) > 1:
         figures.training_curves(rows, directory.figures / "training.png")
     page.write_page(directory.path, results)
@@ -239,8 +235,8 @@ def conclude(context: RunContext, directory: RunDirectory, outcome: Outcome, ste
     with deferred():  # a run is completed whole or not at all
         directory.write_results(results)
         directory.write_status("completed", exit_code=0)
-        directory.print_table(page.final_table(results))
-        directory.print_table(f"report: {directory.report_path}")
+        directory.log.print(page.final_table(results))
+        directory.log.print(f"report: {directory.report_path}")
 
 
 def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float) -> dict:
@@ -270,7 +266,7 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
-    layers = read_layers(context.directory)
+    layers = context.directory.read_layers()
     more = {
         "quantized": None if layers is None else quantized_share(layers, bits),
         "best": outcome.best,
@@ -294,7 +290,7 @@ def record_failure(directory: RunDirectory, error: BaseException) -> None:
     with contextlib.suppress(OSError):
         directory.write_status(state, error=message, exit_code=code)
     if not foreseen or not isinstance(error.__cause__, (QuantlabError, NoneType)):
-        directory.append_to_log("".join(traceback.format_exception(error)))
+        directory.log.append("".join(traceback.format_exception(error)))
 
 
 def feature_network(context: RunContext):

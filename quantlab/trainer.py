@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from quantlab.checkpoint import Checkpoints
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
 from quantlab.progress import Steps
-from quantlab.run_directory import RunDirectory
-from quantlab.signals import as_interrupted, deferred, pending
+from quantlab.run import formats
+from quantlab.run.checkpoints import Checkpoints
+from quantlab.run.directory import RunDirectory
+from quantlab.run.signals import as_interrupted, deferred, pending
 from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
@@ -146,12 +147,18 @@ class Trainer:
         if latest is None:
             return 0
         step, state, facts = latest
-        method.load_state_dict(state["method"])
+        number = facts.get(formats.KEY, 1)
+        method.load_state_dict(formats.migrated_state(state["method"], number, step, method.section, self.section))
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.interval_losses = list(state.get("interval_losses", torch.empty(0)).to(self.accelerator.device))
         self.earlier, self.validated = facts["seconds"], facts.get("validated", True)
         logger.info("resuming from step %d", step)
+        if number < formats.FORMAT:
+            logger.warning(
+                "it is of a run that an earlier version began: the steps that are left are this version's, and"
+                " CHANGELOG.md says what it does otherwise"
+            )
         return step
 
     def _loaded(self, batches: Iterable, method: Method) -> Iterator:
@@ -214,7 +221,7 @@ class Trainer:
             row["loss"] = float(self.accelerator.reduce(values["loss"].detach().clone(), "mean"))
         bar.set_postfix_str(f"loss {row['loss']:.4g}")
         if self.accelerator.is_main_process:
-            self.directory.log_metrics(done, row)
+            self.directory.metrics.append(done, row)
         self.accelerator.log(row, step=done)
 
     def _validate_and_save(self, method: Method, done: int) -> None:
@@ -227,7 +234,7 @@ class Trainer:
         if row:
             self.accelerator.log(row, step=done)
             if self.accelerator.is_main_process:
-                self.directory.log_metrics(done, row)
+                self.directory.metrics.append(done, row)
         self._save(method, done, score)
 
     def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:
@@ -241,7 +248,10 @@ class Trainer:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.accelerator.is_main_process:
             self.checkpoints.save(
-                done, state, score=score, facts={"seconds": self.seconds, "validated": score is not None}
+                done,
+                state,
+                score=score,
+                facts={"seconds": self.seconds, "validated": score is not None, formats.KEY: formats.FORMAT},
             )
         self.saved = done
         if together:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tables import add_options, sweep_all, write_table
 
-from quantlab.report.runs import find_runs, read_metrics
+from quantlab.report.runs import find_runs
 from quantlab.report.supernet import noise_comparison
+from quantlab.run.directory import RunDirectory
 
 ROWS = (
     "spos",
@@ -61,7 +62,7 @@ def main() -> int:
         )[0]
     )
     curves = {
-        label: [rows for run in find_runs([options.runs / name]) if (rows := read_metrics(run))]
+        label: [rows for run in find_runs([options.runs / name]) if (rows := RunDirectory(run).metrics.read())]
         for label, name in NOISE.items()
         if (options.runs / name).is_dir()
     }

@@ -34,8 +34,9 @@ class Moments:
             self.act()
 
     def __enter__(self) -> "Moments":
-        from quantlab import atomic_files, trainer
+        from quantlab import trainer
         from quantlab.methods.base import Method
+        from quantlab.run import atomic_files
 
         to_device, fit, fsync = trainer.to_device, trainer.Trainer.fit, os.fsync
 

@@ -239,7 +239,8 @@ def test_every_target_is_ours():
 
 
 @pytest.mark.parametrize(
-    "text, said", [(None, "no such file"), ("a: [", "not readable"), ("- 1", "got list"), ("seed: 0", "task: got null")]
+    "text, said",
+    [(None, "no such file"), ("a: [", "not readable"), ("- 1", "not readable"), ("seed: 0", "task: got null")],
 )
 def test_damaged_config_file_names_itself(tmp_path, text, said):
     if text is not None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from run_files import results
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 
 SCENES = (
     "task=detection",

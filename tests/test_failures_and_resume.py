@@ -107,7 +107,7 @@ def test_a_signal_that_a_library_catches_ends_the_run_all_the_same(remade, tmp_p
 
 
 def test_a_signal_while_the_results_are_written_leaves_a_completed_run(tmp_path):
-    from quantlab.run_directory import RunDirectory
+    from quantlab.run.directory import RunDirectory
 
     write = RunDirectory.write_results
 
@@ -233,9 +233,9 @@ def test_nan_stops_the_run_with_one_line(quantlab, tmp_path):
 
 
 def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, monkeypatch, uninterrupted):
-    from quantlab import checkpoint
+    from quantlab.run import checkpoints
 
-    directory, original, calls = tmp_path / "run", checkpoint.save_state, []
+    directory, original, calls = tmp_path / "run", checkpoints.save_state, []
 
     def save_state(path, *args, **kwargs):
         calls.append(path)
@@ -243,7 +243,7 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return original(path, *args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save_state", save_state)
+    monkeypatch.setattr(checkpoints, "save_state", save_state)
     code, _, err = quantlab(*WORDS, f"output_dir={directory}")
     assert code == 1 and "No space left" in err and f"resume={directory}" in err and "Traceback" not in err
     assert status(directory)["state"] == "failed"

@@ -9,7 +9,7 @@ from PIL import Image
 from run_files import results
 from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
 
-from quantlab.checkpoint import load_model, save_model
+from quantlab.run.state import load_model, save_model
 
 CONTRACT = (
     "config.yaml",

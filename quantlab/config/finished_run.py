@@ -14,7 +14,7 @@ from quantlab.config.plain import to_plain
 from quantlab.config.sections import section_in
 from quantlab.config.validation import RunConfig, load_config
 from quantlab.errors import RequestError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 FED = ("image_size", "channels", "normalization", "scale")
 
@@ -68,9 +68,10 @@ def _finished(run: Path, name: str, method: type[Method]) -> RunConfig:
         raise RequestError(
             f"{found}, but method={name} needs one of a {' or '.join(method.model_kinds)}; give another run"
         )
-    if not RunDirectory(run).results_path.is_file():
+    directory = RunDirectory(run)
+    if not directory.results_path.is_file():
         raise RequestError(f"{found}, which has not completed; go on with it: quantlab resume={run}")
-    if not (run / "checkpoints" / "model.safetensors").is_file():
+    if not directory.model_path.is_file():
         raise RequestError(
             f"{found}, which left no checkpoints/model.safetensors; give a run that trained or quantized a model"
         )

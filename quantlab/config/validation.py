@@ -5,14 +5,14 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import SerializeAsAny, ValidationError
 
 from quantlab.config.catalog import options
 from quantlab.config.effects import Acts
 from quantlab.config.fields import Directory, OrNull, Seed, Strict
 from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_of, without_target
-from quantlab.errors import RequestError, did_you_mean
+from quantlab.errors import CorruptFileError, RequestError, did_you_mean
+from quantlab.run.directory import RunDirectory
 
 
 class Root(Strict):
@@ -64,20 +64,20 @@ def judged(mapping: Mapping[str, Any], without: Collection[str] = ()) -> tuple[R
 
 
 def load_config(path: str | Path) -> RunConfig:
-    """The config that a run left behind. `path`: the run's directory, or its config.yaml.
+    """The config that a run left behind, as this version has it (`quantlab.run.formats`). `path`: the run's directory,
+    or its config.yaml.
 
     Raises `RequestError` where the file is missing, is not YAML, or does not hold what this version understands.
     """
-    file = Path(path)
-    file = file / "config.yaml" if file.is_dir() else file
+    path = Path(path)
+    run = RunDirectory(path.parent if path.name == "config.yaml" else path)
+    file = run.config_path
     try:
-        mapping = yaml.safe_load(file.read_text(encoding="utf-8"))
+        mapping = run.read_config()
     except FileNotFoundError:
         raise RequestError(f"{file}: no such file; name the directory of a run, which holds a config.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, CorruptFileError) as error:
         raise RequestError(f"{file}: not readable ({' '.join(str(error).split())}); restore it or run anew") from None
-    if not isinstance(mapping, dict):
-        raise RequestError(f"{file}: got {type(mapping).__name__}, not the mapping of a run; restore it or run anew")
     try:
         return validate(mapping)
     except RequestError as error:

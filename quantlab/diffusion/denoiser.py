@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantlab.checkpoint import tensors_digest
 from quantlab.diffusion import prediction
 from quantlab.diffusion.guidance import guided
 from quantlab.diffusion.rollout import Condition, Conditional, Network, seeded_normal
 from quantlab.diffusion.samplers import Walk
+from quantlab.run.state import tensors_digest
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ runner asks `finish`. Most methods implement two or three of them. A method neve
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from quantlab.run.directory import RunDirectory
 
 
 @dataclass
@@ -23,8 +24,8 @@ class RunContext:
     task: Any
     model: torch.nn.Module  # full precision, on the device
     accelerator: Any  # accelerate.Accelerator: device, precision, processes
-    cache: Any  # quantlab.cache.Cache: tensors that runs share
-    directory: Path  # the run's own directory
+    cache: Any  # quantlab.run.cache.Cache: tensors that runs share
+    directory: RunDirectory  # the run's own
     feature_network: Callable[[], Any]  # FID's feature network, trained or fetched when first asked for; None: no FID
     # trained(model section): that model in full precision, by its own recipe, cached
     trained: Callable[[Any], torch.nn.Module]

@@ -70,7 +70,7 @@ def look_at(context: RunContext, samples: Tensor, picture: Path) -> float:
 def measure_full_precision(context: RunContext) -> tuple[dict[str, float], dict[str, Any]]:
     """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, and its protocol."""
     samples = draw_images(context, context.model.network(), DRAWN, "samples")
-    ratio = look_at(context, samples, context.directory / "samples" / "samples.png")
+    ratio = look_at(context, samples, context.directory.samples / "samples.png")
     protocol = {
         "spectrum_samples": DRAWN,
         "noise_seed": context.task.evaluation.seed,

@@ -7,7 +7,6 @@ or in model.weights; else it has only its fid.
 """
 
 import logging
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,8 +17,8 @@ from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_t
 from quantlab.methods.generation_evaluator import GenerationEvaluator, draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.saved_model import restore
-from quantlab.report.layers import read_layers
 from quantlab.report.metrics import format_bits
+from quantlab.run.directory import RunDirectory
 
 logger = logging.getLogger("quantlab")
 
@@ -35,7 +34,7 @@ class Evaluate(Method):
         super().__init__(section, context)
         self.quantized = None  # the QuantizedDenoiser of a run that quantized one
         if context.saved_model is not None:
-            self.described = read_layers(Path(section.run))
+            self.described = RunDirectory(section.run).read_layers()
             self.quantized = restore(context)
             self.is_comparable = self.quantized is not None and self._has_its_full_precision()
         elif not context.full_precision_at_hand():
@@ -59,7 +58,7 @@ class Evaluate(Method):
         label = "full precision" if set(bits.values()) == {32} else format_bits(bits)
         if part != "test":
             return Outcome(metrics, protocol=task.protocol() | {"part": part})
-        task.draw({label: model}, context.directory / "samples", context.device)
+        task.draw({label: model}, context.directory.samples, context.device)
         return Outcome(metrics, baseline=task.baseline(context.device), protocol=task.protocol())
 
     def _full_precision_denoiser(self) -> Outcome:
@@ -86,7 +85,7 @@ class Evaluate(Method):
             "model.weights=FILE): numbers that compare with them are left out"
         )
         images = self._samples(context.model.guide(self.quantized.network))
-        draw_beside_task(context, images, context.directory / "samples" / "samples.png")
+        draw_beside_task(context, images, context.directory.samples / "samples.png")
         distance = fid_to_task(context, context.feature_network())
         metrics = {"spectrum_ratio": spectrum_ratio_to_task(context, images)}
         return Outcome(metrics | ({"fid": distance.measure(images)} if distance else {}), protocol=self._protocol())

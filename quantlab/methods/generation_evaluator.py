@@ -6,7 +6,6 @@ cached. With task.evaluation.features=none no FID is measured and no feature net
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -200,14 +199,12 @@ class GenerationEvaluator:
         """Write figures/denoising.json, its plots, and the sample grids of the network evaluated last."""
         from quantlab.report import figures, grids
 
-        folder, samples = self.context.directory / "figures", self.context.directory / "samples"
-        folder.mkdir(exist_ok=True), samples.mkdir(exist_ok=True)
-        series = self.series()
-        (folder / "denoising.json").write_text(json.dumps(series, indent=1))
-        figures.denoising_error(series, folder / "denoising_error.png")
+        directory, series = self.context.directory, self.series()
+        directory.write_denoising(series)
+        figures.denoising_error(series, directory.figures / "denoising_error.png")
         if self.fid is not None:
-            figures.fid_along_denoising(series, folder / "fid_along_denoising.png")
-        self._grids(grids, samples)
+            figures.fid_along_denoising(series, directory.figures / "fid_along_denoising.png")
+        self._grids(grids, directory.samples)
 
     def _grids(self, grids, samples: Path) -> None:
         exact = self.reference.images.numpy()

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from quantlab.checkpoint import tensors_digest
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, seeded, shuffled_batch
 from quantlab.methods.denoiser_samples import measure_full_precision
+from quantlab.run.state import tensors_digest
 from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
@@ -229,7 +229,7 @@ class Pretrain(Method):
         context, model = self.context, self.keep()
         metrics, protocol = self.measure()
         if context.accelerator.is_main_process:
-            context.task.draw({"full precision": model}, context.directory / "samples", context.device)
+            context.task.draw({"full precision": model}, context.directory.samples, context.device)
         return Outcome(
             metrics=metrics,
             baseline=context.task.baseline(context.device),

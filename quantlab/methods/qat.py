@@ -21,7 +21,6 @@ from quantlab.optim import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpr
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
 from quantlab.quantizers.trained_layer import standardized_layers
 from quantlab.report import transitions
-from quantlab.report.runs import read_metrics
 
 OPTIMIZERS = {
     "transition_rate": {
@@ -245,8 +244,9 @@ class QAT(QuantizedTraining):
 
     def draw(self) -> None:
         super().draw()
-        figures = self.context.directory / "figures"
-        transitions.transition_curves(read_metrics(self.context.directory), figures / "transitions.png")
+        directory = self.context.directory
+        figures = directory.figures
+        transitions.transition_curves(directory.metrics.read(), figures / "transitions.png")
         transitions.latent_weight_histograms(self._histograms(), figures / "latent_weights.png")
 
     @torch.no_grad()

@@ -1,16 +1,15 @@
 """method.start: QAT that goes on from another QAT run. ReActNet is trained so: first W32A1, then W1A1 from there."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import load_config
 from quantlab.errors import RequestError
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import weight_quantized_layers
+from quantlab.run.directory import RunDirectory
+from quantlab.run.state import load_model, strict_load
 
 
 class Start:
@@ -22,13 +21,12 @@ class Start:
 
     def __init__(self, directory: str, config: Any):
         quantizer = config.quantizer
-        self.path = Path(directory) / "checkpoints" / "model.safetensors"
-        results = Path(directory) / "results.json"
-        if not (self.path.is_file() and results.is_file()):
+        run = RunDirectory(directory)
+        self.path, finished = run.model_path, run.read_results()
+        if finished is None or not self.path.is_file():
             raise RequestError(
                 f"method.start: {directory} holds no finished run; give the directory of a completed method=qat run"
             )
-        finished = json.loads(results.read_text(encoding="utf-8"))
         bits = finished["bits"]
         if (
             finished["method"] != "qat"

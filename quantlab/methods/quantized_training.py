@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from quantlab.checkpoint import Checkpoints
 from quantlab.config import instantiate
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
@@ -31,7 +30,7 @@ from quantlab.quantizers.trained_layer import (
 )
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
-from quantlab.report.runs import read_metrics
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
@@ -281,7 +280,7 @@ class QuantizedTraining(Method):
         """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is
         the last one.
         """
-        context, found = self.context, Checkpoints(self.context.directory / "checkpoints").load_best()
+        context, found = self.context, Checkpoints(self.context.directory.checkpoints).load_best()
         if found is None or found[0] >= self.total_steps:
             return {}, None
         step, state, _ = found
@@ -319,8 +318,9 @@ class QuantizedTraining(Method):
         """Pictures of the training, on the main process."""
         if not self.gradients_of:
             return
-        folder = self.context.directory / "figures"
-        gradient_figures.gradient_curves(read_metrics(self.context.directory), folder / "gradients.png")
+        directory = self.context.directory
+        folder = directory.figures
+        gradient_figures.gradient_curves(directory.metrics.read(), folder / "gradients.png")
         found = {name: self.gradients_of[name].observed for name in spread_evenly(list(self.gradients_of))}
         shown = {
             name: {"counts": one["histogram"].tolist(), "clip_ratio": float(one["clip_ratio"])}
@@ -344,7 +344,7 @@ class QuantizedTraining(Method):
                 models = {label: model.to(context.device) for label, model in self.drawn.items()} | {
                     bits: context.model
                 }
-                context.task.draw(models, context.directory / "samples", context.device)
+                context.task.draw(models, context.directory.samples, context.device)
         best, tensors = self.best_validated()
         return Outcome(
             metrics=metrics,

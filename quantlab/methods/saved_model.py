@@ -1,11 +1,9 @@
 """What a finished run left under checkpoints/: its tensors, and the network that they make of the run's model."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
@@ -14,6 +12,8 @@ from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
+from quantlab.run.directory import RunDirectory
+from quantlab.run.state import load_model, strict_load
 
 
 class SavedModel:
@@ -22,7 +22,7 @@ class SavedModel:
     """
 
     def __init__(self, directory: str):
-        self.path = Path(directory) / "checkpoints" / "model.safetensors"
+        self.path = RunDirectory(directory).model_path
         loaded: tuple[dict[str, Tensor], dict[str, Any]] = load_model(self.path.with_suffix(""))
         self.tensors, self.facts = loaded
         require_finite(self.tensors, f"method.run: {self.path}")

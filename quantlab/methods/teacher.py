@@ -12,20 +12,20 @@ evaluation mode. Nothing of it is trained or saved.
 
 import copy
 import functools
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quantlab.checkpoint import tensors_digest
 from quantlab.config import instantiate, load_config
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
 from quantlab.models.timm_classifier import build_timm_classifier, fetch_weights
 from quantlab.models.weight_names import match
 from quantlab.models.weights import locate, read
+from quantlab.run.directory import RunDirectory
+from quantlab.run.state import tensors_digest
 
 KEY = "method.teacher"
 
@@ -57,7 +57,7 @@ class Teacher:
         if section.weights is None:
             return
         locate(section.weights, f"{KEY}.weights")
-        if section.architecture is None and not (Path(section.weights) / "config.yaml").is_file():
+        if section.architecture is None and not RunDirectory(section.weights).holds_a_run():
             raise RequestError(
                 f"{KEY}.weights: {section.weights} is not the directory of a run, which says what network it "
                 f"is of; type {KEY}.architecture=NAME beside it"

@@ -22,6 +22,7 @@ from quantlab.errors import RequestError, did_you_mean
 from quantlab.models import weights
 from quantlab.models.diffusers_scheduler import require_ddpm_forward
 from quantlab.models.timm_classifier import first_line
+from quantlab.run.directory import RunDirectory
 
 KEY = "model.path"
 NETWORK = "UNet2DModel"
@@ -132,7 +133,7 @@ def _refuse_other_directories(local: Path) -> None:
             f"{KEY}: {local} is a folder of the hub's cache, allowed: a directory in diffusers' "
             f"format, or a hub id; type {KEY}={hub}"
         )
-    if (local / "config.yaml").is_file() and (local / "status.json").is_file():
+    if RunDirectory(local).is_ours():
         raise RequestError(
             f"{KEY}: {local} is a run of quantlab, allowed: a directory in diffusers' format; for the "
             f"weights that method=pretrain left type model.weights={local} with that run's model"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from quantlab.errors import RequestError
-from quantlab.run_directory import atomic_write
+from quantlab.run.atomic_files import atomic_write
 
 DEEPEST = 4  # containers inside each other in which a state dict is looked for
 

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from quantlab.checkpoint import is_saved_state, load_model
 from quantlab.errors import CorruptFileError, RequestError, did_you_mean
+from quantlab.run.directory import RunDirectory
+from quantlab.run.state import is_saved_state, load_model
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
 INDEX = ".safetensors.index.json"
@@ -88,7 +89,7 @@ def locate(path: str | Path, key: str) -> Path:
         found = [file / name for name in IN_A_FOLDER if (file / name).is_file()] or sorted(file.glob("*.safetensors"))
         if len(found) == 1 or found and found[0].relative_to(file).as_posix() in IN_A_FOLDER:
             return found[0]
-        if (file / "config.yaml").is_file() and (file / "status.json").is_file():
+        if RunDirectory(file).is_ours():
             raise RequestError(
                 f"{key}: the run in {file} left no model, allowed: a completed run; type resume={file} to complete it"
             )

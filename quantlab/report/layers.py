@@ -2,10 +2,8 @@
 `quantlab.quantizers.layers.describe_layers`).
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from quantlab.report.metrics import format_bits
@@ -23,15 +21,6 @@ REASONS = {
     ),
     "attention product": "products of attention, or of other two activations",
 }
-
-
-def read_layers(directory: Path) -> Layers | None:
-    """layers.json of a run, or None where it has none."""
-    try:
-        layers = json.loads((Path(directory) / "layers.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return layers if isinstance(layers, dict) else None
 
 
 def quantized_share(layers: Layers, bits: Mapping[str, int]) -> dict[str, Any]:

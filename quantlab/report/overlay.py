@@ -8,8 +8,8 @@ import numpy as np
 
 from quantlab.report.figures import Series
 from quantlab.report.metrics import is_number
-from quantlab.report.runs import ERRORS
 from quantlab.report.table import Row, cell, grouped
+from quantlab.run.directory import CURVES
 
 
 def denoising_overlays(runs: Sequence[tuple[Row, Series]]) -> dict[str, Series]:
@@ -73,7 +73,7 @@ def _merged_curves(group: Sequence[tuple[Row, Series]]) -> dict[str, dict[str, A
 
 
 def _mean_curve(curves: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    mean: dict[str, Any] = {key: _mean([curve[key] for curve in curves]) for key in ERRORS}
+    mean: dict[str, Any] = {key: _mean([curve[key] for curve in curves]) for key in CURVES}
     fids = [curve.get("fid_to_fp32") for curve in curves]
     if all(fids) and all(fid["step"] == fids[0]["step"] for fid in fids):
         mean["fid_to_fp32"] = {"step": fids[0]["step"], "value": _mean([fid["value"] for fid in fids])}

@@ -8,10 +8,11 @@ from urllib.parse import quote
 from quantlab.config.sections import section_in
 from quantlab.config.tasks.base import TRAINING_CURVES
 from quantlab.report.commands import as_value, shell_command, training_command
-from quantlab.report.layers import full_precision_section, quantized_words, read_layers
+from quantlab.report.layers import full_precision_section, quantized_words
 from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
-from quantlab.report.runs import flatten, read_run, read_typed, short_path
+from quantlab.report.runs import flatten, read_run, short_path
 from quantlab.report.table import method_label
+from quantlab.run.directory import RunDirectory
 
 FIRST_ROWS = ("bicubic", "full_precision")  # of the baselines in a table: what nothing was quantized for
 
@@ -37,16 +38,21 @@ def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Pa
     Raises:
         CorruptFileError: results.json is damaged.
     """
-    run_directory = Path(run_directory)
-    run = read_run(run_directory)
+    directory = RunDirectory(run_directory)
+    run = read_run(directory.path)
     if results is not None:
         run |= {"results": results, "state": "completed"}
-    kept = full_precision_section(read_layers(run_directory) or {})
-    pictures = _pictures(run_directory, captions(run["config"]))
-    sections = [_title(run), _numbers(run), kept, pictures, _commands(run), _provenance(run)]
-    path = run_directory / "report.md"
-    path.write_text("\n\n".join(section for section in sections if section) + "\n", encoding="utf-8")
-    return path
+    kept = full_precision_section(directory.read_layers() or {})
+    sections = [
+        _title(run),
+        _numbers(run, directory),
+        kept,
+        _pictures(directory, captions(run["config"])),
+        _commands(run, directory),
+        _provenance(run),
+    ]
+    directory.write_report("\n\n".join(section for section in sections if section) + "\n")
+    return directory.report_path
 
 
 def final_table(results: dict[str, Any], label: str | None = None) -> str:
@@ -107,7 +113,7 @@ def _quantized(results: dict[str, Any]) -> str:
     return f"{format_bits(results['bits'])}: {words}" if words else ""
 
 
-def _numbers(run: dict[str, Any]) -> str:
+def _numbers(run: dict[str, Any], directory: RunDirectory) -> str:
     results = run["results"]
     if results is None:
         return "## Results\n\nNone: the run has not completed."
@@ -134,7 +140,7 @@ def _numbers(run: dict[str, Any]) -> str:
         ]
     method = section_in("method", run["config"])
     for name, what in method.files.items() if method is not None else ():
-        if (run["directory"] / name).is_file():
+        if (directory.path / name).is_file():
             lines += ["", f"{what}: [{name}]({name})."]
     cost = _cost_words(results)
     return "\n".join(lines + (["", f"Cost: {cost}."] if cost else []))
@@ -187,20 +193,20 @@ def captions(config: dict[str, Any]) -> dict[str, str]:
     return {**found, "training": TRAINING_CURVES}
 
 
-def _pictures(run_directory: Path, captions: dict[str, str]) -> str:
-    found = [file for folder in ("figures", "samples") for file in sorted((run_directory / folder).glob("*.png"))]
+def _pictures(directory: RunDirectory, captions: dict[str, str]) -> str:
+    found = directory.pictures()
     order = list(captions)
     found.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
     blocks = []
     for file in found:
         caption = captions.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
-        blocks.append(f"![{file.stem}]({quote(file.relative_to(run_directory).as_posix())})\n\n{caption}")
+        blocks.append(f"![{file.stem}]({quote(file.relative_to(directory.path).as_posix())})\n\n{caption}")
     return "\n\n".join(["## Pictures", *blocks]) if blocks else ""
 
 
-def _commands(run: dict[str, Any]) -> str:
+def _commands(run: dict[str, Any], directory: RunDirectory) -> str:
     # The directory is taken now, so that a repetition must go to another one.
-    typed = [word for word in read_typed(run["directory"]) if not word.startswith(("output_dir=", "resume="))]
+    typed = [word for word in directory.read_typed() if not word.startswith(("output_dir=", "resume="))]
     commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
     method, results = section_in("method", run["config"]), run["results"]
     found = (results.get("diagnostics") or {}).get("found") if results else None

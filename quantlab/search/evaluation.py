@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantlab.checkpoint import load_state, remove_state, save_state
 from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run.state import load_state, remove_state, save_state
 from quantlab.search.spaces import Subnet
 
 logger = logging.getLogger("quantlab")

@@ -8,7 +8,7 @@ import pytest
 
 from quantlab.cli.main import main
 from quantlab.config import to_plain
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 
 class StubRunner:
@@ -31,7 +31,9 @@ class StubRunner:
             directory.write_status("interrupted" if code > 2 else "failed", str(error), code)
             raise error
         metrics = {"psnr": 20.0, "fid_to_fp32": 1.25 + config.seed}
-        directory.results_path.write_text(json.dumps({"metrics": metrics}))
+        directory.results_path.write_text(
+            json.dumps({"method": "", "task": "", "model": "", "bits": {}, "metrics": metrics})
+        )
         directory.write_status("completed", exit_code=0)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
-from quantlab.run_directory import RunDirectory
+from quantlab.run.directory import RunDirectory
 
 
 def test_a_run_gets_its_typed_config_and_absolute_directory(command, runner, tmp_path):

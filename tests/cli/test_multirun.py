@@ -83,11 +83,14 @@ def test_a_wrong_job_stops_the_sweep_before_it_starts(command, runner, tmp_path)
     assert "(job quantizer.weight.bits=4 method=ptq; 2 of 4 jobs)" in err
 
 
+WHOLE = {"method": "qat", "task": "digits", "model": "resnet20", "bits": {}}
+
+
 def test_the_main_metric_is_looked_up_in_order(tmp_path):
     found = [{"psnr": 1, "loss": 0.5}, {"psnr": 12.34567}, {"loss": 1, "fid_to_fp32": 1.5, "top1": 90}, {}]
     for number, metrics in enumerate(found):
         (tmp_path / f"{number}").mkdir()
-        (tmp_path / f"{number}/results.json").write_text(json.dumps({"metrics": metrics}))
+        (tmp_path / f"{number}/results.json").write_text(json.dumps(WHOLE | {"metrics": metrics}))
     config = composed()
     jobs = tuple(Job(config, tmp_path / f"{number}", swept=(f"seed={number}",)) for number in range(4))
     request = Request(("-m",), True, jobs, tmp_path)

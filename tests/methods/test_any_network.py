@@ -11,7 +11,7 @@ from run_files import results, rows
 from torch import nn
 from torch.nn import functional as F
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 
 WORDS = (
     "task=digits",

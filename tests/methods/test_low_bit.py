@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from run_files import results, rows
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 
 TINY = (
     "model.depth=8",

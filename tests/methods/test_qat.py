@@ -8,9 +8,9 @@ import sys
 import pytest
 from run_files import results, rows
 
-from quantlab.checkpoint import load_model, save_model
 from quantlab.config.catalog import options
 from quantlab.methods.quantized_training import decay_factor
+from quantlab.run.state import load_model, save_model
 
 TINY_QAT = (
     "method=qat",

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from quantlab.checkpoint import Checkpoints, load_model
 from quantlab.errors import RunError
 from quantlab.methods.teacher import Teacher
+from quantlab.run.checkpoints import Checkpoints
+from quantlab.run.state import load_model
 
 TINY = (
     "model.depth=8",

@@ -8,12 +8,12 @@ import torch
 from diffusers_files import WEIGHTS, changed_tensors, configured, load
 from safetensors.torch import load_file
 
-from quantlab.cache import Cache
 from quantlab.config import load_config
 from quantlab.errors import RunError
 from quantlab.methods.generation_evaluator import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.ptq.method import DiffusionPTQ
+from quantlab.run.cache import Cache
 
 
 class Recipe(SimpleNamespace):

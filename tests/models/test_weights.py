@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from weight_files import randomized, refusal, resnet
 
-from quantlab.checkpoint import save_model
 from quantlab.full_precision import load_weights
 from quantlab.models.weight_names import match
 from quantlab.models.weights import read, require_finite
+from quantlab.run.state import save_model
 
 
 def test_finite_is_required_of_every_floating_tensor():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from separated_walks import assert_equal, draws, every_optimizer, parameters, walk
 
-from quantlab.checkpoint import load_state, save_state
 from quantlab.optim import CaLR, MomentumSeparation
+from quantlab.run.state import load_state, save_state
 
 
 @every_optimizer

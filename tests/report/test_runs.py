@@ -5,7 +5,8 @@ import json
 import pytest
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.report.runs import find_runs, read_denoising, read_metrics, read_run
+from quantlab.report.runs import find_runs, read_run
+from quantlab.run.directory import RunDirectory
 
 
 def test_runs_are_found_at_any_depth_and_once(make_run, tmp_path):
@@ -44,18 +45,18 @@ def test_damaged_descriptions_do_not_hide_the_numbers(make_run):
 def test_a_torn_last_line_of_metrics_is_left_out(make_run):
     directory = make_run()
     (directory / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"step": 3, "lo')
-    assert read_metrics(directory) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    assert RunDirectory(directory).metrics.read() == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
     (directory / "metrics.jsonl").write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
     with pytest.raises(CorruptFileError, match="line 2"):
-        read_metrics(directory)
+        RunDirectory(directory).metrics.read()
 
 
 def test_denoising_curves_must_have_one_value_per_step(make_run):
     directory = make_run()
-    assert read_denoising(directory) is None
+    assert RunDirectory(directory).read_denoising() is None
     (directory / "figures").mkdir()
     curve = {"step_error": [1], "accumulated_error": [1, 2]}
     series = {"timesteps": [9, 4], "group_size": 1, "curves": {"block": curve}}
     (directory / "figures" / "denoising.json").write_text(json.dumps(series))
     with pytest.raises(CorruptFileError, match="2 denoising steps"):
-        read_denoising(directory)
+        RunDirectory(directory).read_denoising()

@@ -97,7 +97,7 @@ class DiffusionPTQ(Method):
             context, count, context.config.seed, [count] * (len(self.sampler) + 1), "calibration trajectories"
         )
         # before it is quantized
-        look_at(context, trajectories.images, context.directory / "samples" / "full_precision.png")
+        look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
         self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.sampler), section.group_size)
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)

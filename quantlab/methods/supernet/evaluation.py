@@ -7,14 +7,12 @@ import logging
 import numpy as np
 
 from quantlab.config import to_plain
-from quantlab.config.methods.supernet import RANKING
 from quantlab.methods.base import Outcome, RunContext, seeded
 from quantlab.methods.supernet import streams
 from quantlab.methods.supernet.stand_alone import different_subnets, train_alone
 from quantlab.methods.supernet.trained import TrainedSupernet
 from quantlab.report import supernet as figures
 from quantlab.report.commands import training_command
-from quantlab.report.runs import read_metrics
 from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.spaces import MEASURES, SearchSpace, Subnet
 from quantlab.search.strategies import ComplexityLimit, evolutionary_search, exhaustive, random_search
@@ -107,7 +105,7 @@ def ranked(supernet: TrainedSupernet, truth: TruthTable, indices: np.ndarray, se
     ranking = rank(truth, indices, scores, complexities, section.ranking.column)
     if context.accelerator.is_main_process:
         save_ranking(
-            context.directory / RANKING,
+            context.directory.ranking_path,
             [space.encode(subnet) for subnet in subnets],
             scores,
             {name: values.tolist() for name, values in ranking.truth.items()},
@@ -148,7 +146,7 @@ def best_subnet(
 
 def draw(ranking: Ranking | None, found: Subnet, space: SearchSpace, section, context: RunContext) -> None:
     """Write the run's figures."""
-    folder, rows = context.directory / "figures", read_metrics(context.directory)
+    folder, rows = context.directory.figures, context.directory.metrics.read()
     if ranking is not None:
         figures.ranking_scatter(
             ranking.scores,

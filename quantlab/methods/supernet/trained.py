@@ -56,7 +56,7 @@ class TrainedSupernet:
         if self.section.batch_norm == "recalibrated":
             return recalibrated_accuracies(self.model, subnets, images, self.calibration_images, progress, what)
         is_main = self.context.accelerator.is_main_process
-        partial = self.context.directory / f"{name}-unfinished" if is_main else None
+        partial = self.context.directory.path / f"{name}-unfinished" if is_main else None
         return accuracies(self.model, subnets, images, progress, partial, what)
 
     def state_dict(self) -> dict[str, Tensor]:

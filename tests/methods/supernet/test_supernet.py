@@ -12,7 +12,7 @@ from PIL import Image
 from run_files import results, rows
 from scipy.stats import kendalltau
 
-from quantlab.checkpoint import load_model
+from quantlab.run.state import load_model
 from quantlab.search.nas_bench_201 import NasBench201
 
 TINY = (

@@ -1,54 +1,53 @@
-"""Checkpoints: any nested state as safetensors plus JSON, checksummed, with nothing pickled.
+"""Any nested state as safetensors plus JSON, checksummed, with nothing pickled.
 
 A saved state is two files. `<name>.safetensors` holds every tensor, under its path in the state, such as
 "optimizer.state.0.exp_avg". `<name>.json` holds the rest: the structure that refers to those tensors, the facts that
 were given, and the SHA-256 of the first file and of itself. It is written last: a state without it was never saved.
 """
 
+import errno
 import hashlib
 import json
-import logging
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from quantlab.atomic_files import atomic_write
 from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run.atomic_files import atomic_write, file_digest, replaced_whole
 
 FORMAT = "quantlab state 1"
 DOCUMENT_START = b'{"sha256":"'
-CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
-
-logger = logging.getLogger("quantlab")
 
 
-def save_state(path: str | Path, state: Any, **facts: Any) -> None:
+def save_state(path: str | Path, state: Any, *, header: Mapping[str, str] | None = None, **facts: Any) -> None:
     """Write `state` to `<path>.safetensors` and `<path>.json`, each atomically.
 
     `state` nests dicts (keys str or int), lists and tuples; its leaves are tensors, numpy arrays, str, bool, int,
     float, None and numpy scalars (which come back as Python numbers). Tensors are copied to the CPU, and each is stored
-    on its own, whatever memory it shared. `facts` are what a reader wants to know without the tensors, in strict JSON.
+    on its own, whatever memory it shared; those that lie on the CPU are written from where they are. `facts` are what a
+    reader wants to know without the tensors, in strict JSON; `header` is the metadata of the first file.
 
     Raises: TypeError naming the place of anything else; OSError (a full disk), when nothing half-written is left.
     """
     tensors: dict[str, Tensor] = {}
     structure = _encode(state, "", tensors)
-    data = safetensors.torch.save(_separate(tensors))
-    content = {
-        "format": FORMAT,
-        "facts": facts,
-        "tensors_sha256": hashlib.sha256(data).hexdigest(),
-        "structure": structure,
-    }
-    document = _document(content)
-    atomic_write(_tensors_path(path), data)
+    _tensors_path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replaced_whole(_tensors_path(path)) as temporary:
+        try:
+            safetensors.torch.save_file(_separate(tensors), temporary, dict(header) if header else None)
+        except SafetensorError as error:
+            raise _os_error(error) from error
+        content = {"format": FORMAT, "facts": facts, "tensors_sha256": file_digest(temporary), "structure": structure}
+        document = _document(content)
     atomic_write(_json_path(path), document)
 
 
@@ -60,13 +59,11 @@ def load_state(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """
     content = _read_content(path)
     tensors_path = _tensors_path(path)
-    try:
-        data = tensors_path.read_bytes()
-    except FileNotFoundError:
-        raise CorruptFileError(f"{tensors_path} is missing, and {_json_path(path).name} needs it") from None
-    if hashlib.sha256(data).hexdigest() != content["tensors_sha256"]:
+    if not tensors_path.is_file():
+        raise CorruptFileError(f"{tensors_path} is missing, and {_json_path(path).name} needs it")
+    if file_digest(tensors_path) != content["tensors_sha256"]:
         raise _damaged(tensors_path)
-    return _decode(content["structure"], safetensors.torch.load(data)), content["facts"]
+    return _decode(content["structure"], safetensors.torch.load_file(tensors_path)), content["facts"]
 
 
 def remove_state(path: str | Path) -> None:
@@ -139,89 +136,18 @@ def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     module.load_state_dict(dict(tensors))
 
 
-class Checkpoints:
-    """The checkpoints of one run, named by step: the last, the one before it, and the best are kept.
-
-    Only one process writes; any number may load.
-    """
-
-    def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
-
-    def save(
-        self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write the checkpoint of `step`, then delete what it makes superfluous, leftovers of a kill included.
-
-        `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk
-        are of a run that went back to an earlier checkpoint, and are superfluous too.
-        """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
-        save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
-        self._prune(step)
-
-    def load_latest(self) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, facts) of the last sound checkpoint, None when there is none at all; warns of a damaged one.
-
-        `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged.
-        """
-        return self._load_first_sound(sorted(self.steps(), reverse=True))
-
-    def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
-        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
-        return self._load_first_sound(self._by_score())
-
-    def _path(self, step: int) -> Path:
-        return self.directory / f"step-{step:08d}"
-
-    def steps(self) -> list[int]:
-        """Steps at which there is a checkpoint, sound or not, in no order."""
-        names = (CHECKPOINT_NAME.fullmatch(file.stem) for file in self.directory.glob("step-*.json"))
-        return [int(name[1]) for name in names if name]
-
-    def _by_score(self) -> list[int]:
-        scores = {}
-        for step in self.steps():
-            try:
-                scores[step] = read_facts(self._path(step)).get("score")
-            except CorruptFileError:
-                continue
-        # Earlier versions wrote a plain number.
-        scores = {
-            step: score if isinstance(score, list) else [score] for step, score in scores.items() if score is not None
-        }
-        return sorted(scores, key=lambda step: (scores[step], step))
-
-    def _load_first_sound(self, steps: Iterable[int]) -> tuple[int, Any, dict[str, Any]] | None:
-        damages = []
-        for step in steps:
-            try:
-                state, facts = load_state(self._path(step))
-            except CorruptFileError as error:
-                logger.warning("%s; trying the checkpoint before it", error)
-                damages.append(error)
-                continue
-            return step, state, facts
-        if damages:
-            raise CorruptFileError(f"no sound checkpoint in {self.directory}: {damages[0]}; start the run anew")
-        return None
-
-    def _prune(self, newest: int) -> None:
-        kept = set(sorted(step for step in self.steps() if step <= newest)[-2:])
-        kept.update([step for step in self._by_score() if step <= newest][:1])
-        names = {self._path(step).name for step in kept}
-        for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:
-            if file.stem not in names:
-                file.unlink(missing_ok=True)
-
-
 def _tensors_path(path: str | Path) -> Path:
     return Path(f"{path}.safetensors")
 
 
 def _json_path(path: str | Path) -> Path:
     return Path(f"{path}.json")
+
+
+def _os_error(error: SafetensorError) -> OSError:
+    """What the system said, such as that the disk is full, which safetensors tells in words only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
 
 
 def _damaged(path: Path) -> CorruptFileError:

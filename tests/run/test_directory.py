@@ -9,9 +9,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from quantlab.atomic_files import atomic_write, claim_directory, create_whole
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run_directory import RESULTS_KEYS, RunDirectory
+from quantlab.run.atomic_files import atomic_write, claim_directory, create_whole
+from quantlab.run.directory import RESULTS_KEYS, RunDirectory
 
 CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "resume": None}
 
@@ -22,12 +22,12 @@ def run(tmp_path):
 
 
 def metrics_lines(run):
-    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [json.loads(line) for line in run.metrics.path.read_text().splitlines()]
 
 
 def test_new_run_records_config_what_was_typed_and_state(run):
-    assert yaml.safe_load((run.path / "config.yaml").read_text()) == CONFIG
-    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == CONFIG
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"run_format": 2, **CONFIG}
+    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {"run_format": 2, **CONFIG}
     assert yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())[0] == "method=accuquant"
     assert json.loads((run.path / "status.json").read_text()) == {"state": "running", "error": None, "exit_code": None}
     assert not run.results_path.exists()
@@ -41,7 +41,7 @@ def test_new_run_records_config_what_was_typed_and_state(run):
 def test_text_that_looks_like_a_number_stays_text(tmp_path):
     run = RunDirectory.create(tmp_path / "run", {"name": "1e-5", "flag": "yes", "float": 1e-5}, [])
     assert run.read_config() == {"name": "1e-5", "flag": "yes", "float": 1e-5}
-    assert OmegaConf.load(run.config_path) == {"name": "1e-5", "flag": "yes", "float": 1e-5}
+    assert OmegaConf.load(run.config_path) == {"run_format": 2, "name": "1e-5", "flag": "yes", "float": 1e-5}
 
 
 def test_directory_that_holds_a_run_is_refused(run):
@@ -166,9 +166,21 @@ def test_damaged_config_names_the_file(run):
         run.read_config()
 
 
-def test_folders_appear_when_they_are_used(run):
-    assert not (run.path / "figures").exists()
-    assert [run.checkpoints.is_dir(), run.figures.is_dir(), run.samples.is_dir()] == [True] * 3
+def test_to_look_at_a_run_creates_nothing(run, tmp_path):
+    before = sorted(run.path.rglob("*"))
+    read = {name: getattr(run, name) for name in dir(run)}  # the properties, if there are any, among them
+    assert len([method() for name, method in read.items() if name.startswith("read_")]) == 6
+    assert run.metrics.read() == [] and run.pictures() == [] and run.state() == "running"
+    assert sorted(run.path.rglob("*")) == before
+    RunDirectory(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_folders_appear_with_what_is_written_into_them(run):
+    run.write_denoising({"timesteps": [], "curves": {}})
+    assert run.write_samples(np.zeros((2, 4, 4, 1), np.uint8)) == run.samples / "samples.npy"
+    assert run.read_denoising() == {"timesteps": [], "curves": {}}
+    assert np.load(run.samples / "samples.npy").shape == (2, 4, 4, 1)
 
 
 def test_status_error_is_one_line(run):
@@ -179,25 +191,25 @@ def test_status_error_is_one_line(run):
 
 
 def test_metrics_are_one_line_per_step_with_step_first(run):
-    run.log_metrics(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
-    run.log_metrics(20, {"loss": 1 / 3})
+    run.metrics.append(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
+    run.metrics.append(20, {"loss": 1 / 3})
     assert (
-        run.metrics_path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+        run.metrics.path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
         '{"step": 20, "loss": 0.3333333333333333}\n'
     )
 
 
 def test_resume_cuts_the_torn_line_and_repeats_no_step(run):
-    run.log_metrics(10, {"loss": 0.5})
-    run.log_metrics(20, {"loss": 0.25})
-    with open(run.metrics_path, "a") as file:
+    run.metrics.append(10, {"loss": 0.5})
+    run.metrics.append(20, {"loss": 0.25})
+    with open(run.metrics.path, "a") as file:
         file.write('{"step": 30, "lo')
 
     resumed = RunDirectory.open(run.path)
     assert [line["step"] for line in metrics_lines(resumed)] == [10, 20]
     for step, loss in [(20, 0.25), (30, 0.125)]:
-        resumed.log_metrics(step, {"loss": loss})
-    resumed.log_metrics(30, {"fid": 4.0})
+        resumed.metrics.append(step, {"loss": loss})
+    resumed.metrics.append(30, {"fid": 4.0})
     assert metrics_lines(resumed) == [
         {"step": 10, "loss": 0.5},
         {"step": 20, "loss": 0.25},
@@ -208,15 +220,15 @@ def test_resume_cuts_the_torn_line_and_repeats_no_step(run):
 
 @pytest.mark.parametrize("kept", range(0, 30, 3))
 def test_metrics_survive_a_kill_at_any_byte(run, kept):
-    run.log_metrics(10, {"loss": 0.5})
-    run.log_metrics(20, {"loss": 0.25})
-    whole = run.metrics_path.read_bytes()
-    run.metrics_path.write_bytes(whole[:-kept] if kept else whole)
+    run.metrics.append(10, {"loss": 0.5})
+    run.metrics.append(20, {"loss": 0.25})
+    whole = run.metrics.path.read_bytes()
+    run.metrics.path.write_bytes(whole[:-kept] if kept else whole)
 
     resumed = RunDirectory.open(run.path)
-    resumed.log_metrics(10, {"loss": 0.5})
-    resumed.log_metrics(20, {"loss": 0.25})
-    assert resumed.metrics_path.read_bytes() == whole
+    resumed.metrics.append(10, {"loss": 0.5})
+    resumed.metrics.append(20, {"loss": 0.25})
+    assert resumed.metrics.path.read_bytes() == whole
 
 
 def results():
@@ -240,16 +252,16 @@ def test_results_that_lack_keys_are_refused(run):
 
 def test_log_goes_to_stderr_and_file_and_the_table_to_stdout(run, capsys):
     log = logging.getLogger("quantlab")
-    with run.attach_log():
+    with run.log.attached():
         log.info("step %d", 3)
         logging.getLogger("quantlab.trainer").warning("careful")
-        run.print_table("| fid |")
+        run.log.print("| fid |")
     log.info("after the run")
 
     printed = capsys.readouterr()
     assert printed.err == "step 3\nwarning: careful\n"
     assert printed.out == "| fid |\n"
-    assert run.log_path.read_text() == "step 3\nwarning: careful\n| fid |\n"
+    assert run.log.path.read_text() == "step 3\nwarning: careful\n| fid |\n"
 
 
 def test_full_disk_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
@@ -268,6 +280,7 @@ def test_full_disk_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_leftovers_of_a_kill_are_removed_on_resume(run):
     for folder in (run.path, run.checkpoints, run.path / ".hydra"):
+        folder.mkdir(exist_ok=True)
         (folder / ".status.json.123.tmp").write_text("half")
     RunDirectory.open(run.path)
     assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*.tmp"))
@@ -284,7 +297,7 @@ def test_a_table_that_nobody_reads_is_no_failure(run, monkeypatch):
     os.close(reader)
     with open(writer, "w") as closed:
         monkeypatch.setattr("sys.stdout", closed)
-        run.print_table("| fid |")
+        run.log.print("| fid |")
         monkeypatch.undo()
         os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
-    assert run.log_path.read_text() == "| fid |\n"
+    assert run.log.path.read_text() == "| fid |\n"

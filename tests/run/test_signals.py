@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from quantlab import signals
 from quantlab.errors import Interrupted
+from quantlab.run import signals
 
 
 def send(number: int) -> None:

@@ -1,5 +1,6 @@
 """Files and directories that are there whole or not at all, whenever a process is killed and whoever else writes."""
 
+import hashlib
 import itertools
 import os
 import uuid
@@ -34,20 +35,46 @@ def create_whole(path: str | Path, data: bytes | str) -> None:
 
 
 @contextmanager
+def replaced_whole(path: Path) -> Iterator[Path]:
+    """As `atomic_write`, for a file that the block writes at the path it is given, which takes its place at the end."""
+    with _beside(path) as temporary:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+@contextmanager
 def _written_beside(path: Path, data: bytes | str) -> Iterator[Path]:
     """A temporary file beside `path` that holds `data`, on the disk for sure; removed at the end."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
+    with _beside(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
+        yield temporary
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """The path of a temporary file beside `path`, removed at the end. An OSError on the way names `path`."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
         yield temporary
     except OSError as error:
         error.filename, error.filename2 = str(path), None  # write() and fsync() know no name
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -11,8 +11,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from quantlab.checkpoint import Checkpoints, load_model, load_state, save_model, save_state, strict_load
 from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run.checkpoints import Checkpoints
+from quantlab.run.state import load_model, load_state, save_model, save_state, strict_load
 
 
 def network(seed=0):
@@ -290,7 +291,7 @@ def test_full_disk_keeps_the_previous_checkpoint(checkpoints, monkeypatch, faili
 def test_file_size_limit_keeps_the_previous_checkpoint(checkpoints):
     code = """
 import resource, sys, torch
-from quantlab.checkpoint import Checkpoints
+from quantlab.run.checkpoints import Checkpoints
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     Checkpoints(sys.argv[1]).save(500, {"weight": torch.zeros(100_000)})

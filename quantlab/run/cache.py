@@ -12,19 +12,11 @@ from typing import Any
 from filelock import FileLock
 from torch import Tensor
 
-from quantlab.checkpoint import load_model, load_state, save_model, save_state
 from quantlab.errors import CorruptFileError
+from quantlab.run.atomic_files import file_digest
+from quantlab.run.state import load_model, load_state, save_model, save_state
 
 logger = logging.getLogger("quantlab")
-
-
-def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 class Cache:

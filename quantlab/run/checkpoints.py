@@ -1,0 +1,91 @@
+"""Which checkpoints of a run are kept: the last, the one before it, and the best."""
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from quantlab.errors import CorruptFileError
+from quantlab.run.state import load_state, read_facts, save_state
+
+NAME = re.compile(r"step-(\d{8,})")
+
+logger = logging.getLogger("quantlab")
+
+
+class Checkpoints:
+    """The checkpoints of one run, named by step: the last, the one before it, and the best are kept.
+
+    Only one process writes; any number may load.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+
+    def save(
+        self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the checkpoint of `step`, then delete what it makes superfluous, leftovers of a kill included.
+
+        `score`: lower is better, later entries break ties; None, or NaN in it, never is the best. Later steps on disk
+        are of a run that went back to an earlier checkpoint, and are superfluous too.
+        """
+        score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
+        save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
+        self._prune(step)
+
+    def load_latest(self) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, facts) of the last sound checkpoint, None when there is none at all; warns of a damaged one.
+
+        `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged.
+        """
+        return self._load_first_sound(sorted(self.steps(), reverse=True))
+
+    def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
+        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
+        return self._load_first_sound(self._by_score())
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps at which there is a checkpoint, sound or not, in no order."""
+        names = (NAME.fullmatch(file.stem) for file in self.directory.glob("step-*.json"))
+        return [int(name[1]) for name in names if name]
+
+    def _by_score(self) -> list[int]:
+        scores = {}
+        for step in self.steps():
+            try:
+                scores[step] = read_facts(self._path(step)).get("score")
+            except CorruptFileError:
+                continue
+        # Earlier versions wrote a plain number.
+        scores = {
+            step: score if isinstance(score, list) else [score] for step, score in scores.items() if score is not None
+        }
+        return sorted(scores, key=lambda step: (scores[step], step))
+
+    def _load_first_sound(self, steps: Iterable[int]) -> tuple[int, Any, dict[str, Any]] | None:
+        damages = []
+        for step in steps:
+            try:
+                state, facts = load_state(self._path(step))
+            except CorruptFileError as error:
+                logger.warning("%s; trying the checkpoint before it", error)
+                damages.append(error)
+                continue
+            return step, state, facts
+        if damages:
+            raise CorruptFileError(f"no sound checkpoint in {self.directory}: {damages[0]}; start the run anew")
+        return None
+
+    def _prune(self, newest: int) -> None:
+        kept = set(sorted(step for step in self.steps() if step <= newest)[-2:])
+        kept.update([step for step in self._by_score() if step <= newest][:1])
+        names = {self._path(step).name for step in kept}
+        for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:
+            if file.stem not in names:
+                file.unlink(missing_ok=True)

@@ -1,0 +1,272 @@
+"""What a run leaves behind: one directory with its config, state, metrics, results and log. All that is read from it or
+written to it goes through here; pictures are drawn to the paths that are named here. Nothing here needs torch.
+
+Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a whole, so that a reader never meets half
+a file, whenever the run was killed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run import formats
+from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
+from quantlab.run.log import RunLog
+from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.plain_json import to_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STATES = ("running", "completed", "failed", "interrupted")
+
+RESULTS_SCHEMA = 1
+RESULTS_KEYS: dict[str, tuple[str, ...]] = {
+    "method": (),
+    "task": (),
+    "model": (),
+    "seed": (),
+    "bits": ("weight", "activation", "gradient"),
+    "metrics": (),
+    "baseline": (),
+    "protocol": (),
+    "cost": ("seconds", "steps", "peak_memory_bytes"),
+    "provenance": ("quantlab", "commit", "torch", "device", "config_sha256"),
+}
+# what a reader of results.json cannot do without
+NEEDED = {"method": str, "task": str, "model": str, "bits": dict, "metrics": dict}
+CURVES = ("step_error", "accumulated_error")  # of each entry of figures/denoising.json, one value per denoising step
+
+
+class RunDirectory:
+    """The directory of one run. Made by `create` for a new run, by `open` to go on with one; to read it needs neither.
+
+    The paths that it names need not exist.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.typed_path = self.path / ".hydra" / "overrides.yaml"
+        self.status_path = self.path / "status.json"
+        self.results_path = self.path / "results.json"
+        self.layers_path = self.path / "layers.json"
+        self.report_path = self.path / "report.md"
+        self.ranking_path = self.path / "ranking.csv"  # of a supernet: every ranked subnet
+        self.checkpoints = self.path / "checkpoints"
+        self.model_path = self.checkpoints / "model.safetensors"  # what the run made, ready to be used
+        self.best_model_path = self.checkpoints / "best.safetensors"  # the best validated state, where that is another
+        self.figures = self.path / "figures"
+        self.denoising_path = self.figures / "denoising.json"
+        self.samples = self.path / "samples"
+        self.metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.log = RunLog(self.path / "run.log")
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # a run begins, or goes on ---------------------------------------------------------------------------------------
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], typed: Sequence[str]) -> "RunDirectory":
+        """Start a run at `path`, in state `running`: `config` is the resolved config, `typed` the user's overrides.
+
+        Raises: RequestError when `path` already holds a run or cannot be written to.
+        """
+        run = cls(path)
+        if run.holds_a_run():
+            raise run._taken()
+        resolved = OmegaConf.to_yaml(OmegaConf.create({formats.KEY: formats.FORMAT, **config}))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
+            # run that is killed before it can simply be started again, and one killed after it gone on with.
+            create_whole(run.config_path, resolved)
+            run.write_status("running")
+            run._write(run.path / ".hydra" / "config.yaml", resolved)
+            run._write(run.typed_path, yaml.safe_dump(list(typed), allow_unicode=True))
+        except OSError as error:
+            if isinstance(error, FileExistsError) and run.holds_a_run():
+                raise run._taken() from None
+            raise RequestError(
+                f"cannot write to {run.path} ({error.strerror}); choose another place with output_dir=..."
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """Go on with the run at `path`: what a kill tore is cut off or removed; the state stays as it is.
+
+        Raises: RequestError when no run is there or it cannot be written to.
+        """
+        run = cls(path)
+        if not run.holds_a_run():
+            raise RequestError(
+                f"{run.path} holds no run to go on with ({run.config_path.name} is missing);"
+                " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
+            )
+        try:
+            remove_leftovers(run.path)
+            run.metrics.mend()
+        except OSError as error:
+            raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
+        return run
+
+    def holds_a_run(self) -> bool:
+        return self.config_path.is_file()
+
+    def is_ours(self) -> bool:
+        """Whether this is a run's directory, and not one in which another tool left a config.yaml."""
+        return self.holds_a_run() and self.status_path.is_file()
+
+    def _taken(self) -> RequestError:
+        return RequestError(
+            f"{self.path} already holds a run; go on with it by resume={self.path}, or choose another output_dir"
+        )
+
+    # reading --------------------------------------------------------------------------------------------------------
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config, as this version has it, whichever made the run (`formats`).
+
+        Raises: CorruptFileError when `config.yaml` is no mapping in YAML; RequestError for a format of another version.
+        """
+        try:
+            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            config = None
+        if not isinstance(config, dict):
+            raise CorruptFileError(f"{self.config_path} is damaged; .hydra/config.yaml beside it is a copy")
+        return formats.migrated_config(config, str(self.path), self._made_by())
+
+    def _made_by(self) -> str:
+        """`quantlab 0.1.0 (commit ...)`, or nothing where the run has no results that say it."""
+        facts = _mapping(_mapping(_read_json(self.results_path)).get("provenance"))
+        if "quantlab" not in facts:
+            return ""
+        return f"quantlab {facts['quantlab']}" + (f" (commit {facts['commit']})" if facts.get("commit") else "")
+
+    def read_typed(self) -> list[str]:
+        """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""
+        try:
+            typed = yaml.safe_load(self.typed_path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            return []
+        return [str(word) for word in typed] if isinstance(typed, list) else []
+
+    def read_status(self) -> dict[str, Any]:
+        """`state`, `error`, `exit_code`, as last written; {} where the file is missing or torn."""
+        return _mapping(_read_json(self.status_path))
+
+    def state(self) -> str | None:
+        """The `state` of status.json; None where the file is missing or torn."""
+        return self.read_status().get("state")
+
+    def read_results(self) -> dict[str, Any] | None:
+        """results.json; None for a run that has not completed. Raises: CorruptFileError when it is no results file."""
+        if not self.results_path.is_file():
+            return None
+        results = _mapping(_read_json(self.results_path))
+        for key, kind in NEEDED.items():
+            if not isinstance(results.get(key), kind):
+                raise CorruptFileError(f"{self.results_path} is damaged (no {key})")
+        return results
+
+    def read_layers(self) -> dict[str, dict[str, Any]] | None:
+        """layers.json; None where the run quantized nothing, or nothing can be read."""
+        layers = _read_json(self.layers_path)
+        return layers if isinstance(layers, dict) else None
+
+    def read_denoising(self) -> dict[str, Any] | None:
+        """figures/denoising.json (the errors along denoising), or None where the run left none.
+
+        Raises: CorruptFileError when it cannot be read, or its curves are not one value per denoising step.
+        """
+        path = self.denoising_path
+        if not path.is_file():
+            return None
+        try:
+            series = json.loads(path.read_text(encoding="utf-8"))
+            steps = len(series["timesteps"])
+            lengths = {len(curve[key]) for curve in series["curves"].values() for key in CURVES}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+        if not lengths <= {steps}:
+            raise CorruptFileError(
+                f"{path} is damaged (curves of {sorted(lengths)} values for {steps} denoising steps)"
+            )
+        return series
+
+    def pictures(self) -> list[Path]:
+        """The PNG files of `figures` and `samples`."""
+        return [file for folder in (self.figures, self.samples) for file in sorted(folder.glob("*.png"))]
+
+    # writing --------------------------------------------------------------------------------------------------------
+    def write_status(self, state: str, error: str | None = None, exit_code: int | None = None) -> None:
+        """Write `status.json`; `state` is one of `STATES`, and `error` is put on one line."""
+        if state not in STATES:
+            raise ValueError(f"state is {state!r}, but must be one of {', '.join(STATES)}")
+        error = " ".join(error.split()) if error else None
+        self._write(self.status_path, to_json({"state": state, "error": error, "exit_code": exit_code}, indent=2))
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write `results.json`, whose presence says that the run completed: so call this last.
+
+        Raises: ValueError naming every key of schema 1 that is missing; `schema` itself is added here.
+        """
+        missing = [key for key in RESULTS_KEYS if key not in results]
+        missing += [
+            f"{key}.{inner}"
+            for key, inners in RESULTS_KEYS.items()
+            for inner in inners
+            if key in results and inner not in results[key]
+        ]
+        if missing:
+            raise ValueError(f"results lack {', '.join(missing)}")
+        self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
+
+    def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `layers.json`: by name of every part of the network its bits, why it stays in full precision, and
+        its shares.
+        """
+        self._write(self.layers_path, to_json(layers, indent=1) + "\n")
+
+    def write_report(self, text: str) -> None:
+        self._write(self.report_path, text)
+
+    def write_denoising(self, series: Mapping[str, Any]) -> None:
+        """Write figures/denoising.json, as `read_denoising` gives it."""
+        self._write(self.denoising_path, json.dumps(series, indent=1))
+
+    def write_samples(self, pixels: "np.ndarray") -> Path:
+        """Write samples/samples.npy, uint8 [N, H, W, C]; returns its path."""
+        import numpy as np
+
+        path = self.samples / "samples.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_whole(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, pixels)
+        return path
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, text)
+
+
+def _read_json(path: Path) -> Any:
+    """What the file holds, or None: what only describes a run must not hide the run's numbers when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

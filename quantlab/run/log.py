@@ -1,0 +1,59 @@
+"""run.log: what a run printed, and on stderr and stdout the same around progress bars."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger("quantlab")
+
+
+class RunLog(logging.Handler):
+    """Plain messages, marked from a warning upwards, on stderr and in the file at `path`."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """While the block runs, the logger `quantlab` speaks here and nowhere else."""
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            text = f"{record.levelname.lower()}: {text}"
+        tqdm.write(text, file=sys.stderr)
+        self.append(text)
+
+    def print(self, text: str) -> None:
+        """`text` on stdout, if anyone still reads it, and in the file."""
+        try:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError):  # closed, full, or a pipe without a reader
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
+        self.append(text)
+
+    def append(self, text: str) -> None:
+        """Write `text` and an end of line to the file alone, if the disk has room."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError:
+            # The line has reached the terminal; a full disk stops the run where it would lose numbers.
+            pass
