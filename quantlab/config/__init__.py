@@ -8,7 +8,7 @@ once, `plain` goes back to plain data, hashes it, and builds the object that a s
 import quantlab.config.resolvers  # noqa: F401  (registers them)
 from quantlab.config.finished_run import with_finished_run
 from quantlab.config.plain import config_hash, implementation, instantiate, to_plain
-from quantlab.config.validation import RunConfig, find_problems, load_config, validate
+from quantlab.config.validation import RunConfig, find_problems, load_config, section_of, validate
 
 __all__ = [
     "RunConfig",
@@ -17,6 +17,7 @@ __all__ = [
     "implementation",
     "instantiate",
     "load_config",
+    "section_of",
     "to_plain",
     "validate",
     "with_finished_run",

@@ -1,8 +1,8 @@
 """What conf/quantizer/*.yaml may hold. The values' meaning is said there."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from quantlab.config.fields import (
     AboveOne,
@@ -81,10 +81,20 @@ class PolicyRule(AffineEnd):
     modules: Pattern
 
 
+def _moved(target: str) -> str:
+    """Run directories and users' YAMLs still name the module that the policy stood in at first."""
+    return target.replace(".wrap.", ".uniform_affine.")
+
+
 class UniformAffine(Section):
     group = "quantizer"
     kind = "post-training"
-    target: Literal["quantlab.quantizers.wrap.UniformAffinePolicy"] = Field(alias="_target_")
+    target: Annotated[
+        Literal[
+            "quantlab.quantizers.uniform_affine.UniformAffinePolicy", "quantlab.quantizers.wrap.UniformAffinePolicy"
+        ],
+        AfterValidator(_moved),
+    ] = Field(alias="_target_")
     name: Name
     weight: AffineWeight
     activation: AffineActivation

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import SerializeAsAny, ValidationError
 
-from quantlab.config.catalog import options
+from quantlab.config.catalog import composed, merged, options
 from quantlab.config.checks import combination_problems
 from quantlab.config.fields import Directory, OrNull, Section, Seed, Strict
 from quantlab.config.sections import BY_TARGET, GROUPS, WITHOUT_TARGET
@@ -48,6 +48,18 @@ def validate(mapping: Mapping[str, Any]) -> RunConfig:
 def find_problems(mapping: Mapping[str, Any], without: Collection[str] = ()) -> list[str]:
     """What `validate` would refuse, a line each; the groups of `without` are not judged, nor what depends on them."""
     return _judge(mapping, without)[0]
+
+
+def section_of(group: str, option: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """The typed section of an option as its YAML has it, with `changes` over it, nested as in YAML.
+
+    For code that uses a part of a run on its own: `LSQPolicy(section_of("quantizer", "lsq", {"weight": {"bits": 4}}))`.
+    Raises RequestError.
+    """
+    section, problems = _section(group, merged(composed(group, option), dict(changes or {})))
+    if problems:
+        raise RequestError(*problems)
+    return section
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -10,7 +10,7 @@ from quantlab.checkpoint import load_model, strict_load
 from quantlab.config import load_config
 from quantlab.errors import RequestError
 from quantlab.models.weights import require_finite
-from quantlab.quantizers.trained_layer import weight_quantized_layers
+from quantlab.quantizers.insert import weight_quantized_layers
 
 
 class Start:
