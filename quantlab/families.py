@@ -10,26 +10,19 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.config import instantiate, option_section
+from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
+from quantlab.quantizers.insert import insert, quantized_layers, weight_quantized_layers
 from quantlab.quantizers.integer_check import check_integers
-from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
 from quantlab.quantizers.refusal import exactly, unknown_kinds
 from quantlab.quantizers.trace import trace_layers
-from quantlab.quantizers.trained_layer import (
-    TrainingPolicy,
-    calibrate_activations,
-    quantized_layers,
-    weight_quantized_layers,
-    wrap_for_training,
-)
 
 CLASSES = 5
 SIZES = (32, 42, 48, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384)  # of images, tried in this order
@@ -167,21 +160,20 @@ def examine(network: nn.Module, image_size: int) -> Facts:
     layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     facts.layers, facts.refused = len(layers), unknown_kinds(layers)
 
-    def quantized(
-        policy: Callable[[Any], TrainingPolicy], gradient_bits: int
-    ) -> tuple[nn.Module, Callable[[], Tensor]]:
+    def quantized(quantizer: str, gradient_bits: int) -> tuple[nn.Module, Callable[[], Tensor]]:
         net = copy.deepcopy(network).train()
-        wrap_for_training(net, policy(section(gradient_bits, facts.refused)), learn_weight_scale=True)
+        insert(net, instantiate(section(quantizer, gradient_bits, facts.refused)))
+        calibrate_weights(net)
         facts.unused = calibrate_activations(net, lambda: net(images))
         return net, lambda: sum(F.cross_entropy(part, labels) for part in logits(net(images)))
 
     def qat() -> None:
-        net, loss = quantized(FixedPointPolicy, 32)
+        net, loss = quantized("fixed_point", 32)
         _share(net, images, facts)
         _step(net, loss, facts.unused)
 
     def low_bit() -> None:
-        net, loss = quantized(LearnedClippingPolicy, 4)
+        net, loss = quantized("learned_clipping", 4)
         calibrate_gradients(net, loss)
         _step(net, loss, facts.unused)
         facts.low_bit = "ok"
@@ -199,30 +191,18 @@ def examine(network: nn.Module, image_size: int) -> Facts:
     return facts
 
 
-def section(gradient_bits: int, exempt: Iterable[str]) -> SimpleNamespace:
+def section(quantizer: str, gradient_bits: int, exempt: Iterable[str]) -> Any:
     """A `quantizer` section of 4 bits with the first and the last layer, and `exempt`, in full precision."""
-    ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    exempt = list(exempt)
-    rules = [SimpleNamespace(modules=exactly(exempt), weight_bits=32, activation_bits=32)] if exempt else []
-    gradient = SimpleNamespace(
-        bits=gradient_bits,
-        interval="large_gradient",
-        alpha=0.05,
-        beta=1e-3,
-        gamma_min=1e-3,
-        gamma_max=1.0,
-        init="quantile",
-        granularity="tensor",
-    )
-    return SimpleNamespace(
-        weight=SimpleNamespace(bits=4),
-        activation=SimpleNamespace(bits=4, signed="auto"),
-        gradient=gradient,
-        first_layer=ends,
-        last_layer=ends,
-        policy=rules,
-        output_scale=False,
-    )
+    end, exempt = {"weight_bits": 32, "activation_bits": 32}, list(exempt)
+    changes = {
+        "weight": {"bits": 4},
+        "activation": {"bits": 4},
+        "gradient": {"bits": gradient_bits, "alpha": 0.05},
+        "first_layer": end,
+        "last_layer": end,
+        "policy": [{"modules": exactly(exempt), **end}] if exempt else [],
+    }
+    return option_section("quantizer", quantizer, changes)
 
 
 def logits(output: Any) -> list[Tensor]:

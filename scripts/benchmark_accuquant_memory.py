@@ -25,11 +25,13 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     import torch
     from diffusers.models.unets.unet_2d import UNet2DModel
 
+    from quantlab.config import option_section
     from quantlab.diffusion.rollout import network_step
     from quantlab.diffusion.samplers import State, build_sampler
     from quantlab.methods.accuquant import GRADIENTS
     from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
-    from quantlab.quantizers import wrap
+    from quantlab.quantizers.calibration import grouped_activations
+    from quantlab.quantizers.rounding import held_weights, learn_rounding
 
     torch.manual_seed(0)
     device = torch.device(options["device"])
@@ -52,30 +54,20 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     sampler = build_sampler(
         alphas, SimpleNamespace(name="ddim", steps=20, eta=0.0, spacing="uniform", clip_sample=False)
     )
-    ends = SimpleNamespace(weight_bits=4, activation_bits=8)
-    section = SimpleNamespace(
-        weight=SimpleNamespace(
-            bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
-        ),
-        activation=SimpleNamespace(bits=8, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4,
-        zeta=1.1,
-        gamma=-0.1,
-        attention=True,
-        softmax_bits=8,
-        split_shortcuts=True,
-        first_layer=ends,
-        last_layer=ends,
-        policy=[],
+    end, search = {"weight_bits": 4, "activation_bits": 8}, {"scale_search": "min_max"}
+    section = option_section(
+        "quantizer",
+        "uniform_affine",
+        {"weight": {**search, "rounding": "adaround"}, "activation": search, "first_layer": end, "last_layer": end},
     )
-    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), len(sampler), group_size)
+    quantized = QuantizedDenoiser(unet, section, len(sampler), group_size)
     x = torch.randn(options["batch"], 3, size, size, device=device)
     states = torch.randn(21, 1, 3, size, size)
     walks = SimpleNamespace(sampler=sampler, told=lambda rows, device: {}, state=lambda i, rows: State(states[i, rows]))
     quantized.calibrate(walks, lambda conditional: conditional, 1, device)
-    wrap.learn_rounding(quantized.unet, quantized.originals, section)
-    weights = wrap.quantized_weights(quantized.unet)
-    for quantizer in wrap.activation_quantizers(quantized.unet):
+    weights = learn_rounding(quantized.unet, section.zeta, section.gamma, straight_through=False)
+    quantized.drop_float_weights()
+    for quantizer in grouped_activations(quantized.unet):
         for scale in quantizer.log_scale:
             scale.requires_grad_(True)
 
@@ -90,11 +82,11 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
         return time.perf_counter() - started
 
     def iteration():
-        with wrap.held_weights(weights):
+        with held_weights(weights):
             GRADIENTS[gradient](step, list(range(group_size)), State(x), lambda end: end.square().mean())
 
     def forwards():
-        with torch.no_grad(), wrap.held_weights(weights):
+        with torch.no_grad(), held_weights(weights):
             state = State(x)
             for i in range(group_size):
                 state = step(i, state)

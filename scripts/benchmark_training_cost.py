@@ -17,23 +17,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 
+from quantlab.config import instantiate, option_section
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.optim import SGDT
 from quantlab.optim.oscillation import TransitionTracker
-from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
-from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
-from quantlab.quantizers.trained_layer import (
-    calibrate_activations,
-    quantizer_parameters,
-    weight_quantized_layers,
-    wrap_for_training,
-)
+from quantlab.quantizers.insert import insert, quantizer_parameters, weight_quantized_layers
 
 Step = Callable[[], float]  # makes one training step; returns the seconds of its update
 
@@ -44,30 +38,14 @@ def network() -> CifarResNet:
 
 
 def quantized(
-    bits: int, batch: dict, policy: type = FixedPointPolicy, gradient_bits: int = 32, learn_weight_scale: bool = True
+    bits: int, batch: dict, quantizer: str = "fixed_point", gradient_bits: int = 32, learn_weight_scale: bool = True
 ) -> CifarResNet:
-    ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    gradient = SimpleNamespace(
-        bits=gradient_bits,
-        interval="large_gradient",
-        alpha=1e-3,
-        beta=1e-3,
-        gamma_min=1e-3,
-        gamma_max=1.0,
-        init="quantile",
-        granularity="tensor",
-    )
-    section = SimpleNamespace(
-        weight=SimpleNamespace(bits=bits),
-        activation=SimpleNamespace(bits=bits, signed="auto"),
-        gradient=gradient,
-        first_layer=ends,
-        last_layer=ends,
-        policy=[],
-        output_scale=False,
-    )
+    end = {"weight_bits": 32, "activation_bits": 32}
+    bits_of = {"weight": {"bits": bits}, "activation": {"bits": bits}, "gradient": {"bits": gradient_bits}}
+    section = option_section("quantizer", quantizer, {**bits_of, "first_layer": end, "last_layer": end})
     model = network()
-    wrap_for_training(model, policy(section), learn_weight_scale)
+    insert(model, instantiate(section, learn_weight_scale=learn_weight_scale))
+    calibrate_weights(model)
     calibrate_activations(model, lambda: model(batch["image"]))
     calibrate_gradients(model, lambda: model.training_loss(batch))
     return model
@@ -232,7 +210,7 @@ def main() -> int:
     batch = {"image": torch.randn(options.batch, 3, 32, 32), "label": torch.randint(0, 10, (options.batch,))}
 
     def low_bit() -> CifarResNet:
-        return quantized(bits, batch, LearnedClippingPolicy, gradient_bits=bits)
+        return quantized(bits, batch, "learned_clipping", gradient_bits=bits)
 
     sides = {
         "full precision": with_sgd(network(), batch),

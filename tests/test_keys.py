@@ -22,7 +22,7 @@ from quantlab.errors import RequestError
 from quantlab.methods.low_bit import LowBit
 from quantlab.methods.qat import QAT
 from quantlab.models.resnet_cifar import CifarResNet
-from quantlab.quantizers.trained_layer import wrap_for_training
+from quantlab.quantizers.insert import insert
 
 # What no run shows, and why.
 READ_ELSEWHERE = {
@@ -168,11 +168,7 @@ def test_every_key_of_methods_quantizers_and_the_trainer_is_read(read, tmp_path,
             f"quantizer.gradient.interval={interval}",
             f"quantizer.policy=[{rule}]",
         )
-        wrap_for_training(
-            CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True),
-            instantiate(config.quantizer),
-            learn_weight_scale=True,
-        )
+        insert(CifarResNet(1, 10, depth=8, width=2, final_batch_norm=True), instantiate(config.quantizer))
     for method, kind in (("qat", QAT), ("low_bit", LowBit)):  # each optimizer reads its own rate
         for optimizer in type(resolved(f"method={method}").method.learning_rate).model_fields:
             one = kind.__new__(kind)

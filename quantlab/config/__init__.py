@@ -9,7 +9,7 @@ builds the object that a section describes.
 import quantlab.config.resolvers  # noqa: F401  (registers them)
 from quantlab.config.finished_run import with_finished_run
 from quantlab.config.plain import config_hash, implementation, instantiate, to_plain
-from quantlab.config.validation import RunConfig, find_problems, judged, load_config, validate
+from quantlab.config.validation import RunConfig, find_problems, judged, load_config, option_section, validate
 
 __all__ = [
     "RunConfig",
@@ -19,6 +19,7 @@ __all__ = [
     "instantiate",
     "judged",
     "load_config",
+    "option_section",
     "to_plain",
     "validate",
     "with_finished_run",

@@ -106,15 +106,16 @@ def composed(group: str, option: str) -> dict[str, Any]:
         if isinstance(entry, dict):  # {"/model@feature_network": task_classifier}
             ((where, name),) = entry.items()
             other, _, key = where.removeprefix("/").partition("@")
-            parents = _merged(parents, {key: composed(other, name)})
+            parents = merged(parents, {key: composed(other, name)})
         elif entry != "_self_":
-            parents = _merged(parents, composed(group, entry))
-    return _merged(parents, content)
+            parents = merged(parents, composed(group, entry))
+    return merged(parents, content)
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two nested mappings as one; where both have a value, that of `above` counts."""
     both = {
-        key: _merged(below[key], above[key])
+        key: merged(below[key], above[key])
         for key in below.keys() & above.keys()
         if isinstance(below[key], dict) and isinstance(above[key], dict)
     }

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, ValidationError
 
-from quantlab.config.catalog import options
+from quantlab.config.catalog import composed, merged, options
 from quantlab.config.effects import Acts
 from quantlab.config.fields import Directory, OrNull, Seed, Strict
 from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_of, without_target
@@ -61,6 +61,19 @@ def judged(mapping: Mapping[str, Any], without: Collection[str] = ()) -> tuple[R
     """
     problems, root, sections = _judge(mapping, without)
     return (None if problems or without else RunConfig(**root, **sections)), problems
+
+
+def option_section(group: str, option: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """The typed section of an option as its YAML has it, with `changes` over it, nested as in YAML.
+
+    For code that uses a part of a run on its own:
+    `LSQPolicy(option_section("quantizer", "lsq", {"weight": {"bits": 4}}))`.
+    Raises RequestError.
+    """
+    section, problems = _section(group, merged(composed(group, option), dict(changes or {})))
+    if problems:
+        raise RequestError(*problems)
+    return section
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from quantlab.diffusion.samplers import State
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
-from quantlab.quantizers import wrap
+from quantlab.quantizers.rounding import held_weights
 
 Step = Callable[[int, State], State]  # (index of the step, state) -> next state
 Loss = Callable[[Tensor], Tensor]  # (x at the end of the group, [N, C, H, W]) -> scalar
@@ -161,7 +161,7 @@ class Group(Objective):
             return DISTANCES[section.loss](end, batch["end"]) / max(scale, 1e-12)
 
         steps, start = method.sampler.active(group), State(batch["start"], tuple(batch["memory"]))
-        with wrap.held_weights(method.weights):
+        with held_weights(method.weights):
             value = GRADIENTS[section.gradient](method.quantized_step(batch), steps, start, loss, self.memory_weights)
         return {"loss": value} | method.regularize(method.weights)
 

@@ -19,7 +19,7 @@ from quantlab.methods.quantized_training import QuantizedTraining, spread_evenly
 from quantlab.methods.teacher import Teacher
 from quantlab.optim import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpropT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss
-from quantlab.quantizers.trained_layer import standardized_layers
+from quantlab.quantizers.insert import standardized_layers
 from quantlab.report import transitions
 
 OPTIMIZERS = {
@@ -51,7 +51,6 @@ class QAT(QuantizedTraining):
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
         self.is_scheduled = section.schedule == "transition_rate"
-        self.learn_weight_scale = not self.is_scheduled
         self.start = None if section.start is None else Start(section.start, context.config)
         self.needs_full_precision = self.start is None
         self.teacher = Teacher.of(section.teacher, context)
@@ -80,6 +79,11 @@ class QAT(QuantizedTraining):
                 f"method.oscillation: {section.oscillation} moves a latent weight to the middle of its bin, which the"
                 f" standardized weights of {', '.join(names)} do not have; type method.oscillation=none"
             )
+
+    @property
+    def learn_weight_scale(self) -> bool:
+        """Under a schedule it is frozen: weights could otherwise transit without moving themselves (footnote 2)."""
+        return self.section.schedule != "transition_rate"
 
     @classmethod
     def check_files(cls, section, config) -> None:

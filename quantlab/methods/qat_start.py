@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from quantlab.config import load_config
 from quantlab.errors import RequestError
 from quantlab.models.weights import require_finite
-from quantlab.quantizers.trained_layer import weight_quantized_layers
+from quantlab.quantizers.insert import weight_quantized_layers
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_model, strict_load
 

@@ -18,16 +18,11 @@ from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
 from quantlab.methods.batch_norm_statistics import batch_norms, reestimate
 from quantlab.methods.pretrain import LossOf
+from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
+from quantlab.quantizers.insert import insert, planned_bits, quantizer_parameters, weight_quantized_layers
 from quantlab.quantizers.layers import describe_layers, survey
-from quantlab.quantizers.trained_layer import (
-    calibrate_activations,
-    planned_bits,
-    quantizer_parameters,
-    weight_quantized_layers,
-    wrap_for_training,
-)
 from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.run.checkpoints import Checkpoints
@@ -75,7 +70,7 @@ class QuantizedTraining(Method):
         self.drop_last = context.config.trainer.drop_last
         self.steps_per_epoch = batches_per_epoch(len(self.dataset), section.batch_size, self.drop_last)
         self.steps = section.epochs * self.steps_per_epoch
-        self.policy = instantiate(context.config.quantizer)
+        self.policy = instantiate(context.config.quantizer, learn_weight_scale=self.learn_weight_scale)
         self.planned = planned_bits(context.model, self.policy)
         self.notes: list[str] = []  # for the tables
         self.held: dict[str, Any] = {}  # layers whose clip ratio stays
@@ -117,7 +112,8 @@ class QuantizedTraining(Method):
         first = to_device(self.collate(self.dataset.__getitems__(self.batch_indices(0))), context.device)
         first = context.task.prepare(first, train=False)
         surveyed = survey(model, lambda: model.training_loss(first))
-        wrap_for_training(model, self.policy, learn_weight_scale=self.learn_weight_scale)
+        insert(model, self.policy)
+        calibrate_weights(model)
         unused = calibrate_activations(model, lambda: model.training_loss(first))
         self._say_what_is_unused(unused)
         self.described = describe_layers(surveyed, model, self.policy, lambda: model.training_loss(first))

@@ -10,8 +10,7 @@ from quantlab.methods.base import RunContext
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.weights import require_finite
-from quantlab.quantizers.trained_layer import wrap_for_training
-from quantlab.quantizers.wrap import UniformAffinePolicy
+from quantlab.quantizers.insert import insert
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_model, strict_load
 
@@ -53,13 +52,11 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
 def _restore(context: RunContext) -> QuantizedDenoiser | None:
     saved, model, quantizer = context.saved_model, context.model, context.config.quantizer
     if quantizer.kind == "post-training":
-        quantized = QuantizedDenoiser(
-            model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"]
-        )
-        saved.load_into(quantized.unet)
+        quantized = QuantizedDenoiser(model.unet, quantizer, len(model.sampler), saved.facts["group_size"])
+        quantized.load(saved.tensors, str(saved.path))
         return quantized
     if quantizer.kind == "training":
-        wrap_for_training(model, instantiate(quantizer), learn_weight_scale=False)
+        insert(model, instantiate(quantizer, learn_weight_scale=False))
         saved.load_into(model)
     else:
         saved.load_into(Pretrain.weights_of(model))

@@ -1,4 +1,4 @@
-"""Quantizers: pure maths in `functional`, thin modules around it, and `wrap`, which puts them into any network.
+"""Quantizers: pure maths, thin modules around it, and `insert`, which puts them into any network.
 
 They know neither methods nor tasks and can be used alone.
 """

@@ -12,13 +12,18 @@ the shift. The network's other half, RPReLU, is in quantlab/models/reactnet.py.
 Zero counts as positive everywhere; in the released code, which uses torch.sign, it stays zero.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.fixed_point import FixedPointActivation
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
-from quantlab.quantizers.trained_layer import TrainingPolicy
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers import Binary
 
 
 class _ScaledSign(QuantizerFunction):
@@ -144,24 +149,28 @@ class RSign(ActivationQuantizer):
         return polynomial_sign(x - self._beta_like(x))
 
 
-class BinaryPolicy(TrainingPolicy):
+class BinaryPolicy(Policy):
     """quantizer=binary: XNOR-Net's weights; inputs 0 or 1 (Eq. 13 of the transition-rate paper), or -1 or 1 where
     signed.
     """
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> BinaryWeight:
-        return BinaryWeight(layer.weight.shape[0])
+    def __init__(self, section: "Binary", learn_weight_scale: bool = True):
+        super().__init__(section, learn_weight_scale)
+        self.signed = section.activation.signed
 
-    def activation(self, layer: nn.Module, bits: int) -> ActivationQuantizer:
-        return FixedPointActivation(1, self.section.activation.signed)
+    def weight(self, shape: torch.Size, bits: int) -> BinaryWeight:
+        return BinaryWeight(shape[0])
+
+    def activation(self, layer: Layer, bits: int) -> ActivationQuantizer:
+        return FixedPointActivation(1, self.signed)
 
 
-class ReActNetPolicy(BinaryPolicy):
+class ReActNetPolicy(Policy):
     """quantizer=reactnet."""
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> ReActNetWeight:
-        return ReActNetWeight(layer.weight.shape[0])
+    def weight(self, shape: torch.Size, bits: int) -> ReActNetWeight:
+        return ReActNetWeight(shape[0])
 
-    def activation(self, layer: nn.Module, bits: int) -> ActivationQuantizer:
+    def activation(self, layer: Layer, bits: int) -> ActivationQuantizer:
         is_conv = isinstance(layer, nn.Conv2d)
         return RSign(layer.in_channels if is_conv else layer.in_features, is_conv)

@@ -11,6 +11,7 @@ Half way between two levels, where the paper is silent, the even one is taken.
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     LEAST_INTERVAL,
     ActivationQuantizer,
@@ -19,7 +20,6 @@ from quantlab.quantizers.trained import (
     half_normal_deviation,
     straight_through,
 )
-from quantlab.quantizers.trained_layer import TrainingPolicy
 
 ALPHA_RANGE = 1e-3, 0.5  # where the learned alpha is held; the paper gives 0.5 as the most
 
@@ -72,12 +72,13 @@ class DSQActivation(ActivationQuantizer):
         return dsq(x, self.lower, self.upper, self.alpha, self.bits)
 
 
-class DSQPolicy(TrainingPolicy):
-    kind = "training"
+class DSQPolicy(Policy):
     """quantizer=dsq."""
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> DSQWeight:
-        return DSQWeight(bits, learn_scale)
+    kind = "training"
 
-    def activation(self, layer: nn.Module, bits: int) -> DSQActivation:
+    def weight(self, shape: torch.Size, bits: int) -> DSQWeight:
+        return DSQWeight(bits, self.learn_weight_scale)
+
+    def activation(self, layer: Layer, bits: int) -> DSQActivation:
         return DSQActivation(bits)

@@ -9,17 +9,22 @@ sets delta from the trace of the Hessian every ten epochs; here it is the consta
 alternative.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     LEAST_INTERVAL,
     ActivationQuantizer,
     IntervalWeightQuantizer,
     half_normal_deviation,
 )
-from quantlab.quantizers.trained_layer import TrainingPolicy
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers import EWGS
 
 
 class _EWGS(QuantizerFunction):
@@ -97,13 +102,17 @@ class EWGSActivation(ActivationQuantizer):
         return 2 * x_q - 1 if self.is_signed else x_q
 
 
-class EWGSPolicy(TrainingPolicy):
+class EWGSPolicy(Policy):
     """quantizer=ewgs."""
 
     output_scale = True
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> EWGSWeight:
-        return EWGSWeight(bits, learn_scale, self.section.delta)
+    def __init__(self, section: "EWGS", learn_weight_scale: bool = True):
+        super().__init__(section, learn_weight_scale)
+        self.delta = section.delta
 
-    def activation(self, layer: nn.Module, bits: int) -> EWGSActivation:
-        return EWGSActivation(bits, self.section.delta)
+    def weight(self, shape: torch.Size, bits: int) -> EWGSWeight:
+        return EWGSWeight(bits, self.learn_weight_scale, self.delta)
+
+    def activation(self, layer: Layer, bits: int) -> EWGSActivation:
+        return EWGSActivation(bits, self.delta)

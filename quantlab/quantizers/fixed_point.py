@@ -14,10 +14,13 @@ At one bit the sign of a weight of zero is positive; in the released code, which
 is negative.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     ActivationQuantizer,
     LatentWeightQuantizer,
@@ -27,7 +30,9 @@ from quantlab.quantizers.trained import (
     half_normal_deviation,
     straight_through,
 )
-from quantlab.quantizers.trained_layer import TrainingPolicy
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers import FixedPoint
 
 EPS = 1e-6  # added to |s|, as the released code does
 
@@ -155,15 +160,15 @@ class FixedPointActivation(ActivationQuantizer):
         return fixed_point(x, self.scale, self.bits, self.is_signed)
 
 
-class FixedPointPolicy(TrainingPolicy):
+class FixedPointPolicy(Policy):
     """quantizer=fixed_point."""
 
-    @property
-    def output_scale(self) -> bool:
-        return self.section.output_scale
+    def __init__(self, section: "FixedPoint", learn_weight_scale: bool = True):
+        super().__init__(section, learn_weight_scale)
+        self.signed, self.output_scale = section.activation.signed, section.output_scale
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> FixedPointWeight:
-        return FixedPointWeight(bits, learn_scale)
+    def weight(self, shape: torch.Size, bits: int) -> FixedPointWeight:
+        return FixedPointWeight(bits, self.learn_weight_scale)
 
-    def activation(self, layer: nn.Module, bits: int) -> FixedPointActivation:
-        return FixedPointActivation(bits, self.section.activation.signed)
+    def activation(self, layer: Layer, bits: int) -> FixedPointActivation:
+        return FixedPointActivation(bits, self.signed)

@@ -192,14 +192,3 @@ class Piecewise(Interval):
         is_narrow = gradient.abs() <= narrow
         end = torch.where(is_narrow, narrow, wide)
         return (stochastic_codes(gradient, end, bits - 1) * (end / q)).to(gradient.dtype)
-
-
-def build_interval(section) -> Interval:
-    """Of the config's `quantizer.gradient` section."""
-    if section.interval == "large_gradient":
-        return LargeGradient(section.alpha, section.beta, section.gamma_min, section.gamma_max, section.init)
-    if section.interval == "dsgc":
-        return DSGC(section.period, section.alpha)
-    if section.interval == "piecewise":
-        return Piecewise(section.shift, section.alpha)
-    return Fixed(section.gamma if section.interval == "fixed" else 1.0, section.alpha)

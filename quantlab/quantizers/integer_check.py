@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from quantlab.errors import RunError
 from quantlab.quantizers.gradient import LEAST, largest_code, max_abs, untouched
-from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, quantized_layers
+from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.layer import QuantizedLayer
 
 # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
 TOLERANCE = 1e-4
@@ -33,7 +34,7 @@ class _Call:
     before quantization."""
 
     name: str
-    layer: TrainedQuantizedLayer
+    layer: QuantizedLayer
     bias: Tensor | None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     }
 
 
-def _why_not(layer: TrainedQuantizedLayer, is_called: bool) -> str:
+def _why_not(layer: QuantizedLayer, is_called: bool) -> str:
     if None in (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer):
         return "not all of weight, input and gradient are quantized"
     return "no gradient comes through it" if is_called else "never called"
@@ -97,7 +98,7 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
     handles = []
 
-    def on_call(name: str, layer: TrainedQuantizedLayer) -> None:
+    def on_call(name: str, layer: QuantizedLayer) -> None:
         def begin(module, args):
             calls.append(_Call(name, layer, args[1] if len(args) > 1 else layer.bias))
 
@@ -181,7 +182,7 @@ def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor
     return x @ w.T, g @ w, g.flatten(0, -2).T @ x.flatten(0, -2)
 
 
-def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: TrainedQuantizedLayer) -> tuple[Tensor, Tensor, Tensor]:
+def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: QuantizedLayer) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a convolution, as matrix products over patches. Moving integers about as float64, and adding the few
     that a padding
     has copied, does not change them."""

@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from quantlab.quantizers.attention import QuantizedAttention, is_attention
+from quantlab.quantizers.insert import quantizable_layers
+from quantlab.quantizers.layer import QuantizedLayer
+from quantlab.quantizers.policy import Policy
 from quantlab.quantizers.trace import NORMALIZATIONS, LayerCalls, is_layer, trace_layers
-from quantlab.quantizers.trained_layer import TrainedQuantizedLayer, TrainingPolicy
-from quantlab.quantizers.wrap import QuantizedLayer, UniformAffinePolicy, operand_bits, quantizable_layers
 
 BIASES = "(biases of layers)"
 # of attention, by their operands
@@ -78,7 +79,7 @@ def survey(network: nn.Module, forward: Callable[[], Any]) -> Survey:
 
 
 def describe_layers(
-    surveyed: Survey, network: nn.Module, policy: TrainingPolicy | UniformAffinePolicy, forward: Callable[[], Any]
+    surveyed: Survey, network: nn.Module, policy: Policy, forward: Callable[[], Any]
 ) -> dict[str, dict[str, Any]]:
     """By name of every part of the network: `kind`; bits of `weight` (None where there is none), `input` and `gradient`
     (of the output), 32 = full precision; `parameters` and `multiplications`, shares of the whole, which each sum to 1;
@@ -114,7 +115,7 @@ def describe_layers(
     return {name: entry | {key: entry[key] / total for key, total in totals.items()} for name, entry in entries.items()}
 
 
-def _products(name: str, multiplications: int, network: nn.Module, policy) -> dict[str, dict[str, Any]]:
+def _products(name: str, multiplications: int, network: nn.Module, policy: Policy) -> dict[str, dict[str, Any]]:
     """Products of two activations inside the module of that name. Those of an attention that is quantized, of one size
     each, have an
     entry each."""
@@ -131,7 +132,7 @@ def _products(name: str, multiplications: int, network: nn.Module, policy) -> di
         return {f"{name} (products)".strip(): entry | {"reason": "attention product"}}
     found = {}
     for product, operands in PRODUCTS.items():
-        bits = max(operand_bits(policy, name, operand) for operand in operands)
+        bits = max(policy.operand_bits(name, operand) for operand in operands)
         found[f"{name}.processor {product}"] = (
             entry
             | {"input": bits, "multiplications": multiplications / 2}
@@ -142,23 +143,23 @@ def _products(name: str, multiplications: int, network: nn.Module, policy) -> di
 
 def _bits(layer: nn.Module) -> dict[str, int] | None:
     """Of weight, input and gradient of a layer that was replaced; None of another."""
-    if isinstance(layer, TrainedQuantizedLayer):
-        found = (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer)
-    elif isinstance(layer, QuantizedLayer):
-        found = (layer.weights[0], layer.activations[0], None)
-    else:
+    if not isinstance(layer, QuantizedLayer):
         return None
-    return {part: getattr(quantizer, "bits", 32) for part, quantizer in zip(("weight", "input", "gradient"), found)}
+    found = (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer)
+    return {
+        part: 32 if quantizer is None else quantizer.bits
+        for part, quantizer in zip(("weight", "input", "gradient"), found)
+    }
 
 
-def _reason(surveyed: Survey, name: str, is_called: bool, policy) -> str:
+def _reason(surveyed: Survey, name: str, is_called: bool, policy: Policy) -> str:
     """Why the weight or the input of a layer stays in full precision."""
     if not is_called:
         return "never called"
     if name not in surveyed.quantizable:
         return "kind"
-    of_all = (policy.section.weight.bits, policy.section.activation.bits)
-    if 32 not in of_all and not any(pattern.search(name) for pattern, _ in policy.rules):
+    is_ruled = any(rule.pattern.search(name) for rule in policy.rules)
+    if 32 not in (policy.whole.weight, policy.whole.activation) and not is_ruled:
         if name == surveyed.quantizable[0]:
             return "first"
         if name == surveyed.quantizable[-1]:

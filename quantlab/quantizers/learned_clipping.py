@@ -12,12 +12,17 @@ signed levels it takes the odd one, ours the even one; and under a negative s it
 not.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.lsq import EPS, lsq
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, half_normal_deviation
-from quantlab.quantizers.trained_layer import TrainingPolicy
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers import LearnedClipping
 
 
 class ClippedWeight(LatentWeightQuantizer):
@@ -77,11 +82,15 @@ class ClippedActivation(ActivationQuantizer):
         return lsq(x, self.clipping_value / high, low, high, 1.0)
 
 
-class LearnedClippingPolicy(TrainingPolicy):
+class LearnedClippingPolicy(Policy):
     """quantizer=learned_clipping."""
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> ClippedWeight:
-        return ClippedWeight(bits, learn_scale)
+    def __init__(self, section: "LearnedClipping", learn_weight_scale: bool = True):
+        super().__init__(section, learn_weight_scale)
+        self.signed = section.activation.signed
 
-    def activation(self, layer: nn.Module, bits: int) -> ClippedActivation:
-        return ClippedActivation(bits, self.section.activation.signed)
+    def weight(self, shape: torch.Size, bits: int) -> ClippedWeight:
+        return ClippedWeight(bits, self.learn_weight_scale)
+
+    def activation(self, layer: Layer, bits: int) -> ClippedActivation:
+        return ClippedActivation(bits, self.signed)

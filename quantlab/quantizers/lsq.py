@@ -8,13 +8,17 @@ s starts at 2 mean|v| / sqrt(Q_P)                                               
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
-from quantlab.quantizers.trained_layer import TrainingPolicy
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers import LSQ
 
 EPS = 1e-8  # added to |s|: our choice, a step that is learned might reach zero
 
@@ -131,11 +135,15 @@ class LSQActivation(ActivationQuantizer):
         return lsq(x, self.scale, low, high, (max(1, math.prod(x.shape[1:])) * high) ** -0.5)
 
 
-class LSQPolicy(TrainingPolicy):
+class LSQPolicy(Policy):
     """quantizer=lsq."""
 
-    def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> LSQWeight:
-        return LSQWeight(bits, learn_scale)
+    def __init__(self, section: "LSQ", learn_weight_scale: bool = True):
+        super().__init__(section, learn_weight_scale)
+        self.signed = section.activation.signed
 
-    def activation(self, layer: nn.Module, bits: int) -> LSQActivation:
-        return LSQActivation(bits, self.section.activation.signed)
+    def weight(self, shape: torch.Size, bits: int) -> LSQWeight:
+        return LSQWeight(bits, self.learn_weight_scale)
+
+    def activation(self, layer: Layer, bits: int) -> LSQActivation:
+        return LSQActivation(bits, self.signed)

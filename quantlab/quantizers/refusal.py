@@ -5,31 +5,28 @@ of it in one line each, with what to type.
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from torch import nn
 
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.quantizers.layer_kinds import layer_kind
+from quantlab.quantizers.policy import Layer, LayerBits, Rule
 
-Rules = Sequence[tuple[re.Pattern, Any]]  # pattern, and the config's rule with its bits
 
-
-def require_matches(rules: Rules, names: list[str]) -> None:
+def require_matches(rules: Sequence[Rule], names: list[str]) -> None:
     """Raises RequestError for the rules of a policy whose pattern is found in no name."""
     problems = []
-    for pattern, _ in rules:
-        if not any(map(pattern.search, names)):
-            near = did_you_mean(pattern.pattern.strip("^$").replace("\\", ""), names)
+    for rule in rules:
+        if not any(map(rule.pattern.search, names)):
+            pattern = rule.pattern.pattern
+            near = did_you_mean(pattern.strip("^$").replace("\\", ""), names)
             problems.append(
-                f"quantizer.policy: '{pattern.pattern}' is found in no layer's name{near or ','} allowed: a part of one"
+                f"quantizer.policy: '{pattern}' is found in no layer's name{near or ','} allowed: a part of one"
                 f" of {', '.join(names[:3])}, ..., {names[-1]}"
             )
     if problems:
         raise RequestError(*problems)
 
 
-def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]:
+def unknown_kinds(layers: Mapping[str, Layer]) -> dict[str, str]:
     """Which of `layers` are none of `layer_kinds`: their names, and why."""
     reasons = {}
     for name, layer in layers.items():
@@ -40,7 +37,7 @@ def unknown_kinds(layers: Mapping[str, nn.Conv2d | nn.Linear]) -> dict[str, str]
     return reasons
 
 
-def refusal(refused: Mapping[str, str], planned: Mapping[str, Any], rules: Rules) -> str:
+def refusal(refused: Mapping[str, str], planned: Mapping[str, LayerBits], rules: Sequence[Rule]) -> str:
     """One line on `refused` (reasons by name) of the `planned` layers (bits by name): the layers by reason, and the
     policy that leaves
     them in full precision. It can be pasted into a shell: quoted once for it and once for Hydra, and with the `rules`
@@ -53,12 +50,10 @@ def refusal(refused: Mapping[str, str], planned: Mapping[str, Any], rules: Rules
     left = [bits for name, bits in planned.items() if name not in refused]
     if not left or all(bits.weight == 32 for bits in left) and any(bits.weight != 32 for bits in planned.values()):
         return f"{found}; without them nothing is left to quantize: choose another model"
-    kept = [(exactly(list(refused)), 32, 32)] + [
-        (rule.modules, rule.weight_bits, rule.activation_bits) for _, rule in rules
-    ]
+    kept = [(exactly(list(refused)), LayerBits(32, 32)), *((rule.pattern.pattern, rule.bits) for rule in rules)]
     typed = ", ".join(
-        f"{{modules: {_for_hydra(pattern)}, weight_bits: {weight}, activation_bits: {activation}}}"
-        for pattern, weight, activation in kept
+        f"{{modules: {_for_hydra(pattern)}, weight_bits: {bits.weight}, activation_bits: {bits.activation}}}"
+        for pattern, bits in kept
     )
     return (
         f"{found}; to leave them in full precision type {shlex.quote(f'quantizer.policy=[{typed}]')}, or choose another"

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from quantlab.quantizers.wrap import QuantizedLayer
+from quantlab.quantizers.layer import QuantizedLayer
 
 NORMALIZATIONS = (nn.LayerNorm, nn.RMSNorm)  # their weight may have several dimensions and yet is no matrix
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from quantlab.errors import RunError
 from quantlab.quantizers.autograd_function import is_transformed
+from quantlab.quantizers.base import Quantizer, WeightQuantizer
 
 LEAST_SPREAD = 1e-3  # of values, relative to their size, from which their deviation tells a scale
 LEAST_INTERVAL = 1e-6  # of a learned interval: our choice, its ends might meet
@@ -50,7 +51,7 @@ def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
     return checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
-class LatentWeightQuantizer(nn.Module):
+class LatentWeightQuantizer(WeightQuantizer):
     """Quantizer of a latent weight, seen in units of its levels: a step from one level to the next is 1.
 
     A subclass gives `limits`, `in_levels`, `latent`, `effective_step_size`, `calibrate` and `forward`. Levels are
@@ -58,10 +59,6 @@ class LatentWeightQuantizer(nn.Module):
     """
 
     is_sign = False
-
-    def __init__(self, bits: int):
-        super().__init__()
-        self.bits = bits
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -83,10 +80,6 @@ class LatentWeightQuantizer(nn.Module):
         transition rate.
         """
         raise NotImplementedError  # depends on what the quantized weight is
-
-    def calibrate(self, weight: Tensor) -> None:
-        """Choose the scale for a full-precision weight (any shape)."""
-        raise NotImplementedError  # every paper has its own initial scale
 
     def in_levels(self, weight: Tensor) -> Tensor:
         """The weight in units of levels, not clipped, without a graph."""
@@ -152,7 +145,7 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
         return (levels - self.limits[0]) * self.step + self.lower.detach()
 
 
-class ActivationQuantizer(nn.Module):
+class ActivationQuantizer(Quantizer):
     """Quantizer of a layer's input. `is_signed`: whether its levels reach below zero; decided by `calibrate` where
     `signed` is "auto": when the first batch holds a negative value, as after a linear bottleneck or a LayerNorm.
 
@@ -160,8 +153,8 @@ class ActivationQuantizer(nn.Module):
     """
 
     def __init__(self, bits: int, signed: str | bool = "auto"):
-        super().__init__()
-        self.bits, self.asked = bits, signed
+        super().__init__(bits)
+        self.asked = signed
         self.register_buffer("signed", torch.tensor(signed is True))
         self.is_signed = signed is True  # the buffer's value, known without asking the device
 

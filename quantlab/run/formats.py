@@ -18,7 +18,10 @@ OLDEST = 1
 KEY = "run_format"
 
 # _target_ of sections that moved
-MOVED = {"quantlab.quantizers.trained_layer.FixedPointPolicy": "quantlab.quantizers.fixed_point.FixedPointPolicy"}
+MOVED = {
+    "quantlab.quantizers.trained_layer.FixedPointPolicy": "quantlab.quantizers.fixed_point.FixedPointPolicy",
+    "quantlab.quantizers.wrap.UniformAffinePolicy": "quantlab.quantizers.uniform_affine.UniformAffinePolicy",
+}
 
 
 def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") -> dict[str, Any]:

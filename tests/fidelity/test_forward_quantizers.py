@@ -4,19 +4,18 @@ is learned.
 Inputs are normal values and, on the grid of the levels, both ends of the clip, zero, half levels and what lies beyond.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from policies import policy, quantize
 from stored import normal, stored
 from torch import Tensor, nn
 
+from quantlab.quantizers.calibration import calibrate_activations
 from quantlab.quantizers.dsq import DSQActivation, dsq
-from quantlab.quantizers.ewgs import EWGSActivation, EWGSPolicy, EWGSWeight
+from quantlab.quantizers.ewgs import EWGSActivation, EWGSWeight
 from quantlab.quantizers.fixed_point import FixedPointActivation, FixedPointWeight, clip_range
 from quantlab.quantizers.learned_clipping import ClippedActivation, ClippedWeight
 from quantlab.quantizers.lsq import LSQActivation, LSQWeight
-from quantlab.quantizers.trained_layer import calibrate_activations, wrap_for_training
 
 BITS = (1, 2, 3, 4, 8)
 
@@ -133,20 +132,10 @@ def test_a_layer_of_ewgs():
     negative.
     """
     cases, x = stored("ewgs")["layer"], normal(31, 2, 3, 5, 5).abs()
-    ends = SimpleNamespace(weight_bits=32, activation_bits=32)
-    section = SimpleNamespace(
-        weight=SimpleNamespace(bits=2),
-        activation=SimpleNamespace(bits=2),
-        gradient=SimpleNamespace(bits=32),
-        first_layer=ends,
-        last_layer=ends,
-        policy=[],
-        delta=1e-3,
-    )
     layer = nn.Conv2d(3, 4, 3, bias=False)
     layer.weight.data.copy_(normal(32, 4, 3, 3, 3))
     net = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(4, 1, 1))
-    wrap_for_training(net, EWGSPolicy(section), learn_weight_scale=True)
+    quantize(net, policy("ewgs", 2, first=(32, 32), last=(32, 32)))
     layer = net[1]
     calibrate_activations(nn.Sequential(layer), lambda: layer(x))
     for name, value in (

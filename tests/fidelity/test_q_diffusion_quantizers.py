@@ -6,7 +6,8 @@ from stored import normal, stored
 from torch import Tensor
 
 from quantlab.quantizers.functional import code_range, fake_quantize, search_range
-from quantlab.quantizers.weight import QuantizedWeight
+from quantlab.quantizers.rounding import LearnedRounding
+from quantlab.quantizers.uniform_affine import UniformAffineWeight
 
 BITS = (2, 3, 4, 8)
 SEARCHES = {"max": "min_max", "mse": "lp"}
@@ -20,10 +21,10 @@ def weight(seed: int) -> Tensor:
     return w
 
 
-def quantized(bits: int, method: str) -> QuantizedWeight:
+def quantized(bits: int, method: str) -> UniformAffineWeight:
     w = weight(bits)
-    result = QuantizedWeight(w.shape, bits, symmetric=False, granularity="output_channel")
-    result.calibrate(w, SEARCHES[method], 2.4)
+    result = UniformAffineWeight(w.shape, bits, scale_search=SEARCHES[method])
+    result.calibrate(w)
     return result
 
 
@@ -46,11 +47,11 @@ def test_learned_rounding(bits, method):
     through; in ours V begins at an end, and nothing passes. So V differs there, and the weight does not.
     """
     case, w, ours = stored("q_diffusion")[f"adaround {bits} {method}"], weight(bits), quantized(bits, method)
-    ratio = torch.round(w / ours.scale) + ours.zero_point
+    (q_min, q_max), ratio = code_range(bits, False), torch.round(w / ours.scale) + ours.zero_point
     floor = torch.floor(w / ours.scale) + ours.zero_point
-    inside = ((floor >= ours.q_min) & (floor < ours.q_max)).flatten()
+    inside = ((floor >= q_min) & (floor < q_max)).flatten()
     assert inside.float().mean() > 0.6 and ratio.shape == w.shape
-    ours.learn_rounding(w, 1.1, -0.1, straight_through=False)
+    ours = LearnedRounding(ours, w, 1.1, -0.1, straight_through=False)
     torch.testing.assert_close(
         ours.rounding.detach().flatten()[inside], torch.tensor(case["V"])[inside], rtol=1e-3, atol=1e-4
     )
@@ -61,7 +62,7 @@ def test_learned_rounding(bits, method):
     soft.backward(normal(78, *w.shape))
     torch.testing.assert_close(soft.detach().flatten(), torch.tensor(case["soft"]), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.rounding.grad.flatten(), torch.tensor(case["gradient of V"]), rtol=1e-4, atol=1e-6)
-    ours.harden()
+    ours = ours.fixed()
     torch.testing.assert_close(ours().flatten(), torch.tensor(case["hard"]), rtol=1e-5, atol=1e-6)
 
 
@@ -70,9 +71,9 @@ def test_an_integral_weight_inside_the_range():
     gradient, 1.2 times the sigmoid's derivative at V = -log 11, and ours stops it: the ends of h are where weights
     outside the range are held.
     """
-    case, ours = stored("q_diffusion")["integral"], QuantizedWeight(torch.Size([1, 3]), 4, False, "output_channel")
-    ours.zero_point.fill_(4.0)
-    ours.learn_rounding(torch.tensor([[0.0, 1.0, -2.0]]), 1.1, -0.1, straight_through=False)
+    case, nearest = stored("q_diffusion")["integral"], UniformAffineWeight(torch.Size([1, 3]), 4)
+    nearest.zero_point.fill_(4.0)
+    ours = LearnedRounding(nearest, torch.tensor([[0.0, 1.0, -2.0]]), 1.1, -0.1, straight_through=False)
     ours().sum().backward()
     assert ours.soft().tolist() == [[0.0, 0.0, 0.0]] and ours.rounding.grad.tolist() == [[0.0, 0.0, 0.0]]
     assert case["gradient of V"] == pytest.approx([1.2 * 11 / 144] * 3, rel=1e-5)

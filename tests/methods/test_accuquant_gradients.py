@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from policies import section
 
 from quantlab.diffusion.rollout import network_step, seeded_normal
 from quantlab.diffusion.samplers import State, build_sampler
 from quantlab.methods.accuquant import AccuQuant, backpropagated_gradient, copied_gradient, exact_gradient
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
-from quantlab.quantizers import wrap
+from quantlab.quantizers.calibration import calibrate_weights, grouped_activations, observed_ranges
+from quantlab.quantizers.rounding import learn_rounding
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 
@@ -40,33 +42,18 @@ def problem(request):
         .requires_grad_(False)
     )
     sampler = build_sampler(ALPHAS, SimpleNamespace(name=name, steps=8, eta=eta, spacing="uniform", clip_sample=clip))
-    section = SimpleNamespace(
-        weight=SimpleNamespace(
-            bits=4, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
-        ),
-        activation=SimpleNamespace(bits=6, symmetric=False, scale_search="min_max", scales="per_group"),
-        p=2.4,
-        zeta=1.1,
-        gamma=-0.1,
-        attention=True,
-        softmax_bits=8,
-        split_shortcuts=True,
-        policy=[],
-        **{end: SimpleNamespace(weight_bits=4, activation_bits=6) for end in ("first_layer", "last_layer")},
-    )
-    quantized = QuantizedDenoiser(unet, wrap.UniformAffinePolicy(section), steps=8, group_size=4)
+    search = {"scale_search": "min_max"}
+    own = section("uniform_affine", 4, 6, own={"weight": search, "activation": search})
+    quantized = QuantizedDenoiser(unet, own, steps=8, group_size=4)
     quantized.unet.double()
-    wrap.calibrate_weights(quantized.unet, quantized.originals, section)
+    calibrate_weights(quantized.unet)
     start = seeded_normal((3, 1, 8, 8), 0).double()
-    for quantizer in wrap.activation_quantizers(quantized.unet):
-        quantizer.observe()
-    for i in range(8):
-        quantized.network({})(start, sampler.timesteps[i], i)
-    for quantizer in wrap.activation_quantizers(quantized.unet):
-        quantizer.calibrate("min_max", 2.4)
-    wrap.learn_rounding(quantized.unet, quantized.originals, section)
-    learned = [weight.rounding for weight in wrap.quantized_weights(quantized.unet)]
-    learned += [q.log_scale[1].requires_grad_() for q in wrap.activation_quantizers(quantized.unet)]
+    with observed_ranges(quantized.unet):
+        for i in range(8):
+            quantized.network({})(start, sampler.timesteps[i], i)
+    learned = [weight.rounding for weight in learn_rounding(quantized.unet, 1.1, -0.1, straight_through=False)]
+    quantized.drop_float_weights()
+    learned += [q.log_scale[1].requires_grad_() for q in grouped_activations(quantized.unet)]
     noise = seeded_normal((4, 3, 1, 8, 8), 1).double()
     target = seeded_normal((3, 1, 8, 8), 2).double()
 

@@ -2,14 +2,13 @@
 quantizers.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from policies import policy, quantize
 
 from quantlab.models.edsr import DIV2K_MEAN, EDSR, ResidualBlock
-from quantlab.quantizers.fixed_point import FixedPointPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantized_layers
 
 
 def build(scale=2, blocks=2, channels=8, residual_scale=1.0):
@@ -52,20 +51,9 @@ def test_without_a_body_it_is_head_upsampler_and_tail():
 
 
 def test_all_layers_but_the_first_and_the_last_are_quantized_and_negative_inputs_get_negative_levels():
-    full = SimpleNamespace(weight_bits=32, activation_bits=32)
-    policy = FixedPointPolicy(
-        SimpleNamespace(
-            weight=SimpleNamespace(bits=4),
-            gradient=SimpleNamespace(bits=32),
-            activation=SimpleNamespace(bits=4, signed="auto"),
-            output_scale=True,
-            first_layer=full,
-            last_layer=full,
-            policy=[],
-        )
-    )
+    own = policy("fixed_point", 4, first=(32, 32), last=(32, 32), output_scale=True)
     network = build()
-    wrap_for_training(network, policy, learn_weight_scale=True)
+    quantize(network, own)
     calibrate_activations(network, lambda: network(torch.rand(2, 3, 8, 8)))
     signed = {name: layer.activation_quantizer.is_signed for name, layer in quantized_layers(network)}
     assert signed == {

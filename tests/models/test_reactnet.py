@@ -4,20 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from policies import policy, quantize
 
 from quantlab.models.reactnet import Block, RPReLU, build_reactnet
-from quantlab.quantizers.binary import ReActNetPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
-
-FULL = SimpleNamespace(weight_bits=32, activation_bits=32)
-ONE_BIT = SimpleNamespace(
-    weight=SimpleNamespace(bits=1),
-    gradient=SimpleNamespace(bits=32),
-    activation=SimpleNamespace(bits=1),
-    first_layer=FULL,
-    last_layer=FULL,
-    policy=[SimpleNamespace(modules="downsample", weight_bits=32, activation_bits=32)],
-)
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantized_layers
 
 
 def build(small_images=True, classes=10):
@@ -63,7 +54,8 @@ def test_rprelu():
 
 def test_the_policy_of_the_yaml_leaves_the_shortcuts_in_full_precision():
     network = build()
-    wrap_for_training(network, ReActNetPolicy(ONE_BIT), learn_weight_scale=False)
+    full = (32, 32)
+    quantize(network, policy("reactnet", 1, first=full, last=full, rules=[("downsample", *full)]))
     calibrate_activations(network, lambda: network(torch.randn(2, 3, 8, 8)))
     names = [name for name, _ in quantized_layers(network)]
     assert len(names) == 16 and all(name.endswith(".conv") for name in names)

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from policies import policy, quantize
 from safetensors.torch import save_file
 
 from quantlab.errors import RequestError
 from quantlab.full_precision import load_weights
 from quantlab.models.timm_classifier import build_timm_classifier
-from quantlab.quantizers.fixed_point import FixedPointActivation, FixedPointPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.fixed_point import FixedPointActivation
+from quantlab.quantizers.insert import quantized_layers
 
 SHIPPED = [
     "resnet18.tv_in1k",
@@ -24,16 +26,6 @@ SHIPPED = [
     "deit_tiny_patch16_224",
     "deit_small_patch16_224",
 ]
-ENDS = SimpleNamespace(weight_bits=32, activation_bits=32)
-TWO_BITS = SimpleNamespace(
-    weight=SimpleNamespace(bits=2),
-    gradient=SimpleNamespace(bits=32),
-    activation=SimpleNamespace(bits=2, signed="auto"),
-    output_scale=True,
-    first_layer=ENDS,
-    last_layer=ENDS,
-    policy=[],
-)
 
 
 def task(image_size=32, channels=3, classes=7):
@@ -67,7 +59,7 @@ def test_its_layers_train_quantized(architecture):
     layers = [
         name for name, module in network.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
     ]
-    wrap_for_training(network, FixedPointPolicy(TWO_BITS), learn_weight_scale=True)
+    quantize(network, policy("fixed_point", 2, first=(32, 32), last=(32, 32), output_scale=True))
     calibrate_activations(network, lambda: network(batch()["image"]))
     assert [name for name, _ in quantized_layers(network)] == layers[1:-1]
     assert all(isinstance(layer.activation_quantizer, FixedPointActivation) for _, layer in quantized_layers(network))

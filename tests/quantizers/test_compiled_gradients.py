@@ -6,37 +6,30 @@ exactly.
 """
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from policies import policy
 from torch import Tensor, nn
 
 import quantlab.conf
 from quantlab.quantizers import adaround
-from quantlab.quantizers.activation import GroupPointer
-from quantlab.quantizers.binary import BinaryPolicy, ReActNetPolicy
-from quantlab.quantizers.dsq import DSQPolicy
-from quantlab.quantizers.ewgs import EWGSPolicy
-from quantlab.quantizers.fixed_point import EPS, FixedPointPolicy
-from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
-from quantlab.quantizers.lsq import LSQPolicy
+from quantlab.quantizers.fixed_point import EPS
+from quantlab.quantizers.uniform_affine import UniformAffineActivation
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer, WeightStandardization
-from quantlab.quantizers.wrap import UniformAffinePolicy
 
-POLICIES = {
-    "fixed_point": FixedPointPolicy,
-    "lsq": LSQPolicy,
-    "learned_clipping": LearnedClippingPolicy,
-    "ewgs": EWGSPolicy,
-    "dsq": DSQPolicy,
-    "binary": BinaryPolicy,
-    "reactnet": ReActNetPolicy,
+TRAINED = {
+    "fixed_point": {},
+    "lsq": {},
+    "learned_clipping": {},
+    "ewgs": {"delta": 0.25},
+    "dsq": {},
+    "binary": {"weight": 1},
+    "reactnet": {"weight": 1},
 }
 LEAST = {"lsq": 2, "learned_clipping": 2}
 FEW, ALL = (1, 2), (1, 2, 3, 4, 8)  # a compiler takes its time for each
-NAMES = [*POLICIES, "uniform_affine", "adaround", "standardized"]
-SECTION = SimpleNamespace(policy=[], activation=SimpleNamespace(signed="auto"), delta=0.25, output_scale=False)
+NAMES = [*TRAINED, "uniform_affine", "adaround", "standardized"]
 LAYER = nn.Linear(1, 1)
 
 
@@ -104,15 +97,15 @@ def put_on_the_grid(quantizer: nn.Module, signed: bool) -> tuple[float, float, f
 
 
 def trained_cases(name: str, all_bits: tuple[int, ...]) -> list[Case]:
-    policy, cases = POLICIES[name](SECTION), []
+    own, cases = policy(name, **TRAINED[name]), []
     for bits in (
         bits for bits in all_bits if LEAST.get(name, 1) <= bits and (bits == 1 or name not in ("binary", "reactnet"))
     ):
-        quantizer = policy.weight(LAYER, bits, learn_scale=True)
+        quantizer = own.weight(LAYER.weight.shape, bits)
         low, high, step = put_on_the_grid(quantizer, signed=True)
         cases.append(Case(quantizer, points(low, high, step).T.contiguous(), low, high))  # one channel
         for signed in (True, False):
-            quantizer = policy.activation(LAYER, bits)
+            quantizer = own.activation(LAYER, bits)
             quantizer.is_signed = signed
             low, high, step = put_on_the_grid(quantizer, signed)
             ends = (None, None) if hasattr(quantizer, "beta") else (low, high)
@@ -122,12 +115,10 @@ def trained_cases(name: str, all_bits: tuple[int, ...]) -> list[Case]:
 
 def affine_cases(all_bits: tuple[int, ...]) -> list[Case]:
     """uniform_affine's inputs: it clips what is rounded, so that half a level beyond an end belongs to it."""
-    section = SimpleNamespace(policy=[], activation=SimpleNamespace(symmetric=False, scales="shared"))
     cases = []
     for bits in all_bits[1:]:
         for symmetric, zero_point in ((True, 0.0), (False, 1.0)):
-            section.activation.symmetric = symmetric
-            quantizer = UniformAffinePolicy(section).activation(bits, GroupPointer(1))
+            quantizer = UniformAffineActivation(bits, symmetric)
             quantizer.zero_point.fill_(zero_point)  # the scale is e^0
             low, high = quantizer.q_min - zero_point, quantizer.q_max - zero_point
             cases.append(Case(quantizer, points(low, high, 1.0), low, high))
@@ -152,7 +143,7 @@ def standardized_cases(*_) -> list[Case]:
     for name in ("fixed_point", "lsq", "ewgs", "reactnet"):
         weight = torch.randn(4, 3, 3, 3, generator=generator)
         quantizer = StandardizedWeightQuantizer(
-            POLICIES[name](SECTION).weight(nn.Conv2d(3, 4, 3), 1 if name == "reactnet" else 2, True),
+            policy(name, **TRAINED[name]).weight(weight.shape, 1 if name == "reactnet" else 2),
             WeightStandardization(eps=1e-5),
         )
         quantizer.calibrate(weight)
@@ -213,7 +204,7 @@ def test_eager_and_compiled_gradients_are_equal(name):
     compare(cases_of(name), "inductor")
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "uniform_affine"])
+@pytest.mark.parametrize("name", [*TRAINED, "uniform_affine"])
 def test_gradients_pass_at_both_ends_and_nowhere_beyond(name):
     for case in cases_of(name):
         ((_, (gradient, *_)),) = results([case], None)
@@ -233,7 +224,7 @@ def test_learned_rounding_stops_at_both_ends():
     assert torch.equal(gradient != 0, (h > 0) & (h < 1)) and gradient[:2].tolist() == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_levels_that_are_counted_are_those_of_the_output_half_way_too(name):
     for case in cases_of(name):
         if hasattr(case.quantizer, "discrete"):

@@ -7,14 +7,16 @@ import copy
 import pytest
 import timm
 import torch
+from policies import policy, quantize
 from torch import nn
 from torch.nn import functional as F
 
+from quantlab.config import instantiate
 from quantlab.families import section
+from quantlab.quantizers.calibration import calibrate_activations
 from quantlab.quantizers.gradient import calibrate_gradients
+from quantlab.quantizers.insert import quantized_layers
 from quantlab.quantizers.integer_check import check_integers
-from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
 
 
 class Around(nn.Module):
@@ -62,9 +64,9 @@ X = torch.linspace(-1, 1, 2 * 36).view(2, 1, 6, 6)
 def wrapped(product, weight_bits=4):
     torch.manual_seed(0)
     net = Around(product)
-    settings = section(4, ())
-    settings.weight.bits = weight_bits
-    wrap_for_training(net, LearnedClippingPolicy(settings), learn_weight_scale=True)
+    full = (32, 32)
+    gradient = {"bits": 4, "alpha": 0.05}
+    quantize(net, policy("learned_clipping", weight_bits, 4, gradient=gradient, first=full, last=full))
     unused = calibrate_activations(net, lambda: net(X))
     calibrate_gradients(net, lambda: net(X).square().mean())
     return net, unused
@@ -118,7 +120,7 @@ def test_the_integer_check_sees_weights_that_are_taken():
 def test_attention_of_torch_is_named():
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     net = nn.Sequential(nn.Linear(8, 8), encoder, nn.Linear(8, 2))
-    wrap_for_training(net, LearnedClippingPolicy(section(4, ())), learn_weight_scale=True)
+    quantize(net, instantiate(section("learned_clipping", 4, ())))
     assert calibrate_activations(net, lambda: net(torch.randn(2, 3, 8))) == ["1.self_attn.out_proj"]
 
 
@@ -126,6 +128,6 @@ def test_attention_of_torch_is_named():
 def test_a_compiler_follows():
     net = timm.create_model("beit_base_patch16_224", depth=1, embed_dim=24, num_heads=2, img_size=32, num_classes=3)
     x = torch.randn(2, 3, 32, 32)
-    wrap_for_training(net, LearnedClippingPolicy(section(32, ())), learn_weight_scale=True)
+    quantize(net, instantiate(section("learned_clipping", 32, ())))
     assert calibrate_activations(net, lambda: net(x)) == [] and net.uses_weights_directly
     torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="aot_eager")(x), net(x))

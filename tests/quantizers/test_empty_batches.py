@@ -4,17 +4,15 @@ calibrate on.
 
 import pytest
 import torch
-from test_training_quantizers import CASES, policy, weight_quantizer
+from policies import policy, quantize
+from test_training_quantizers import CASES, weight_quantizer
 from torch import nn
 
 from quantlab.errors import RunError
-from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
-from quantlab.quantizers.trained_layer import (
-    TrainedQuantizedLayer,
-    calibrate_activations,
-    quantizer_parameters,
-    wrap_for_training,
-)
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantizer_parameters
+from quantlab.quantizers.layer import QuantizedLayer
+from quantlab.quantizers.uniform_affine import UniformAffineActivation
 
 
 @pytest.mark.parametrize("name, bits", CASES)
@@ -25,9 +23,8 @@ from quantlab.quantizers.trained_layer import (
 def test_a_layer(name, bits, layer, shape, output_scale):
     torch.manual_seed(0)
     parts = policy(name, bits)
-    layer = TrainedQuantizedLayer(
-        layer, weight_quantizer(name, bits, layer.weight.detach()), parts.activation(layer, bits), output_scale
-    )
+    weight, activation = weight_quantizer(name, bits, layer.weight.detach()), parts.activation(layer, bits)
+    layer = QuantizedLayer(layer, weight, activation, output_scale=output_scale)
     layer.activation_quantizer.calibrate(torch.randn(5, *shape))
     x = torch.zeros(0, *shape, requires_grad=True)
     out = layer(x)
@@ -42,7 +39,7 @@ def test_a_layer(name, bits, layer, shape, output_scale):
 
 
 def test_an_input_of_post_training():
-    quantizer, x = ActivationQuantizer(8, False, GroupPointer(1), shared=True), torch.zeros(0, 3, requires_grad=True)
+    quantizer, x = UniformAffineActivation(8, shared=True), torch.zeros(0, 3, requires_grad=True)
     quantizer(x).sum().backward()
     assert x.grad.shape == (0, 3) and quantizer.log_scale[0].grad == 0
 
@@ -50,7 +47,7 @@ def test_an_input_of_post_training():
 @pytest.mark.parametrize("name", ["fixed_point", "reactnet"])
 def test_calibration_asks_for_inputs(name):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 1, 1))
-    wrap_for_training(net, policy(name, 1), learn_weight_scale=True)
+    quantize(net, policy(name, 1))
     before = [parameter.clone() for parameter in quantizer_parameters(net)]
     with pytest.raises(RunError, match="got an empty batch, of shape \\[0, 1, 9, 9\\], allowed: one input or more"):
         calibrate_activations(net, lambda: net(torch.zeros(0, 1, 9, 9)))

@@ -6,10 +6,10 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from policies import policy
 from torch import nn
 
 from quantlab.quantizers import gradient as gradient_module
@@ -21,15 +21,7 @@ from quantlab.quantizers.gradient import (
     stochastic_codes,
     update_intervals,
 )
-from quantlab.quantizers.gradient_interval import (
-    DSGC,
-    Fixed,
-    LargeGradient,
-    Piecewise,
-    build_interval,
-    quantile_ratio,
-    searched_ratio,
-)
+from quantlab.quantizers.gradient_interval import DSGC, Fixed, LargeGradient, Piecewise, quantile_ratio, searched_ratio
 
 
 def large_gradient(**changed) -> LargeGradient:
@@ -497,17 +489,6 @@ def test_observed_numbers_are_their_definitions():
     ],
 )
 def test_every_interval_of_the_config(name, kind, ratio):
-    section = SimpleNamespace(
-        interval=name,
-        granularity="tensor",
-        alpha=1e-3,
-        beta=1e-3,
-        gamma_min=1e-3,
-        gamma_max=1.0,
-        init="quantile",
-        gamma=0.6,
-        period=10,
-        shift=5,
-    )
-    interval = build_interval(section)
+    own = {"bits": 4, "interval": name, "gamma": 0.6}
+    interval = policy("lsq", gradient=own).gradient(nn.Linear(1, 1)).interval
     assert type(interval) is kind and interval.clip_ratio.item() == pytest.approx(ratio)

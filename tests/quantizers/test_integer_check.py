@@ -1,26 +1,24 @@
 """The integer check: true of every kind of layer, and not of a layer that leaves its grid."""
 
-from types import SimpleNamespace
-
 import pytest
 import timm
 import torch
+from policies import policy, quantize
 from torch import nn
 
+from quantlab.config import instantiate
 from quantlab.config.catalog import options
 from quantlab.errors import RunError
 from quantlab.families import section as family_section
-from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantized_layers
 from quantlab.quantizers.integer_check import check_integers
-from quantlab.quantizers.learned_clipping import LearnedClippingPolicy
-from quantlab.quantizers.lsq import LSQPolicy
-from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training
 
-POLICIES = {"learned_clipping": LearnedClippingPolicy, "lsq": LSQPolicy, "fixed_point": FixedPointPolicy}
+NAMES = ("learned_clipping", "lsq", "fixed_point")
 
 
 def wrapped(
-    policy: str, bits: int = 4, gradient_bits: int | None = None, net: nn.Module | None = None
+    quantizer: str, bits: int = 4, gradient_bits: int | None = None, net: nn.Module | None = None
 ) -> tuple[nn.Module, torch.Tensor]:
     """Convolutions with stride, groups, dilation and bias, and a linear layer, all quantized; and a batch."""
     torch.manual_seed(0)
@@ -35,36 +33,17 @@ def wrapped(
         nn.Flatten(),
         nn.Linear(6 * 5 * 5, 7),
     )
-    ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    gradient = SimpleNamespace(
-        bits=gradient_bits or bits,
-        interval="large_gradient",
-        alpha=0.05,
-        beta=1e-3,
-        gamma_min=1e-3,
-        gamma_max=1.0,
-        init="quantile",
-        granularity="channel",
-    )
-    section = SimpleNamespace(
-        weight=SimpleNamespace(bits=bits),
-        activation=SimpleNamespace(bits=bits, signed="auto"),
-        gradient=gradient,
-        first_layer=ends,
-        last_layer=ends,
-        policy=[],
-        output_scale=False,
-    )
+    gradient = {"bits": gradient_bits or bits, "alpha": 0.05, "granularity": "channel"}
     x = torch.randn(8, 3, 10, 10)
-    wrap_for_training(net, POLICIES[policy](section), learn_weight_scale=True)
+    quantize(net, policy(quantizer, bits, gradient=gradient))
     calibrate_activations(net, lambda: net(x))
     return net, x
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_integers_give_what_the_simulation_gives(policy, bits):
-    net, x = wrapped(policy, bits)
+@pytest.mark.parametrize("name", NAMES)
+def test_integers_give_what_the_simulation_gives(name, bits):
+    net, x = wrapped(name, bits)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = check_integers(net, lambda: net(x).square().mean())
     assert found["layers"] == 4 and found["products"] == 12
@@ -143,7 +122,7 @@ def test_a_product_that_is_not_the_operands_is_found():
 def test_paddings_and_standardized_weights_are_checked(kind):
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Conv2d(3, 3, 1), kind, nn.Conv2d(kind.out_channels, 2, 1)), torch.randn(2, 3, 7, 8)
-    wrap_for_training(net, LearnedClippingPolicy(family_section(4, ())), learn_weight_scale=True)
+    quantize(net, instantiate(family_section("learned_clipping", 4, ())))
     calibrate_activations(net, lambda: net(x))
     found = check_integers(net, lambda: net(x).square().mean())
     assert found["layers"] == 1 and found["largest_difference"] < 1e-5
@@ -181,7 +160,7 @@ def test_products_that_float32_cannot_resolve_are_no_faults():
     torch.manual_seed(0)
     net, rows = Net(), torch.randn(4, 5)
     net.size, net.sizes, x = 1e-5, torch.rand(4) * 1e3, torch.cat([rows, rows])
-    wrap_for_training(net, LearnedClippingPolicy(family_section(4, ())), learn_weight_scale=True)
+    quantize(net, instantiate(family_section("learned_clipping", 4, ())))
     calibrate_activations(net, lambda: net(x))
     net.size = 1e-5 * 3.1
     found = check_integers(net, lambda: net(x))
@@ -194,4 +173,4 @@ def test_nothing_to_check_is_said():
 
 
 def test_the_quantizers_named_in_the_refusal_are_those_that_can_be_checked():
-    assert POLICIES.keys() <= options("quantizer").keys()
+    assert set(NAMES) <= options("quantizer").keys()

@@ -1,37 +1,18 @@
 """What of a network is quantized and what is not, and why: every parameter and every multiplication has an entry."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from test_wrap import section as affine_section
-from test_wrap import unet
+from policies import policy, quantize
+from test_insert import affine, unet
 from torch import nn
 from torch.nn import functional as F
 
-from quantlab.quantizers import wrap
-from quantlab.quantizers.activation import GroupPointer
-from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.insert import insert
 from quantlab.quantizers.layers import BIASES, describe_layers, survey
-from quantlab.quantizers.trained_layer import wrap_for_training
-
-
-def ends(weight, activation):
-    return SimpleNamespace(weight_bits=weight, activation_bits=activation)
 
 
 def fixed_point(weight=4, activation=3, first=(32, 32), last=(8, 32), rules=()):
-    return FixedPointPolicy(
-        SimpleNamespace(
-            weight=SimpleNamespace(bits=weight),
-            activation=SimpleNamespace(bits=activation, signed="auto"),
-            output_scale=False,
-            gradient=SimpleNamespace(bits=32),
-            first_layer=ends(*first),
-            last_layer=ends(*last),
-            policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules],
-        )
-    )
+    return policy("fixed_point", weight, activation, first=first, last=last, rules=rules)
 
 
 class Transformer(nn.Module):
@@ -58,7 +39,7 @@ class Transformer(nn.Module):
 
 def described(network, policy, x):
     surveyed = survey(network, lambda: network(x))
-    wrap_for_training(network, policy, learn_weight_scale=False)
+    quantize(network, policy)
     return describe_layers(surveyed, network, policy, lambda: network(x))
 
 
@@ -125,12 +106,9 @@ def test_bits_of_the_section_are_policy_even_at_the_ends():
 def test_the_products_of_attention_have_entries(attention):
     network, x = unet(), torch.randn(1, 1, 8, 8)
     surveyed = survey(network, lambda: network(x, 0))
-    policy = wrap.UniformAffinePolicy(
-        affine_section(4, 6, [("mid_block.*key", 4, 32)], first=(8, 8), attention=True)
-        if attention
-        else affine_section(4, 6, first=(8, 8), attention=False)
-    )
-    wrap.wrap(network, policy, GroupPointer(1))
+    rules = [("mid_block.*key", 4, 32)] if attention else []
+    policy = affine(4, 6, rules, first=(8, 8), attention=attention)
+    insert(network, policy)
     found = describe_layers(surveyed, network, policy, lambda: network(x, 0))
     products = {
         name: (entry["input"], entry.get("reason"))

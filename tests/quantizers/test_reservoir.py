@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from quantlab.quantizers.activation import OBSERVED_VALUES, ActivationQuantizer, GroupPointer
 from quantlab.quantizers.functional import affine_parameters, lp_range
 from quantlab.quantizers.reservoir import Reservoir
+from quantlab.quantizers.uniform_affine import OBSERVED_VALUES, UniformAffineActivation
 
 
 def test_fewer_values_than_places_are_all_kept():
@@ -48,12 +48,12 @@ def test_extremes_bound_the_range_and_count_no_further(seed):
     calls = [
         torch.randn(2**15, generator=generator) * torch.rand(2**15, generator=generator).pow(-0.1) for _ in range(8)
     ]
-    quantizer = ActivationQuantizer(6, False, GroupPointer(1), shared=True)
+    quantizer = UniformAffineActivation(6, shared=True)
     quantizer.observe()
     for x in calls:
         quantizer(x)
     assert len(quantizer.observed[0].values) == OBSERVED_VALUES
-    quantizer.calibrate("lp", 2.4)
+    quantizer.choose_ranges()
     everything = torch.cat(calls)[None]
     scale, _ = affine_parameters(*lp_range(everything, 6, False), 6, False)
     assert quantizer.log_scale[0].exp().item() == pytest.approx(scale.item(), rel=0.05)

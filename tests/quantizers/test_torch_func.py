@@ -4,24 +4,25 @@ so.
 
 import pytest
 import torch
-from test_training_quantizers import POLICIES, policy
+from policies import policy, quantize
+from test_training_quantizers import NAMES
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from quantlab.quantizers.calibration import calibrate_activations
 from quantlab.quantizers.functional import fake_quantize
-from quantlab.quantizers.trained_layer import calibrate_activations, wrap_for_training
 
 
 def network(name):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
     bits = 1 if name in ("binary", "reactnet") else 2
-    wrap_for_training(net, policy(name, bits), learn_weight_scale=True)
+    quantize(net, policy(name, bits))
     calibrate_activations(net, lambda: net(torch.randn(7, 5)))
     return net
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_a_functional_call_are_those_of_autograd(name):
     net, x = network(name), torch.randn(7, 5)
     parameters = {key: value.detach() for key, value in net.named_parameters()}
@@ -32,7 +33,7 @@ def test_gradients_of_a_functional_call_are_those_of_autograd(name):
     assert all(quantizer.effective_step_size > 0 for quantizer in (net[0].weight_quantizer, net[3].weight_quantizer))
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_every_sample(name):
     """As for differential privacy: each sample a batch of one."""
     net, x = network(name), torch.randn(4, 5)
@@ -73,7 +74,7 @@ def test_forward_mode_says_that_it_does_not_exist():
 @pytest.mark.parametrize("name", ["fixed_point", "ewgs", "reactnet"])
 def test_a_transform_is_left_uncompiled(name):
     """torch would differentiate the rounding itself: gradients of zero, without a word."""
-    quantizer, x = policy(name, 1).weight(nn.Linear(5, 1), 1, True), torch.randn(1, 5) / 3
+    quantizer, x = policy(name, 1).weight(torch.Size((1, 5)), 1), torch.randn(1, 5) / 3
     gradient = grad(lambda x: quantizer(x).sum())
     torch._dynamo.reset()
     assert gradient(x).abs().min() > 0

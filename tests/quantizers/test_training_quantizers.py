@@ -1,55 +1,26 @@
 """Laws of every quantizer for training: levels, transition points and step sizes agree with what the network sees."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from policies import policy, quantize
 from torch import nn
 
-from quantlab.quantizers.binary import BinaryPolicy, ReActNetPolicy
-from quantlab.quantizers.dsq import DSQPolicy
-from quantlab.quantizers.ewgs import EWGSPolicy
-from quantlab.quantizers.fixed_point import FixedPointPolicy
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantizer_parameters
 from quantlab.quantizers.learned_clipping import ClippedActivation
-from quantlab.quantizers.lsq import LSQPolicy
 from quantlab.quantizers.trained import deviation
-from quantlab.quantizers.trained_layer import calibrate_activations, quantizer_parameters, wrap_for_training
 
-POLICIES = {
-    "fixed_point": FixedPointPolicy,
-    "lsq": LSQPolicy,
-    "ewgs": EWGSPolicy,
-    "dsq": DSQPolicy,
-    "binary": BinaryPolicy,
-    "reactnet": ReActNetPolicy,
-}
+NAMES = ("fixed_point", "lsq", "ewgs", "dsq", "binary", "reactnet")
 CASES = [
     (name, bits)
-    for name in POLICIES
+    for name in NAMES
     for bits in (1, 2, 3, 8)
     if not (name == "lsq" and bits == 1) and not (name in ("binary", "reactnet") and bits > 1)
 ]
 
 
-def policy(name, bits=2):
-    ends = SimpleNamespace(weight_bits=bits, activation_bits=bits)
-    return POLICIES[name](
-        SimpleNamespace(
-            weight=SimpleNamespace(bits=bits),
-            gradient=SimpleNamespace(bits=32),
-            activation=SimpleNamespace(bits=bits, signed="auto"),
-            first_layer=ends,
-            last_layer=ends,
-            policy=[],
-            output_scale=False,
-            delta=1e-3,
-        )
-    )
-
-
 def weight_quantizer(name, bits, weight, learn_scale=False):
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    quantizer = policy(name, bits).weight(layer, bits, learn_scale)
+    quantizer = policy(name, bits, learn_weight_scale=learn_scale).weight(weight.shape, bits)
     quantizer.calibrate(weight)
     return quantizer
 
@@ -143,13 +114,13 @@ def test_inputs_get_all_their_levels_and_a_gradient(name, bits, signed):
     assert torch.equal(again(x), out)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_linear_network_takes_any_of_them(name):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     x = torch.randn(7, 4, 5)  # tokens, as a transformer's
     bits = 1 if name in ("binary", "reactnet") else 2
-    wrap_for_training(net, policy(name, bits), learn_weight_scale=True)
+    quantize(net, policy(name, bits))
     calibrate_activations(net, lambda: net(x))
     net(x).square().sum().backward()
     assert net[2].weight.grad.abs().sum() > 0

@@ -45,7 +45,7 @@ class AffineRule(AffineEnd):
     modules: Pattern
 
 
-class UniformAffine(Targeted, target="quantlab.quantizers.wrap.UniformAffinePolicy"):
+class UniformAffine(Targeted, target="quantlab.quantizers.uniform_affine.UniformAffinePolicy"):
     group = "quantizer"
     kind = "post-training"
     effects = (

@@ -23,7 +23,7 @@ from quantlab.errors import RequestError
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
 from quantlab.models.diffusers_denoiser import reconstruction_units
-from quantlab.quantizers import wrap
+from quantlab.quantizers.rounding import learned_roundings
 
 LABEL = "block"
 
@@ -117,7 +117,7 @@ class Block(Objective):
         method, name = self.method, self.names[self.unit]
         if method.weights:
             for finished in self.names[: self.unit]:
-                for weight in wrap.quantized_weights(method.quantized.unet.get_submodule(finished)):
+                for weight in learned_roundings(method.quantized.unet.get_submodule(finished)):
                     weight.settle()
         self.module = method.quantized.unet.get_submodule(name)
         original = method.context.model.unet.get_submodule(name)
@@ -158,7 +158,7 @@ class Block(Objective):
         loss = self.error(group, rows) / max(self.loss_scales[group], 1e-12)
         if loss.requires_grad:
             loss.backward()
-        weights = wrap.quantized_weights(self.module) if method.weights else []
+        weights = learned_roundings(self.module) if method.weights else []
         return {"loss": loss.detach()} | method.regularize(weights)
 
     def state_dict(self) -> dict:

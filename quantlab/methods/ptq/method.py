@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from quantlab.config import instantiate
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
@@ -21,7 +22,10 @@ from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
-from quantlab.quantizers import adaround, wrap
+from quantlab.quantizers import adaround
+from quantlab.quantizers.calibration import grouped_activations
+from quantlab.quantizers.insert import planned_bits
+from quantlab.quantizers.rounding import fix_rounding, learn_rounding
 
 logger = logging.getLogger("quantlab")
 
@@ -33,8 +37,8 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        self.policy = wrap.UniformAffinePolicy(context.config.quantizer)
-        wrap.planned_bits(context.model.unet, self.policy)  # refuses what cannot be quantized before any work
+        # refuses what cannot be quantized, before any work
+        planned_bits(context.model.unet, instantiate(context.config.quantizer))
         self.sampler = context.model.sampler
         self.groups = self.active_groups(section.group_size)
         self.single_steps = self.active_groups(1)
@@ -99,7 +103,9 @@ class DiffusionPTQ(Method):
         # before it is quantized
         look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
-        self.quantized = QuantizedDenoiser(context.model.unet, self.policy, len(self.sampler), section.group_size)
+        self.quantized = QuantizedDenoiser(
+            context.model.unet, context.config.quantizer, len(self.sampler), section.group_size
+        )
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
         self.described = self.quantized.describe(
@@ -108,6 +114,7 @@ class DiffusionPTQ(Method):
         self.ranges_only = self.quantized.snapshot()
         self.loss_scales = self.group_errors([*self.groups, *self.single_steps])
         self.make_learnable()
+        self.quantized.drop_float_weights()
 
     def make_learnable(self) -> None:
         unet, section = self.quantized.unet, self.section
@@ -116,13 +123,11 @@ class DiffusionPTQ(Method):
         if not self.phases:
             return
         if section.learn.rounding and policy.weight.rounding != "nearest" and policy.weight.bits != 32:
-            wrap.learn_rounding(unet, self.quantized.originals, policy)
-            self.weights = wrap.quantized_weights(unet)
+            is_hard = policy.weight.rounding == "straight_through"
+            self.weights = learn_rounding(unet, policy.zeta, policy.gamma, straight_through=is_hard)
         self.is_soft = bool(self.weights) and policy.weight.rounding == "adaround"
         if section.learn.activation_scales:
-            self.scales = [
-                scale.requires_grad_(True) for q in wrap.activation_quantizers(unet) for scale in q.log_scale
-            ]
+            self.scales = [scale.requires_grad_(True) for q in grouped_activations(unet) for scale in q.log_scale]
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
@@ -223,7 +228,7 @@ class DiffusionPTQ(Method):
         if self.is_soft:
             diagnostics["unsettled"] = self.unsettled()
             diagnostics["soft_error"] = self.relative_error()
-        wrap.harden(self.quantized.unet)
+        fix_rounding(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
         evaluator = GenerationEvaluator(self.context, self.section.group_size)
         guide = self.context.model.guide
@@ -270,7 +275,7 @@ class DiffusionPTQ(Method):
                 "the full-precision model is not the one that this run started with; restore it (model.path,"
                 " model.weights), or start a new run"
             )
-        self.quantized.unet.load_state_dict(state["network"])
+        self.quantized.load(state["network"], "the checkpoint")
         self.network_evaluations = state["network_evaluations"]
         if "phase" in state:
             self.phase = self.phases[state["phase"]]

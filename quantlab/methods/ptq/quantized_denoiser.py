@@ -1,32 +1,41 @@
 """A quantized copy of a denoiser's network, and which activation scales it walks with."""
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from quantlab.config import instantiate
+from quantlab.config.quantizers.uniform_affine import UniformAffine
 from quantlab.diffusion.denoiser import network_of
 from quantlab.diffusion.rollout import Condition, Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
-from quantlab.quantizers import wrap
-from quantlab.quantizers.activation import GroupPointer
+from quantlab.quantizers.calibration import calibrate_weights, observed_ranges
+from quantlab.quantizers.insert import drop_float_weights, insert, weight_quantized_layers
 from quantlab.quantizers.layers import describe_layers, survey
+from quantlab.quantizers.uniform_affine import GroupPointer
+from quantlab.run.state import strict_load
+
+OLD_NAME = r"(.+)\.(weights|activations)\.([01])\.(codes|scale|zero_point|rounding|weight|log_scale\.\d+)"
+NEW_NAMES = {"weights": "weight_quantizer", "activations": "activation_quantizer"}
 
 
 class QuantizedDenoiser:
     """A quantized copy of a UNet and the pointer that tells its activation quantizers which group is being walked.
 
-    group_size: denoising steps per set of activation scales. Blank until calibrated or loaded.
+    section: of the quantizer. group_size: denoising steps per set of activation scales. Blank until calibrated or
+    loaded.
     """
 
-    def __init__(self, unet: nn.Module, policy: wrap.UniformAffinePolicy, steps: int, group_size: int):
+    def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int):
         self.group_size = group_size
         self.pointer = GroupPointer(-(-steps // group_size))
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
-        self.policy = policy
-        self.originals = wrap.wrap(self.unet, policy, self.pointer, shortcut_splits(unet))
+        self.policy = instantiate(section, pointer=self.pointer)
+        insert(self.unet, self.policy, shortcut_splits(unet))
 
     def describe(self, unet: nn.Module, x: Tensor, condition: Condition) -> dict[str, dict]:
         """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its
@@ -52,9 +61,21 @@ class QuantizedDenoiser:
         """A copy that later learning does not touch, without the float weights: about a quarter of the network's
         size.
         """
-        originals, self.originals = self.originals, {}
-        twin, self.originals = copy.deepcopy(self), originals
+        float_weights = [layer.weight for layer in weight_quantized_layers(self.unet).values()]
+        twin = copy.deepcopy(self, {id(weight): weight for weight in float_weights})  # they are not copied
+        twin.drop_float_weights()
         return twin
+
+    def drop_float_weights(self) -> None:
+        """The rounding of every weight is fixed, or learned from now on."""
+        drop_float_weights(self.unet)
+
+    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Take what `unet.state_dict()` gave, of this version or of one before it. Raises RequestError, which names the
+        `source`, where it does not fit.
+        """
+        self.drop_float_weights()
+        strict_load(self.unet, present_names(tensors), source)
 
     @torch.no_grad()
     def calibrate(
@@ -65,15 +86,27 @@ class QuantizedDenoiser:
         The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises
         them).
         """
-        section = self.policy.section
-        wrap.calibrate_weights(self.unet, self.originals, section)
-        quantizers = wrap.activation_quantizers(self.unet)
-        for quantizer in quantizers:
-            quantizer.observe()
+        calibrate_weights(self.unet)
         rows, sampler = slice(samples), trajectories.sampler
         network = guide(self.network)(trajectories.condition_of(rows, device))
-        for i in sampler.active(range(len(sampler))):
-            x = trajectories.state(i, rows).x.to(device)
-            network(sampler.network_input(i, x), sampler.timesteps[i], i)
-        for quantizer in quantizers:
-            quantizer.calibrate(section.activation.scale_search, section.p)
+        with observed_ranges(self.unet):
+            for i in sampler.active(range(len(sampler))):
+                x = trajectories.state(i, rows).x.to(device)
+                network(sampler.network_input(i, x), sampler.timesteps[i], i)
+
+
+def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a quantized UNet as they are called now. Earlier a layer had lists of quantizers, of its parts or of
+    one: `weights.0.codes`, `activations.0.zero_point`, and `weights.0.weight` of one in full precision.
+    """
+    old = {key: match.groups() for key in tensors if (match := re.fullmatch(OLD_NAME, key))}
+    split = {(layer, kind) for layer, kind, part, _ in old.values() if part == "1"}
+    named = {key: tensor for key, tensor in tensors.items() if key not in old}
+    for key, (layer, kind, part, rest) in old.items():
+        of_part = f"parts.{part}." if (layer, kind) in split else ""
+        if (kind, rest) != ("weights", "weight"):
+            named[f"{layer}.{NEW_NAMES[kind]}.{of_part}{rest}"] = tensors[key]
+        elif part == "0":
+            pieces = [tensors[key], *([tensors[f"{layer}.weights.1.weight"]] if of_part else [])]
+            named[f"{layer}.weight"] = torch.cat(pieces, dim=1)
+    return named

@@ -4,44 +4,28 @@ import copy
 import re
 import subprocess
 from collections import OrderedDict
-from types import SimpleNamespace
 
+import policies
 import pytest
 import timm
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from policies import quantize
 from torch import nn
 
 from quantlab.config import to_plain, validate
 from quantlab.errors import RequestError
 from quantlab.models.resnet_cifar import CifarResNet
-from quantlab.quantizers.fixed_point import FixedPointPolicy
-from quantlab.quantizers.trained_layer import (
-    TrainedQuantizedLayer,
-    calibrate_activations,
-    quantized_layers,
-    standardized_layers,
-    weight_quantized_layers,
-    wrap_for_training,
-)
-from quantlab.quantizers.wrap import LayerBits
+from quantlab.quantizers.calibration import calibrate_activations
+from quantlab.quantizers.insert import quantized_layers, standardized_layers, weight_quantized_layers
+from quantlab.quantizers.layer import QuantizedLayer
+from quantlab.quantizers.policy import LayerBits
 
 
-def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), rules=(), output_scale=False):
-    def ends(pair):
-        return SimpleNamespace(weight_bits=pair[0], activation_bits=pair[1])
-
-    return FixedPointPolicy(
-        SimpleNamespace(
-            weight=SimpleNamespace(bits=weight),
-            gradient=SimpleNamespace(bits=32),
-            activation=SimpleNamespace(bits=activation, signed="auto"),
-            output_scale=output_scale,
-            first_layer=ends(first),
-            last_layer=ends(last),
-            policy=[SimpleNamespace(modules=pattern, weight_bits=w, activation_bits=a) for pattern, w, a in rules],
-        )
+def policy(weight=2, activation=2, first=(32, 32), last=(32, 32), learn_weight_scale=False, **changes):
+    return policies.policy(
+        "fixed_point", weight, activation, first=first, last=last, learn_weight_scale=learn_weight_scale, **changes
     )
 
 
@@ -52,7 +36,7 @@ def network():
 
 def test_first_and_last_stay_and_rules_count_before_them():
     net = network()
-    wrap_for_training(net, policy(first=(8, 32), rules=[("layer2", 3, 4), ("^fc$", 1, 1)]), learn_weight_scale=False)
+    quantize(net, policy(first=(8, 32), rules=[("layer2", 3, 4), ("^fc$", 1, 1)]))
     bits = {
         name: (
             layer.weight_quantizer and layer.weight_quantizer.bits,
@@ -71,23 +55,23 @@ def test_first_and_last_stay_and_rules_count_before_them():
         "fc": (1, 1),
     }
     plain = network()
-    wrap_for_training(plain, policy(), learn_weight_scale=False)
+    quantize(plain, policy())
     assert {"conv1", "fc"}.isdisjoint(name for name, _ in quantized_layers(plain))
 
 
 def test_32_bits_are_bit_identical_and_weights_keep_their_names():
     net, x = network(), torch.randn(3, 1, 8, 8)
     wanted = net(x)
-    wrap_for_training(net, policy(weight=32, activation=32), learn_weight_scale=False)
+    quantize(net, policy(weight=32, activation=32))
     assert torch.equal(net(x), wanted)
-    wrap_for_training(net, policy(), learn_weight_scale=False)
+    quantize(net, policy())
     assert set(network().state_dict()) <= set(net.state_dict())
 
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_gradients_reach_latent_weights_and_learned_scales(learned):
     net, x = network(), torch.randn(16, 1, 8, 8)
-    wrap_for_training(net, policy(), learn_weight_scale=learned)
+    quantize(net, policy(learn_weight_scale=learned))
     calibrate_activations(net, lambda: net(x))
     net.train()(x).square().mean().backward()
     for layer in weight_quantized_layers(net).values():
@@ -98,7 +82,7 @@ def test_gradients_reach_latent_weights_and_learned_scales(learned):
 def test_calibration_leaves_running_statistics_and_mode_alone():
     net = network().train()
     before = net.bn1.running_mean.clone()
-    wrap_for_training(net, policy(), learn_weight_scale=False)
+    quantize(net, policy())
     calibrate_activations(net, lambda: net(torch.randn(8, 1, 8, 8)))
     assert net.training and torch.equal(net.bn1.running_mean, before)
     assert all(layer.activation_quantizer.scale != 1 for layer in weight_quantized_layers(net).values())
@@ -107,7 +91,7 @@ def test_calibration_leaves_running_statistics_and_mode_alone():
 def test_calibration_sees_inputs_as_training_will():
     # At one bit sums of -1 and 1 are far larger than the statistics of the full-precision network allow for
     net = network()
-    wrap_for_training(net, policy(1, 1), learn_weight_scale=False)
+    quantize(net, policy(1, 1))
     calibrate_activations(net, lambda: net(torch.randn(64, 1, 8, 8)))
     seen = {}
     for name, layer in quantized_layers(net):
@@ -121,7 +105,7 @@ def test_calibration_sees_inputs_as_training_will():
 def test_a_layer_that_is_called_several_times_takes_its_first_call():
     # As a detector's head, which every level of the pyramid shares: finest first
     net, first = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 1, 1)), torch.randn(2, 1, 12, 12)
-    wrap_for_training(net, policy(), learn_weight_scale=False)
+    quantize(net, policy())
     calibrate_activations(net, lambda: net(first))
     alone = net[1].activation_quantizer.scale.clone()
     for second in (100 * first[..., :5, :5], first[..., :5, :5] / 100):
@@ -135,7 +119,7 @@ def test_an_output_scale_gives_the_size_back_before_the_bias():
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 5, 3)
     net, x = nn.Sequential(nn.Conv2d(3, 3, 1), layer, nn.Conv2d(5, 1, 1)), torch.randn(4, 3, 9, 9)
-    wrap_for_training(net, policy(4, 4, output_scale=True), learn_weight_scale=False)
+    quantize(net, policy(4, 4, output_scale=True))
     with torch.no_grad():
         net[0].weight.copy_(torch.eye(3)[:, :, None, None])
         net[0].bias.zero_()
@@ -162,7 +146,7 @@ def stack(*layers):
 
 def refusal(net, rules=()):
     with pytest.raises(RequestError) as caught:
-        wrap_for_training(net, policy(rules=rules), learn_weight_scale=False)
+        quantize(net, policy(rules=rules))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -191,7 +175,7 @@ def test_layers_that_compute_more_are_refused_all_at_once_and_the_line_can_be_pa
     )
     found = pasted(line)
     assert found[1:] == rules
-    wrap_for_training(net, policy(rules=found), learn_weight_scale=False)
+    quantize(net, policy(rules=found))
     assert {name: layer.weight_quantizer.bits for name, layer in quantized_layers(net)} == {"2.plain": 3}
 
 
@@ -213,7 +197,7 @@ def test_a_subclass_that_adds_nothing_and_layers_in_full_precision_are_not_refus
         pass
 
     net = stack(Named(2, 2, 1), nn.modules.linear.NonDynamicallyQuantizableLinear(3, 3), Halved(2, 2, 1))
-    wrap_for_training(net, policy(rules=[("^3$", 32, 32)]), learn_weight_scale=False)
+    quantize(net, policy(rules=[("^3$", 32, 32)]))
     assert [name for name, _ in quantized_layers(net)] == ["1", "2"]
 
 
@@ -221,7 +205,7 @@ def test_containers_with_names_and_layers_with_several_names():
     shared = nn.Conv2d(2, 2, 1)
     mixed = timm.layers.MixedConv2d(2, 2, [3, 5], padding="same", stride=2)  # a ModuleDict
     net = stack(nn.Sequential(OrderedDict(conv=shared, mixed=mixed)), shared)
-    wrap_for_training(net, policy(), learn_weight_scale=False)
+    quantize(net, policy())
     assert net[1].conv is net[2] and net[2].weight is shared.weight and net[2].in_channels == 2
     assert [name for name, _ in quantized_layers(net)] == [
         "1.conv",
@@ -251,10 +235,10 @@ KINDS = {
 def test_a_kind_is_quantized_as_the_function_it_computes(kind):
     torch.manual_seed(0)
     layer, x = KINDS[kind], torch.randn(2, 3, 9, 10)
-    assert torch.equal(TrainedQuantizedLayer(layer, None, None, False)(x), layer(x))
+    assert torch.equal(QuantizedLayer(layer)(x), layer(x))
     net = nn.Sequential(nn.Conv2d(3, 3, 1), copy.deepcopy(layer), nn.Conv2d(6, 1, 1))
     names, wanted = set(net.state_dict()), net(x)
-    wrap_for_training(net, policy(8, 8, output_scale=True), learn_weight_scale=False)
+    quantize(net, policy(8, 8, output_scale=True))
     assert names <= set(net.state_dict()) and calibrate_activations(net, lambda: net(x)) == []
     assert (net(x) - wanted).norm() < 0.03 * wanted.norm()
     gain = getattr(layer, "gain", None)
@@ -265,7 +249,7 @@ def test_a_kind_is_quantized_as_the_function_it_computes(kind):
 def test_transitions_of_a_standardized_weight_are_those_of_what_is_quantized():
     """Doubled, every weight of it stays where it is; its mean shifted by as much for a whole channel, too."""
     net = nn.Sequential(nn.Conv2d(3, 3, 1), timm.layers.ScaledStdConv2d(3, 4, 3), nn.Conv2d(4, 1, 1))
-    wrap_for_training(net, policy(4), learn_weight_scale=False)
+    quantize(net, policy(4))
     layer = net[1]
     codes = layer.weight_quantizer.discrete(layer.weight)
     assert torch.equal(codes, (layer.weight_quantizer(layer.weight) * 8).round()) and len(codes.unique()) > 8

@@ -1,40 +1,27 @@
 """Which modules get which quantizers, and that the wrapped network computes what it says."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
+from policies import quantize, section
 from torch import nn
 
 from quantlab.errors import RequestError
 from quantlab.models.diffusers_denoiser import shortcut_splits
-from quantlab.quantizers import wrap
-from quantlab.quantizers.activation import ActivationQuantizer, GroupPointer
 from quantlab.quantizers.attention import QuantizedAttention
+from quantlab.quantizers.calibration import calibrate_weights, grouped_activations, observed_ranges
+from quantlab.quantizers.insert import drop_float_weights, insert, planned_bits
+from quantlab.quantizers.layer import QuantizedLayer
+from quantlab.quantizers.policy import LayerBits
+from quantlab.quantizers.rounding import fix_rounding, learn_rounding
+from quantlab.quantizers.uniform_affine import CodedWeight, GroupPointer, UniformAffineActivation, UniformAffinePolicy
 
 
-def ends(weight, activation):
-    return SimpleNamespace(weight_bits=weight, activation_bits=activation)
-
-
-def section(weight=4, activation=8, policy=(), first=None, last=None, **more):
-    values = {
-        "first_layer": ends(*(first or (weight, activation))),
-        "last_layer": ends(*(last or (weight, activation))),
-        "weight": SimpleNamespace(
-            bits=weight, symmetric=False, granularity="output_channel", scale_search="min_max", rounding="adaround"
-        ),
-        "activation": SimpleNamespace(bits=activation, symmetric=False, scale_search="min_max", scales="per_group"),
-        "p": 2.4,
-        "zeta": 1.1,
-        "gamma": -0.1,
-        "attention": True,
-        "softmax_bits": 8,
-        "split_shortcuts": True,
-        "policy": [SimpleNamespace(modules=modules, weight_bits=w, activation_bits=a) for modules, w, a in policy],
-    }
-    return SimpleNamespace(**values | more)
+def affine(weight=4, activation=8, rules=(), pointer=None, **changes):
+    search = {"scale_search": "min_max"}
+    own = {"weight": search, "activation": search}
+    return UniformAffinePolicy(section("uniform_affine", weight, activation, rules=rules, own=own, **changes), pointer)
 
 
 def unet(**more):
@@ -59,25 +46,25 @@ def unet(**more):
 
 
 def test_policy_first_match_counts_before_the_ends_and_nothing_lowers_full_precision():
-    policy = wrap.UniformAffinePolicy(section(4, 6, [("^conv_in$", 8, 6), ("conv", 2, 32)], first=(5, 5), last=(7, 7)))
-    assert policy.bits("conv_in", is_first=True) == wrap.LayerBits(8, 6)
-    assert policy.bits("mid.conv1") == wrap.LayerBits(2, 32)
-    assert policy.bits("linear") == wrap.LayerBits(4, 6)
-    assert policy.bits("linear", is_first=True) == wrap.LayerBits(5, 5)
-    assert policy.bits("linear", is_last=True) == wrap.LayerBits(7, 7)
-    assert wrap.UniformAffinePolicy(section(32, 6, [("^conv_in$", 8, 8)])).bits("conv_in") == wrap.LayerBits(32, 8)
-    assert wrap.UniformAffinePolicy(section(32, 6, last=(8, 8))).bits("x", is_last=True) == wrap.LayerBits(32, 8)
+    policy = affine(4, 6, [("^conv_in$", 8, 6), ("conv", 2, 32)], first=(5, 5), last=(7, 7))
+    assert policy.bits("conv_in", is_first=True) == LayerBits(8, 6)
+    assert policy.bits("mid.conv1") == LayerBits(2, 32)
+    assert policy.bits("linear") == LayerBits(4, 6)
+    assert policy.bits("linear", is_first=True) == LayerBits(5, 5)
+    assert policy.bits("linear", is_last=True) == LayerBits(7, 7)
+    assert affine(32, 6, [("^conv_in$", 8, 8)]).bits("conv_in") == LayerBits(32, 8)
+    assert affine(32, 6, last=(8, 8)).bits("x", is_last=True) == LayerBits(32, 8)
 
 
 def test_first_and_last_of_a_unet_are_its_outer_convolutions():
-    planned = wrap.planned_bits(unet(), wrap.UniformAffinePolicy(section(4, 6, first=(8, 7), last=(7, 8))))
-    assert (planned.pop("conv_in"), planned.pop("conv_out")) == (wrap.LayerBits(8, 7), wrap.LayerBits(7, 8))
-    assert set(planned.values()) == {wrap.LayerBits(4, 6)}
+    planned = planned_bits(unet(), affine(4, 6, first=(8, 7), last=(7, 8)))
+    assert (planned.pop("conv_in"), planned.pop("conv_out")) == (LayerBits(8, 7), LayerBits(7, 8))
+    assert set(planned.values()) == {LayerBits(4, 6)}
 
 
 def test_rules_speak_of_operands_of_attention_too():
     network = unet()
-    wrap.wrap(network, wrap.UniformAffinePolicy(section(4, 6, [("mid_block.*(key|softmax)", 8, 32)])), GroupPointer(1))
+    insert(network, affine(4, 6, [("mid_block.*(key|softmax)", 8, 32)]))
     processor = network.mid_block.attentions[0].processor
     assert isinstance(processor.key, nn.Identity) and isinstance(processor.softmax, nn.Identity)
     assert processor.query.bits == 6
@@ -88,11 +75,11 @@ def test_rules_speak_of_operands_of_attention_too():
     [("^conv_inn$", True, "did you mean 'conv_in'?"), ("processor", False, "allowed: a part of one of conv_in, ")],
 )
 def test_a_rule_that_concerns_nothing_is_refused(pattern, attention, said):
-    policy = wrap.UniformAffinePolicy(section(policy=[("mid_block", 8, 8), (pattern, 8, 8)], attention=attention))
+    policy = affine(rules=[("mid_block", 8, 8), (pattern, 8, 8)], attention=attention)
     with pytest.raises(
         RequestError, match=re.escape(f"quantizer.policy: '{pattern}' is found in no layer's name")
     ) as caught:
-        wrap.planned_bits(unet(), policy)
+        planned_bits(unet(), policy)
     assert said in str(caught.value)
 
 
@@ -110,10 +97,10 @@ def test_layers_that_are_more_than_a_product_are_refused_together_and_can_be_lef
     with pytest.raises(
         RequestError, match=r"2 of 4 layers cannot be quantized: 1, 3 \(Scaled computes more than a product\)"
     ) as caught:
-        wrap.planned_bits(network, wrap.UniformAffinePolicy(section()))
+        planned_bits(network, affine())
     pattern = re.search(r'modules: "(.*?)"', str(caught.value))[1]
-    wrap.wrap(network, wrap.UniformAffinePolicy(section(policy=[(pattern, 32, 32)])), GroupPointer(1))
-    assert [type(module) for module in network] == [wrap.QuantizedLayer, Scaled, wrap.QuantizedLayer, Scaled]
+    insert(network, affine(rules=[(pattern, 32, 32)]))
+    assert [type(module) for module in network] == [QuantizedLayer, Scaled, QuantizedLayer, Scaled]
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
@@ -122,10 +109,8 @@ def test_every_padding_is_computed_as_torch_does(mode, padding):
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, (4, 3), padding=padding, padding_mode=mode)
     holder, x = nn.Sequential(layer), torch.randn(2, 2, 6, 7)
-    wrap.wrap(holder, wrap.UniformAffinePolicy(section(8, 32)), GroupPointer(1))
-    (quantized,) = wrap.quantized_weights(holder)
-    quantized.calibrate(layer.weight.detach(), "min_max", 2.4)
-    layer.weight.data = quantized()
+    quantize(holder, affine(8, 32))
+    layer.weight = nn.Parameter(holder[0].weight_quantizer())
     assert torch.equal(holder(x), layer(x))
 
 
@@ -133,27 +118,24 @@ def test_32_bits_change_nothing():
     network = unet()
     x = torch.randn(2, 1, 8, 8)
     expected = network(x, 5).sample
-    wrap.wrap(network, wrap.UniformAffinePolicy(section(32, 32)), GroupPointer(1), shortcut_splits(network))
+    insert(network, affine(32, 32), shortcut_splits(network))
     torch.testing.assert_close(network(x, 5).sample, expected, rtol=1e-4, atol=1e-5)
 
 
-def calibrated(network, config, groups=1, splits=None):
-    pointer = GroupPointer(groups)
-    originals = wrap.wrap(network, wrap.UniformAffinePolicy(config), pointer, splits)
-    wrap.calibrate_weights(network, originals, config)
-    return pointer, originals
+def coded_weights(network):
+    return [module for module in network.modules() if isinstance(module, CodedWeight)]
 
 
 def test_every_layer_and_attention_product_is_quantized():
     network = unet()
     layers = sum(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
     splits = shortcut_splits(network)
-    calibrated(network, section(), splits=splits)
+    insert(network, affine(), splits)
     assert not any(isinstance(module, (nn.Conv2d, nn.Linear)) for module in network.modules())
     attentions = [m for m in network.modules() if isinstance(m, QuantizedAttention)]
     assert len(attentions) == 4  # one in the down path, one in the middle, two in the up path
-    assert len(wrap.quantized_weights(network)) == layers + len(splits)
-    assert len(wrap.activation_quantizers(network)) == layers + len(splits) + 4 * len(attentions)
+    assert len(coded_weights(network)) == layers + len(splits)
+    assert len(grouped_activations(network)) == layers + len(splits) + 4 * len(attentions)
 
 
 def test_shortcut_split_stands_at_the_concatenation():
@@ -181,60 +163,54 @@ def test_shortcut_split_stands_at_the_concatenation():
 
 def test_halves_of_a_split_have_ranges_of_their_own():
     layer = nn.Conv2d(6, 4, 1)
-    config = section(4, 4)
     holder = nn.Sequential(layer)
-    calibrated(holder, config, splits={"0": 2})
-    quantizers = wrap.activation_quantizers(holder)
-    for quantizer in quantizers:
-        quantizer.observe()
-    x = torch.cat([torch.rand(3, 2, 5, 5) * 100, torch.rand(3, 4, 5, 5)], dim=1)
-    holder(x)
-    for quantizer in quantizers:
-        quantizer.calibrate("min_max", 2.4)
+    insert(holder, affine(4, 4), {"0": 2})
+    with observed_ranges(holder):
+        holder(torch.cat([torch.rand(3, 2, 5, 5) * 100, torch.rand(3, 4, 5, 5)], dim=1))
+    quantizers = grouped_activations(holder)
     first, second = (quantizer.log_scale[0].exp().item() for quantizer in quantizers)
     assert first / second == pytest.approx(100, rel=0.1)
 
 
 def test_groups_have_scales_of_their_own_and_unseen_ones_borrow():
     pointer = GroupPointer(3)
-    quantizer = ActivationQuantizer(8, False, pointer, shared=False)
+    quantizer = UniformAffineActivation(8, pointer=pointer, scale_search="min_max")
     quantizer.observe()
     for index, width in ((0, 1.0), (2, 4.0)):
         pointer.index = index
         x = torch.linspace(0, width, 256)
         assert torch.equal(quantizer(x), x)  # observing changes nothing
-    quantizer.calibrate("min_max", 2.4)
+    quantizer.choose_ranges()
     scales = [scale.exp().item() for scale in quantizer.log_scale]
     assert scales == pytest.approx([1 / 255, 1 / 255, 4 / 255])
 
 
 def test_shared_scales_are_one():
-    assert len(ActivationQuantizer(8, False, GroupPointer(5), shared=True).log_scale) == 1
+    assert len(UniformAffineActivation(8, pointer=GroupPointer(5), shared=True).log_scale) == 1
 
 
 def test_state_loads_strictly_into_a_blank_network():
-    config = section(3, 6)
-    network = unet()
+    network, pointer = unet(), GroupPointer(2)
     splits = shortcut_splits(network)
-    pointer, originals = calibrated(network, config, groups=2, splits=splits)
-    for quantizer in wrap.activation_quantizers(network):
-        quantizer.observe()
-    for pointer.index in (0, 1):
-        network(torch.randn(4, 1, 8, 8), 10)
-    for quantizer in wrap.activation_quantizers(network):
-        quantizer.calibrate("min_max", 2.4)
-    wrap.learn_rounding(network, originals, config)
-    wrap.harden(network)
+    insert(network, affine(3, 6, pointer=pointer), splits)
+    calibrate_weights(network)
+    with observed_ranges(network):
+        for pointer.index in (0, 1):
+            network(torch.randn(4, 1, 8, 8), 10)
+    learn_rounding(network, 1.1, -0.1, straight_through=False)
+    fix_rounding(network)
+    drop_float_weights(network)
     x = torch.randn(2, 1, 8, 8)
     expected = network(x, 7).sample
 
-    other = unet()
-    pointer_of_other = GroupPointer(2)
-    wrap.wrap(other, wrap.UniformAffinePolicy(config), pointer_of_other, splits)
+    other, pointer_of_other = unet(), GroupPointer(2)
+    insert(other, affine(3, 6, pointer=pointer_of_other), splits)
+    drop_float_weights(other)
     other.load_state_dict(network.state_dict())
     pointer_of_other.index = pointer.index
     assert torch.equal(other(x, 7).sample, expected)
+    third = unet()
+    insert(third, affine(3, 6, pointer=GroupPointer(5)), splits)
+    drop_float_weights(third)
     with pytest.raises(RuntimeError):
-        third = unet()
-        wrap.wrap(third, wrap.UniformAffinePolicy(config), GroupPointer(5), splits)
         third.load_state_dict(network.state_dict())

@@ -1,0 +1,131 @@
+"""Rounding of weights that is learned for a while (AdaRound; the maths is in `adaround`), and then fixed.
+
+A weight's quantizer is replaced as its state changes: codes rounded to nearest (`UniformAffineWeight`), learned
+rounding (`LearnedRounding`), fixed codes (`CodedWeight`).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.quantizers import adaround
+from quantlab.quantizers.base import WeightQuantizer
+from quantlab.quantizers.functional import code_range, dequantize
+from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.layer import SplitWeight
+from quantlab.quantizers.uniform_affine import CodedWeight, UniformAffineWeight
+
+
+class LearnedRounding(WeightQuantizer):
+    """Whether each element of `weight` is rounded up or down is learned (V of AdaRound, h(V) = the fraction); scale and
+    zero point are those of `nearest`, which was calibrated for it.
+
+    AdaRound proper is soft: h takes part as it is, and the weight starts as it was wherever it lies inside the range.
+    straight_through: the forward pass rounds up where h(V) >= 1/2, and only the derivative is that of h; the weight
+    starts as rounded to nearest, and there is no gap to close when the rounding is fixed.
+
+    State: the parameter `rounding` (V, the weight's shape); `codes` (rounded down), `scale`, `zero_point`.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    @torch.no_grad()
+    def __init__(self, nearest: UniformAffineWeight, weight: Tensor, zeta: float, gamma: float, straight_through: bool):
+        super().__init__(nearest.bits)
+        self.zeta, self.gamma, self.straight_through = zeta, gamma, straight_through
+        q_min, q_max = code_range(nearest.bits, nearest.symmetric)
+        ratio = weight / nearest.scale + nearest.zero_point
+        # Down from the largest code but one, so that up is always a code; what lies outside the range starts at its
+        # end.
+        down = torch.floor(ratio).clamp(q_min, q_max - 1)
+        fraction = (ratio - down).clamp(0, 1)
+        self.rounding = nn.Parameter(adaround.inverse_rectified_sigmoid(fraction, zeta, gamma))
+        self.register_buffer("codes", down.to(nearest.codes.dtype))
+        self.register_buffer("scale", nearest.scale)
+        self.register_buffer("zero_point", nearest.zero_point)
+        self.held: Tensor | None = None  # inside `held_weights`
+
+    def soft(self) -> Tensor:
+        """h(V), of the weight's shape."""
+        return adaround.rectified_sigmoid(self.rounding, self.zeta, self.gamma)
+
+    def forward(self, weight: Tensor | None = None) -> Tensor:
+        if self.held is not None:
+            return self.held
+        up = self.soft()
+        if self.straight_through:
+            up = (self.rounding >= 0).to(up.dtype) + (up - up.detach())
+        return dequantize(self.codes + up, self.scale, self.zero_point)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Push every h to 0 or 1 (whichever is nearer) and stop learning it; V stays, so that a checkpoint keeps
+        its shape.
+        """
+        self.rounding.copy_(torch.where(self.rounding >= 0, 10.0, -10.0))
+        self.rounding.requires_grad_(False)
+
+    @torch.no_grad()
+    def fixed(self) -> CodedWeight:
+        """Every h becomes 0 or 1 (1 where V >= 0, that is h >= 1/2) and V is dropped."""
+        up = (self.rounding >= 0).to(self.scale.dtype)
+        return CodedWeight((self.codes + up).to(self.codes.dtype), self.scale, self.zero_point, self.bits)
+
+
+def learn_rounding(network: nn.Module, zeta: float, gamma: float, straight_through: bool) -> list[LearnedRounding]:
+    """Give every weight of `network` that is rounded to nearest its rounding variables; the layers must still have
+    their float weights. Returns them, in the order of the modules.
+    """
+    learned = []
+    for holder, name, weight in _places(network):
+        nearest = getattr(holder, name)
+        if isinstance(nearest, UniformAffineWeight):
+            learned.append(LearnedRounding(nearest, weight, zeta, gamma, straight_through))
+            setattr(holder, name, learned[-1])
+    return learned
+
+
+def fix_rounding(network: nn.Module) -> None:
+    """Fix every learned rounding to up or down."""
+    for holder, name, _ in _places(network):
+        if isinstance(learned := getattr(holder, name), LearnedRounding):
+            setattr(holder, name, learned.fixed())
+
+
+def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Where each weight's quantizer stands, as a module and the name of its attribute; and its float weight."""
+    for _, layer in quantized_layers(network):
+        if isinstance(quantizer := layer.weight_quantizer, SplitWeight):
+            for number, piece in enumerate(quantizer.pieces(layer.weight)):
+                yield quantizer.parts, str(number), piece
+        else:
+            yield layer, "weight_quantizer", layer.weight
+
+
+def learned_roundings(network: nn.Module) -> list[LearnedRounding]:
+    return [module for module in network.modules() if isinstance(module, LearnedRounding)]
+
+
+@contextmanager
+def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
+    """Inside the block the learned weights are fixed tensors; at its end their gradients reach the rounding variables.
+
+    For an iteration that runs the network many times between two updates: the rounding is then computed and
+    differentiated once instead of every time.
+    """
+    computed = [(one, one(None)) for one in learned]
+    held = [weight.detach().requires_grad_(weight.requires_grad) for _, weight in computed]
+    try:
+        for (one, _), fixed in zip(computed, held):
+            one.held = fixed
+        yield
+    finally:
+        for one, _ in computed:
+            one.held = None
+    for (_, weight), fixed in zip(computed, held):
+        if fixed.grad is not None:
+            weight.backward(fixed.grad)

@@ -1,0 +1,186 @@
+"""quantizer=uniform_affine, for post-training: weights as integer codes, inputs with scales per group of denoising
+steps.
+
+The maths is in `functional`; how the rounding of weights is learned, in `rounding`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.quantizers.base import Quantizer, WeightQuantizer
+from quantlab.quantizers.functional import code_range, dequantize, fake_quantize, quantize, search_range
+from quantlab.quantizers.policy import Layer, Policy
+from quantlab.quantizers.reservoir import Reservoir
+
+if TYPE_CHECKING:
+    from quantlab.config.quantizers.uniform_affine import UniformAffine
+
+OBSERVED_VALUES = 16384  # kept of each group for the range search
+
+
+class CodedWeight(WeightQuantizer):
+    """A weight held as fixed integer codes; a call gives the float weight they stand for, whatever weight is handed in.
+
+    State: `codes` (uint8 or int8, of the weight's shape), `scale` and `zero_point` (float32, [O, 1, ...] or
+    [1, 1, ...]).
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
+        super().__init__(bits)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self._value: Tensor | None = None  # one conversion serves every step of a rollout
+
+    def forward(self, weight: Tensor | None = None) -> Tensor:
+        if self._value is None:
+            self._value = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
+        return self._value
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._value = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "CodedWeight":
+        self._value = None
+        return super()._apply(fn, recurse)
+
+
+class UniformAffineWeight(CodedWeight):
+    """Codes, scale and zero point of a weight of `shape`, rounded to nearest; blank until calibrated or loaded.
+
+    granularity: output_channel, tensor. scale_search: min_max, lp (the range of least L_p error).
+    """
+
+    def __init__(
+        self,
+        shape: torch.Size,
+        bits: int,
+        symmetric: bool = False,
+        granularity: str = "output_channel",
+        scale_search: str = "lp",
+        p: float = 2.4,
+    ):
+        per_row = (shape[0] if granularity == "output_channel" else 1,) + (1,) * (len(shape) - 1)
+        codes = torch.zeros(shape, dtype=torch.int8 if symmetric else torch.uint8)
+        super().__init__(codes, torch.ones(per_row), torch.zeros(per_row), bits)
+        self.symmetric, self.scale_search, self.p = symmetric, scale_search, p
+
+    @torch.no_grad()
+    def calibrate(self, weight: Tensor) -> None:
+        """Choose scale and zero point for `weight` and round it to nearest."""
+        rows = weight.reshape(self.scale.shape[0], -1)
+        scale, zero_point = search_range(rows, self.bits, self.symmetric, self.scale_search, self.p)
+        self.scale.copy_(scale.reshape(self.scale.shape))
+        self.zero_point.copy_(zero_point.reshape(self.scale.shape))
+        self.codes.copy_(quantize(weight, self.scale, self.zero_point, *code_range(self.bits, self.symmetric)))
+        self._value = None
+
+
+class GroupPointer:
+    """Which group of denoising steps the network is walking through; one object shared by all its quantizers."""
+
+    def __init__(self, groups: int):
+        self.groups = groups
+        self.index = 0
+
+
+class UniformAffineActivation(Quantizer):
+    """Fake-quantizes a tensor of any shape with the scale of the current group (`pointer.index`).
+
+    State: `log_scale` (G scalar parameters, so that an optimizer's memory of one group is not touched by steps of
+    another) and `zero_point` (float32 [G]), G = groups, or 1 when shared. We learn the logarithm of the scale: steps
+    are then relative, the same for every layer, and the scale stays positive. (The paper does not say how scales are
+    parametrised; LSQ and Q-Diffusion learn s itself with one absolute rate.) Straight-through rounding; zero points
+    stay as calibrated (Q-Diffusion).
+    """
+
+    zero_point: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        symmetric: bool = False,
+        pointer: GroupPointer | None = None,
+        shared: bool = False,
+        scale_search: str = "lp",
+        p: float = 2.4,
+    ):
+        super().__init__(bits)
+        self.symmetric, self.scale_search, self.p = symmetric, scale_search, p
+        self.pointer, self.shared = pointer or GroupPointer(1), shared
+        self.q_min, self.q_max = code_range(bits, symmetric)
+        groups = 1 if shared else self.pointer.groups
+        self.log_scale = nn.ParameterList(torch.zeros(()) for _ in range(groups))
+        self.register_buffer("zero_point", torch.zeros(groups))
+        self.observed: dict[int, Reservoir] | None = None
+
+    def observe(self) -> None:
+        """From now on record inputs and pass them through unchanged, until `choose_ranges`."""
+        self.observed = {}
+
+    @torch.no_grad()
+    def choose_ranges(self) -> None:
+        """Choose scale and zero point of each group from what was observed; a group never seen takes its neighbour's.
+
+        The error of a range is that of a fair sample of all values; their extremes only bound the ranges that are
+        tried.
+        """
+        observed, self.observed = {group: seen for group, seen in (self.observed or {}).items() if seen.seen}, None
+        if not observed:
+            return  # a layer that no forward pass reached
+        for group in range(len(self.log_scale)):
+            nearest = min(observed, key=lambda seen: abs(seen - group))
+            seen = observed[nearest]
+            scale, zero_point = search_range(
+                seen.values[None], self.bits, self.symmetric, self.scale_search, self.p, seen.ends
+            )
+            self.log_scale[group].copy_(scale[0].log())
+            self.zero_point[group] = zero_point[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        group = 0 if self.shared else self.pointer.index
+        if self.observed is not None:
+            self.observed.setdefault(group, Reservoir(OBSERVED_VALUES)).add(x)
+            return x
+        return fake_quantize(x, self.log_scale[group].exp(), self.zero_point[group], self.q_min, self.q_max)
+
+
+class UniformAffinePolicy(Policy):
+    """quantizer=uniform_affine. pointer: which of their scales the quantizers of inputs take."""
+
+    trains = False
+    exceptions_only_relax = True
+
+    def __init__(self, section: "UniformAffine", pointer: GroupPointer | None = None):
+        super().__init__(section)
+        self.attention, self.split_shortcuts = section.attention, section.split_shortcuts
+        self.softmax_bits, self.pointer = section.softmax_bits, pointer or GroupPointer(1)
+        self._weight, self._activation, self._p = section.weight, section.activation, section.p
+
+    def weight(self, shape: torch.Size, bits: int) -> UniformAffineWeight:
+        chosen = self._weight
+        return UniformAffineWeight(shape, bits, chosen.symmetric, chosen.granularity, chosen.scale_search, self._p)
+
+    def activation(self, layer: Layer, bits: int) -> UniformAffineActivation:
+        return self._input(bits, self._activation.symmetric)
+
+    def operand(self, operand: str, bits: int) -> UniformAffineActivation:
+        """P, the softmax output, is unsigned with zero point 0 (Q-Diffusion)."""
+        return self._input(bits, self._activation.symmetric and operand != "softmax")
+
+    def operand_bits(self, attention: str, operand: str) -> int:
+        bits = super().operand_bits(attention, operand)
+        return self.softmax_bits if operand == "softmax" and bits != 32 else bits
+
+    def _input(self, bits: int, symmetric: bool) -> UniformAffineActivation:
+        chosen = self._activation
+        return UniformAffineActivation(
+            bits, symmetric, self.pointer, chosen.scales == "shared", chosen.scale_search, self._p
+        )
