@@ -96,7 +96,7 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
 
     Raises:
         RequestError: not an `.npz`, truncated, encrypted, an array is missing, or holds Python objects (never
-        unpickled).
+            unpickled).
     """
     what, found = f"{path}", []
     try:
