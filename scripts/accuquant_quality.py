@@ -1,9 +1,9 @@
 """AccuQuant against its baselines at an equal budget of network evaluations: the table under results/.
 
-    python scripts/accuquant_quality.py digits                                   # 36 runs, about 40 minutes on two
-    cores python scripts/accuquant_quality.py mnist --data-dir DIR --workers 2
+    python scripts/accuquant_quality.py digits                            # 36 runs, about 40 minutes on two cores
+    python scripts/accuquant_quality.py mnist --data-dir DIR --workers 2
 
-Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
+Completed runs are skipped, so the script can be interrupted and restarted. Every run is an ordinary quantlab run.
 """
 
 import argparse

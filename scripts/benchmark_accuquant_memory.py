@@ -3,10 +3,10 @@
     python scripts/benchmark_accuquant_memory.py                      # a table on stdout, five minutes on two cores
     python scripts/benchmark_accuquant_memory.py --device cuda --batch 32 --output results/accuquant_memory
 
-On CPU every measurement is a process of its own (peak resident set, with malloc told to give freed blocks back at once,
-so that it follows what is alive); on CUDA it is the allocator's peak. `growth` is the peak over that of the same
-gradient at the smallest group. `forwards per step` is the time of one iteration over (M x the time of one forward pass
-of the quantized network without a graph).
+On CPU every measurement runs in its own process (peak resident set size, with malloc configured to return freed blocks
+at once); on CUDA it is the allocator's peak. `growth` is the peak over that of the same gradient at the smallest group.
+`forwards per step` is the time of one iteration over (M x the time of one forward pass of the quantized network without
+a graph).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 
 def measure(gradient: str, group_size: int, options: dict) -> dict:
-    """One iteration's peak memory (bytes, beyond what the model takes) and time (seconds), in this process."""
+    """One iteration's peak memory (bytes, beyond the model's) and time (seconds), in this process."""
     import torch
     from diffusers.models.unets.unet_2d import UNet2DModel
 
@@ -106,7 +106,7 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
 
 
 def resident(device, peak: bool) -> int:
-    """Bytes now in use, or the most that ever were."""
+    """Bytes in use now, or at the peak."""
     import torch
 
     if device.type == "cuda":
@@ -118,7 +118,7 @@ def resident(device, peak: bool) -> int:
 
 
 def in_process_of_its_own(*arguments) -> dict:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # read by glibc as the new process starts
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # read by glibc when the new process starts
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, arguments)
 

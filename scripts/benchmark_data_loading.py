@@ -1,10 +1,10 @@
-"""How much of a training step is spent waiting for data, in one run: sets in memory, and a folder of JPEG files, by
-loading processes.
+"""The share of a training step spent waiting for data: data sets in memory, and a folder of JPEG files, by number of
+loader processes.
 
     python scripts/benchmark_data_loading.py                 # a table on stdout, two minutes on two cores
 
 A step trains a ResNet-20 on a batch as the trainer does: the DataLoader of the task's part, then augmentation and the
-update on the device. The images are made up; their number and sizes are those of the data sets that they stand for.
+update on the device. The images are synthetic, with the number and sizes of the data sets that they stand for.
 """
 
 import argparse
@@ -36,7 +36,7 @@ COMMON = {
 
 
 class MadeUpCifar10(Cifar10):
-    """CIFAR-10's shapes without its files."""
+    """Data with CIFAR-10's shapes, without its files."""
 
     def _load(self):
         generator = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def in_memory() -> Cifar10:
 
 
 def folder(root: Path, images: int, image_size: int) -> ImageFolder:
-    """JPEG files of ImageNet's typical size, 500x375, smooth as photographs are."""
+    """JPEG files of ImageNet's typical size, 500x375, as smooth as photographs."""
     generator = np.random.default_rng(0)
     for index in range(images):
         path = root / f"class{index % 10}" / f"{index}.jpg"
@@ -83,7 +83,7 @@ def folder(root: Path, images: int, image_size: int) -> ImageFolder:
 
 
 def measure(task, batch_size: int, workers: int, steps: int) -> tuple[float, float]:
-    """Seconds of a step, and of its wait for data; the first steps, in which the processes start, are left out."""
+    """Seconds per step, and of its wait for data, without the first steps, during which the processes start."""
     torch.manual_seed(0)
     model = CifarResNet(channels=3, classes=10, depth=20, width=16, final_batch_norm=True).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

@@ -1,13 +1,13 @@
-"""What complexity-aware rates and momentum separation cost: steps of SPOS with and without them, in turns, in one run.
+"""The cost of complexity-aware rates and momentum separation: steps of SPOS with and without them, alternating in one
+run.
 
-    python scripts/benchmark_supernet_cost.py                                     # the small space, two minutes on one
-    core python scripts/benchmark_supernet_cost.py model=nas_bench_201 device=cuda     # the benchmark's networks
+    python scripts/benchmark_supernet_cost.py                                 # the small space, two minutes, one core
+    python scripts/benchmark_supernet_cost.py model=nas_bench_201 device=cuda # the benchmark's networks
 
-Both sides are `method=supernet` on digits enlarged to 32x32; words of the command apply to both. They draw the same
-subnets in the same order, and every step is made by one and then the other, in changing order: the table gives the
-median of the two times' quotient. On a CPU it is time of the process, so that other work does not count. Memory is that
-of all tensors alive between two steps, weights, images and momentum, beyond those that were alive before the side was
-built.
+Both sides are `method=supernet` on digits enlarged to 32x32; command-line overrides apply to both. They draw the same
+subnets in the same order and take turns at every step; the table gives the median ratio of the two times. On a CPU it
+is process time, so that other work does not count. Memory is that of all tensors alive between two steps (weights,
+images, momentum) that were not alive before the side was built.
 """
 
 import argparse
@@ -36,12 +36,12 @@ COMMON = [
     "method.epochs=1000",
     "trainer.log_every=1000000",
 ]
-WARM_UP = 200  # steps, in which every cluster gets its buffers
+WARM_UP = 200  # steps in which every cluster gets its buffers
 SIDES = {"SPOS": ["method.calr=false", "method.momentum_separation=false"], "SPOS + CaLR + MS": []}
 
 
 class Side:
-    """A method that is stepped as the trainer does, without its log and checkpoints."""
+    """A method stepped like in the trainer, without log and checkpoints."""
 
     def __init__(self, words: list[str]):
         with initialize_config_module("quantlab.conf", version_base="1.3"):
@@ -72,7 +72,7 @@ class Side:
 
 
 def bytes_alive() -> int:
-    """Of the memory of all tensors, each counted once."""
+    """Bytes of all tensors, each storage counted once."""
     gc.collect()
     storages = [one.untyped_storage() for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
@@ -83,7 +83,7 @@ def momentum_bytes(side: Side) -> int:
 
 
 def measure(words: list[str], steps: int) -> tuple[dict[str, list[float]], dict[str, tuple[int, int]]]:
-    """Of each side the seconds of every step, and the bytes of all its tensors and of its momentum."""
+    """For each side the seconds of every step, and the bytes of all its tensors and of its momentum."""
     sides, memory = {}, {}
     for name, own in SIDES.items():
         before = bytes_alive()

@@ -1,12 +1,12 @@
-"""What training quantized networks costs: every side's training step, in turns, in one run.
+"""The cost of training quantized networks: training steps of every side, alternating in one run.
 
-    pip install -e '.[benchmark]'; python scripts/benchmark_training_cost.py     # a table on stdout, ten minutes on one
-    core
+    pip install -e '.[benchmark]'
+    python scripts/benchmark_training_cost.py     # a table on stdout, ten minutes on one core
 
 ResNet-20 on 32x32 images, batch 128. Each round times some steps (forward, backward, update) of every side; the table
-gives the median over rounds and the median of the ratio to full precision within a round, which what else the machine
-does cannot shift. Bookkeeping of transition rates is the time of SGDT's update and the transition counts beyond SGD's
-update. G: low-bit training, gradients quantized too, with the interval of large gradients.
+gives the median over rounds, and the median ratio to full precision within a round, which is robust against other load.
+Bookkeeping of transition rates is the time of SGDT's update, including transition counts, beyond SGD's update. G:
+low-bit training with quantized gradients and the interval of large gradients.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from quantlab.quantizers.calibration import calibrate_activations, calibrate_wei
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.insert import insert, quantizer_parameters, weight_quantized_layers
 
-Step = Callable[[], float]  # makes one training step; returns the seconds of its update
+Step = Callable[[], float]  # runs one training step; returns the seconds of its update
 
 
 def network() -> CifarResNet:
@@ -78,8 +78,7 @@ def in_brevitas(bits: int) -> nn.Module:
 
 
 def compiled(trained: nn.Module, compile_it: bool) -> nn.Module:
-    # dynamic=False: sides compiled in one process would otherwise make each other's sizes symbolic, and slower code of
-    # it
+    # dynamic=False: otherwise sides compiled in one process would make each other's sizes symbolic, and code slower
     return torch.compile(trained, dynamic=False) if compile_it else trained
 
 
@@ -156,7 +155,7 @@ def with_sgdt(model: nn.Module, batch: dict) -> Step:
 
 
 def measure(sides: dict[str, Step], rounds: int, steps: int) -> dict[str, list[tuple[float, float]]]:
-    """Per side and round: seconds of one step and of its update."""
+    """Per side and round, the seconds of one step and of its update."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for step in sides.values():
         for _ in range(3):  # compilation, memory, statistics

@@ -1,15 +1,15 @@
-"""The accuracies of NAS-Bench-201's cells as the truth table that method=supernet ranks against.
+"""Converts the accuracies of NAS-Bench-201's cells to the truth table that method=supernet ranks against.
 
     git clone https://github.com/cvlab-yonsei/DYNAS
     python scripts/convert_nats_bench.py DYNAS/exps/NAS-Bench-201-algos/benchmark_data DIR/nas_bench_201.npz
-    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple DIR/nas_bench_201.npz --lists
-    DYNAS/exps/.../kendal_320_idx.pkl
+    python scripts/convert_nats_bench.py NATS-tss-v1_0-3ffb9-simple DIR/nas_bench_201.npz \\
+        --lists DYNAS/exps/.../kendal_320_idx.pkl
 
-The first is the supernet paper's own copy of the benchmark's accuracies, with the list of cells that
-experiment=supernet/... takes rank correlations on (kendall_indices). The benchmark's own files hold no such list:
-NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2, and the unpacked NATS-tss-v1_0-*-simple, which takes the least
-memory; --lists brings it, from that file or from another table. All are pickles, but nothing in them is executed: a
-file that holds more than containers and numbers is refused.
+The first is the supernet paper's own copy of the benchmark's accuracies, with the list of cells on which
+experiment=supernet/... measures rank correlations (kendall_indices). The benchmark's own files
+(NAS-Bench-201-v1_*.pth, NATS-tss-v1_0-*.pickle.pbz2, and the unpacked NATS-tss-v1_0-*-simple, which needs the least
+memory) have no such list; --lists adds it from that file or from another table. All are pickles, but nothing in them is
+executed: a file with anything but containers and numbers is refused.
 """
 
 import argparse
@@ -34,14 +34,11 @@ def main() -> int:
         help="the .npz to write; as DIR/nas_bench_201.npz the experiments find it with data_dir=DIR",
     )
     parser.add_argument(
-        "--lists",
-        type=Path,
-        metavar="FILE",
-        help=f"{LIST}, or another table (.npz), whose lists of cells are taken over",
+        "--lists", type=Path, metavar="FILE", help=f"{LIST}, or another table (.npz) whose lists of cells are copied"
     )
     options = parser.parse_args()
     try:
-        # What is quickly read comes first: a benchmark takes minutes
+        # first what is read quickly: a benchmark takes minutes
         lists = {} if options.lists is None else read_lists(options.lists)
         benchmark = options.benchmark.expanduser()
         table = read_released(benchmark) if is_released(benchmark) else read_benchmark(benchmark)
@@ -60,13 +57,13 @@ def main() -> int:
     if LIST_NAME not in table.subsets:
         print(
             f"no {LIST_NAME}: rank correlations will be of all cells (method.ranking.subset=null); the paper's are of a"
-            f" list, {LIST} of github.com/cvlab-yonsei/DYNAS, which --lists brings"
+            f" list, {LIST} of github.com/cvlab-yonsei/DYNAS, which --lists adds"
         )
     return 0
 
 
 def read_lists(path: Path) -> dict:
-    """The lists of cells of another table, or the one of the paper's own file."""
+    """The lists of cells of another table, or of the paper's own file."""
     path = path.expanduser()
     return (
         read_list(path) if path.suffix == ".pkl" else dict(TruthTable.load(path, NasBench201(), key="--lists").subsets)

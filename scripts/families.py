@@ -1,12 +1,12 @@
-"""The table of families: one small network of each that timm and torchvision have, quantized in training,
+"""Table of network families: one small network of each family in timm and torchvision, quantized in training;
 results/timm_families.{md,csv}.
 
-    OMP_NUM_THREADS=1 python scripts/families.py            # ten minutes on one core; families that the CSV has are not
-    done again OMP_NUM_THREADS=1 python scripts/families.py --only timm:beit timm:nfnet
+    OMP_NUM_THREADS=1 python scripts/families.py            # ten minutes on one core; families in the CSV are skipped
+    OMP_NUM_THREADS=1 python scripts/families.py --only timm:beit timm:nfnet
 
-The CSV says which network is a family's smallest; `--choose` chooses anew, which takes building all of timm once. What
-is done with each network is `quantlab.families.examine`. A family that is slower than `--limit` seconds, or that fails,
-is a row that says so.
+The CSV stores each family's smallest network; `--choose` determines them again, which builds all of timm once.
+`quantlab.families.examine` is run on each network. Families that take longer than `--limit` seconds, or fail, are
+reported in their row.
 """
 
 import argparse
@@ -59,10 +59,10 @@ HEADINGS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], metavar="LIBRARY:FAMILY", help="these families, again")
-    parser.add_argument("--choose", action="store_true", help="choose the smallest networks anew")
+    parser.add_argument("--choose", action="store_true", help="determine the smallest networks again")
     parser.add_argument("--limit", type=int, default=600, help="seconds for one family")
     parser.add_argument(
-        "--output", type=Path, default=Path("results/timm_families"), help="where the table goes, without ending"
+        "--output", type=Path, default=Path("results/timm_families"), help="path of the table, without extension"
     )
     options = parser.parse_args()
     file = options.output.with_suffix(".csv")
@@ -121,7 +121,7 @@ def _row(library: str, family: str, model: str, limit: int) -> dict:
             "low_bit": facts.low_bit,
             "integer_check": facts.integer_check,
         }
-    except Exception as error:  # the table says what went wrong
+    except Exception as error:  # reported in the table
         row["qat"] = row["qat"] or f"{type(error).__name__}: {error}".splitlines()[0][:200]
     finally:
         signal.alarm(0)
@@ -129,7 +129,7 @@ def _row(library: str, family: str, model: str, limit: int) -> dict:
 
 
 def write(output: Path, known: dict[tuple[str, str], dict]) -> None:
-    """OUTPUT.csv with everything and OUTPUT.md to read."""
+    """OUTPUT.csv with all columns and OUTPUT.md for reading."""
     rows = [known[key] for key in sorted(known)]
     with open(output.with_suffix(".csv"), "w", newline="") as lines:
         writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
@@ -147,8 +147,8 @@ def write(output: Path, known: dict[tuple[str, str], dict]) -> None:
         ),
         "",
         (
-            "Of each family the network with the fewest parameters (some made shallower, see the CSV), random weights,"
-            " for the smallest images that it takes. First and last layer in full precision. One step of QAT"
+            "The network with the fewest parameters of each family (some made shallower, see the CSV), with random"
+            " weights, on the smallest images that it accepts. First and last layer in full precision. One step of QAT"
             " (`fixed_point`, W4A4), one of low-bit training (`learned_clipping`, W4A4G4) and the integer check of"
             " every quantized layer. Weights: of all parameters with several dimensions. Multiplications: of a forward"
             " pass, the products of attention among them."

@@ -1,10 +1,10 @@
 """Intervals of quantized gradients on small profiles: the tables under results/.
 
-    python scripts/low_bit_small_profile.py --data-dir DIR                  # 13 sweeps of three seeds, three hours on
-    two cores python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # four bits alone python
-    scripts/low_bit_small_profile.py --tasks         # super-resolution and detection, embedded data, twenty minutes
+    python scripts/low_bit_small_profile.py --data-dir DIR            # 13 sweeps of three seeds, three hours, two cores
+    python scripts/low_bit_small_profile.py --data-dir DIR --only w4a4g4    # only four bits
+    python scripts/low_bit_small_profile.py --tasks    # super-resolution and detection, embedded data, twenty minutes
 
-Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
+Completed runs are skipped, so the script can be interrupted and restarted. Every run is an ordinary quantlab run.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""The paper's Tables 1 to 3 of transition-rate-scheduled QAT: every row's experiment over seeds, beside the published
+"""The paper's Tables 1 to 3 of transition-rate-scheduled QAT: every row's experiment over seeds, next to the published
 numbers.
 
-    python scripts/qat_paper_tables.py 2 --data-dir DIR --only resnet20_cifar10_     # needs a GPU: see each
-    experiment's header python scripts/qat_paper_tables.py 2 --data-dir DIR trainer.max_steps=20        # words for
-    every run, to try it out
+    python scripts/qat_paper_tables.py 2 --data-dir DIR --only resnet20_cifar10_   # needs a GPU, see each experiment
+    python scripts/qat_paper_tables.py 2 --data-dir DIR trainer.max_steps=20       # overrides for every run, for a test
 
-Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
-ReActNet's first stage, W32A1, is run once for all of its rows.
+Completed runs are skipped, so the script can be interrupted and restarted. Every run is an ordinary quantlab run.
+ReActNet's first stage, W32A1, is run once for all its rows.
 """
 
 import argparse
@@ -23,7 +22,7 @@ PUBLISHED = re.compile(r"Table (?P<table>\d), (?P<row>.+): (?P<top1>[\d.]+) % to
 
 
 def rows_of(table: int) -> dict[str, re.Match]:
-    """The experiments of a table by name without `qat/`, with what their headers say."""
+    """The experiments of a table, by name without `qat/`, with the facts in their headers."""
     found = {name.removeprefix("qat/"): PUBLISHED.match(headline(path)) for name, path in options("experiment").items()}
     return {name: said for name, said in found.items() if said and int(said["table"]) == table}
 

@@ -1,11 +1,10 @@
 """Transition rates against learning rates on the small profile of CIFAR-10: the tables under results/.
 
-    python scripts/qat_small_profile.py optimizers --data-dir DIR     # W1A1 and W2A2, SGD, SGDT, Adam, AdamT: 24 runs
-    python scripts/qat_small_profile.py optimizers --data-dir DIR --only w1a1 --seeds 6   # three more seeds of W1A1: 12
-    runs python scripts/qat_small_profile.py targets --data-dir DIR        # W2A2, SGDT, lambda from 1e-3 to 8e-3: 8
-    runs a seed
+    python scripts/qat_small_profile.py optimizers --data-dir DIR    # W1A1 and W2A2, SGD, SGDT, Adam, AdamT: 24 runs
+    python scripts/qat_small_profile.py optimizers --data-dir DIR --only w1a1 --seeds 6  # 3 more seeds of W1A1: 12 runs
+    python scripts/qat_small_profile.py targets --data-dir DIR   # W2A2, SGDT, lambda from 1e-3 to 8e-3: 8 runs per seed
 
-Runs that are there already are skipped, so it can be stopped and started again. Every run is an ordinary quantlab run.
+Completed runs are skipped, so the script can be interrupted and restarted. Every run is an ordinary quantlab run.
 """
 
 import argparse

@@ -1,12 +1,11 @@
-"""Do two commits give the same results? Short commands of every kind, run with both on this machine, compared bit for
-bit.
+"""Do two commits give the same results? Runs short commands of every kind with both and compares results bit for bit.
 
     python scripts/same_results.py main HEAD                     # about 25 minutes on two cores
-    python scripts/same_results.py main . --only qat             # the working tree; only the cases whose name begins so
+    python scripts/same_results.py main . --only qat             # the working tree; only cases with this prefix
 
-Compared are all numbers of results.json but seconds and memory, and every line of metrics.jsonl. Runs that are there
-already are skipped, so it can be stopped and started again. Exit 1: something differs, and the table says what and by
-how much.
+Compares all numbers in results.json except seconds and memory, and every line of metrics.jsonl. Completed runs are
+skipped, so the script can be interrupted and restarted. Exit 1: something differs; the table shows what and by how
+much.
 """
 
 import argparse
@@ -149,14 +148,12 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "sweep": ("-m", *ACCUQUANT, "seed=0,1", "quantizer.weight.bits=3"),
 }
-# stopped after five steps, and gone on with
+# stopped after some steps and resumed
 STOPPED = {"resumed_qat": "qat_sgdt", "resumed_accuquant": "accuquant_copy"}
 
 
 def install(source: str, folder: Path) -> Path:
-    """A folder for PYTHONPATH that holds the package of a commit, or of a checkout's working tree, as the wheel
-    lays it out.
-    """
+    """A folder for PYTHONPATH with the package of a commit, or of a checkout's working tree, in the wheel's layout."""
     site = folder / "site"
     if site.exists() and not Path(source).is_dir():
         return site
@@ -175,7 +172,7 @@ def install(source: str, folder: Path) -> Path:
 
 
 def run(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> None:
-    """The command in a process of its own, unless it has run; its output is DIRECTORY.log."""
+    """Run the command in its own process, unless it has completed; its output goes to DIRECTORY.log."""
     if any(directory.rglob("results.json")):
         return
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
@@ -190,7 +187,7 @@ def run(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> No
 
 
 def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> None:
-    """The same, interrupted by a signal once some steps are logged, and then resumed."""
+    """The same, interrupted by a signal after some steps are logged, then resumed."""
     if any(directory.rglob("results.json")):
         return
     shutil.rmtree(directory, ignore_errors=True)
@@ -212,7 +209,7 @@ def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Pat
 
 
 def run_all(source: str, folder: Path, names: list[str], workers: int) -> None:
-    """Every case under FOLDER/runs. What fills the caches goes first and alone."""
+    """Run every case under FOLDER/runs, those that fill the caches first and one at a time."""
     site = install(source, folder)
     (folder / "runs").mkdir(exist_ok=True)
 
@@ -229,7 +226,7 @@ def run_all(source: str, folder: Path, names: list[str], workers: int) -> None:
 
 
 def numbers(value, place: str = "") -> dict[str, float | str]:
-    """Every leaf of a JSON value by its place."""
+    """Every leaf of a JSON value, by path."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {key: leaf for name, part in items for key, leaf in numbers(part, f"{place}/{name}").items()}
@@ -237,7 +234,7 @@ def numbers(value, place: str = "") -> dict[str, float | str]:
 
 
 def measured(directory: Path) -> dict[str, float | str]:
-    """What the runs under `directory` measured: by place in results.json, and by step and name in metrics.jsonl."""
+    """What the runs under `directory` measured: by path in results.json, and by step and name in metrics.jsonl."""
     found = {}
     for path in sorted(directory.rglob("results.json")):
         results, job = json.loads(path.read_text()), str(path.parent.relative_to(directory))
@@ -259,7 +256,7 @@ def measured(directory: Path) -> dict[str, float | str]:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """One line: how many numbers there are, how many differ, the largest relative difference and where; then what
+    """One line: how many numbers there are, how many differ, and where the largest relative difference is; then what
     only one side has.
     """
     both = old.keys() & new.keys()
@@ -290,16 +287,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", help="a commit, or a checkout's folder")
     parser.add_argument("new", help="a commit, or a checkout's folder")
-    parser.add_argument("--only", default="", metavar="NAME", help="only the cases whose name begins so")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/same_results"), help="where the runs go")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
+    parser.add_argument("--only", default="", metavar="NAME", help="only cases with this prefix")
+    parser.add_argument("--runs", type=Path, default=Path("outputs/same_results"), help="where to put the runs")
+    parser.add_argument("--workers", type=int, default=2, help="number of simultaneous runs")
     options = parser.parse_args()
     names = [name for name in [*CASES, *STOPPED] if name.startswith(options.only)]
     folders = {}
     for source in (options.old, options.new):
         if Path(source).is_dir():
             name = "tree_" + Path(source).resolve().name
-            shutil.rmtree(options.runs / name, ignore_errors=True)  # nobody knows what it was when it ran
+            shutil.rmtree(options.runs / name, ignore_errors=True)  # the tree may have changed since
         else:
             name = subprocess.run(["git", "rev-parse", source], check=True, capture_output=True, text=True).stdout[:12]
         folders[source] = (options.runs / name).resolve()

@@ -1,12 +1,11 @@
 """CaLR and momentum separation on the small profile of CIFAR-10: the table under results/.
 
-    python scripts/supernet_small_profile.py --data-dir DIR                 # 18 sweeps of three seeds, three and a half
-    hours of one core python scripts/supernet_small_profile.py --data-dir DIR --only spos     # SPOS, its ablation and
-    its control
+    python scripts/supernet_small_profile.py --data-dir DIR             # 18 sweeps of three seeds, 3.5 hours, one core
+    python scripts/supernet_small_profile.py --data-dir DIR --only spos # SPOS, its ablation and its control
 
-DIR holds CIFAR-10 and nas_bench_201.npz. Runs that are there already are skipped, so it can be stopped and started
-again. Every run is an ordinary quantlab run; the row of complexity alone is the baseline that each of them measures. A
-figure beside the table shows the cosine between momentum and next gradient with momentum separation and without.
+DIR holds CIFAR-10 and nas_bench_201.npz. Completed runs are skipped, so the script can be interrupted and restarted.
+Every run is an ordinary quantlab run; the row of complexity alone is a baseline that each of them reports. A figure
+shows the cosine between momentum and the next gradient with and without momentum separation.
 """
 
 import argparse

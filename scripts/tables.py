@@ -1,6 +1,4 @@
-"""What the scripts that reproduce tables share: sweeps as ordinary quantlab runs, several at a time, and the table
-of them.
-"""
+"""Shared by the scripts that reproduce tables: sweeps of ordinary quantlab runs, several at a time, and their table."""
 
 import argparse
 import json
@@ -20,21 +18,21 @@ def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--only", default="", metavar="NAME", help="only the sweeps whose name begins so; the table is of all runs"
+        "--only", default="", metavar="NAME", help="only sweeps with this prefix; the table has all runs"
     )
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="sweeps at a time")
-    parser.add_argument("--runs", type=Path, default=runs, help="where the runs go; those that are there are skipped")
+    parser.add_argument("--runs", type=Path, default=runs, help="where to put the runs; completed ones are skipped")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes")
 
 
 def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namespace) -> int:
-    """Every job (name: words of the command) over the seeds, each a process of its own; returns 1 if any failed.
+    """Run every job (name: command-line overrides) over the seeds, each in its own process; returns 1 if any failed.
 
-    The first goes alone: it trains and caches the full-precision model for all others.
+    The first runs alone: it trains and caches the full-precision model for all others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Small tensors gain nothing from a second thread: as many threads per process as cores per worker
+    # as many threads per process as cores per worker: small tensors gain nothing from more
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // options.workers))}
 
     seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -60,7 +58,7 @@ def sweep_all(jobs: dict[str, list[str]], folder: Path, options: argparse.Namesp
 
 
 def without_places(words: list[str]) -> list[str]:
-    """The words of a command without what only its machine knows: where data lie, where runs and tables go."""
+    """A command's words without machine-specific paths of data, runs and tables."""
     kept = list(words)
     for option, instead in (("--data-dir", ["--data-dir", "DIR"]), ("--runs", []), ("--output", [])):
         if option in kept:
@@ -78,10 +76,10 @@ def write_table(
     baseline: str | None = None,
     left_out: Container[str] = (),
 ) -> tuple[str, list[Row]]:
-    """OUTPUT/name.{md,csv} of all runs under `folder`; returns the Markdown and the single runs' rows.
+    """Write OUTPUT/name.{md,csv} from all runs under `folder`; returns the Markdown and the rows of single runs.
 
-    baseline: one of results.json's that is the same for all runs, the first row; left_out: metrics that only the CSV
-    has.
+    baseline: key of a baseline in results.json that all runs share, for the first row; left_out: metrics only in the
+    CSV.
     """
     runs = find_runs([folder])
     read = [read_run(run) for run in runs]
@@ -109,7 +107,7 @@ def write_table(
 
 
 def baseline_rows(name: str, read: list[dict], rows: list[Row]) -> list[Row]:
-    """The row of a baseline that all runs share, from the first that has it."""
+    """The row of a baseline that all runs share, from the first run that has it."""
     for run, row in zip(read, rows):
         if run["results"] is not None:
             same = {column: row[column] for column in ("task", "model", "bits", "protocol")}

@@ -1,1 +1,1 @@
-"""The registry of full-precision models."""
+"""Full-precision models."""

@@ -1,13 +1,11 @@
 """Faster R-CNN (Ren et al., NeurIPS 2015) and RetinaNet (Lin et al., ICCV 2017) of torchvision, on a feature pyramid.
 
-The networks are torchvision's own: layers and state dict have its names, so that its weights, saved as .safetensors,
-load through `model.weights`. What is added are `training_loss` and `detect`. Normalization of images is the task's, so
-torchvision's transform only resizes and pads. Background is the detector's business: a task's label k is torchvision's
-class k + 1, and 0 is nothing.
+The networks are torchvision's own: layers and state dict keep its names, so that its weights, saved as .safetensors,
+load through `model.weights`. `training_loss` and `detect` are added. The task normalizes images, so torchvision's
+transform only resizes and pads. A task's label k is torchvision's class k + 1; class 0 is background.
 
-The heads of both are shared by the levels of the pyramid. RetinaNet's has a ReLU after every convolution, as the
-transition-rate paper wants it, so quantized inputs are non-negative behind the first one; the pyramid's maps, which
-come before it, have both signs.
+All levels of the pyramid share the heads. RetinaNet's has a ReLU after every convolution, as the transition-rate paper
+asks, so that quantized inputs are non-negative after the first one; the pyramid's maps, its inputs, are signed.
 """
 
 from collections.abc import Iterator
@@ -25,21 +23,21 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from quantlab.models.pyramid import build_pyramid
 
-GROUP = 8  # channels of a group of GroupNorm, as torchvision's second RetinaNet: 32 groups of 256 channels
+GROUP = 8  # channels per GroupNorm group, as in torchvision's RetinaNet v2: 32 groups for 256 channels
 
 
 class Detector:
-    """What the methods and the task ask of a detector, beside one of torchvision's classes."""
+    """What methods and tasks require of a detector, in addition to one of torchvision's classes."""
 
     kind = "detector"
     body_name = "backbone.body"
 
     def training_loss(self, batch: dict[str, list[Tensor]]) -> Tensor:
-        """Sum of torchvision's losses for images `[C, H, W]`, boxes `[n, 4]` and labels `[n]`; ignored boxes are left
-        out.
+        """Sum of torchvision's losses for images `[C, H, W]`, boxes `[n, 4]` and labels `[n]`; without ignored
+        boxes.
 
-        In evaluation mode normalization keeps its statistics, and the anchors and proposals that Faster R-CNN draws are
-        the same in every call, so that values compare.
+        In evaluation mode normalization uses its running statistics, and Faster R-CNN draws the same anchors and
+        proposals in every call, so that values compare.
         """
         targets = [
             {"boxes": boxes[~ignored], "labels": labels[~ignored] + 1}
@@ -53,7 +51,7 @@ class Detector:
 
     @contextmanager
     def _giving_losses(self) -> Iterator[None]:
-        # torchvision gives losses where these modules are in training mode; normalization below them must not be.
+        # torchvision returns losses if these modules are in training mode; their normalization layers must not be.
         parts = [self, *(module for name, module in self.named_children() if name in ("transform", "rpn", "roi_heads"))]
         for part in parts:
             part.training = True
@@ -64,8 +62,8 @@ class Detector:
                 part.training = False
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """In evaluation mode: of each image `[C, H, W]` the "boxes" float `[n, 4]` in its pixels, "scores" float `[n]`
-        from 0 to 1, best first, and "labels" int64 `[n]` of the task.
+        """In evaluation mode: for each image `[C, H, W]` the "boxes" float `[n, 4]` in its pixels, "scores" float `[n]`
+        from 0 to 1, descending, and the task's "labels" int64 `[n]`.
         """
         return [found | {"labels": found["labels"] - 1} for found in self(images)]
 
@@ -79,7 +77,7 @@ class RetinaNet(Detector, detection.RetinaNet):
 
 
 def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:
-    """The network of conf/model/faster_rcnn.yaml and its likes, for the channels and classes of `task`. Raises
+    """The network of conf/model/faster_rcnn.yaml and its variants, for the channels and classes of `task`. Raises
     RequestError as `build_pyramid`.
     """
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)
@@ -108,7 +106,7 @@ def build_faster_rcnn(section: Any, task: Any) -> FasterRCNN:
 
 
 def build_retinanet(section: Any, task: Any) -> RetinaNet:
-    """The network of conf/model/retinanet.yaml and its likes, for the channels and classes of `task`. Raises
+    """The network of conf/model/retinanet.yaml and its variants, for the channels and classes of `task`. Raises
     RequestError as `build_pyramid`.
     """
     backbone = build_pyramid(section.backbone, section.pyramid, task.channels)

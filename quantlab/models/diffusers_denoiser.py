@@ -1,4 +1,4 @@
-"""Denoisers of diffusers' classes: a UNet2DModel, the noise it was trained with, and the walk it is sampled with."""
+"""Denoisers built from diffusers' classes: a UNet2DModel, its noise schedule, and its sampler."""
 
 from collections.abc import Mapping
 
@@ -14,12 +14,12 @@ from quantlab.models.diffusers_scheduler import alphas_cumprod, prediction_kind
 from quantlab.models.timm_classifier import first_line
 from quantlab.models.weight_names import match
 
-# The attention layers of a UNet2DModel, by their names before diffusers 0.15.
+# Attention layers of a UNet2DModel, by their names before diffusers 0.15
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def build_ddim(section, task) -> Denoiser:
-    """A fresh UNet2DModel of the size the config says, for the task's images, with DDIM's noise schedule."""
+    """A new UNet2DModel with the config's sizes, for the task's images, with DDIM's noise schedule."""
     from diffusers.models.unets.unet_2d import UNet2DModel
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -71,12 +71,13 @@ def build_ddim(section, task) -> Denoiser:
 
 
 def load_pretrained(section, task) -> Denoiser:
-    """A UNet2DModel in diffusers' format, from a local directory or the hub, with the noise schedule stored beside it.
+    """A UNet2DModel in diffusers' format, from a local directory or the hub, with its stored noise
+    schedule.
 
-    Only safetensors weights are read; with `section.weights` none are, since those of that file replace them. Of a
-    network that puts out its variance too (Nichol and Dhariwal 2021, Sec. 3.1), the half that is epsilon is kept.
-    Raises RequestError in one line where nothing can be found, for a model of another kind or of other images than the
-    task's, and for whatever is wrong with its files.
+    Only safetensors weights are read, and none with `section.weights`, which replaces them. Of a network that also
+    outputs a variance (Nichol and Dhariwal 2021, Sec. 3.1), the epsilon half is kept. Raises RequestError in one line
+    if nothing is found, for a model of another kind or for other images than the task's, and for anything wrong with
+    its files.
     """
     found = read_directory(section.path)
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
@@ -88,15 +89,15 @@ def load_pretrained(section, task) -> Denoiser:
     unet.current_state_dict = current_state_dict
     denoiser = Denoiser(unet, alphas, sampler, classes)
     own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
-    denoiser.notes = [f"walks are as model.sampler says, {section.sampler.name}; its own scheduler is {own}"]
+    denoiser.notes = [f"sampled with model.sampler, {section.sampler.name}; its own scheduler is {own}"]
     if classes is not None and classes.null_class is None:
-        denoiser.notes.append("none of its classes says nothing, so walks are not guided")
+        denoiser.notes.append("it has no null class, so walks are not guided")
     if learned_variance:
-        denoiser.notes.append("the variance that it learned is left out, as the sampler has its own")
+        denoiser.notes.append("its learned variance is dropped, as the sampler has its own")
     if found.folder == found.root / "unet_ema":
         denoiser.notes.append("there is no folder unet, so unet_ema was read")
     elif (found.root / "unet_ema").is_dir():
-        denoiser.notes.append(f"an average lies beside it; for that type model.path={found.root / 'unet_ema'}")
+        denoiser.notes.append(f"there is also an average; for that type model.path={found.root / 'unet_ema'}")
     if section.weights is None:
         tensors, file = found.weights()
         matched = match(tensors, unet, f"model.path: {file}")
@@ -109,10 +110,9 @@ def load_pretrained(section, task) -> Denoiser:
 
 
 def current_state_dict(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors as the network has them today, whose state dict is `own`.
+    """A file's tensors in the form of the network's present state dict `own`.
 
-    Attention layers had other names before diffusers 0.15; of an output with a variance the half that is epsilon is
-    kept.
+    Attention layers had other names before diffusers 0.15; of an output with a variance the epsilon half is kept.
     """
     present = {}
     for name, tensor in tensors.items():
@@ -127,10 +127,10 @@ def current_state_dict(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor])
 
 
 def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
-    """The walk of the config's section `sampler`.
+    """The sampler of the config's `sampler` section.
 
-    Raises RequestError for more steps than the model was trained with, and where the walk starts at abar = 0 and
-    cannot: that state is noise alone, and epsilon says nothing of the image.
+    Raises RequestError for more steps than the model was trained with, and for a walk that starts at abar = 0 but
+    cannot: that state is pure noise, where epsilon carries no information about the image.
     """
     if sampler.steps > len(alphas):
         raise RequestError(
@@ -150,20 +150,20 @@ def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
             )
         raise RequestError(
             f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
-            f"{sampler.steps} steps starts there, allowed: one that leaves it out, or ddim and ddpm where the "
+            f"{sampler.steps} steps starts there, allowed: one that skips it, or ddim and ddpm if the "
             f"network predicts v or the image; type {remedy}"
         )
     return walk
 
 
 def _check_fits_task(config: dict, section, task, where: str) -> tuple[int, bool]:
-    """Channels of the images, and whether the network puts out a variance too.
+    """Channels of the images, and whether the network also outputs a variance.
 
-    Raises RequestError for a network that is not one of the task's images.
+    Raises RequestError for a network that does not fit the task's images.
     """
     if config.get("class_embed_type") is not None:
         raise RequestError(
-            f"{where}: the network is told more than a class of each image"
+            f"{where}: the network is conditioned on more than a class"
             f" (class_embed_type={config['class_embed_type']}); {ONLY}"
         )
     channels, out_channels = config.get("in_channels", 3), config.get("out_channels", 3)
@@ -175,7 +175,7 @@ def _check_fits_task(config: dict, section, task, where: str) -> tuple[int, bool
     size = config.get("sample_size")
     if size is None:
         raise RequestError(
-            f"{where}: it does not say for which images the network was trained (sample_size); if for "
+            f"{where}: it does not say the image size that the network was trained on (sample_size); if it was "
             f'{task.image_size} x {task.image_size}, write "sample_size": {task.image_size} there'
         )
     height, width = size if isinstance(size, list | tuple) else (size, size)
@@ -191,29 +191,29 @@ def _check_fits_task(config: dict, section, task, where: str) -> tuple[int, bool
 
 
 def _classes(config: dict, section, task, where: str) -> Classes | None:
-    """The classes that the network is told: the task's, or one more, the last, which says nothing.
+    """The network's classes: the task's, and possibly a null class as the last one.
 
-    Raises RequestError where they are not the task's, or where guidance is asked for and none says nothing.
+    Raises RequestError if they are not the task's, or for guidance without a null class.
     """
     count = config.get("num_class_embeds")
     if count is None:
         return None
     if task.classes is None or count not in (task.classes, task.classes + 1):
         raise RequestError(
-            f"{where}: the network is told one of {count} classes (num_class_embeds), and task={task.name} has "
+            f"{where}: the network is conditioned on {count} classes (num_class_embeds), and task={task.name} has "
             f"{task.classes or 'no labels'}; choose a task of its {count - 1} or {count} classes, or another model.path"
         )
     null_class = task.classes if count == task.classes + 1 else None
     if null_class is None and section.guidance.scale != 1:
         raise RequestError(
             f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of"
-            f" {where.removeprefix('model.path: ')} says nothing, allowed: 1; type model.guidance.scale=1"
+            f" {where.removeprefix('model.path: ')} is a null class, allowed: 1; type model.guidance.scale=1"
         )
     return Classes(task.classes, null_class, section.guidance.scale, section.guidance.batched)
 
 
 def _build(config: dict, where: str) -> nn.Module:
-    """The UNet2DModel of `config`, with random weights. Raises RequestError where diffusers cannot build it."""
+    """The UNet2DModel of `config`, with random weights. Raises RequestError if diffusers cannot build it."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     known = {name: value for name, value in config.items() if not name.startswith("_")}
@@ -227,7 +227,7 @@ def _build(config: dict, where: str) -> nn.Module:
 
 @torch.no_grad()
 def _check_forward(denoiser: Denoiser, task, where: str) -> None:
-    """One image through the network at the walk's first and last timestep: what does not work fails here."""
+    """Run one image through the network at the walk's first and last timestep, so that mismatches fail here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), denoiser.unet.training
     network = network_of(denoiser.unet.eval())(denoiser.condition(1, 0))
     another = "choose another task.image_size or another model.path"
@@ -243,17 +243,18 @@ def _check_forward(denoiser: Denoiser, task, where: str) -> None:
             raise RequestError(f"{where}: the network makes {list(out.shape)} of {list(shape)}; {another}")
         if not out.isfinite().all():
             raise RequestError(
-                f"{where}: the network puts out NaN or infinity for standard normal noise at timestep "
+                f"{where}: the network outputs NaN or infinity for standard normal noise at timestep "
                 f"{t}; give another checkpoint"
             )
     denoiser.unet.train(training)
 
 
 def shortcut_splits(unet: nn.Module) -> dict[str, int]:
-    """Channels of the up-path's own half where a shortcut convolution reads the concatenation with a skip connection.
+    """Channels of the up path's own half in the inputs of shortcut convolutions that read a concatenation with a skip
+    connection, by module name.
 
-    Keys are module names. In a UNet's up block, resnet j reads cat([hidden, skip]); hidden has as many channels as the
-    layer before it put out (Q-Diffusion, Sec. 4.2: the two halves have different ranges).
+    In a UNet's up block, resnet j reads cat([hidden, skip]), where hidden has the previous layer's output channels
+    (Q-Diffusion, Sec. 4.2: the two halves have different ranges).
     """
     splits = {}
     deepest = unet.mid_block if unet.mid_block is not None else unet.down_blocks[-1]
@@ -267,9 +268,9 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
 
 
 def reconstruction_units(unet: nn.Module) -> list[str]:
-    """Names of the parts that block reconstruction treats as one, in the order of the forward pass of the network.
+    """Names of the modules that block reconstruction treats as one unit, in the order of the forward pass.
 
-    Q-Diffusion: residual blocks and attention blocks; every other layer by itself (those are added by the caller).
+    As in Q-Diffusion, residual blocks and attention blocks; the caller adds every other single layer.
     """
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import ResnetBlock2D

@@ -1,13 +1,13 @@
-"""A diffusion model as diffusers saves it: a network's config and weights, and the config of the noise it learned.
+"""A diffusion model in diffusers' format: a network's config and weights, and the config of its noise schedule.
 
     model_index.json                            the pipeline's class and its parts
     unet/config.json                            the network's class and sizes
     unet/diffusion_pytorch_model.safetensors    its weights: one file, or an index and its shards
-    scheduler/scheduler_config.json             the noise
+    scheduler/scheduler_config.json             the noise schedule
 
-Older models have all of it in one folder. A hub id is read from its snapshot in the hub's cache, so both are one case.
-We read the files ourselves: diffusers draws missing tensors anew with a warning, takes any scheduler for any other, and
-answers whatever is wrong with a directory by looking for it on the hub.
+Older models have everything in one folder. A hub id is read from its snapshot in the hub's cache, in the same way. We
+read the files ourselves: diffusers initializes missing tensors with only a warning, converts any scheduler to any
+other, and reacts to any problem with a directory by searching the hub.
 """
 
 import json
@@ -45,7 +45,7 @@ RESTORE = "restore it from where the model came from"
 
 @dataclass
 class DiffusersModel:
-    """What lies in `root`. folder: the network's; network, scheduler: their configs, with `_class_name`.
+    """The content of `root`. folder: the network's; network, scheduler: their configs, with `_class_name`.
 
     hub: the hub id that `root` is a snapshot of, or None.
     """
@@ -58,9 +58,9 @@ class DiffusersModel:
     hub: str | None
 
     def weights(self) -> tuple[dict[str, Tensor], Path]:
-        """The tensors, of the file's names and types, and the file.
+        """The tensors, with the file's names and types, and the file.
 
-        Raises RequestError where there is none, or no way to choose, and as `weights.read`.
+        Raises RequestError if there is none or no unique one, and as `weights.read`.
         """
         if self.hub is not None:
             self._fetch_weights()
@@ -68,7 +68,7 @@ class DiffusersModel:
         return weights.read(file, KEY)[0], file
 
     def _fetch_weights(self) -> None:
-        # Only what is needed: a hub's folder often holds the same weights in several precisions and formats.
+        # Only what is needed: repositories often hold the same weights in several precisions and formats
         inside = "" if self.folder == self.root else f"{self.folder.name}/"
         for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}-*.safetensors", f"{WEIGHTS}.*.safetensors"):
             fetch(self.hub, (inside + name,), revision=self.root.name)
@@ -83,7 +83,7 @@ class DiffusersModel:
 def read_directory(path: str) -> DiffusersModel:
     """The unconditional model of pixels at `path`, a directory or a hub id, without its weights.
 
-    Raises RequestError in one line for whatever is wrong with it, or where it is a model of another kind.
+    Raises RequestError in one line for anything wrong with it, or if it is a model of another kind.
     """
     root, hub = locate(path)
     scheduler = _scheduler_of_pipeline(root)
@@ -103,9 +103,9 @@ def read_directory(path: str) -> DiffusersModel:
 
 
 def locate(path: str) -> tuple[Path, str | None]:
-    """The directory `path`, and None; or the hub's snapshot of the hub id `path`, fetched if need be, and that id.
+    """The directory `path`, and None; or the snapshot of the hub id `path`, downloaded if necessary, and that id.
 
-    Raises RequestError where there is neither.
+    Raises RequestError if there is neither.
     """
     local = Path(path).expanduser()
     if local.is_dir():
@@ -116,7 +116,7 @@ def locate(path: str) -> tuple[Path, str | None]:
             f"{KEY}: {local} is a file, allowed: the directory that holds {NETWORK}'s config.json and "
             f"weights, or the one above it; type {KEY}={local.parent}"
         )
-    # Where the first half of owner/name is a directory here, a name in it was meant.
+    # If the first half of owner/name is a directory here, a path was meant
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not local.parent.is_dir():
         return fetch(path, CONFIGS), path
     beside = [one.name for one in local.parent.iterdir() if one.is_dir()] if local.parent.is_dir() else []
@@ -141,11 +141,11 @@ def _refuse_other_directories(local: Path) -> None:
 
 
 def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> Path:
-    """The folder of `hub`'s snapshot, with those of its files that match `patterns`. Raises RequestError."""
+    """The snapshot folder of `hub`, with the files that match `patterns`. Raises RequestError."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # the hub would announce each of its retries
+    hub_logging.set_verbosity_error()  # otherwise the hub announces each retry
     try:
         return Path(snapshot_download(hub, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
@@ -157,7 +157,7 @@ def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> P
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The mapping in `file`. Raises RequestError where it cannot be read or holds something else."""
+    """The mapping in `file`. Raises RequestError if it cannot be read or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -168,9 +168,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path) -> Path:
-    """The network's file, or the index of its shards; where neither is there, a single other one, such as fp16's.
+    """The network's file, or the index of its shards; otherwise a single other file, such as an fp16 variant.
 
-    Raises RequestError where there is none, or no way to choose.
+    Raises RequestError if there is none or no unique one.
     """
     for name in (f"{WEIGHTS}.safetensors", INDEX):
         if (folder / name).is_file():
@@ -178,8 +178,8 @@ def find_weights(folder: Path) -> Path:
     found = sorted(folder.glob("*.safetensors"))
     if any("-of-" in one.name for one in found):
         raise RequestError(
-            f"{KEY}: {folder} has shards such as {found[0].name}, but not {INDEX}, which says what lies "
-            f"where; {RESTORE}"
+            f"{KEY}: {folder} has shards such as {found[0].name}, but not {INDEX}, which maps tensors "
+            f"to files; {RESTORE}"
         )
     if len(found) == 1:
         return found[0]
@@ -191,14 +191,14 @@ def find_weights(folder: Path) -> Path:
     pickled = sorted(one for one in folder.iterdir() if one.suffix in weights.PICKLED)
     if pickled:
         raise RequestError(
-            f"{KEY}: of weights {folder} has only {pickled[0].name}, which is pickled and never loaded "
+            f"{KEY}: {folder} only has weights in {pickled[0].name}, which is pickled and never loaded "
             f"here; type python scripts/convert_weights.py {pickled[0]} {folder / WEIGHTS}.safetensors"
         )
-    raise RequestError(f"{KEY}: {folder} has no weights, allowed: {WEIGHTS}.safetensors beside config.json")
+    raise RequestError(f"{KEY}: {folder} has no weights, allowed: {WEIGHTS}.safetensors next to config.json")
 
 
 def _scheduler_of_pipeline(root: Path) -> dict[str, str]:
-    """The scheduler's class as model_index.json has it, for a scheduler's config that does not name its own.
+    """The scheduler's class according to model_index.json, for a scheduler config without one.
 
     Raises RequestError for pipelines of other kinds.
     """
@@ -213,13 +213,13 @@ def _scheduler_of_pipeline(root: Path) -> dict[str, str]:
         raise RequestError(f"{KEY}: {root} holds {pipeline.get('_class_name', 'a pipeline')} ({held}); {ONLY}")
     if "scheduler" not in parts:
         return {}
-    # diffusers makes a scheduler of this class, whichever the scheduler's config names.
+    # diffusers builds a scheduler of this class, whatever the scheduler's config says
     require_ddpm_forward(parts["scheduler"], f"{KEY}: {index}")
     return {"_class_name": parts["scheduler"]}
 
 
 def _network_folder(root: Path) -> Path:
-    """The folder of the network: unet, `root` itself, or unet_ema where diffusers' training left only that."""
+    """The folder of the network: unet, `root` itself, or unet_ema if diffusers' training saved only that."""
     for folder in [root / "unet"] if (root / "unet").is_dir() else [root, root / "unet_ema"]:
         if (folder / "config.json").is_file():
             return folder
@@ -237,7 +237,7 @@ def _network_folder(root: Path) -> Path:
 
 def _scheduler_file(root: Path, folder: Path) -> Path:
     candidates = [root / "scheduler" / SCHEDULER, root / SCHEDULER]
-    if folder == root and root.resolve().name in ("unet", "unet_ema"):  # the path named the network's folder
+    if folder == root and root.resolve().name in ("unet", "unet_ema"):  # the path is the network's folder
         candidates.append(root.resolve().parent / "scheduler" / SCHEDULER)
     for file in candidates:
         if file.is_file():
@@ -250,6 +250,6 @@ def _scheduler_file(root: Path, folder: Path) -> Path:
         "beta_end": 0.02,
     }
     raise RequestError(
-        f"{KEY}: {root} has no scheduler/{SCHEDULER}, which says with what noise the model was "
-        f"trained; put its own there (DDPM's is {json.dumps(ddpm)})"
+        f"{KEY}: {root} has no scheduler/{SCHEDULER}, which describes the noise that the model was "
+        f"trained with; restore it (DDPM's is {json.dumps(ddpm)})"
     )

@@ -1,9 +1,8 @@
-"""The noise that a diffusers scheduler's config describes, where it is DDPM's forward process (Ho et al. 2020, Eq. 4):
+"""The noise schedule of a diffusers scheduler's config, if it is DDPM's forward process (Ho et al. 2020, Eq. 4):
 
     x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,     abar_t = prod (1 - beta_s)
 
-Many schedulers share it and differ only in how they walk back. The walk is `model.sampler`'s here, so only
-abar of those is taken.
+Many schedulers share it and differ only in the reverse process, which here is `model.sampler`, so only abar is used.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from torch import Tensor
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.models.timm_classifier import first_line
 
-# A network trained under one can be sampled by any other: each has `alphas_cumprod` of its config's betas.
+# A network trained with one can be sampled with any other: each has `alphas_cumprod` from its config's betas
 DDPM_FORWARD = (
     "DDPMScheduler",
     "DDIMScheduler",
@@ -37,7 +36,7 @@ DDPM_FORWARD = (
     "RePaintScheduler",
 )
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}  # diffusers' names, and prediction's
-# What the most common others are, by the beginning of their names.
+# Other common kinds, by the beginning of their names
 OTHERS = {
     "ScoreSdeVe": "variance exploding",
     "KarrasVe": "variance exploding",
@@ -53,9 +52,10 @@ OTHERS = {
 
 
 def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
-    """abar of every training timestep, float32 [train_timesteps], of a `scheduler_config.json`, in errors `where`.
+    """abar of every training timestep, float32 [train_timesteps], of a `scheduler_config.json`; where: its name in
+    errors.
 
-    Raises RequestError for schedulers of another forward process, and for betas that are none.
+    Raises RequestError for schedulers with another forward process, and for invalid betas.
     """
     from diffusers import schedulers
 
@@ -78,14 +78,14 @@ def alphas_cumprod(config: Mapping[str, Any], where: str) -> Tensor:
         raise RequestError(f"{where}: diffusers cannot make {name} of it ({first_line(error)}); {restore}") from error
     if len(alphas) < 2 or not ((alphas >= 0) & (alphas <= 1)).all() or (alphas.diff() > 0).any():
         raise RequestError(
-            f"{where}: its betas are no noise schedule, allowed: at least two, each from 0 to 1 "
+            f"{where}: its betas are not a noise schedule, allowed: at least two, each from 0 to 1 "
             f"(num_train_timesteps, beta_schedule, beta_start, beta_end, trained_betas); {restore}"
         )
     return alphas
 
 
 def prediction_kind(config: Mapping[str, Any], where: str) -> str:
-    """What the network puts out, of `prediction.KINDS`. Raises RequestError for anything else."""
+    """What the network predicts, one of `prediction.KINDS`. Raises RequestError for anything else."""
     predicted = "sample" if config.get("predict_epsilon") is False else config.get("prediction_type", "epsilon")
     if predicted not in PREDICTIONS:
         raise RequestError(
@@ -96,7 +96,7 @@ def prediction_kind(config: Mapping[str, Any], where: str) -> str:
 
 
 def require_ddpm_forward(name: Any, where: str) -> None:
-    """Raises RequestError where the scheduler class `name` has not DDPM's forward process."""
+    """Raises RequestError unless the scheduler class `name` has DDPM's forward process."""
     if name in DDPM_FORWARD:
         return
     known = ", ".join(one.removesuffix("Scheduler") for one in DDPM_FORWARD)
@@ -106,6 +106,6 @@ def require_ddpm_forward(name: Any, where: str) -> None:
             f"{where}: it does not name its class, allowed: {works}; write "
             '"_class_name": "DDPMScheduler" there if it is one of them'
         )
-    kind = next((f" ({what})" for begins, what in OTHERS.items() if name.startswith(begins)), "")
+    kind = next((f" ({what})" for prefix, what in OTHERS.items() if name.startswith(prefix)), "")
     near = "" if kind else did_you_mean(name, DDPM_FORWARD)
-    raise RequestError(f"{where}: the noise of {name}{kind} does not work, allowed: {works}{near}")
+    raise RequestError(f"{where}: the noise schedule of {name}{kind} is not supported, allowed: {works}{near}")

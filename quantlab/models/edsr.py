@@ -3,9 +3,8 @@
 
 Residual blocks without batch normalization (Fig. 2), each scaled by `residual_scale` before it is added (Sec. 3.3: 0.1
 in the large model), one skip around all of them, and sub-pixel convolutions at the end (Fig. 3). Baseline: 16 blocks,
-64 channels; EDSR: 32 and
-256. Trained with the L1 loss (Sec. 4.2). The mean colour of DIV2K is taken off before and put back after, as in the
-authors' code; values are in [0, 1] here and in 0 to 255 there.
+64 channels; EDSR: 32 and 256. Trained with the L1 loss (Sec. 4.2). The mean colour of DIV2K is subtracted first and
+added back at the end, as in the authors' code; values are in [0, 1] here and 0 to 255 there.
 """
 
 import math
@@ -54,14 +53,14 @@ class EDSR(nn.Module):
         return self.tail(self.upsampler(x)) + self.mean
 
     def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """L1: mean absolute difference, in [0, 1], of what is made of `batch["low"]` `[N, 3, h, w]` to
+        """L1: mean absolute difference, in [0, 1], between the output for `batch["low"]` `[N, 3, h, w]` and
         `batch["high"]`.
         """
         return F.l1_loss(self(batch["low"]), batch["high"])
 
     @staticmethod
     def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        """The config options of a network with such tensors; empty for another kind of network."""
         blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
         if not {"head.weight", "upsampler.0.weight"} <= tensors.keys() or not blocks:
             return {}
@@ -71,5 +70,5 @@ class EDSR(nn.Module):
 
 
 def build_edsr(section: Any, task: Any) -> EDSR:
-    """The network of conf/model/edsr.yaml and its likes, for the scale of `task`."""
+    """The network of conf/model/edsr.yaml and its variants, for the scale of `task`."""
     return EDSR(task.scale, section.blocks, section.channels, section.residual_scale)

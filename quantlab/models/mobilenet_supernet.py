@@ -2,11 +2,10 @@
 
 A 3x3 stem, a depthwise separable block, the searched layers, a 1x1 convolution, mean pooling, a linear layer; ReLU6
 throughout, and a shortcut around every inverted residual that keeps resolution and channels. The supernet's BatchNorms
-have no weights and no running statistics: batch statistics also in evaluation, as the lab's released code; the single
-network's have both. `model.dropout` stands before the classifier of a single network alone.
+have no weights and no running statistics and use batch statistics also in evaluation, as in the lab's released code; a
+single network's have both. `model.dropout` only applies before the classifier of a single network.
 
-`model.initialization`: torch's own, uniform by the fan-in, or the released code's (Few-Shot-NAS), normal by the
-fan-out.
+`model.initialization`: torch's own, uniform by fan-in, or the released code's (Few-Shot-NAS), normal by fan-out.
 """
 
 from collections.abc import Sequence
@@ -86,9 +85,9 @@ class MobileNet(nn.Module):
         self.initialize()
 
     def initialize(self) -> None:
-        """Draws weights as `initialization` says over torch's own: He fan-out is a normal distribution of variance 2 /
-        (k^2 channels after) for convolutions, of depthwise ones too, whose fan-out that is not; the classifier begins
-        uniform, without bias.
+        """Re-draw weights as `initialization` says. He fan-out: a normal distribution of variance 2 / (k^2 output
+        channels) for convolutions, including depthwise ones, whose true fan-out is smaller; a uniform classifier with
+        zero bias.
         """
         if self.initialization == "he_fan_out":
             for module in self.modules():
@@ -107,7 +106,7 @@ class MobileNet(nn.Module):
     def stem_output(self, images: Tensor) -> Tensor:
         """The input of the first searched layer."""
         x = self.first(self.stem(images))
-        # Faster there for depthwise and 1x1 convolutions
+        # faster on CPUs for depthwise and 1x1 convolutions
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
     def apply_layer(self, layer: int, operation: int, x: Tensor) -> Tensor:
@@ -124,7 +123,7 @@ class MobileNet(nn.Module):
 
 
 class MobileNetSupernet(MobileNet):
-    """All subnets in one network, of which the `active` one is computed: at first the last of the space."""
+    """All subnets in one network, of which the `active` one is computed; initially the last of the space."""
 
     kind = "supernet"
 
@@ -135,15 +134,15 @@ class MobileNetSupernet(MobileNet):
         self.activate(space.subnet(space.size - 1))
 
     def activate(self, subnet: Subnet) -> None:
-        """Switch to another subnet: nothing is built or moved."""
+        """Switch to another subnet, without building or moving anything."""
         self.active = subnet
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images, self.active)
 
     def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
-        """`[len(subnets), N, classes]`, what activating each in turn would give; layers that a subnet shares with the
-        one sorted before it, from the first on, are not computed again.
+        """`[len(subnets), N, classes]`, as if activating each in turn; leading layers that a subnet shares with its
+        predecessor in sorted order are not recomputed.
         """
         logits: dict[Subnet, Tensor] = {}
         before: Subnet = ()
@@ -162,7 +161,7 @@ class MobileNetSupernet(MobileNet):
 
 
 class MobileNetNetwork(MobileNet):
-    """The network of one subnet, an ordinary classifier."""
+    """The network of one subnet, a plain classifier."""
 
     kind = "classifier"
 
@@ -187,7 +186,7 @@ def build_mobilenet_supernet(section: Any, task: Any) -> MobileNet:
     """The supernet of conf/model/mobilenet_supernet.yaml, or with `section.subnet` the network of that subnet, sized by
     `task`.
 
-    Raises RequestError for an encoding that is not of the space.
+    Raises RequestError for an encoding outside the space.
     """
     space = MobileNetSpace(
         _stages(section),

@@ -5,10 +5,10 @@ A 3x3 stem, three stages of `cells` equal cells with `width`, 2 `width` and 4 `w
 block that halves the resolution; BatchNorm, ReLU, mean pooling, a linear layer. Every operation with weights is ReLU,
 convolution, BatchNorm.
 
-The supernet's BatchNorms have no weights and no running statistics: batch statistics also in evaluation, as the
-released code of the supernet paper. Convolutions have no bias, which a BatchNorm follows anyway (our choice; the
-released supernet has one, useless but decayed and clipped). What multiplies zero is not computed: an edge of operation
-`none`, and one that is on no path from the cell's input to its output.
+The supernet's BatchNorms have no weights and no running statistics and use batch statistics also in evaluation, as in
+the released code of the supernet paper. Convolutions have no bias, since a BatchNorm follows (our choice; the released
+supernet has one, without effect but decayed and clipped). Zero terms are not computed: edges with the operation `none`,
+and edges that are on no path from the cell's input to its output.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,13 +104,13 @@ class CellNetwork(nn.Module):
         return self.logits_from(self.stem_output(images), subnet, used, self.layers)
 
     def stem_output(self, images: Tensor) -> Tensor:
-        """The input of the first cell."""
+        """The first cell's input."""
         x = self.stem(images)
-        # Half the time of poolings and 1x1 convolutions with few channels there
+        # halves the time of poolings and of 1x1 convolutions with few channels on CPUs
         return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
     def logits_from(self, x: Tensor, subnet: Subnet, used: Sequence[int], layers: Iterable[nn.Module]) -> Tensor:
-        """From the input of `layers`, the last of the network, to its logits."""
+        """From the input of `layers`, the network's last, to logits."""
         for layer in layers:
             x = layer(x, subnet, used) if isinstance(layer, Cell) else layer(x)
         return self.fc(F.relu(self.bn(x)).mean(dim=(2, 3)))
@@ -121,7 +121,7 @@ class CellNetwork(nn.Module):
 
 
 class NasBench201Supernet(CellNetwork):
-    """All cells in one network, of which the `active` one is computed: at first the last of the space."""
+    """All cells in one network, of which the `active` one is computed; initially the last of the space."""
 
     kind = "supernet"
 
@@ -130,21 +130,20 @@ class NasBench201Supernet(CellNetwork):
         self.activate(space.subnet(space.size - 1))
 
     def activate(self, subnet: Subnet) -> None:
-        """Switch to another cell: nothing is built or moved."""
+        """Switch to another cell, without building or moving anything."""
         self.active, self._used = subnet, live_edges(subnet)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images, self.active, self._used) if self._used else self.dead_logits(images)
 
     def dead_logits(self, images: Tensor) -> Tensor:
-        """Without a path through a cell: all BatchNorms after it see zeros and give zeros."""
+        """For cells without a path: all later BatchNorms get zeros and output zeros."""
         return self.fc(images.new_zeros(len(images), self.fc.in_features))
 
     def logits_of(self, images: Tensor, subnets: Sequence[Subnet]) -> Tensor:
-        """`[len(subnets), N, classes]`, what activating each in turn would give.
+        """`[len(subnets), N, classes]`, as if activating each in turn.
 
-        Cells that compute the same are computed once, and of the first cell every edge once for all that feed it the
-        same.
+        Equivalent cells are computed once, and in the first cell every edge once per distinct input.
         """
         canonical = [self.space.canonical(subnet) for subnet in subnets]
         distinct = sorted(set(canonical))
@@ -158,18 +157,18 @@ class NasBench201Supernet(CellNetwork):
         return torch.stack([logits[subnet] for subnet in canonical])
 
     def _first_cell(self, x: Tensor, ordered: Sequence[Subnet]) -> Iterator[Tensor | None]:
-        """Output of the first cell for each of the subnets, None without a path. Sorted, they need only the latest
-        value of each node.
+        """Output of the first cell for each subnet, None without a path. As subnets are sorted, only the latest value
+        of each node is needed.
         """
         edges = self.layers[0].edges
-        # by source: (edge, operation) to its output
+        # per source node: (edge, operation) -> output
         computed: list[dict[tuple[int, int], Tensor]] = [{} for _ in range(NODES - 1)]
         origin: list[Subnet | None] = [None] * (NODES - 1)
         for subnet in ordered:
             nodes: list[Tensor | None] = [x] + [None] * (NODES - 1)
             for edge in live_edges(subnet):
                 source, target = EDGES[edge]
-                before = subnet[: source * (source + 1) // 2]  # the edges that a node's value comes by
+                before = subnet[: source * (source + 1) // 2]  # the edges that determine the node's value
                 if origin[source] != before:
                     origin[source], computed[source] = before, {}
                 key = edge, subnet[edge]
@@ -193,11 +192,11 @@ class NasBench201Supernet(CellNetwork):
 
 
 class NasBench201Network(CellNetwork):
-    """The network of one cell, an ordinary classifier: only its operations, BatchNorms with weights and running
+    """The network of one cell, a plain classifier: only the cell's operations, BatchNorms with weights and running
     statistics.
 
-    An edge from which the output is not reached has no modules; one that only zeros are fed to has some, as the bias of
-    its BatchNorm reaches the output.
+    An edge from which the output cannot be reached has no modules; one whose input is always zero has, since the bias
+    of its BatchNorm reaches the output.
     """
 
     kind = "classifier"
@@ -239,7 +238,7 @@ def build_nas_bench_201(section: Any, task: Any) -> CellNetwork:
     """The supernet of conf/model/nas_bench_201.yaml, or with `section.subnet` the network of that cell, sized by
     `task`.
 
-    Raises RequestError for an encoding that is not of the space.
+    Raises RequestError for an encoding outside the space.
     """
     space = NasBench201(section.width, section.cells, task.image_size, task.channels, task.classes)
     if section.subnet is None:

@@ -1,7 +1,7 @@
 """The tensors of a pickled file, for `scripts/convert_weights.py` alone: no run loads a pickle.
 
-torch reads it with weights_only=True, which makes tensors and plain containers and executes nothing. Of classes only
-argparse.Namespace is let in beside them, which training scripts save their arguments in.
+torch reads it with weights_only=True, which creates tensors and plain containers and executes nothing. The only other
+class allowed is argparse.Namespace, in which training scripts save their arguments.
 """
 
 import argparse
@@ -18,16 +18,16 @@ from torch import Tensor
 from quantlab.errors import RequestError
 from quantlab.run.atomic_files import atomic_write
 
-DEEPEST = 4  # containers inside each other in which a state dict is looked for
+DEEPEST = 4  # levels of nested containers that are searched for a state dict
 
 
 def convert(source: Path, target: Path, key: str | None = None) -> list[str]:
     """Write the state dict of `source` (a pickle of torch's, or a .safetensors file) to the new file `target`; returns
-    what to say of it.
+    messages for the user.
 
-    key: which of several state dicts, or behind which prefix; its names lose that. Data types are kept, tensors that
-    share memory are stored each on its own. Raises RequestError in one line for what cannot be read, or where `target`
-    is already there.
+    key: selects one of several state dicts, or a prefix, which is removed from the names. Data types are kept; tensors
+    that share memory are stored separately. Raises RequestError in one line if `source` cannot be read or `target`
+    exists.
     """
     if target.suffix != ".safetensors":
         raise RequestError(
@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, key: str | None = None) -> list[str]:
             f"{source}: {strange[0]} is sparse or quantized, allowed: ordinary tensors; give the file it was made from"
         )
     tensors = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in found.items()}
-    # without the format other libraries do not read it
+    # other libraries require the format entry
     atomic_write(target, safetensors.torch.save(tensors, {"format": "pt"}))
     said = [f"{len(tensors)} tensors" + (f" of '{place}'" if place else "") + f": {target}"]
     if left := [str(name) for name in state if name not in tensors]:
@@ -54,7 +54,7 @@ def convert(source: Path, target: Path, key: str | None = None) -> list[str]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What torch.load gives of tensors and plain containers; of a .safetensors file its tensors. Raises
+    """What torch.load returns for tensors and plain containers, or the tensors of a .safetensors file. Raises
     RequestError in one line.
     """
     if not path.is_file():
@@ -73,15 +73,15 @@ def read_pickle(path: Path) -> Any:
             f"{path} {what}, and loading it could run code; where it was made, save torch.save(model.state_dict(),"
             " FILE), or ask for a .safetensors file"
         ) from None
-    except Exception as error:  # a damaged pickle may fail anywhere
+    except Exception as error:  # a damaged pickle can fail anywhere
         reason = str(error).strip().splitlines()
         said = reason[0][:160] if reason else type(error).__name__
         raise RequestError(f"{path} cannot be read ({said}); copy or download it again") from None
 
 
 def state_dicts(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, mapping) of every mapping in `content` that looks like a state dict: it holds tensors by name, no
-    fewer than mappings.
+    """(place, mapping) of every mapping in `content` that looks like a state dict: at least as many named tensors as
+    mappings.
     """
     if not isinstance(content, Mapping) or depth > DEEPEST or not all(isinstance(name, str) for name in content):
         return

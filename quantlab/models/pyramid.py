@@ -2,7 +2,7 @@
 2017.
 
 Level l has one pixel for 2^l x 2^l of the image (C_l and P_l of the paper, Sec. 3). The body is torchvision's ResNet,
-whose names let torchvision's detection weights load as they are, or any network of timm's that gives feature maps.
+whose names match torchvision's detection weights, or any timm network that provides feature maps.
 """
 
 from collections import OrderedDict
@@ -62,7 +62,7 @@ def build_pyramid(backbone: Any, pyramid: Any, channels: int) -> Pyramid:
     """The network of a detector's `backbone` and `pyramid` sections for images of `channels` channels, with random
     weights.
 
-    Raises RequestError for an architecture that the library does not have, or that has not the levels asked for.
+    Raises RequestError for an architecture that the library does not have, or that lacks the requested levels.
     """
     build = {"torchvision": _torchvision, "timm": _timm}[backbone.library]
     return Pyramid(*build(backbone, pyramid.levels, channels), pyramid)
@@ -79,13 +79,13 @@ def _torchvision(backbone: Any, levels: list[int], channels: int) -> tuple[nn.Mo
             f"{', '.join(TORCHVISION)}{near}; for others type model.backbone.library=timm"
         )
     _require_levels(backbone, levels, dict.fromkeys((2, 3, 4, 5), 0))
-    # torchvision's trained detectors divide by the standard deviation itself (its overwrite_eps)
+    # torchvision's trained detectors use eps = 0 (its overwrite_eps)
     norm = nn.BatchNorm2d if backbone.norm == "batch" else partial(FrozenBatchNorm2d, eps=0.0)
     network = getattr(resnet, backbone.architecture)(weights=None, norm_layer=norm)
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    widest = network.fc.in_features  # of level 5; each level below has half of the channels
+    widest = network.fc.in_features  # of level 5; each lower level has half as many channels
     body = IntermediateLayerGetter(network, {f"layer{level - 1}": str(index) for index, level in enumerate(levels)})
     return body, [widest // 2 ** (5 - level) for level in levels]
 
@@ -97,7 +97,7 @@ def _timm(backbone: Any, levels: list[int], channels: int) -> tuple[nn.Module, l
     key, name = "model.backbone.architecture", backbone.architecture
     require_known(name, key)
     try:
-        with torch.device("meta"):  # only to ask for its levels
+        with torch.device("meta"):  # only to query its levels
             whole = timm.create_model(name, features_only=True, in_chans=channels)
         places = {reduction.bit_length() - 1: index for index, reduction in enumerate(whole.feature_info.reduction())}
         _require_levels(backbone, levels, places)

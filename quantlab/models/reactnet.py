@@ -1,9 +1,9 @@
-"""ReActNet-18 (Liu et al. 2020, "ReActNet", arXiv 2003.03488), the ResNet-18 shape of a network made for one bit.
+"""ReActNet-18 (Liu et al. 2020, "ReActNet", arXiv 2003.03488), a variant of ResNet-18 designed for one bit.
 
-Every 3x3 convolution has its own shortcut (Bi-Real Net), so that real values pass around each binary layer, and is
+Every 3x3 convolution has its own shortcut (Bi-Real Net), so that real values bypass each binary layer, and is
 followed by BatchNorm and an RPReLU. A shortcut that halves the resolution is a 2x2 average pooling, a 1x1 convolution
-and a BatchNorm, which the paper leaves in full precision. The convolutions are plain: binarizing their inputs (RSign)
-and weights is the quantizer's business.
+and a BatchNorm, which the paper leaves in full precision. The convolutions are plain: the quantizer binarizes
+their inputs (RSign) and weights.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ class RPReLU(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        # Added, not subtracted, as in the released code: the sign of a learned shift is a matter of notation.
+        # Added instead of subtracted, as in the released code: the sign of a learned shift is only notation.
         self.shift_before = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.prelu = nn.PReLU(channels)
         self.shift_after = nn.Parameter(torch.zeros(1, channels, 1, 1))

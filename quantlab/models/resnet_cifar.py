@@ -1,8 +1,8 @@
 """ResNet-20, 32, 56 for 32x32 images (He et al. 2016, "Deep Residual Learning", Sec. 4.2), with option-A shortcuts.
 
 Three stages of n blocks with 16, 32 and 64 channels (`width`, twice, four times), depth 6 n + 2. A shortcut that halves
-the resolution takes every other pixel and pads the new channels with zeros: it has no parameters. With
-`final_batch_norm` a BatchNorm stands before the classifier, as in the code of the transition-rate paper.
+the resolution takes every other pixel, pads the new channels with zeros, and has no parameters. With
+`final_batch_norm` a BatchNorm precedes the classifier, as in the code of the transition-rate paper.
 """
 
 import re
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """float images `[N, channels, H, W]` to logits `[N, classes]`; made for 32x32, works from 4x4 up."""
+    """float images `[N, channels, H, W]` to logits `[N, classes]`; designed for 32x32, works from 4x4."""
 
     kind = "classifier"
     class_layers = ("fc",)
@@ -73,7 +73,7 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int | bool]:
-        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        """The config options of a network with such tensors; empty for another kind of network."""
         blocks = {name.split(".")[1] for name in tensors if name.startswith("layer1.")}
         if "conv1.weight" not in tensors or not all(map(OF_THIS_KIND.match, tensors)) or not blocks:
             return {}
@@ -85,5 +85,5 @@ class CifarResNet(nn.Module):
 
 
 def build_resnet_cifar(section: Any, task: Any) -> CifarResNet:
-    """The network of conf/model/resnet20.yaml and its likes, for the channels and classes of `task`."""
+    """The network of conf/model/resnet20.yaml and its variants, for the channels and classes of `task`."""
     return CifarResNet(task.channels, task.classes, section.depth, section.width, section.final_batch_norm)

@@ -1,8 +1,8 @@
 """A small classifier trained once on a task's labels: the default feature network of the Frechet distance.
 
-Inception was trained on photographs of objects and sees little in an 8x8 digit. A classifier of the task's own labels
-separates what the task is about, trains in seconds, and needs no download. The numbers are only comparable between runs
-that share it, which is why its weights are cached under a key made of its config and the task's data.
+Inception was trained on photographs of objects and its features say little about an 8x8 digit. A classifier of the
+task's own labels separates what matters in the task, trains in seconds, and needs no download. Values compare only
+between runs that share it, so its weights are cached under a key of its config and the task's data.
 """
 
 import math
@@ -20,10 +20,10 @@ STAGES = 3
 class TaskClassifier(nn.Module):
     """Three stages of `width`, `2 width` and `4 width` channels, mean pooling, a linear layer to the features, logits.
 
-    The first stage is one 3x3 convolution, as it runs at full resolution; the others are two.
+    The first stage, at full resolution, is one 3x3 convolution; the others are two.
 
-    Group normalization, because the weights are averaged during training: batch statistics would have to be as well.
-    Each stage ends by halving the resolution while more than 4 pixels are left, so that 8x8 images work too.
+    Group normalization, because the weights are averaged during training, and batch statistics would have to be as
+    well. Each stage ends by halving the resolution as long as more than 4 pixels are left, so that 8x8 images work too.
     """
 
     kind = "classifier"
@@ -58,14 +58,14 @@ class TaskClassifier(nn.Module):
 
     @staticmethod
     def options_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-        """The config's options with which such tensors are made; empty for tensors of another kind of network."""
+        """The config options of a network with such tensors; empty for another kind of network."""
         if not {"stages.0.0.weight", "project.weight"} <= tensors.keys():
             return {}
         return {"model.width": len(tensors["stages.0.0.weight"]), "model.features": len(tensors["project.weight"])}
 
 
 def build_task_classifier(section: Any, task: Any) -> TaskClassifier:
-    """The classifier that `conf/model/task_classifier.yaml` describes, for the channels and labels of `task`.
+    """The classifier that `conf/model/task_classifier.yaml` describes, for the channels and classes of `task`.
 
     Raises:
         RequestError: the task has no labels to train on.

@@ -1,7 +1,7 @@
-"""Any image classifier of timm (Wightman 2019, "PyTorch Image Models") by its name there: ResNets, MobileNets, DeiT.
+"""Any image classifier of timm (Wightman 2019, "PyTorch Image Models") by name: ResNets, MobileNets, DeiT, ...
 
-The network is timm's own, not wrapped: layers and state dict have timm's names, so that a .safetensors file of timm's
-loads through `model.weights`. What is added are `kind`, `training_loss` and `class_layers`.
+The network is timm's own, not wrapped: layers and state dict keep timm's names, so that timm's .safetensors files load
+through `model.weights`. `kind`, `training_loss` and `class_layers` are added.
 """
 
 import textwrap
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.models.weights import require_finite
 
-WEIGHTS = "model.safetensors"  # timm would fall back to pytorch_model.bin, which is pickled
+WEIGHTS = "model.safetensors"  # timm would fall back to the pickled pytorch_model.bin
 
 
 def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -24,11 +24,10 @@ def cross_entropy(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 
 
 def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Module:
-    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`. `key`:
-    where the config has the section.
+    """The network `section.architecture`, `[N, channels, H, W]` to `[N, classes]`, for the images of `task`. key: the
+    section's place in the config.
 
-    Raises RequestError for a name that timm does not know, images that the network does not take, weights that cannot
-    be had.
+    Raises RequestError for a name unknown to timm, images that the network does not accept, or unavailable weights.
     """
     import timm
 
@@ -59,18 +58,16 @@ def build_timm_classifier(section: Any, task: Any, key: str = "model") -> nn.Mod
     network.weights_from = file
     classifier = getattr(network, "pretrained_cfg", {}).get("classifier")
     network.class_layers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    # A classifier of other classes is new: then the recipe trains on from timm's weights, once
+    # With other classes the classifier is new, and the recipe continues training from timm's weights, once
     network.has_weights = section.pretrained and task.classes == facts.num_classes
     return network
 
 
 def require_known(architecture: str, key: str) -> None:
-    """Raises RequestError, in which `key` names where it was asked for, unless timm has `architecture`, with that
-    tag if it has one.
-    """
+    """Raises RequestError, under the name `key`, unless timm has `architecture`, including its tag if given."""
     import timm
 
-    # Not what is_model() says: it would drop a tag that does not exist.
+    # is_model() would ignore a tag that does not exist
     known = timm.list_models()
     if architecture in known or architecture in timm.list_pretrained():
         return
@@ -87,10 +84,10 @@ def require_known(architecture: str, key: str) -> None:
 
 
 def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None:
-    """One black image through the network: what does not work fails here, before any work."""
+    """Run one black image through the network, so that mismatches fail before any work."""
     embed = getattr(network, "patch_embed", None)
     for patch in {*(getattr(embed, "patch_size", None) or ())}:
-        # timm would leave out the rows and columns that fill no patch, without a word.
+        # timm would silently drop rows and columns that fill no patch
         if task.image_size % patch:
             fitting = max(round(task.image_size / patch), 1) * patch
             raise RequestError(
@@ -115,7 +112,7 @@ def _check_images(network: nn.Module, section: Any, task: Any, key: str) -> None
 
 def fetch_weights(architecture: str, key: str, remedy: str) -> str:
     """Path of timm's weights of `architecture`, from the hub or its local cache. Raises RequestError, which begins with
-    `key` and ends with what to type instead, where there are none.
+    `key` and ends with what to type instead, if there are none.
     """
     import timm
     from huggingface_hub import hf_hub_download
@@ -124,7 +121,7 @@ def fetch_weights(architecture: str, key: str, remedy: str) -> str:
     facts = timm.get_pretrained_cfg(architecture)
     if facts is None or not facts.hf_hub_id:
         raise RequestError(f"{key}: timm has no weights of '{architecture}' on the hub; type {remedy}")
-    hub_logging.set_verbosity_error()  # the hub would announce each of its retries
+    hub_logging.set_verbosity_error()  # otherwise the hub announces each retry
     source = facts.hf_hub_id
     try:
         return hf_hub_download(source, WEIGHTS)
@@ -140,6 +137,6 @@ def _images(task: Any) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what `error` says, cut at 160 characters; its class where it says nothing."""
+    """The first line of `error`'s message, cut at 160 characters; its class if there is no message."""
     text = str(error).strip()
     return textwrap.shorten(text.splitlines()[0], 160, placeholder=" ...") if text else type(error).__name__

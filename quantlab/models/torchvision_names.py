@@ -1,9 +1,9 @@
-"""What torchvision calls the tensors of networks that timm has under other names. (ResNets and DenseNets have the same
-in both.)
+"""torchvision's tensor names for networks whose names differ in timm. (ResNets and DenseNets have the same names in
+both.)
 
-Both libraries register the layers of these networks in the order of the forward pass, so that the i-th tensor of a size
-in one is the i-th of that size in the other. That does not hold of every network, nor do both always compute the same:
-the list holds only those of which a test has shown that the outputs are equal.
+Both libraries register the layers of these networks in the order of the forward pass, so the i-th tensor of a size in
+one is the i-th of that size in the other. This does not hold for every network, nor do both always compute the same
+function: the list contains only networks for which a test shows equal outputs.
 """
 
 from collections import defaultdict
@@ -31,8 +31,8 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def torchvision_names(architecture: str) -> dict[str, str]:
-    """torchvision's name of every tensor of timm's `architecture`, by timm's name; empty where the list above lacks
-    it.
+    """torchvision's name of every tensor of timm's `architecture`, by timm's name; empty if it is not in the list
+    above.
     """
     if architecture not in TORCHVISION:
         return {}

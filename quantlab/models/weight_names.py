@@ -1,12 +1,11 @@
-"""The tensors of a file under the names of the network they are loaded into.
+"""Matching the tensors of a file to the names of the network that loads them.
 
-What differs only by name is found; what differs otherwise is refused, naming it. A file may hold
-- the names behind prefixes (`model.`, `net.backbone.`) and between those of wrappers (`module.`, `_orig_mod.`); several
-  copies of the network, of which the moving average is taken; other things beside it (a loss, a counter);
-- torchvision's names of a network of timm's; another name of the last layer; of a detector only the classifier that its
-body was;
-- no `num_batches_tracked`, or constants that are not stored any more;
-- other classes: then the layers that depend on them stay as they were initialized, and are named as new.
+Differences in names are resolved; other differences are refused and reported. A file may have
+- names with prefixes (`model.`, `net.backbone.`) and those of wrappers (`module.`, `_orig_mod.`); several copies of the
+  network, of which the moving average is used; other entries (a loss, a counter);
+- torchvision's names for a timm network; another name for the last layer; for a detector only its body's classifier;
+- no `num_batches_tracked`, or constants that are no longer stored;
+- other classes: then the layers that depend on them keep their initialization and are reported as new.
 """
 
 from collections import Counter
@@ -18,18 +17,17 @@ from torch import Tensor, nn
 from quantlab.errors import RequestError
 from quantlab.models.torchvision_names import torchvision_names
 
-# parallel, compiled, checkpointed
+# of parallel, compiled and checkpointed modules
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 AVERAGE = ("ema", "averag", "swa")
 CONSTANTS = ("num_batches_tracked", "n_averaged", "relative_position_index", "attn_mask", "total_ops", "total_params")
-SHOWN = 3  # names of what differs, in a line
+SHOWN = 3  # differing names in a message
 
 
 @dataclass(frozen=True)
 class Match:
-    """`tensors`: the network's whole state dict, its own initial values where the file has none that fit: in the layers
-    `new`.
-    `notes`: in words, what was not just as the network has it.
+    """tensors: the network's whole state dict, with its initial values in the layers `new`, for which the file has no
+    fitting tensors. notes: how the file differed, for the user.
     """
 
     tensors: dict[str, Tensor]
@@ -39,7 +37,7 @@ class Match:
 
 @dataclass(frozen=True)
 class View:
-    """How a file is read: the name there of each of the network's tensors is `prefix + names[name]`."""
+    """How a file is read: its name for a tensor of the network is `prefix + names[name]`."""
 
     names: dict[str, str]
     prefix: str = ""
@@ -53,8 +51,8 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
     that such tensors were made with; `current_state_dict(tensors, own)`, which converts tensors of older versions to
     those of its present state dict `own`.
 
-    Raises RequestError, which begins with `what` (the key and the file), unless all fits but what this module's
-    docstring names.
+    Raises RequestError, which begins with `what` (the key and the file), unless all differences are among those in the
+    module's docstring.
     """
     own = module.state_dict()
     given = _without_wrappers(tensors, own)
@@ -108,13 +106,13 @@ def match(tensors: Mapping[str, Tensor], module: nn.Module, what: str) -> Match:
 
 
 def shortened(names: Collection[str]) -> str:
-    """A few of `names`, and how many there are."""
+    """The first few of `names`, and their number."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{len(names)} tensors ({shown}, ...)"
 
 
 def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` without the parts of names that wrappers of modules bring, unless two would then have one name."""
+    """`tensors` without the name parts of module wrappers, unless two names would then collide."""
     wrappers = set(WRAPPERS) - {part for name in own for part in name.split(".")}
     renamed = {
         ".".join(part for part in name.split(".") if part not in wrappers): tensor for name, tensor in tensors.items()
@@ -123,21 +121,21 @@ def _without_wrappers(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 
 
 def _best_view(given: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, what: str) -> View:
-    """Of the ways to read the file the one that finds most: the network's names, torchvision's, those of the body
-    alone.
+    """The way to read the file that finds the most tensors: with the network's names, torchvision's, or those of the
+    body.
     """
     ways = [
         (names, body_only, _prefixes(given, set(names.values()))) for names, body_only in _vocabularies(own, module)
     ]
-    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))  # the first of equals
+    names, body_only, prefixes = max(ways, key=lambda way: max(way[2].values(), default=0))  # ties: the first
     most = max(prefixes.values(), default=0)
-    if most < len(names) / 2:  # another network, which has some names in common
+    if most < len(names) / 2:  # another network with some names in common
         return View(names, body_only=body_only)
     return View(names, *_chosen_copy([prefix for prefix in prefixes if prefixes[prefix] == most], what), body_only)
 
 
 def _vocabularies(own: Mapping[str, Tensor], module: nn.Module) -> Iterator[tuple[dict[str, str], bool]]:
-    """Names a file may have, by the network's, and whether they are the body's only."""
+    """Possible names in a file, by the network's, and whether they cover only the body."""
     yield {name: name for name in own}, False
     if names := torchvision_names((getattr(module, "pretrained_cfg", None) or {}).get("architecture", "")):
         yield {name: names[name] for name in own}, False
@@ -146,7 +144,7 @@ def _vocabularies(own: Mapping[str, Tensor], module: nn.Module) -> Iterator[tupl
 
 
 def _prefixes(given: Iterable[str], wanted: Collection[str]) -> Counter[str]:
-    """Behind which prefixes the wanted names stand, and how many of them. A prefix ends with a dot, or is empty."""
+    """The prefixes of wanted names, with the number of names for each. A prefix ends with a dot or is empty."""
     found: Counter[str] = Counter()
     for name in given:
         parts = name.split(".")
@@ -157,7 +155,7 @@ def _prefixes(given: Iterable[str], wanted: Collection[str]) -> Counter[str]:
 
 
 def _chosen_copy(prefixes: list[str], what: str) -> tuple[str, tuple[str, ...]]:
-    """Of the copies of the network behind these prefixes the one to take, and what to say of it."""
+    """Which of the copies of the network under these prefixes to use, and notes on it."""
     if len(prefixes) > 1:
         averages = [prefix for prefix in prefixes if any(word in prefix.lower() for word in AVERAGE)]
         if len(averages) != 1:
@@ -179,8 +177,8 @@ def _last_layer_renamed(
     given: Mapping[str, Tensor],
     class_layers: list[str],
 ) -> dict[str, str]:
-    """Where the last layer is missing, and one layer of as many inputs is all that is left over: that one's names,
-    by the network's.
+    """If the last layer is missing and a single layer with as many inputs is left over, the names of that one, by the
+    network's.
     """
     theirs = {_layer(name) for name in unexpected}
     if len(class_layers) != 1 or len(theirs) != 1:
@@ -199,7 +197,7 @@ def _new_layers(
     own: Mapping[str, Tensor],
     class_layers: list[str],
 ) -> list[str]:
-    """The layers whose outputs are classes, if the file has none or has other numbers of outputs."""
+    """The layers that output classes, if the file lacks them or has other numbers of outputs."""
     new = []
     for layer in class_layers:
         names = [name for name in own if _layer(name) == layer]
@@ -210,8 +208,8 @@ def _new_layers(
 
 
 def _fitted(tensor: Tensor, own: Tensor, renamed: bool) -> Tensor | None:
-    """`tensor` with the shape of `own`; None if it has another. The two libraries differ in shapes of as many
-    elements.
+    """`tensor` in the shape of `own`; None if it has another. For renamed tensors, shapes with as many elements fit:
+    timm's and torchvision's differ.
     """
     if tensor.shape == own.shape:
         return tensor
@@ -219,7 +217,7 @@ def _fitted(tensor: Tensor, own: Tensor, renamed: bool) -> Tensor | None:
 
 
 def _options(module: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, object]:
-    """Options of the config that the file's network has otherwise, with its values."""
+    """Config options in which the file's network differs, with its values."""
     if not hasattr(module, "options_of"):
         return {}
     ours, theirs = module.options_of(own), module.options_of(given)

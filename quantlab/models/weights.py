@@ -1,7 +1,7 @@
-"""Files of weights as people have them: read safely, refused in one line where they cannot be used.
+"""Weight files: read safely, and refused in one line if unusable.
 
-Only safetensors is read: a pickle can run code when it is loaded, and `scripts/convert_weights.py` makes a .safetensors
-file of one. What the tensors are called, and which network they fit, is `weight_names`' business.
+Only safetensors is read: loading a pickle can run code; `scripts/convert_weights.py` converts one to .safetensors.
+`weight_names` matches tensors to networks.
 """
 
 import json
@@ -30,14 +30,13 @@ LORA = ("lora_A", "lora_B", "lora_down", "lora_up")
 
 
 def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors by name, facts) of a .safetensors file, of the index of a divided one, or of a folder with one of them:
-    a run's, say.
+    """(tensors by name, facts) of a .safetensors file, the index of a sharded one, or a folder with either, such as a
+    run's.
 
-    Facts are what quantlab saved beside the tensors, empty for a file of others. Tensors are on the CPU, of the file's
-    types.
+    Facts are quantlab's own metadata, empty for other files. Tensors are on the CPU, with the file's types.
 
-    Raises RequestError in one line, in which `key` names where the path was given: no such file, a pickle, a damaged
-    file, one without tensors, with integer codes instead of weights, with a LoRA, or with NaN or infinity.
+    Raises RequestError in one line, under the name `key`, for a missing file, a pickle, a damaged file, one without
+    tensors, a LoRA, and NaN or infinity.
     """
     file = locate(path, key)
     _require_readable(file, key)
@@ -66,8 +65,8 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity,
-    as float32, in floating tensors.
+    """Raises RequestError, which begins with `what` (the key and the file) and names the tensor, for NaN or infinity
+    (as float32) in floating-point tensors.
     """
     bad = [
         name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()
@@ -81,8 +80,8 @@ def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
 
 
 def locate(path: str | Path, key: str) -> Path:
-    """The file that `path` names: itself, or in a folder (of a run, of a hub's model) the one with the weights.
-    Raises RequestError.
+    """The weight file at `path`: the file itself, or the one in a folder (of a run or a hub model). Raises
+    RequestError.
     """
     file = Path(path).expanduser()
     if file.is_dir():
@@ -111,7 +110,7 @@ def locate(path: str | Path, key: str) -> Path:
 
 
 def how_to_convert(file: Path, key: str) -> str:
-    """The end of an error about a pickled `file`: what to type to have it as safetensors."""
+    """The end of an error about a pickled `file`: how to convert it."""
     converted = file.with_suffix(".safetensors")
     return f"type python scripts/convert_weights.py {file} {converted.name}, then {key}={converted.name}"
 
@@ -133,9 +132,7 @@ def _require_readable(file: Path, key: str) -> None:
             + how_to_convert(file, key)
         )
     if start.startswith(b"version https://git-lfs"):
-        raise RequestError(
-            f"{key}: {file} only points to a file that git-lfs has not fetched; type git lfs pull where it lies"
-        )
+        raise RequestError(f"{key}: {file} only points to a file that git-lfs has not fetched; type git lfs pull there")
     if file.suffix != ".safetensors":
         raise RequestError(
             f"{key}: {file} is no safetensors file, allowed: .safetensors, or the directory of a completed run"
@@ -143,8 +140,10 @@ def _require_readable(file: Path, key: str) -> None:
 
 
 def _shards(index: Path, key: str) -> list[Path]:
-    """The files that a Hugging Face index names, which lie beside it."""
+    """The files in a Hugging Face index, which are in the same folder."""
     names = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
     if missing := [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]:
-        raise RequestError(f"{key}: {index} needs {missing[0]} beside it; copy or download all {len(names)} files")
+        raise RequestError(
+            f"{key}: {index} needs {missing[0]} in the same folder; copy or download all {len(names)} files"
+        )
     return [index.parent / name for name in names]

@@ -1,8 +1,8 @@
-"""The known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
+"""Known data sets as arrays: uint8 images `[N, C, H, W]` and int64 labels `[N]` of the training or the test split.
 
-Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are looked for in a directory, as torchvision lays them out
-or packed in one `.npz`; the directory may also be that of the data itself, or the file. Nothing pickled is loaded, with
-one exception that is checked first: see `_cifar_python`.
+Digits come with scikit-learn. MNIST, CIFAR-10 and CIFAR-100 are searched in a directory, in torchvision's layout or
+packed in one `.npz`; the path may also be the data's own directory or file. Nothing pickled is loaded, with one
+exception, which is verified first: see `_cifar_python`.
 """
 
 import io
@@ -29,7 +29,7 @@ CIFAR10_FILES = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)]
 def load_digits() -> Arrays:
     """scikit-learn's digits: `[1797, 1, 8, 8]`, from 17 levels 0..16 to `rint(level * 255 / 16)`.
 
-    `rint` rounds halves to even, which concerns level 8 only: 127.5 becomes 128.
+    `rint` rounds halves to even, which only affects level 8: 127.5 becomes 128.
     """
     from sklearn import datasets
 
@@ -59,8 +59,8 @@ def load_cifar10(data_dir: Path, download: bool, split: str = "train") -> Arrays
     """CIFAR-10's split "train" `[50000, 3, 32, 32]` or "test" `[10000, ...]`, from the first of these in `data_dir`.
 
     `cifar-10-batches-bin` (the binary version), `cifar-10-batches-py` (torchvision's), `cifar10_jpeg.npz`, then other
-    `cifar10_jpeg*.npz` by name (JPEG files one after another in `train_jpeg`, cut at `train_offsets`, and so for
-    `test_`; lossy: compare results only within the same file).
+    `cifar10_jpeg*.npz` by name (concatenated JPEG files in `train_jpeg`, with boundaries in `train_offsets`, likewise
+    for `test_`; lossy, so compare results only within the same file).
 
     Raises:
         RequestError: no such file and `download` is false, the download failed, or a file is damaged.
@@ -92,11 +92,11 @@ def load_cifar100(data_dir: Path, download: bool, split: str = "train") -> Array
 
 
 def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
-    """The arrays of an `.npz` under the names in `wanted` (name: what it should be, for the message), in that order.
+    """The arrays of an `.npz` under the names in `wanted` (name: what it should be, for messages), in that order.
 
     Raises:
         RequestError: not an `.npz`, truncated, encrypted, an array is missing, or holds Python objects (never
-        unpickled).
+            unpickled).
     """
     what, found = f"{path}", []
     try:
@@ -106,7 +106,7 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
                 what = f"{path}: {name}"
                 if name in names:
                     found.append(archive[name])
-    except Exception as error:  # numpy and zipfile, fed with damaged bytes, raise almost anything
+    except Exception as error:  # numpy and zipfile raise almost anything on damaged bytes
         raise RequestError(f"{what} cannot be read ({_line(error)}); remove or replace the file") from error
     missing = [name for name in wanted if name not in names]
     if missing:
@@ -118,7 +118,7 @@ def read_npz(path: Path, wanted: dict[str, str]) -> list[np.ndarray]:
 
 
 def _packed_files(data_dir: Path, pattern: str) -> list[str]:
-    """Names of the files that match `pattern`, the plain name first; `pattern` itself where there is none.
+    """Names of the files that match `pattern`, the one without `*` first; `pattern` itself if there are none.
     `data_dir` may be a file.
     """
     if data_dir.is_file():
@@ -128,7 +128,9 @@ def _packed_files(data_dir: Path, pattern: str) -> list[str]:
 
 
 def _place(data_dir: Path, name: str) -> Path | None:
-    """Where the source `name` lies: in `data_dir`, or `data_dir` is already its folder, or itself; None if nowhere."""
+    """The path of the source `name`, either inside `data_dir` or `data_dir` itself or a parent of it; None if not
+    found.
+    """
     whole, parts = data_dir.absolute(), Path(name).parts
     ways = (
         whole.joinpath(*parts[cut:])
@@ -190,7 +192,7 @@ def _mnist_torchvision(path: Path) -> Arrays:
     labels_path = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     try:
         images, labels = read_image_file(str(path)), read_label_file(str(labels_path))
-    except Exception as error:  # torchvision's reader asserts, indexes and reshapes whatever the bytes say
+    except Exception as error:  # torchvision's reader does not validate the bytes
         raise RequestError(
             f"{path} or {labels_path.name} cannot be read ({_line(error)}); remove {path.parent} and fetch it again:"
             " task.download=true"
@@ -199,7 +201,7 @@ def _mnist_torchvision(path: Path) -> Arrays:
 
 
 def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
-    """Files of records: the label in the last of `label_bytes` (CIFAR-100 has the coarse label before it), then 3
+    """Files of records: the label in the last of `label_bytes` (CIFAR-100 stores the coarse label before it), then 3
     planes of 32x32.
     """
     records, size = [], label_bytes + 3072
@@ -216,8 +218,8 @@ def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
 
 
 def _cifar_python(folder: Path, name: str, split: str) -> Arrays:
-    """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before it
-    unpickles any of them (`_check_integrity`), so that only the bytes that the authors published are ever loaded.
+    """torchvision's copy is a set of pickle files. Its class compares each file's md5 with the published one before
+    unpickling any (`_check_integrity`), so that only the authors' published bytes are ever loaded.
     """
     from torchvision import datasets
 
@@ -248,7 +250,7 @@ def _cifar10_packed(path: Path, split: str) -> Arrays:
             encoded = io.BytesIO(content[offsets[index] : offsets[index + 1]])
             with Image.open(encoded, formats=("JPEG",)) as image:
                 images[index] = np.asarray(image.convert("RGB")).reshape(32, 32, 3).transpose(2, 0, 1)
-        except Exception as error:  # a decoder fed with damaged bytes raises almost anything
+        except Exception as error:  # decoders raise almost anything on damaged bytes
             raise RequestError(
                 f"{path}: {split} image {index} cannot be decoded ({_line(error)}); replace the file"
             ) from error
@@ -256,8 +258,8 @@ def _cifar10_packed(path: Path, split: str) -> Arrays:
 
 
 def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) -> np.ndarray:
-    """`values` as int64 `[count]`; floats will do where all are whole. Raises RequestError for others, and for
-    another shape.
+    """`values` as int64 `[count]`; floats are accepted if they are whole numbers. Raises RequestError otherwise, and
+    for another shape.
     """
     # NaN is not equal to itself
     fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]

@@ -1,9 +1,8 @@
-"""Object detection: images with boxes, how they are fed, and how boxes are judged. Where images and boxes come from is
-a subclass's.
+"""Object detection: images with boxes, batching, and evaluation of boxes. Subclasses define the source of the data.
 
-An item is `{"image": uint8 [C, H, W], "boxes": float32 [n, 4], "labels": int64 [n], "ignored": bool [n]}`, a batch the
-same with lists. Boxes are x1, y1, x2, y2 in pixels: a box encloses the columns x1 to x2 - 1 and the rows y1 to y2 - 1.
-An ignored box (a crowd of COCO, a difficult object of VOC) is not trained on, and finding it or not counts for nothing.
+An item is `{"image": uint8 [C, H, W], "boxes": float32 [n, 4], "labels": int64 [n], "ignored": bool [n]}`, a batch has
+the same keys with lists. Boxes are x1, y1, x2, y2 in pixels: a box encloses the columns x1 to x2 - 1 and the rows y1 to
+y2 - 1. An ignored box (a crowd of COCO, a difficult object of VOC) is not trained on and does not count in evaluation.
 """
 
 import functools
@@ -22,7 +21,7 @@ from quantlab.errors import RequestError
 from quantlab.report.boxes import Boxes, detection_grid
 from quantlab.tasks.base import ImageTask, iterate_batches, require_channels, to_device
 
-MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}  # torchmetrics' names and ours
+MEASURED = {"map": "map", "map_50": "map50", "map_75": "map75"}  # torchmetrics' names: ours
 
 
 def collate(items: list[dict[str, Tensor]]) -> dict[str, list[Tensor]]:
@@ -37,10 +36,10 @@ def flip(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DetectionTask(ImageTask):
-    """Images with boxes: training, validation and test parts that share none.
+    """Images with boxes: disjoint training, validation and test parts.
 
-    A part is a dataset of the items that the module describes, with `boxes`, `labels` and `ignored` of all of its
-    images as lists of tensors, and `digest()`, a sha256 (hex) of all that its items hold or are read from.
+    A part is a dataset of items as described in the module's docstring, with `boxes`, `labels` and `ignored` of all its
+    images as lists of tensors, and `digest()`, a sha256 (hex) of everything its items contain or are read from.
     """
 
     kind = "detection"
@@ -51,25 +50,25 @@ class DetectionTask(ImageTask):
     class_names: list[str]
 
     def __init__(self, section: Any):
-        # Not the base's: images have sizes of their own here.
+        # not the base class's: images have different sizes here
         self.section, self.name, self.evaluation = section, section.name, section.evaluation
         require_channels(section, self.channels)
 
     @property
     def classes(self) -> int:
-        """Labels are 0 .. classes - 1; a background class, where a detector has one, is the detector's."""
+        """Labels are 0 .. classes - 1, without a background class, which detectors add themselves."""
         return len(self.class_names)
 
     @functools.cached_property
     def _parts(self) -> dict[str, Dataset]:
         """The "train", "validation" and "test" part. Raises RequestError as `check`."""
-        raise NotImplementedError  # every task's own
+        raise NotImplementedError  # defined by every task
 
     def part(self, name: str) -> Dataset:
         return self._parts[name]
 
     def check(self) -> None:
-        """Raises RequestError for data that cannot be used: what each task names, and a part without any box."""
+        """Raises RequestError for unusable data: as documented by each task, and for a part without any box."""
         for name, part in self._parts.items():
             if not any(len(boxes) for boxes in part.boxes):
                 raise RequestError(
@@ -78,7 +77,7 @@ class DetectionTask(ImageTask):
                 )
 
     def fingerprint(self) -> str:
-        """As the base's, of everything that shapes weights trained here: images, boxes, labels, augmentation,
+        """As in the base class, of everything that weights trained here depend on: images, boxes, labels, augmentation,
         normalization.
         """
         shaping = self.section.model_dump(include={"augmentation", "normalization"})
@@ -88,8 +87,8 @@ class DetectionTask(ImageTask):
         return self.part("train")
 
     def prepare(self, batch: dict[str, list[Tensor]], train: bool) -> dict[str, list[Tensor]]:
-        """Images as float32 `[C, H, W]`, `(x / 255 - mean) / std` per channel; in training each mirrored or not,
-        where the task says so.
+        """Images as float32 `[C, H, W]`, `(x / 255 - mean) / std` per channel; in training randomly mirrored, if the
+        task says so.
         """
         images, boxes = batch["image"], batch["boxes"]
         if train and self.section.augmentation.horizontal_flip:
@@ -114,13 +113,13 @@ class DetectionTask(ImageTask):
         over classes and IoU from 0.50 to 0.95, at 0.50, at 0.75, of at most 100 boxes an image (torchmetrics around
         pycocotools).
 
-        On the validation part also `loss`, the mean over images, which tells which checkpoint is best: it takes a
-        second forward pass.
+        On the validation part also `loss`, the mean over images, which selects the best checkpoint and takes a second
+        forward pass.
         """
         from torchmetrics.detection import MeanAveragePrecision
 
         part = self.part(split)
-        # Every process evaluates the whole part: torchmetrics would otherwise gather what all of them found
+        # Every process evaluates the whole part; torchmetrics would otherwise gather all their detections
         metric = MeanAveragePrecision(backend="pycocotools", sync_on_compute=False)
         metric.warn_on_many_detections = False
         loader = DataLoader(part, self.section.evaluation.batch_size, collate_fn=self.collate, num_workers=self.workers)
@@ -144,7 +143,7 @@ class DetectionTask(ImageTask):
         return values | ({"loss": loss / len(part)} if split == "validation" else {})
 
     def protocol(self) -> dict[str, Any]:
-        """What precision was measured on."""
+        """The data that precision was measured on."""
         sizes = {f"{name}_images": len(part) for name, part in self._parts.items()}
         return sizes | {
             "test_boxes": sum(len(boxes) for boxes in self.part("test").boxes),
@@ -153,7 +152,7 @@ class DetectionTask(ImageTask):
 
     @torch.no_grad()
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """`folder/detections.png`: a row for each model, the first test images, with the true boxes and those found."""
+        """`folder/detections.png`: a row per model with the first test images, true boxes and detections."""
         evaluation, part = self.section.evaluation, self.part("test")
         raw = self.collate(part.__getitems__(range(min(evaluation.drawn_images, len(part)))))
         images = [image.permute(1, 2, 0).numpy() for image in raw["image"]]

@@ -14,11 +14,11 @@ from quantlab.errors import RequestError
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
 from quantlab.tasks.image_files import require_sound_files
 
-LARGEST_ID = 9999  # of a category: a detector has an output for every id up to the largest
+LARGEST_ID = 9999  # of a category: detectors have an output for every id up to the largest
 
 Id = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
 Side = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # of JSON: no text, no true, no NaN
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]  # a JSON number: no text, no booleans, no NaN
 
 
 class Image(TypedDict):
@@ -56,11 +56,11 @@ ALLOWED = {  # by field, for messages
 
 
 class Coco(DetectionFiles):
-    """COCO's format: `annotations/instances_NAME.json` and images in `NAME/`; the test part is the one called
+    """COCO's format: `annotations/instances_NAME.json` and images in `NAME/`; the test part is the set
     `section.test`.
 
-    Labels are category ids less one (less nothing where a file counts from 0): ids are not packed, so that the outputs
-    of detectors trained elsewhere keep their meaning. COCO's 80 categories have ids up to 90. A crowd's box is ignored.
+    Labels are category ids minus one (unchanged if a file counts from 0). Ids are not packed, so that the outputs of
+    detectors trained elsewhere keep their meaning; COCO's 80 categories have ids up to 90. Crowd boxes are ignored.
     """
 
     @functools.cached_property
@@ -78,7 +78,7 @@ class Coco(DetectionFiles):
 
     @functools.cached_property
     def _first_id(self) -> int:
-        """The id of label 0: 1, or 0 where the file counts from there."""
+        """The id of label 0: 1, or 0 if the file counts from 0."""
         return min(1, *(category["id"] for category in self._files[self.section.train][1]["categories"]))
 
     def _training_and_test(self) -> tuple[list[BoxedImage], list[BoxedImage]]:
@@ -132,20 +132,20 @@ class Coco(DetectionFiles):
 
 
 def _read_coco(path: Path) -> dict[str, list[dict]]:
-    """Images, annotations and categories of a file, without what no box needs: outlines are most of the file, a
-    gigabyte of COCO's.
+    """Images, annotations and categories of a file, reduced to what boxes need: outlines are most of the file, a
+    gigabyte for COCO.
 
     Raises:
-        RequestError: it is missing, is not of the format, names no image or no category, or gives an id twice.
+        RequestError: the file is missing, not of this format, has no image or no category, or repeats an id.
     """
     if not path.is_file():
         raise RequestError(
-            f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json beside the folders of"
+            f"{path} does not exist, allowed: COCO's tree, annotations/instances_NAME.json next to the folders of"
             " images; give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME"
         )
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # bytes that are no text are a ValueError, too
+    except (OSError, ValueError, RecursionError) as error:  # undecodable bytes are a ValueError too
         raise RequestError(
             f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it"
         ) from error
@@ -179,7 +179,7 @@ def _entries(path: Path, key: str, entries: list) -> list[dict]:
     if twice:
         raise RequestError(
             f"{path}: {len(twice)} ids of {key} are given more than once, the first is {twice[0]}, allowed: each once; "
-            "number them anew"
+            "renumber them"
         )
     return sound
 

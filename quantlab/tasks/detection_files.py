@@ -1,5 +1,5 @@
-"""What detection on files shares, whatever their format: boxes are read and checked before any work, images decoded
-when a batch asks for them.
+"""Detection on files of any format: boxes are read and checked before any work, images decoded when a batch needs
+them.
 """
 
 import functools
@@ -24,13 +24,13 @@ from quantlab.tasks.image_folder import decode
 log = logging.getLogger("quantlab")
 
 MOST_WORKERS = 4
-# pixels by which a box may reach over its image's border: both formats' boxes are rounded; it is clipped
+# pixels by which a box may exceed its image before clipping: boxes are rounded in both formats
 ROUNDING = 1.0
 
 
 class BoxedImage(NamedTuple):
     """One image: its file, width and height in pixels, and for each box x1, y1, x2, y2, its label, whether it is
-    ignored, and what its file calls it (`annotation 7`), for messages.
+    ignored, and its name in the file (`annotation 7`), for messages.
     """
 
     file: Path
@@ -42,8 +42,8 @@ class BoxedImage(NamedTuple):
 
 
 class BoxedFiles(Dataset):
-    """Images with boxes in files; items as quantlab.tasks.detection says, RGB. Raises RunError for a file that is
-    damaged or not of the size that its boxes were drawn for.
+    """Images with boxes in files; RGB items as in quantlab.tasks.detection. Raises RunError for a file that is damaged
+    or does not have the size that its boxes were drawn for.
     """
 
     def __init__(self, images: list[BoxedImage]):
@@ -68,7 +68,7 @@ class BoxedFiles(Dataset):
         return [self[index] for index in indices]
 
     def digest(self) -> str:
-        """Of names, sizes in bytes, boxes and labels: reading every pixel would take an epoch."""
+        """A hash of names, sizes in bytes, boxes and labels: reading every pixel would take an epoch."""
         digest = hashlib.sha256()
         for one in self.images:
             digest.update(f"{one.file.name} {one.file.stat().st_size} {one[1:5]}\n".encode())
@@ -76,13 +76,11 @@ class BoxedFiles(Dataset):
 
 
 def _read(file: Path, size: tuple[int, int]) -> Tensor:
-    """uint8 `[3, H, W]`. A camera's note on rotation is left alone, as both data sets' boxes are drawn on the
-    pixels as stored.
-    """
+    """uint8 `[3, H, W]`. EXIF rotation is not applied: in both data sets, boxes are drawn on the stored pixels."""
     try:
         pixels = np.array(decode(file, channels=3, upright=False))
     except RequestError as error:
-        raise RunError(str(error)) from None  # found only now, in the middle of the run
+        raise RunError(str(error)) from None  # only found in the middle of the run
     if pixels.shape[1::-1] != size:
         raise RunError(
             f"{file} has {pixels.shape[1]}x{pixels.shape[0]} pixels, but its boxes are drawn for {size[0]}x{size[1]}; "
@@ -92,8 +90,8 @@ def _read(file: Path, size: tuple[int, int]) -> Tensor:
 
 
 class DetectionFiles(DetectionTask):
-    """What both formats share: the validation part is drawn from the training images, and training does without
-    images that have no box.
+    """Base of both formats: the validation part is drawn from the training images, and images without boxes are not
+    trained on.
     """
 
     channels = 3
@@ -109,7 +107,7 @@ class DetectionFiles(DetectionTask):
             )
 
     def _training_and_test(self) -> tuple[list[BoxedImage], list[BoxedImage]]:
-        raise NotImplementedError  # every format's own
+        raise NotImplementedError  # defined by every format
 
     @functools.cached_property
     def _parts(self) -> dict[str, BoxedFiles]:
@@ -132,18 +130,18 @@ class DetectionFiles(DetectionTask):
         }
 
     def _refuse_repeated(self, files: list[Path]) -> None:
-        """No part may hold what another was trained on."""
+        """Raises RequestError for images that are listed more than once: parts have to be disjoint."""
         repeated = [file for file, count in Counter(files).items() if count > 1]
         if repeated:
             raise RequestError(
                 f"task.train={self.section.train} task.test={self.section.test}: {len(repeated)} images are in them"
-                f" more than once, the first is {repeated[0]}, allowed: sets that share no image; name others, or"
+                f" more than once, the first is {repeated[0]}, allowed: disjoint sets; name others, or"
                 " correct their files"
             )
 
     def _sound(self, images: list[BoxedImage], source: Path) -> list[BoxedImage]:
-        """The images without boxes that are empty or outside; others are clipped to their image. Raises RequestError
-        where there are more than `invalid_boxes` of them.
+        """The images without empty boxes and boxes outside; all others are clipped to their image. Raises RequestError
+        if more than the share `invalid_boxes` is invalid.
         """
         kept, first, wrong = [], "", 0
         for one in images:
@@ -167,8 +165,8 @@ class DetectionFiles(DetectionTask):
             share = wrong / total + 0.001
             remedy = f", or leave them out with task.invalid_boxes={share:.3f}" if share < 0.9995 else ""
             raise RequestError(
-                f"{source}: {wrong} of {total} boxes cannot be: the first, {first}; allowed: boxes inside their image, "
-                f"wider and taller than 0; correct the file{remedy}"
+                f"{source}: {wrong} of {total} boxes are invalid: the first, {first}; allowed: boxes inside their "
+                f"image, wider and taller than 0; correct the file{remedy}"
             )
         if wrong:
             log.info(

@@ -1,8 +1,7 @@
-"""Scenes of handwritten digits to detect: scikit-learn's 8x8 digits, enlarged, on a noisy canvas, with boxes that are
-exact.
+"""Scenes of handwritten digits to detect: scikit-learn's 8x8 digits, enlarged, on a noisy canvas, with exact boxes.
 
-The scenes are ours, the digits are real. A scene is a function of its part's digits and a seed alone; training,
-validation and test scenes are composed of digits that they do not share.
+The scenes are synthetic, the digits are real. A scene depends only on its part's digits and a seed; training,
+validation and test scenes use disjoint digits.
 """
 
 import functools
@@ -17,12 +16,12 @@ from torch.utils.data import Dataset
 from quantlab.tasks import datasets
 from quantlab.tasks.detection import DetectionTask
 
-ATTEMPTS = 20  # at a free place for a digit, before the scene goes without it
+ATTEMPTS = 20  # to find a free position for a digit before it is left out
 PARTS = ("train", "validation", "test")
 
 
 def ink(digit: np.ndarray) -> np.ndarray:
-    """A digit uint8 `[8, 8]` cut to the rows and columns between its outermost pixels above zero."""
+    """A digit uint8 `[8, 8]` cropped to its pixels above zero."""
     rows, columns = np.flatnonzero(digit.any(axis=1)), np.flatnonzero(digit.any(axis=0))
     return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -41,9 +40,9 @@ def compose_scene(
     `[n]`.
 
     digits: uint8 `[N, 8, 8]` and their `labels` int64 `[N]`, to draw from with replacement. count: fewest and most
-    digits. scales: whole factors; each pixel becomes a square of that side. background, noise: mean and standard
-    deviation of the canvas, in grey levels. Boxes do not overlap; a digit that finds no place is left out, the first
-    always finds one. A digit's grey is its opacity.
+    digits. scales: integer factors; each pixel becomes a square of that side. background, noise: mean and standard
+    deviation of the canvas, in grey levels. Boxes do not overlap; a digit without a free position is left out, except
+    the first, which always has one. A digit's grey value is its opacity.
     """
     canvas = background + noise * generator.standard_normal((size, size))
     boxes, drawn = [], []
@@ -65,7 +64,7 @@ def compose_scene(
 
 
 class Scenes(Dataset):
-    """Images with boxes in memory; items as quantlab.tasks.detection says. images: uint8 `[N, C, H, W]`."""
+    """Images with boxes in memory; items as in quantlab.tasks.detection. images: uint8 `[N, C, H, W]`."""
 
     def __init__(self, images: Tensor, boxes: list[Tensor], labels: list[Tensor]):
         self.images, self.boxes, self.labels = images, boxes, labels
@@ -100,7 +99,7 @@ class DigitScenes(DetectionTask):
 
     @functools.cached_property
     def _digits(self) -> dict[str, np.ndarray]:
-        """Which of the 1,797 digits each part's scenes are composed of."""
+        """The indices of the 1,797 digits that each part's scenes use."""
         order = np.random.default_rng(self.section.split_seed).permutation(len(datasets.load_digits()[1]))
         test, validation = (
             round(share * len(order)) for share in (self.section.test_fraction, self.section.validation_fraction)

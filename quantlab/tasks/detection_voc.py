@@ -15,10 +15,10 @@ log = logging.getLogger("quantlab")
 
 
 class Voc(DetectionFiles):
-    """PASCAL VOC's format; torchvision fetches it. The sets of `section.train` and `section.test` are named YEAR/SET.
+    """PASCAL VOC's format; torchvision downloads it. The sets of `section.train` and `section.test` are named YEAR/SET.
 
-    A file's boxes count pixels from 1 and include both ends; here [x1 - 1, y1 - 1, x2, y2]. A difficult object is
-    ignored, as in VOC's own evaluation; what is measured is COCO's mean average precision.
+    Boxes in the files count pixels from 1 and include both ends; here they are [x1 - 1, y1 - 1, x2, y2]. Difficult
+    objects are ignored, as in VOC's own evaluation; the metric is COCO's mean average precision.
     """
 
     @property
@@ -31,7 +31,7 @@ class Voc(DetectionFiles):
         )
 
     def _set(self, name: str, key: str) -> list[BoxedImage]:
-        """The images of YEAR/SET, which `task.KEY` names: whatever ImageSets/Main/SET.txt lists."""
+        """The images of YEAR/SET, the value of `task.KEY`, as listed in ImageSets/Main/SET.txt."""
         year, _, part = name.partition("/")
         if self._listed(year, part) is None and self.section.download:
             self._download(name, key)
@@ -85,16 +85,14 @@ class Voc(DetectionFiles):
         )
 
     def _listed(self, year: str, part: str) -> Path | None:
-        """ImageSets/Main/SET.txt of a year, where data_dir is VOCdevkit's parent, VOCdevkit, or the year's own
-        folder.
-        """
+        """ImageSets/Main/SET.txt of a year, if data_dir is the parent of VOCdevkit, VOCdevkit, or the year's folder."""
         folders = [self.root / "VOCdevkit" / f"VOC{year}", self.root / f"VOC{year}"]
         folders += [self.root] if self.root.name == f"VOC{year}" else []
         found = (folder / "ImageSets" / "Main" / f"{part}.txt" for folder in folders)
         return next((file for file in found if part and file.is_file()), None)
 
     def _sets(self) -> list[str]:
-        """YEAR/SET of all that lie there, without VOC's sets of single classes."""
+        """YEAR/SET of all available sets, without VOC's sets of single classes."""
         files = [
             file for pattern in ("VOCdevkit/VOC*", "VOC*") for file in self.root.glob(f"{pattern}/ImageSets/Main/*.txt")
         ]
@@ -113,7 +111,7 @@ class Voc(DetectionFiles):
             VOCDetection(str(self.root), year, part, download=True)
         except ValueError as error:
             raise RequestError(
-                f"task.{key}: got '{name}', which does not lie in {self.root} and cannot be fetched, allowed: 2007 to "
+                f"task.{key}: got '{name}', which is not in {self.root} and cannot be fetched, allowed: 2007 to "
                 "2012 and train, val, trainval, and 2007/test; name one of them"
             ) from error
         except (RuntimeError, OSError) as error:
@@ -149,5 +147,5 @@ class Voc(DetectionFiles):
 
 
 def _by_stem(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Path]:
-    """The files of `folder` whose name is `wanted`, by their name without its ending; none where there is no folder."""
+    """The files of `folder` whose name is `wanted`, by name without extension; empty if the folder does not exist."""
     return {file.stem: file for file in sorted(folder.iterdir()) if wanted(file.name)} if folder.is_dir() else {}

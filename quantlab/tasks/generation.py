@@ -1,4 +1,4 @@
-"""The generation tasks by name. Each says where its images are and what they look like; `base` does the rest."""
+"""Generation tasks. Each defines the source and the shape of its images; `base` does the rest."""
 
 import functools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from quantlab.tasks.base import ImageTask, normalize
 
 
 class GenerationTask(ImageTask):
-    """Images to learn the distribution of, in [-1, 1], the range that diffusion models are trained in."""
+    """Images whose distribution is learned, in [-1, 1], the range in which diffusion models are trained."""
 
     kind = "generation"
 
@@ -24,7 +24,7 @@ class GenerationTask(ImageTask):
 
 
 class DigitsGeneration(GenerationTask):
-    """scikit-learn's 1,797 handwritten digits, 8x8, grey; part of the installation."""
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey, part of the installation."""
 
     channels, classes = 1, 10
 
@@ -51,7 +51,7 @@ class Cifar10Generation(GenerationTask):
 
 
 class ImageFolderGeneration(GenerationTask):
-    """Every image under a folder, resized and cropped to a square; its sub-folders are the labels."""
+    """Every image under a folder, resized and cropped to a square, labelled by sub-folder."""
 
     def __init__(self, section: Any):
         super().__init__(section)
@@ -69,7 +69,7 @@ class ImageFolderGeneration(GenerationTask):
 
     @property
     def classes(self) -> int | None:
-        """Number of labels, found from the folder's tree without reading an image."""
+        """Number of labels, from the folder tree, without reading images."""
         return None if self._class_of_file is None else max(self._class_of_file) + 1
 
     def _load(self) -> tuple[np.ndarray, np.ndarray | None]:

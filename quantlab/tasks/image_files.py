@@ -1,8 +1,7 @@
-"""Which files under a folder are images, and of which class each is. What is left out is said, and no class vanishes.
+"""Which files under a folder are images, and their classes. Skipped files are reported, and no class gets lost.
 
-An image is what Pillow has a decoder for, by the endings that it registers, in upper or lower case. Left out are
-PostScript, for which Pillow would start Ghostscript on whatever the file says, and formats that it only names (see
-`NO_DECODER`).
+An image is a file with an extension (upper or lower case) for which Pillow has a decoder. Excluded are PostScript,
+which Pillow would pass to Ghostscript whatever its content, and formats that Pillow only identifies (see `NO_DECODER`).
 """
 
 import functools
@@ -19,19 +18,17 @@ from quantlab.errors import RequestError
 
 log = logging.getLogger("quantlab")
 
-# Identified by Pillow, decoded by other programs or by nothing. IPTC and MPEG are no pictures.
+# Identified by Pillow but not decoded by itself. IPTC and MPEG are not images.
 NO_DECODER = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC", "MPEG")
 COMMON = ".png .jpg .jpeg .jfif .webp .avif .gif .bmp .tif .jp2 .ppm"  # for messages
-# in the directory of a run: its pictures are no data, where data_dir is also where runs are left
+# in run directories, whose figures are not data even if data_dir also contains runs
 RUN = ".hydra"
-CLUTTER = ("thumbs.db", "desktop.ini", "icon\r")  # what file managers leave, beside hidden files
+CLUTTER = ("thumbs.db", "desktop.ini", "icon\r")  # left by file managers, besides hidden files
 
 
 @functools.cache
 def formats() -> dict[str, str]:
-    """Pillow's format by the ending of a file's name, lower case with its dot, of all images that this Pillow
-    decodes.
-    """
+    """Pillow's format by file extension (lower case, with its dot), for all formats that this Pillow decodes."""
     Image.init()
     return {
         ending: name
@@ -45,12 +42,12 @@ def is_image(name: str) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders and the
-    directories of runs are skipped, links to folders are followed; other files are left out with a line.
+    """All images under `folder`, at any depth, as sorted paths relative to it. Hidden files and folders and run
+    directories are skipped, links to folders are followed; other files are skipped with a log line.
 
     Raises:
         RequestError: `folder` does not exist, is not a directory, cannot be read, or holds fewer than two images; a
-            file in it is unsound, as `require_sound_files` says.
+            file in it is unsound, see `require_sound_files`.
     """
     if not folder.is_dir():
         state = "is not a directory" if folder.exists() else "does not exist"
@@ -69,7 +66,7 @@ def find_images(folder: Path) -> list[Path]:
         )
     if others:
         log.info(
-            "%s: left out are files that are no images to Pillow, %s; the first is %s",
+            "%s: skipped files that Pillow cannot read as images, %s; the first is %s",
             folder,
             _kinds(others),
             others[0],
@@ -78,8 +75,8 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def require_sound_files(files: Iterable[Path]) -> None:
-    """Raises RequestError for files that are empty, unreadable, no plain files, or links to nothing. Reads no byte
-    of them.
+    """Raises RequestError for files that are empty, unreadable, not regular files, or broken links. Does not read their
+    content.
     """
     unsound = [(file, problem) for file in files if (problem := _problem(file))]
     if unsound:
@@ -89,38 +86,36 @@ def require_sound_files(files: Iterable[Path]) -> None:
 
 
 def class_labels(folder: Path, files: list[Path]) -> list[int] | None:
-    """The index of each file's first-level folder in alphabetical order; None unless there are two and all files lie in
-    one.
+    """The index of each file's first-level folder in alphabetical order; None unless there are at least two and all
+    files are in one.
 
-    An image beside the class folders has no class, so that one stray file means that the folders are no labels.
+    An image next to the class folders has no class, so a single stray file means that the folders are not labels.
 
     Raises:
-        RequestError: they would be labels, but a first-level folder holds no image: its class would vanish.
+        RequestError: the folders are labels, but one of them holds no image, so that its class would get lost.
     """
     folders = [file.parts[0] if len(file.parts) > 1 else None for file in files]
     names = sorted({name for name in folders if name is not None})
     if None in folders:
         return None
-    beside = sorted(
+    without_images = sorted(
         entry.name
         for entry in os.scandir(folder)
         if entry.is_dir() and not entry.name.startswith(".") and entry.name not in names
     )
-    lacking = [name for name in beside if not _holds_runs(folder / name)]
+    lacking = [name for name in without_images if not _holds_runs(folder / name)]
     if lacking:
-        told = [f"'{name}' ({_kinds(list(_visible_files(folder / name))) or 'empty'})" for name in lacking[:5]]
+        listed = [f"'{name}' ({_kinds(list(_visible_files(folder / name))) or 'empty'})" for name in lacking[:5]]
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise RequestError(
-            f"data_dir {folder}: no image lies in its folder {', '.join(told)}{more}, allowed: in every class folder"
-            f" images that Pillow reads ({COMMON}, ...); add or convert some, or remove the folder"
+            f"data_dir {folder}: there is no image in its folder {', '.join(listed)}{more}, allowed: in every class"
+            f" folder images that Pillow reads ({COMMON}, ...); add or convert some, or remove the folder"
         )
     return None if len(names) < 2 else [names.index(name) for name in folders]
 
 
 def _holds_runs(folder: Path) -> bool:
-    """Whether it is where runs are left: with one in it, or, before the first one has begun, with nothing but
-    folders in folders.
-    """
+    """Whether runs are written there: it contains one, or, before the first one has started, only nested folders."""
     inside = list(folder.rglob("*"))
     return any(path.name == RUN for path in inside) or (bool(inside) and all(path.is_dir() for path in inside))
 
@@ -135,7 +130,7 @@ def _visible_files(folder: Path) -> Iterable[Path]:
         if RUN in folders and Path(parent) != folder:
             folders.clear()
             continue
-        here = Path(parent).resolve()  # a link to a folder above would go round for ever
+        here = Path(parent).resolve()  # a link to a parent folder would never end
         folders[:] = [
             name
             for name in folders
@@ -145,7 +140,7 @@ def _visible_files(folder: Path) -> Iterable[Path]:
 
 
 def _kinds(files: list[Path]) -> str:
-    """`12 .heic, 1 .txt`: how many files of which ending, the most frequent first."""
+    """`12 .heic, 1 .txt`: the number of files by extension, the most frequent first."""
     counted = Counter(file.suffix.lower() or file.name for file in files).most_common()
     more = f" and {len(counted) - 5} other kinds" if len(counted) > 5 else ""
     return ", ".join(f"{count} {ending}" for ending, count in counted[:5]) + more
@@ -160,7 +155,7 @@ def _problem(file: Path) -> str | None:
     if stat.S_ISDIR(found.st_mode):
         return None
     if not stat.S_ISREG(found.st_mode):
-        return "is no plain file"
+        return "is not a regular file"
     if found.st_size == 0:
         return "is empty (0 bytes)"
     return None if os.access(file, os.R_OK) else "cannot be read: permission denied"

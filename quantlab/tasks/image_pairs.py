@@ -1,9 +1,8 @@
-"""Pairs of a low-resolution image and its original: bicubic resampling, tiles to train on, random patches,
-augmentation.
+"""Pairs of a low-resolution image and its original: bicubic resampling, training tiles, random patches, augmentation.
 
-The low-resolution image is made once, of the whole original, and rounded to 8 bits, as in data sets that ship both. Its
-bicubic kernel is Keys's with a = -0.5, widened by the scale against aliasing: MATLAB's imresize, but torch's
-arithmetic, so not its very bits.
+The low-resolution image is made once from the whole original and rounded to 8 bits, as in data sets that ship both. The
+bicubic kernel is Keys's with a = -0.5, widened by the scale against aliasing, like MATLAB's imresize but with torch's
+arithmetic, so the last bits may differ.
 """
 
 from collections.abc import Sequence
@@ -31,18 +30,16 @@ def downsample(images: Tensor, scale: int) -> Tensor:
 
 
 def pair(original: Tensor, scale: int) -> Pair:
-    """uint8 `[3, H, W]`, of which at most `scale` - 1 last rows and columns are left out, and its low-resolution
-    image.
-    """
+    """uint8 `[3, H, W]`, without up to `scale` - 1 last rows and columns, and its low-resolution image."""
     height, width = (side - side % scale for side in original.shape[-2:])
     high = original[:, :height, :width]
     return downsample(high, scale), high
 
 
 class Bicubic(nn.Module):
-    """Bicubic upsampling, what a network is compared with: float `[N, C, h, w]` to `[N, C, scale h, scale w]`.
+    """Bicubic upsampling, the baseline of networks: float `[N, C, h, w]` to `[N, C, scale h, scale w]`.
 
-    With torch's `antialias`, which changes nothing but the kernel when it enlarges: a = -0.5, otherwise -0.75.
+    With torch's `antialias`, which for upsampling only changes the kernel: a = -0.5 instead of -0.75.
     """
 
     def __init__(self, scale: int):
@@ -57,9 +54,9 @@ class Bicubic(nn.Module):
 class Tiles(Dataset):
     """Squares cut from the pairs: `{"low": uint8 [3, t, t], "high": uint8 [3, scale t, scale t]}`, t being `side`.
 
-    No two share a pixel, so that tiles held out tell something; they are spread evenly, and up to a tile's side is left
-    out between them. An item depends on its index alone: where in the tile a patch lies is drawn by `random_patches`,
-    inside the step.
+    Tiles share no pixel, so that held-out tiles are meaningful; they are spread evenly, with gaps of up to a tile's
+    side. An item depends only on its index: the position of a patch in its tile is drawn by `random_patches`, within
+    the step.
     """
 
     def __init__(self, pairs: Sequence[Pair], side: int, scale: int):
@@ -97,11 +94,11 @@ def cut(low: Tensor, high: Tensor, top: int, left: int, side: int) -> Pair:
 
 
 def random_patches(low: Tensor, high: Tensor, side: int, flips: bool, rotations: bool) -> Pair:
-    """Of each tile a patch of `side` low-resolution pixels at a uniform place, mirrored or not, turned by 0, 90, 180 or
-    270 degrees.
+    """From each tile a patch of `side` low-resolution pixels at a uniform position, randomly mirrored and rotated by 0,
+    90, 180 or 270 degrees.
 
-    low `[N, C, t, t]`, high `[N, C, scale t, scale t]`; both are cut and turned alike. Drawn by torch's generator of
-    the CPU, whatever the device: Lim et al. 2017, Sec. 4.1, "random horizontal flips and 90 degree rotations".
+    low `[N, C, t, t]`, high `[N, C, scale t, scale t]`; both are cut and rotated alike. Drawn by torch's CPU
+    generator on any device: Lim et al. 2017, Sec. 4.1, "random horizontal flips and 90 degree rotations".
     """
     count, room = len(low), low.shape[-1] - side
     places = torch.randint(0, room + 1, (count, 2)).tolist()
@@ -117,6 +114,6 @@ def random_patches(low: Tensor, high: Tensor, side: int, flips: bool, rotations:
 
 
 def centre_patches(low: Tensor, high: Tensor, side: int) -> Pair:
-    """The middle of each tile: what a loss on held-out tiles is measured on. Arguments as of `random_patches`."""
+    """The middle of each tile, on which the validation loss is measured. Arguments as in `random_patches`."""
     start = (low.shape[-1] - side) // 2
     return cut(low, high, start, start, side)

@@ -1,9 +1,8 @@
-"""A file that says which images of a training split are trained on and which validate: NAS-Bench-201's
-`cifar-split.txt`.
+"""A file that divides a training split into training and validation images: NAS-Bench-201's `cifar-split.txt`.
 
 That file (github.com/D-X-Y/AutoDL-Projects, configs/nas-benchmark, MIT licence) is JSON: `{"train": ["int", ["0", "5",
-...]], "valid": ["int", ["1", ...]]}`. Plain lists of integers are read as well. Numbers are places in the data set as
-the task reads it: torchvision's order where its files lie in data_dir, a packed file's own order otherwise.
+...]], "valid": ["int", ["1", ...]]}`. Plain lists of integers are read as well. Numbers are indices in the task's order
+of images: torchvision's for its files, otherwise a packed file's own order.
 """
 
 import json
@@ -18,10 +17,10 @@ PARTS = ("train", "valid")
 
 
 def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64 of the images to train on and of those to validate on, in the file's order.
+    """Int64 indices of the training and of the validation images, in the file's order.
 
-    Raises: RequestError, under the name `key`, for a file that is none, or whose numbers are not two lists without a
-    number in common.
+    Raises: RequestError, under the name `key`, for a file that is not a split, or whose lists are not
+    disjoint.
     """
     file = Path(path)
     try:
@@ -32,7 +31,7 @@ def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarr
             f"github.com/D-X-Y/AutoDL-Projects; for a random split type {key}=null"
         ) from None
     except ValueError:
-        raise RequestError(f'{key}: {file} is no JSON, allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}') from None
+        raise RequestError(f'{key}: {file} is not JSON, allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}') from None
     train, valid = (_numbers(content, part, f"{key}: {file}") for part in PARTS)
     both = np.concatenate([train, valid])
     if both.min() < 0:
@@ -50,7 +49,7 @@ def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarr
 def require_images(
     split: tuple[np.ndarray, np.ndarray], images: int, path: str | Path, key: str = "task.split_file"
 ) -> None:
-    """Raises RequestError, under the name `key`, for a split that names more images than there are."""
+    """Raises RequestError, under the name `key`, for a split with indices beyond the last image."""
     last = max(part.max() for part in split)
     if last >= images:
         raise RequestError(

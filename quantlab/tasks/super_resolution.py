@@ -1,4 +1,4 @@
-"""Super-resolution: patches to train on, and PSNR and SSIM of whole images, beside those of bicubic upsampling.
+"""Super-resolution: training patches, and PSNR and SSIM of whole images, compared with bicubic upsampling.
 
 All images are decoded before a run starts and stay in memory as uint8, with their low-resolution versions: about 10 GB
 for DIV2K at scale 2.
@@ -29,10 +29,10 @@ from quantlab.tasks.image_files import find_images
 from quantlab.tasks.image_folder import decode
 from quantlab.tasks.image_pairs import Bicubic, Pair, Tiles, centre_patches, pair, random_patches
 
-DRAWN = 6  # test images in the picture, and ...
-DETAIL = 64  # ... the side of what is shown of each, pixels of the original
+DRAWN = 6  # test images in the figure, and ...
+DETAIL = 64  # ... the side of the detail shown of each, in original pixels
 
-# Columns of scikit-learn's two photos, 640 wide. The test strip goes through the middle of both subjects.
+# Columns of scikit-learn's two photos, 640 wide. The test strip crosses the middle of both subjects.
 TRAIN_COLUMNS = (slice(0, 208), slice(352, 640))
 VALIDATION_COLUMNS = slice(208, 256)
 TEST_COLUMNS = slice(256, 352)
@@ -40,11 +40,10 @@ TEST_ROWS = (slice(0, 142), slice(142, 284), slice(284, 426))
 
 
 class SuperResolution(ImageTask):
-    """Original images and what bicubic downsampling leaves of them: training, validation and test parts that share no
-    pixel.
+    """Original images and their bicubic downsampling: training, validation and test parts that share no pixel.
 
-    A batch is `{"low": [N, 3, p, p], "high": [N, 3, scale p, scale p]}`, p = `patch_size`; float RGB in [0, 1] once it
-    is prepared.
+    A batch is `{"low": [N, 3, p, p], "high": [N, 3, scale p, scale p]}`, p = `patch_size`; float RGB in [0, 1] after
+    `prepare`.
     """
 
     kind = "super_resolution"
@@ -61,7 +60,7 @@ class SuperResolution(ImageTask):
         """Name and uint8 `[3, H, W]` of the images of the "train", "validation" and "test" part. Raises
         RequestError as `check`.
         """
-        raise NotImplementedError  # every task says where its images come from
+        raise NotImplementedError  # defined by every task
 
     @cached_property
     def _parts(self) -> dict[str, list[Pair]]:
@@ -71,7 +70,7 @@ class SuperResolution(ImageTask):
         self._refuse_smaller(
             parts["train"], self.image_size, "train", patch, "task.patch_size", lambda side: side // self.scale
         )
-        around = SSIM_WINDOW + self.scale - 1  # up to scale - 1 rows are left out of the original
+        around = SSIM_WINDOW + self.scale - 1  # up to scale - 1 rows of the original are dropped
         for part in ("validation", "test"):
             self._refuse_smaller(
                 parts[part],
@@ -92,7 +91,9 @@ class SuperResolution(ImageTask):
         key: str,
         fitting: Callable[[int], int],
     ) -> None:
-        """`fitting`: the value of `key` that a smallest side would do for."""
+        """Raises RequestError for images with a side below `needed`; fitting: smallest side -> a value of `key` that
+        fits it.
+        """
         small = [(name, image) for name, image in images if min(image.shape[1:]) < needed]
         if not small:
             return
@@ -118,7 +119,7 @@ class SuperResolution(ImageTask):
         return digest.hexdigest()
 
     def dataset(self) -> Tiles:
-        """Tiles of twice the patch's side, or as large as the smallest training image allows."""
+        """Tiles with twice the side of a patch, or as large as the smallest training image allows."""
         pairs = self._parts["train"]
         smallest = min(min(low.shape[1:]) for low, _ in pairs)
         return Tiles(pairs, min(2 * self.section.patch_size, smallest), self.scale)
@@ -159,7 +160,7 @@ class SuperResolution(ImageTask):
         return {"bicubic": self.evaluate(Bicubic(self.scale), "test", device)}
 
     def protocol(self) -> dict[str, Any]:
-        """What the numbers were measured on."""
+        """The data that metrics were measured on."""
         return {f"{name}_images": len(images) for name, images in self._parts.items()} | {
             "scale": self.scale,
             "border_pixels": self.section.evaluation.border,
@@ -169,8 +170,8 @@ class SuperResolution(ImageTask):
 
     @torch.no_grad()
     def draw(self, models: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
-        """samples/super_resolution.png: of a few test images the square with the most detail, as bicubic, as each
-        model, as it is.
+        """samples/super_resolution.png: the most detailed square of a few test images: bicubic, each model,
+        original.
         """
         shown = self._parts["test"][:DRAWN]
         side = min(DETAIL, *(min(high.shape[1:]) for _, high in shown))
@@ -189,8 +190,8 @@ class SuperResolution(ImageTask):
 
 class SamplePhotos(SuperResolution):
     """scikit-learn's two photos, China and a flower, 427 x 640 pixels, cut into strips of columns: train 0..207 and
-    352..639, validation 208..255, test 256..351, which is cut into three images of 142 rows. Low resolution is made of
-    each piece alone.
+    352..639, validation 208..255, test 256..351, which is cut into three images of 142 rows. Each piece is downsampled
+    separately.
     """
 
     def originals(self) -> dict[str, list[tuple[str, Tensor]]]:
@@ -209,8 +210,7 @@ class SamplePhotos(SuperResolution):
 
 
 class PhotoFolders(SuperResolution):
-    """Images in `data_dir`, those of `train_folder` to train on and those of `test_folder` to test; DIV2K as it is
-    unpacked, or your own.
+    """Images in `data_dir`, `train_folder` for training and `test_folder` for testing: DIV2K as unpacked, or your own.
 
     The validation part, `validation_images` of the training images, is drawn by `split_seed` and never trained on.
     """
@@ -250,7 +250,7 @@ def read_all(folder: Path, files: list[Path]) -> list[tuple[str, Tensor]]:
     def read(file: Path) -> tuple[str, Tensor]:
         return file.as_posix(), torch.from_numpy(np.array(decode(folder / file, channels=3)).transpose(2, 0, 1).copy())
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders let go of the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # decoders release the GIL
         return list(
             Bar(threads.map(read, files), "reading images", unit="image", total=len(files), disable=len(files) < 50)
         )
@@ -262,7 +262,7 @@ def as_input(images: Tensor) -> Tensor:
 
 
 def most_detailed_square(image: Tensor, side: int) -> tuple[slice, slice, slice]:
-    """Where in uint8 `[3, H, W]` the luminance of a square of `side` pixels varies most, on a grid of half its side."""
+    """The square of `side` pixels in uint8 `[3, H, W]` whose luminance varies most, on a grid of half its side."""
     y = luminance(as_input(image)[None])
     windows = F.unfold(y, side, stride=max(side // 2, 1))  # [1, side * side, number of squares]
     across = (image.shape[2] - side) // max(side // 2, 1) + 1
@@ -273,7 +273,7 @@ def most_detailed_square(image: Tensor, side: int) -> tuple[slice, slice, slice]
 
 @contextlib.contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode, and afterwards as it was."""
+    """`model` in evaluation mode, restored afterwards."""
     was_training = model.training
     model.eval()
     try:

@@ -112,9 +112,9 @@ def a_run(directory):
         ),
         (changed_tensors(not_finite), f"{WEIGHTS} holds NaN or infinity in conv_out.bias"),
         (changed_tensors(integers), "holds torch.int8 in conv_in.weight"),
-        (changed_tensors(too_large), "puts out NaN or infinity"),
+        (changed_tensors(too_large), "outputs NaN or infinity"),
         (two_variants, "rename the one you mean"),
-        (lost_shard, "needs diffusion_pytorch_model-00002-of-00002.safetensors beside it"),
+        (lost_shard, "needs diffusion_pytorch_model-00002-of-00002.safetensors in the same folder"),
         (lost_index, f"but not {WEIGHTS}.index.json"),
         (conditional, "config.json is UNet2DConditionModel; only unconditional models of pixels work so far"),
         (a_transformer, "is DiTTransformer2DModel; only unconditional"),
@@ -143,11 +143,11 @@ def a_run(directory):
         ),
         (
             configured("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"),
-            "(variance exploding) does not work",
+            "(variance exploding) is not supported",
         ),
         (
             configured("unet/config.json", num_class_embeds=1000),
-            "one of 1000 classes (num_class_embeds), and task=digits_generation has 10",
+            "on 1000 classes (num_class_embeds), and task=digits_generation has 10",
         ),
         (
             configured("scheduler/scheduler_config.json", prediction_type="flow"),

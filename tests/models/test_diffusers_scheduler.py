@@ -32,21 +32,21 @@ def test_betas_are_taken_as_they_are_given():
     [
         (
             {"_class_name": "ScoreSdeVeScheduler"},
-            "ScoreSdeVeScheduler (variance exploding) does not work, allowed: those with DDPM's forward",
+            "ScoreSdeVeScheduler (variance exploding) is not supported, allowed: those with DDPM's forward",
         ),
         ({"_class_name": "ScoreSdeVpScheduler"}, "ScoreSdeVpScheduler (of continuous time)"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "(flow matching)"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "(consistency)"),
         ({"_class_name": "EDMEulerScheduler"}, "(EDM's preconditioning)"),
         ({"_class_name": "DDIMSchedular"}, "did you mean 'DDIMScheduler'?"),
-        ({"_class_name": "os.system"}, "the noise of os.system does not work"),
+        ({"_class_name": "os.system"}, "the noise schedule of os.system is not supported"),
         ({}, 'write "_class_name": "DDPMScheduler"'),
         (
             {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True},
             "use_flow_sigmas, which is flow matching",
         ),
         ({"_class_name": "DDPMScheduler", "beta_schedule": "steep"}, "diffusers cannot make DDPMScheduler of it"),
-        ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 1.5]}, "no noise schedule"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 1.5]}, "not a noise schedule"),
     ],
 )
 def test_other_noise_is_refused(config, says):

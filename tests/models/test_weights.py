@@ -107,4 +107,4 @@ def test_folders_of_runs_and_of_the_hub(file, tmp_path):
     )
     assert set(read(tmp_path / "hub", "k")[0]) == {"a", "b"}
     (tmp_path / "hub" / "two.safetensors").unlink()
-    assert "needs two.safetensors beside it" in refusal(read, tmp_path / "hub", "k")
+    assert "needs two.safetensors in the same folder" in refusal(read, tmp_path / "hub", "k")

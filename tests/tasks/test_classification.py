@@ -213,7 +213,7 @@ def test_a_split_file_says_which_image_is_whose(tmp_path):
     "content, said",
     [
         (None, "task.split_file: no such file: .*type task.split_file=null"),
-        ("train: 0", "is no JSON"),
+        ("train: 0", "is not JSON"),
         ("[1, 2]", 'holds no list of numbers "train"'),
         ('{"train": [0, 1], "valid": []}', 'holds no list of numbers "valid"'),
         ('{"train": [0, "a"], "valid": [1]}', 'holds no list of numbers "train"'),

@@ -138,11 +138,11 @@ def test_advice_for_few_images_is_what_helps(count, values, says, tmp_path):
 
 def test_an_empty_class_stops_the_run_of_either_task(tmp_path):
     (tree(tmp_path / "any") / "elk").mkdir()
-    with pytest.raises(RequestError, match="no image lies in its folder 'elk'"):
+    with pytest.raises(RequestError, match="there is no image in its folder 'elk'"):
         image_folder(tmp_path / "any").check()
     tree(tmp_path / "net" / "train")
     (tree(tmp_path / "net" / "val", count=2) / "elk").mkdir()
-    with pytest.raises(RequestError, match="val: no image lies in its folder 'elk'"):
+    with pytest.raises(RequestError, match="val: there is no image in its folder 'elk'"):
         imagenet(tmp_path / "net").check()
 
 

@@ -115,7 +115,7 @@ def box(values):
     [
         (
             box([18, 2, 4, 5]),
-            r"1 of 6 boxes cannot be: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of annotation 0 in 0.png, 20x16 "
+            r"1 of 6 boxes are invalid: the first, \[18, 2, 22, 7\] \(x1, y1, x2, y2\) of annotation 0 in 0.png, 20x16 "
             "pixels, reaches outside",
         ),
         (box([-3, 2, 4, 5]), "reaches outside"),
@@ -250,7 +250,7 @@ def test_advice_on_boxes_is_not_what_would_be_refused_again(tmp_path):
         for one in content["annotations"]:
             one["bbox"] = [0, 0, 0, 0]
 
-    with pytest.raises(RequestError, match="6 of 6 boxes cannot be.*; correct the file$"):
+    with pytest.raises(RequestError, match="6 of 6 boxes are invalid.*; correct the file$"):
         coco(coco_tree(tmp_path, spoil)).check()
 
 

@@ -74,7 +74,7 @@ def test_voc_becomes_boxes_and_labels(tmp_path):
 @pytest.mark.parametrize(
     "objects, values, says",
     [
-        ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes cannot be: the first, \[2, 3, 30, 10\] .* reaches outside"),
+        ((("dog", 0, 3, 4, 30, 10),), {}, r"5 of 5 boxes are invalid: the first, \[2, 3, 30, 10\] .* reaches outside"),
         ((("dog", 0, 3, 4, 2, 10),), {}, "is empty"),
         (
             (("dgo", 0, 3, 4, 8, 10),),
@@ -107,7 +107,7 @@ def test_voc_becomes_boxes_and_labels(tmp_path):
             "task.test: VOC's set val is not there .* did you mean '2012/val'",
         ),
         ((("dog", 0, 3, 4, 8, 10),), {"train": ["2012/train", "2012/train"]}, "5 images are in them more than once"),
-        ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes cannot be: the first, .* of object 1 in 0.jpg"),
+        ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes are invalid: the first, .* of object 1 in 0.jpg"),
     ],
 )
 def test_voc_files_that_do_not_do(objects, values, says, tmp_path):
@@ -141,7 +141,7 @@ def test_any_set_of_voc_that_lies_there_is_taken(tmp_path, monkeypatch):
 def test_what_cannot_be_fetched_of_voc_is_said(tmp_path):
     with pytest.raises(
         RequestError,
-        match="task.test: got '2012/test', which does not lie in .* and cannot be fetched, allowed: 2007 to 2012",
+        match="task.test: got '2012/test', which is not in .* and cannot be fetched, allowed: 2007 to 2012",
     ):
         voc(voc_tree(tmp_path), test=["2012/test"], download=True).check()
 

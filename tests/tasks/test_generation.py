@@ -139,7 +139,7 @@ def test_an_image_of_16_bits_is_scaled_rather_than_clipped(classes):
 
 def test_a_class_without_an_image_stops_the_run(classes):
     (classes / "green").mkdir()
-    assert "no image lies in its folder 'green' (empty)" in refusal(folder_task(classes))
+    assert "there is no image in its folder 'green' (empty)" in refusal(folder_task(classes))
 
 
 def test_a_postscript_file_named_png_is_not_interpreted(classes):

@@ -54,7 +54,7 @@ def test_other_files_are_left_out_with_a_line_and_clutter_without(classes, caplo
         (classes / name).write_bytes(b"something")
     with caplog.at_level(logging.INFO, logger="quantlab"):
         assert labels(classes) == [0, 0, 1, 1]
-    assert "left out are files that are no images to Pillow, 2 .heic, 1 .txt; the first is cat/1.heic" in caplog.text
+    assert "skipped files that Pillow cannot read as images, 2 .heic, 1 .txt; the first is cat/1.heic" in caplog.text
     assert "Thumbs" not in caplog.text and len(caplog.records) == 1
 
 
@@ -66,7 +66,8 @@ def test_a_class_folder_without_an_image_is_named(classes):
     (classes / ".cache").mkdir()
     message = refusal(labels, classes)
     assert (
-        "no image lies in its folder 'bird' (empty), 'fish' (3 .heic), allowed: in every class folder images" in message
+        "there is no image in its folder 'bird' (empty), 'fish' (3 .heic), allowed: in every class folder images"
+        in message
     )
     save(classes / "stray.png")  # now the folders are no classes, and what is left out is said
     assert labels(classes) is None
@@ -99,7 +100,7 @@ def test_a_folder_of_other_files_says_which(tmp_path):
             "(1 more such files)",
         ),
         (lambda folder: (folder / "3.png").write_bytes(b""), "3.png is empty (0 bytes); remove or replace it"),
-        (lambda folder: os.mkfifo(folder / "3.png"), "3.png is no plain file"),  # reading it would wait for ever
+        (lambda folder: os.mkfifo(folder / "3.png"), "3.png is not a regular file"),  # reading it would block
     ],
 )
 def test_files_that_cannot_be_read_are_named_before_any_work(spoil, says, classes):
@@ -130,7 +131,7 @@ def test_16_bits_of_grey_become_their_upper_8(ending, options, tmp_path):
 def test_numbers_of_unknown_range_are_refused_by_name(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "int.tif")
-    assert "float.tif holds floats (Pillow's mode F), whose range nothing tells, allowed: 8 or 16 bits" in refusal(
+    assert "float.tif holds floats (Pillow's mode F), whose range is unknown, allowed: 8 or 16 bits" in refusal(
         decode, tmp_path / "float.tif", 3
     )
     assert "int.tif holds 32-bit integers" in refusal(decode, tmp_path / "int.tif", 1)
