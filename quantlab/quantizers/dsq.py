@@ -73,8 +73,9 @@ class DSQActivation(ActivationQuantizer):
 
 
 class DSQPolicy(TrainingPolicy):
-    kind = "training"
     """quantizer=dsq."""
+
+    kind = "training"
 
     def weight(self, layer: nn.Module, bits: int, learn_scale: bool) -> DSQWeight:
         return DSQWeight(bits, learn_scale)
