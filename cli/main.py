@@ -64,12 +64,16 @@ def _help(arguments: argparse.Namespace) -> int:
 
 def _start(arguments: argparse.Namespace) -> int:
     from quantlab.cli.arguments import question
-    from quantlab.cli.jobs import let_hydra_answer, run_alone, sweep
     from quantlab.cli.request import check_request
 
     if question(arguments):
+        from quantlab.cli.jobs import let_hydra_answer
+
         return let_hydra_answer(arguments)
     request = check_request(arguments)
+
+    from quantlab.cli.jobs import run_alone, sweep  # what a wrong request does without
+
     if not request.multirun:
         return run_alone(request).exit_code
 

@@ -53,7 +53,7 @@ def _smallest_batch(context: RunContext, training: Method) -> list[int]:
     last
     step if that comes before."""
     steps = run_length(context.config.trainer, training.steps, training.steps_per_epoch)
-    return training.batch_indices(min(steps, training.steps_per_epoch) - 1)
+    return training.batch_indices(min(steps, training.steps_per_epoch or steps) - 1)
 
 
 @torch.no_grad()

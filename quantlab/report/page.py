@@ -190,7 +190,7 @@ def captions(config: dict[str, Any]) -> dict[str, str]:
     for group in ("method", "task"):
         section = section_in(group, config)
         found |= section.captions if section is not None else {}
-    return {**found, "training": TRAINING_CURVES}
+    return {**found, "training": found.get("training", TRAINING_CURVES)}
 
 
 def _pictures(directory: RunDirectory, captions: dict[str, str]) -> str:

@@ -40,7 +40,7 @@ class RegionsOfInterest(Strict):
     features: Count
 
 
-class Detector(Model):
+class Detector(Model, default_for="detector"):
     kind = "detector"
     task_kinds = ("detection",)
     backbone: Backbone

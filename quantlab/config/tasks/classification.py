@@ -59,7 +59,7 @@ class Augmentation(Strict):
     horizontal_flip: Switch
 
 
-class ImagesInMemory(ClassificationTask):
+class ImagesInMemory(ClassificationTask, default_for="classification"):
     augmentation: Augmentation
 
 

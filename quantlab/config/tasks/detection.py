@@ -33,7 +33,7 @@ class BoxEvaluation(Strict):
     drawn_score: Fraction
 
 
-class DetectionTask(Task):
+class DetectionTask(Task, default_for="detection"):
     kind = "detection"
     main_metrics = ("map",)
     captions = {

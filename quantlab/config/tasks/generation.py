@@ -17,7 +17,7 @@ class Evaluation(Strict):
     step_error_samples: Count
 
 
-class GenerationTask(Task):
+class GenerationTask(Task, default_for="generation"):
     kind = "generation"
     has_parts = False
     main_metrics = ("fid_to_fp32", "mse_to_fp32")

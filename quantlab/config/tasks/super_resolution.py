@@ -14,7 +14,7 @@ class RestorationEvaluation(Strict):
     border: CountFromZero
 
 
-class SuperResolution(Task):
+class SuperResolution(Task, default_for="super_resolution"):
     kind = "super_resolution"
     main_metrics = ("psnr_y",)
     captions = {
