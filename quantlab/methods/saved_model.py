@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
-from quantlab.methods.base import RunContext
-from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.base import RunContext, Verb
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.models.given import build_model, weights_of
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
@@ -32,7 +32,33 @@ class SavedModel:
         strict_load(module, self.tensors, str(self.path))
 
 
-def restore(context: RunContext) -> QuantizedDenoiser | None:
+class OnFinishedRun(Verb):
+    """A verb whose `method.run` names a finished run; the config holds that run's task, model and quantizer.
+
+    `saved`: what it left, None where no run is named. `quantized`: the denoiser that it quantized after training, else
+    None, and `context.model` is the run's model.
+    """
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        self.saved = self.quantized = None
+        if section.run is not None:
+            self.described = RunDirectory(section.run).read_layers()
+            self.saved = SavedModel(section.run)
+            self.quantized = restore(self.saved, context)
+
+    @classmethod
+    def check_files(cls, section, config) -> None:
+        if section.run is not None:
+            SavedModel(section.run)
+
+    @classmethod
+    def open_model(cls, config, task) -> nn.Module:
+        """Of a run the model without weights: those that the config may name are what it was quantized from."""
+        return super().open_model(config, task) if config.method.run is None else build_model(config.model, task)
+
+
+def restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
     """Put the saved model into `context.model`, wrapped with the quantizers that it was trained with, in evaluation
     mode.
 
@@ -41,7 +67,7 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
     Raises RequestError where the saved tensors do not fit, as when another task has another number of classes.
     """
     try:
-        return _restore(context)
+        return _restore(saved, context)
     except RequestError as error:
         task = context.task
         facts = [
@@ -50,8 +76,8 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
         raise RequestError(f"method.run, with task={task.name} ({', '.join(facts)}): {error}") from None
 
 
-def _restore(context: RunContext) -> QuantizedDenoiser | None:
-    saved, model, quantizer = context.saved_model, context.model, context.config.quantizer
+def _restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
+    model, quantizer = context.model, context.config.quantizer
     if quantizer.kind == "post-training":
         quantized = QuantizedDenoiser(
             model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"]
@@ -62,6 +88,6 @@ def _restore(context: RunContext) -> QuantizedDenoiser | None:
         wrap_for_training(model, instantiate(quantizer), learn_weight_scale=False)
         saved.load_into(model)
     else:
-        saved.load_into(Pretrain.weights_of(model))
+        saved.load_into(weights_of(model))
     model.eval()
     return None

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from quantlab.config import load_config
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.errors import RequestError, RunError
-from quantlab.full_precision import load_weights
 from quantlab.methods.generation_judge import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain, source_of
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.models.diffusers_denoiser import load_pretrained
 from quantlab.models.diffusers_scheduler import DDPM_FORWARD, alphas_cumprod
+from quantlab.models.given import load_weights
 from quantlab.run.cache import Cache
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from quantlab.errors import RequestError
-from quantlab.full_precision import load_weights
+from quantlab.models.given import load_weights
 from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.quantizers.fixed_point import FixedPointActivation, FixedPointPolicy
 from quantlab.quantizers.trained_layer import calibrate_activations, quantized_layers, wrap_for_training

@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.models import get_model, resnet18
 
 from quantlab.errors import RequestError
-from quantlab.full_precision import load_weights
 from quantlab.models.edsr import EDSR
+from quantlab.models.given import load_weights
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.models.task_classifier import TaskClassifier
 from quantlab.models.timm_classifier import build_timm_classifier
