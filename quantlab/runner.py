@@ -18,13 +18,13 @@ from quantlab.methods.base import Outcome, RunContext, Verb
 from quantlab.methods.generation_judge import require_feature_network
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.models.given import say_of_weights
+from quantlab.models.model_file import describe_model, save_model_file
 from quantlab.progress import Stopwatch, interruptible_bar
 from quantlab.report import figures, page
 from quantlab.results import results_of
 from quantlab.run.cache import Cache
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, check, deferred, interruptible
-from quantlab.run.state import save_model
 from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
@@ -147,12 +147,15 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
 
 def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) -> None:
     """Model, figures, report.md, and last results.json, the state, and the table on stdout."""
-    directory = context.directory
+    directory, facts = context.directory, outcome.model_facts
+    if outcome.network is not None:
+        facts = facts | describe_model(context.config, context.task, outcome.network)
     if outcome.model is not None:
-        save_model(directory.model_path.with_suffix(""), outcome.model, outcome.model_facts)
+        save_model_file(directory.model_path, outcome.model, facts)
     if outcome.best_model is not None:
-        facts = outcome.model_facts | {"weights": f"step {outcome.best['step']}"}
-        save_model(directory.best_model_path.with_suffix(""), outcome.best_model, facts)
+        save_model_file(
+            directory.best_model_path, outcome.best_model, facts | {"weights": f"step {outcome.best['step']}"}
+        )
     results = results_of(context, outcome, steps, seconds)
     rows = directory.metrics.read()
     if len(rows) > 1:

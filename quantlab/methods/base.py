@@ -53,6 +53,7 @@ class Outcome:
     best: dict[str, Any] = field(default_factory=dict)
     best_model: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
+    network: torch.nn.Module | None = None  # whose tensors `model` holds; None: the file does not say what they are of
     model_facts: dict[str, Any] = field(default_factory=dict)
     # sentences without which the results would be misread; in every table
     notes: list[str] = field(default_factory=list)

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.denoiser_samples import measure_full_precision
 from quantlab.models.given import weights_of
+from quantlab.models.model_file import tensors_of
 from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.state import tensors_digest
 from quantlab.tasks.base import to_device
@@ -241,7 +242,8 @@ class Pretrain(Method):
             metrics=metrics,
             baseline=context.task.baseline(context.device),
             protocol={"weights": "exponential moving average"} | protocol,
-            model=weights_of(model).state_dict(),
+            model=tensors_of(weights_of(model)),
+            network=weights_of(model),
         )
 
     def state_dict(self) -> dict:

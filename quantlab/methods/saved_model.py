@@ -9,11 +9,12 @@ from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext, Verb
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.given import build_model, weights_of
+from quantlab.models.model_file import load_tensors
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.trained_layer import wrap_for_training
 from quantlab.quantizers.wrap import UniformAffinePolicy
 from quantlab.run.directory import RunDirectory
-from quantlab.run.state import load_model, strict_load
+from quantlab.run.state import load_model
 
 
 class SavedModel:
@@ -29,7 +30,7 @@ class SavedModel:
 
     def load_into(self, module: nn.Module) -> None:
         """Raises RequestError where `module` has other tensors."""
-        strict_load(module, self.tensors, str(self.path))
+        load_tensors(module, self.tensors, str(self.path))
 
 
 class OnFinishedRun(Verb):

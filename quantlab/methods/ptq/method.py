@@ -22,6 +22,7 @@ from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_judge import GenerationJudge, fetch_trajectories
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.models.model_file import tensors_of
 from quantlab.quantizers import adaround, wrap
 
 logger = logging.getLogger("quantlab")
@@ -239,7 +240,8 @@ class DiffusionPTQ(Method):
             judge.protocol,
             diagnostics,
             {"network_evaluations": round(self.network_evaluations)},
-            model=self.quantized.unet.state_dict(),
+            model=tensors_of(self.quantized.unet),
+            network=self.quantized.unet,
             model_facts=facts,
         )
 
