@@ -1,66 +1,19 @@
-"""Full-precision weights for a model: from a file, from the model itself, or trained once and cached."""
+"""Full-precision weights for a model: those it came with, or trained once and cached."""
 
 import logging
 from dataclasses import replace
 
-from quantlab.config import instantiate, to_plain
+import torch
+
+from quantlab.config import to_plain
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext, run_length
 from quantlab.methods.pretrain import CACHE, Pretrain, source_of
-from quantlab.models.weight_names import match
-from quantlab.models.weights import read
+from quantlab.models.given import given_model, load_weights, say_of_weights
 from quantlab.run.directory import RunDirectory
-from quantlab.trainer import Trainer, seed_everything
+from quantlab.trainer import Trainer
 
 logger = logging.getLogger("quantlab")
-
-
-def build_model(section, task):
-    """The model that a config's `model` section describes, its initial weights drawn from `section.pretrain.seed`."""
-    seed_everything(section.pretrain.seed)
-    return instantiate(section, task=task)
-
-
-def given_model(section, task, key: str = "model"):
-    """`build_model`, with the weights of the file that the section names, if it names one. `key`: where the config
-    has the section.
-    """
-    model = build_model(section, task)
-    if section.weights is not None:
-        load_weights(model, section.weights, f"{key}.weights")
-    return model
-
-
-def load_weights(model, path: str, key: str) -> None:
-    """Load a file of weights into `model`, as `weights.read` and `weight_names.match` take it. Raises RequestError in
-    one line for anything that is wrong with it; the model is then unchanged.
-
-    With other classes than the file's the last layer is new: then `has_weights` is False, and the recipe trains on from
-    the file. What is to be said of it, lines for the run's log, becomes `model.said_of_weights`.
-    """
-    tensors, facts = read(path, key)
-    what = f"{key}: {path}"
-    if "bits" in facts or any(name.endswith(".codes") for name in tensors):
-        raise RequestError(
-            f"{what} holds a model quantized to {facts.get('bits', 'integers')}, allowed: weights in full precision, as"
-            " method=pretrain leaves them; they are quantized to the bits of this run's quantizer"
-        )
-    network = Pretrain.weights_of(model)
-    found = match(tensors, network, what)
-    network.load_state_dict(found.tensors)
-    model.has_weights, model.weights_from = not found.new, f"{key}={path}"
-    model.said_of_weights = ["; ".join([f"{what}: loaded", *found.notes])]
-    if found.new:
-        model.said_of_weights.append(
-            f"{key}: {', '.join(found.new)} does not come from the file and is new; where the method starts "
-            "from full precision, the recipe of model.pretrain trains on first"
-        )
-
-
-def say_of_weights(model) -> None:
-    """Log what `load_weights` had to say: it is asked before there is a run to log to."""
-    for line in getattr(model, "said_of_weights", ()):
-        logger.info(line)
 
 
 def provide_full_precision(context: RunContext) -> None:
@@ -77,7 +30,7 @@ def full_precision_at_hand(context: RunContext) -> bool:
     `model.weights`, or the
     cache's; whether there are any. Raises RequestError for a file that cannot be used."""
     model, path = context.model, context.config.model.weights
-    if path is not None and context.saved_model is not None:  # else they are loaded
+    if path is not None and not getattr(model, "has_weights", False):
         load_weights(model, path, "model.weights")
     pretrain = Pretrain(None, context)
     if not getattr(model, "has_weights", False) and not pretrain.restore(pretrain.steps):
@@ -127,3 +80,27 @@ def train_or_restore(context: RunContext) -> None:
         Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
         pretrain.keep()
         directory.write_status("completed", exit_code=0)
+
+
+def feature_network(context: RunContext):
+    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or
+    None.
+    """
+    features = context.task.evaluation.features
+    if features != "task_classifier":
+        return None if features == "none" else features
+    return trained_model(context, context.config.task.feature_network, "task.feature_network")
+
+
+def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
+    """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in
+    evaluation
+    mode, on the device."""
+    own = replace(
+        context,
+        model=given_model(section, context.task, key).to(context.device),
+        config=context.config.model_copy(update={"model": section}),
+    )
+    say_of_weights(own.model)
+    provide_full_precision(own)
+    return own.model

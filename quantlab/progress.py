@@ -3,12 +3,28 @@ and its end.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from quantlab.run.signals import check
+
 LINE_EVERY = 60.0  # seconds
+
+
+class Stopwatch:
+    """Wall time of a run over its sittings, in seconds. `earlier`: of those up to the checkpoint that this one goes on
+    from. Of a sitting that was killed, what came after its last checkpoint is not known.
+    """
+
+    def __init__(self) -> None:
+        self.started, self.earlier = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + time.perf_counter() - self.started
 
 
 class Bar(tqdm):
@@ -25,6 +41,13 @@ class Bar(tqdm):
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         super().set_postfix_str(s, refresh and not self.in_lines)
+
+
+def interruptible_bar(batches: Iterable, what: str) -> Iterator:
+    """`batches` with a bar on stderr, shown only once they have taken a second."""
+    for batch in Bar(batches, what, delay=1, leave=False):
+        check()  # a signal that a library caught ends the run here
+        yield batch
 
 
 class Steps(Bar):

@@ -10,29 +10,23 @@ import math
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
-from quantlab.progress import Steps
+from quantlab.progress import Steps, Stopwatch
 from quantlab.run import formats
 from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, deferred, pending
+from quantlab.seeding import seed_everything
 from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
-
-
-def seed_everything(*seed: int) -> None:
-    """Seed torch's generators (all devices) from the integers given, well mixed."""
-    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1))
 
 
 class Batches:
@@ -52,31 +46,18 @@ class Batches:
 class Trainer:
     """Runs a method to its end in `directory`, from its latest checkpoint if there is one.
 
-    section: the config's `trainer`; seed: root of every random number of the loop; started: `time.perf_counter()` at
-    which this sitting of the run began, now unless given.
+    section: the config's `trainer`; seed: root of every random number of the loop; watch: of the run's time, which
+    begins now unless given.
     """
 
-    def __init__(self, section, directory: RunDirectory, accelerator, seed: int, started: float | None = None):
+    def __init__(self, section, directory: RunDirectory, accelerator, seed: int, watch: Stopwatch | None = None):
         self.section, self.directory, self.accelerator, self.seed = section, directory, accelerator, seed
         self.checkpoints = Checkpoints(directory.checkpoints)
-        self.started = time.perf_counter() if started is None else started
-        self.earlier = 0.0  # seconds of earlier sittings, up to the checkpoint that this one goes on from
+        self.watch = Stopwatch() if watch is None else watch
         self.interval_losses: list = []
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
         self.loading = False  # whether the loop is waiting for data
         self.validated = True  # whether the checkpoint that this sitting goes on from was
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run so far. Of a sitting that was killed, what came after its last checkpoint is not
-        known.
-        """
-        return self.earlier + time.perf_counter() - self.started
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether an earlier sitting has left a checkpoint."""
-        return bool(self.checkpoints.steps())
 
     def fit(self, method: Method, description: str = "") -> int:
         """Train; returns the number of steps the run has made in all. Raises RunError on a non-finite loss."""
@@ -152,7 +133,7 @@ class Trainer:
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.interval_losses = list(state.get("interval_losses", torch.empty(0)).to(self.accelerator.device))
-        self.earlier, self.validated = facts["seconds"], facts.get("validated", True)
+        self.watch.earlier, self.validated = facts["seconds"], facts.get("validated", True)
         logger.info("resuming from step %d", step)
         if number < formats.FORMAT:
             logger.warning(
@@ -251,7 +232,7 @@ class Trainer:
                 done,
                 state,
                 score=score,
-                facts={"seconds": self.seconds, "validated": score is not None, formats.KEY: formats.FORMAT},
+                facts={"seconds": self.watch.seconds, "validated": score is not None, formats.KEY: formats.FORMAT},
             )
         self.saved = done
         if together:

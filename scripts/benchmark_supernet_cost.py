@@ -26,8 +26,8 @@ from omegaconf import OmegaConf
 from quantlab.config import validate
 from quantlab.methods.base import Method
 from quantlab.runner import prepare
+from quantlab.seeding import seed_everything
 from quantlab.tasks.base import to_device
-from quantlab.trainer import seed_everything
 
 COMMON = [
     "method=supernet",

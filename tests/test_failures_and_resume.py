@@ -255,7 +255,7 @@ def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, mo
 def test_an_unforeseen_error_leaves_its_traceback_in_the_log_alone(quantlab, tmp_path, monkeypatch):
     from quantlab import runner
 
-    monkeypatch.setattr(runner, "execute", lambda *_: 1 / 0)
+    monkeypatch.setattr(runner, "init_trackers", lambda *_: 1 / 0)
     directory = tmp_path / "run"
     code, _, err = quantlab("method=pretrain", *TINY, f"output_dir={directory}")
     assert code == 1 and "ZeroDivisionError: division by zero" in err and "Traceback" not in err

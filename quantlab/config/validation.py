@@ -88,7 +88,8 @@ def load_config(path: str | Path) -> RunConfig:
     try:
         mapping = run.read_config()
     except FileNotFoundError:
-        raise RequestError(f"{file}: no such file; name the directory of a run, which holds a config.yaml") from None
+        missing = file if path.is_dir() else path
+        raise RequestError(f"{missing}: no such file; name the directory of a run, which holds a config.yaml") from None
     except (OSError, CorruptFileError) as error:
         raise RequestError(f"{file}: not readable ({' '.join(str(error).split())}); restore it or run anew") from None
     try:

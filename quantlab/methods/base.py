@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantlab.models.given import given_model
 from quantlab.run.directory import RunDirectory
 
 
@@ -30,8 +31,9 @@ class RunContext:
     # trained(model section): that model in full precision, by its own recipe, cached
     trained: Callable[[Any], torch.nn.Module]
     full_precision_at_hand: Callable[[], bool]  # gives `model` weights if that takes no training; whether there are any
+    provide_full_precision: Callable[[], None]  # gives `model` its weights: given, cached, or trained now
+    fit: Callable[["Method"], int]  # fit(method): trained in the one loop; the steps that the run has made in all
     progress: Callable[..., Iterable]  # progress(iterable, "what"): a bar with an ETA
-    saved_model: Any = None  # the SavedModel of the finished run in method.run
 
     @property
     def device(self) -> torch.device:
@@ -51,23 +53,19 @@ class Outcome:
     best: dict[str, Any] = field(default_factory=dict)
     best_model: dict[str, Tensor] | None = None
     model: dict[str, Tensor] | None = None
+    network: torch.nn.Module | None = None  # whose tensors `model` holds; None: the file does not say what they are of
     model_facts: dict[str, Any] = field(default_factory=dict)
     # sentences without which the results would be misread; in every table
     notes: list[str] = field(default_factory=list)
 
 
-class Method:
-    """Base of all methods. A subclass sets `steps`, `dataset` and, where an epoch means something,
-    `steps_per_epoch`.
+class Verb:
+    """What a run does, on a model that is there or on a finished run: `sample`, `evaluate`. Methods also train.
+
+    The runner asks `work`, then `finish`; before there is a run `check_files` and `open_model`.
     """
 
-    needs_full_precision = True  # the runner loads full-precision weights into context.model first
-
-    steps: int  # the method's own length; trainer.max_steps and trainer.epochs may shorten it
-    steps_per_epoch: int | None = None
-    dataset: Any = None  # map-style; `collate` makes a batch of its items
-    described: dict[str, dict] | None = None  # of a method that quantizes, after `build`: what layers.json holds
-    workers: int = 0  # processes that load it, unless trainer.num_workers says how many
+    described: dict[str, dict] | None = None  # what layers.json holds, where something is quantized
 
     def __init__(self, section, context: RunContext):
         self.section, self.context = section, context
@@ -77,6 +75,39 @@ class Method:
         """Looks at the files that the method's section names, before any data is read. Raises RequestError for one
         that will not do.
         """
+
+    @classmethod
+    def open_model(cls, config, task) -> torch.nn.Module:
+        """What becomes `context.model`, on the CPU. Raises RequestError for files of weights that will not do."""
+        return given_model(config.model, task, "model")
+
+    def work(self) -> int:
+        """All that comes before `finish`; the steps of the loop that it took."""
+        if self.described is not None and self.context.accelerator.is_main_process:
+            self.context.directory.write_layers(self.described)
+        return 0
+
+    def finish(self) -> Outcome:
+        """Evaluate, draw, and hand over what was made."""
+        raise NotImplementedError  # every method ends with something
+
+
+class Method(Verb):
+    """Base of all that is trained in the loop. A subclass sets `steps`, `dataset` and, where an epoch means something,
+    `steps_per_epoch`. `described` is there after `build`.
+    """
+
+    needs_full_precision = True  # full-precision weights come into context.model first
+
+    steps: int  # the method's own length; trainer.max_steps and trainer.epochs may shorten it
+    steps_per_epoch: int | None = None
+    dataset: Any = None  # map-style; `collate` makes a batch of its items
+    workers: int = 0  # processes that load it, unless trainer.num_workers says how many
+
+    def work(self) -> int:
+        if self.needs_full_precision:
+            self.context.provide_full_precision()
+        return self.context.fit(self)
 
     # data ----------------------------------------------------------------------------------------------------------
     def batch_indices(self, step: int) -> list:
@@ -131,10 +162,6 @@ class Method:
         ties.
         """
         return [validated["loss"]] if "loss" in validated else []
-
-    def finish(self) -> Outcome:
-        """Evaluate, draw, and hand over what was made."""
-        raise NotImplementedError  # every method ends with something
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:

@@ -12,30 +12,22 @@ from torch import Tensor
 
 from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
-from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.base import Outcome, RunContext
 from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
 from quantlab.methods.generation_evaluator import GenerationEvaluator, draw_images, fid_to_task, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
-from quantlab.methods.saved_model import restore
+from quantlab.methods.saved_model import OnFinishedRun
 from quantlab.report.metrics import format_bits
-from quantlab.run.directory import RunDirectory
 
 logger = logging.getLogger("quantlab")
 
 
-class Evaluate(Method):
+class Evaluate(OnFinishedRun):
     """method=evaluate. With method.run, the config holds that run's task, model and quantizer."""
-
-    needs_full_precision = False
-    steps = 0
-    dataset = ()
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        self.quantized = None  # the QuantizedDenoiser of a run that quantized one
-        if context.saved_model is not None:
-            self.described = RunDirectory(section.run).read_layers()
-            self.quantized = restore(context)
+        if self.saved is not None:
             self.is_comparable = self.quantized is not None and self._has_its_full_precision()
         elif not context.full_precision_at_hand():
             task, model = context.config.task.name, context.config.model.name
@@ -99,4 +91,4 @@ class Evaluate(Method):
     def _has_its_full_precision(self) -> bool:
         if not self.context.full_precision_at_hand():
             return False
-        return self.context.saved_model.facts.get("full_precision_sha256") == self.context.model.fingerprint()
+        return self.saved.facts.get("full_precision_sha256") == self.context.model.fingerprint()

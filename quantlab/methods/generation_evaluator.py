@@ -19,6 +19,7 @@ from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.metrics.paired import paired_metrics, paired_protocol
+from quantlab.models.given import given_model
 
 FID_POINTS = 8  # points along denoising at which fid_to_fp32 is measured for the figure
 
@@ -60,10 +61,12 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
     return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
 
 
-def require_feature_network(task: Any) -> None:
-    """Raises RequestError if `task` lacks what its `evaluation.features` needs: labels, or Inception's weights, which
-    are downloaded.
+def require_feature_network(config: Any, task: Any) -> None:
+    """Raises RequestError where a method that measures samples has a task without what its `evaluation.features`
+    needs: labels and sound weights, if some are named, or Inception's weights, which are downloaded.
     """
+    if not (config.method.judges_samples and config.model.kind == "denoiser"):
+        return
     features = task.evaluation.features
     if features == "task_classifier" and task.classes is None:
         raise RequestError(
@@ -71,6 +74,8 @@ def require_feature_network(task: Any) -> None:
             " allowed: none (everything but FID), inception, or a sub-folder of images per class; type"
             " task.evaluation.features=none"
         )
+    if features == "task_classifier":
+        given_model(config.task.feature_network, task, "task.feature_network")
     if features == "inception":
         FrechetDistance("inception")
 

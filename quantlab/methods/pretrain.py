@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, seeded, shuffled_batch
+from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, run_length, seeded, shuffled_batch
 from quantlab.methods.denoiser_samples import measure_full_precision
+from quantlab.models.given import weights_of
+from quantlab.models.model_file import tensors_of
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.state import tensors_digest
 from quantlab.tasks.base import to_device
 
@@ -101,7 +104,7 @@ class Pretrain(Method):
             return {}
         if hasattr(model, "fingerprint"):
             return {"model": model.fingerprint()}
-        return {"weights": tensors_digest(self.weights_of(model).state_dict())}
+        return {"weights": tensors_digest(weights_of(model).state_dict())}
 
     def cache_facts(self, total_steps: int) -> dict:
         """Everything that shapes the weights, as plain data."""
@@ -127,7 +130,7 @@ class Pretrain(Method):
         found = self.context.cache.load(CACHE, facts)
         if found is None:
             return False
-        self.weights_of(self.context.model).load_state_dict(found)
+        weights_of(self.context.model).load_state_dict(found)
         logger.info(
             "full-precision %s: found in the cache, %s",
             self.context.config.model.name,
@@ -135,9 +138,14 @@ class Pretrain(Method):
         )
         return True
 
-    @staticmethod
-    def weights_of(model: nn.Module) -> nn.Module:
-        return model.weights() if hasattr(model, "weights") else model
+    def work(self) -> int:
+        """A run that has begun to train goes on with its own checkpoints: what it has put into the cache is its own
+        work.
+        """
+        total = run_length(self.context.config.trainer, self.steps, self.steps_per_epoch)
+        if not Checkpoints(self.context.directory.checkpoints).steps() and self.restore(total):
+            return 0
+        return super().work()
 
     def batch_indices(self, step: int) -> list[int]:
         batch = shuffled_batch(len(self.trained_on), self.recipe.batch_size, self.recipe.seed, step, self.drop_last)
@@ -203,8 +211,8 @@ class Pretrain(Method):
         """The model with the averaged weights, which are put into the cache."""
         model = self.context.model.eval()
         if self.average is not None:
-            averaged = self.weights_of(self.average.module).state_dict()
-            self.weights_of(model).load_state_dict(averaged)
+            averaged = weights_of(self.average.module).state_dict()
+            weights_of(model).load_state_dict(averaged)
             if self.context.accelerator.is_main_process:
                 self.context.cache.save(CACHE, self.cache_facts(self.total_steps), averaged)
         return model
@@ -234,17 +242,18 @@ class Pretrain(Method):
             metrics=metrics,
             baseline=context.task.baseline(context.device),
             protocol={"weights": "exponential moving average"} | protocol,
-            model=self.weights_of(model).state_dict(),
+            model=tensors_of(weights_of(model)),
+            network=weights_of(model),
         )
 
     def state_dict(self) -> dict:
         return {
-            "model": self.weights_of(self.context.model).state_dict(),
+            "model": weights_of(self.context.model).state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.weights_of(self.context.model).load_state_dict(state["model"])
+        weights_of(self.context.model).load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

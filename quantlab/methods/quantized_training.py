@@ -18,6 +18,7 @@ from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
 from quantlab.methods.batch_norm_statistics import batch_norms, reestimate
 from quantlab.methods.pretrain import LossOf
+from quantlab.models.model_file import tensors_of
 from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
@@ -284,7 +285,7 @@ class QuantizedTraining(Method):
         context.model.load_state_dict(state["method"]["model"])
         self.reestimate_batch_norm()
         metrics = self._test_metrics()
-        tensors = copy.deepcopy(context.model.state_dict())
+        tensors = copy.deepcopy(tensors_of(context.model))
         context.model.load_state_dict(last)
         return {"step": step, "metrics": metrics}, tensors
 
@@ -348,7 +349,8 @@ class QuantizedTraining(Method):
             protocol=protocol,
             best=best,
             best_model=tensors,
-            model=context.model.state_dict(),
+            model=tensors_of(context.model),
+            network=context.model,
             model_facts={"weights": "last step", "bits": bits},
             notes=self.notes,
             diagnostics={"held_clip_ratios": self.held} if self.held else {},

@@ -5,29 +5,23 @@ The noise is the evaluation's, so the first samples are those of the run itself,
 
 import logging
 
-from quantlab.methods.base import Method, Outcome, RunContext
+from quantlab.methods.base import Outcome, RunContext
 from quantlab.methods.denoiser_samples import spectrum_ratio_to_task
 from quantlab.methods.generation_evaluator import draw_images, fid_to_task, sampling_protocol
-from quantlab.methods.saved_model import restore
+from quantlab.methods.saved_model import OnFinishedRun
 from quantlab.report import grids
-from quantlab.run.directory import RunDirectory
 from quantlab.tasks.base import denormalize
 
 logger = logging.getLogger("quantlab")
 
 
-class Sample(Method):
+class Sample(OnFinishedRun):
     """method=sample. The config holds the other run's task, model and quantizer."""
-
-    needs_full_precision = False
-    steps = 0
-    dataset = ()
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        self.described = RunDirectory(section.run).read_layers()
-        quantized = restore(context)
-        self.network = context.model.network() if quantized is None else context.model.guide(quantized.network)
+        model, quantized = context.model, self.quantized
+        self.network = model.network() if quantized is None else model.guide(quantized.network)
 
     def finish(self) -> Outcome:
         context, count = self.context, self.section.samples

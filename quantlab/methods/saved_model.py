@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.errors import RequestError
-from quantlab.methods.base import RunContext
-from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.base import RunContext, Verb
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.models.given import build_model, weights_of
+from quantlab.models.model_file import load_tensors
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.insert import insert
 from quantlab.run.directory import RunDirectory
-from quantlab.run.state import load_model, strict_load
+from quantlab.run.state import load_model
 
 
 class SavedModel:
@@ -28,10 +29,36 @@ class SavedModel:
 
     def load_into(self, module: nn.Module) -> None:
         """Raises RequestError where `module` has other tensors."""
-        strict_load(module, self.tensors, str(self.path))
+        load_tensors(module, self.tensors, str(self.path))
 
 
-def restore(context: RunContext) -> QuantizedDenoiser | None:
+class OnFinishedRun(Verb):
+    """A verb whose `method.run` names a finished run; the config holds that run's task, model and quantizer.
+
+    `saved`: what it left, None where no run is named. `quantized`: the denoiser that it quantized after training, else
+    None, and `context.model` is the run's model.
+    """
+
+    def __init__(self, section, context: RunContext):
+        super().__init__(section, context)
+        self.saved = self.quantized = None
+        if section.run is not None:
+            self.described = RunDirectory(section.run).read_layers()
+            self.saved = SavedModel(section.run)
+            self.quantized = restore(self.saved, context)
+
+    @classmethod
+    def check_files(cls, section, config) -> None:
+        if section.run is not None:
+            SavedModel(section.run)
+
+    @classmethod
+    def open_model(cls, config, task) -> nn.Module:
+        """Of a run the model without weights: those that the config may name are what it was quantized from."""
+        return super().open_model(config, task) if config.method.run is None else build_model(config.model, task)
+
+
+def restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
     """Put the saved model into `context.model`, wrapped with the quantizers that it was trained with, in evaluation
     mode.
 
@@ -40,7 +67,7 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
     Raises RequestError where the saved tensors do not fit, as when another task has another number of classes.
     """
     try:
-        return _restore(context)
+        return _restore(saved, context)
     except RequestError as error:
         task = context.task
         facts = [
@@ -49,8 +76,8 @@ def restore(context: RunContext) -> QuantizedDenoiser | None:
         raise RequestError(f"method.run, with task={task.name} ({', '.join(facts)}): {error}") from None
 
 
-def _restore(context: RunContext) -> QuantizedDenoiser | None:
-    saved, model, quantizer = context.saved_model, context.model, context.config.quantizer
+def _restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
+    model, quantizer = context.model, context.config.quantizer
     if quantizer.kind == "post-training":
         quantized = QuantizedDenoiser(model.unet, quantizer, len(model.sampler), saved.facts["group_size"])
         quantized.load(saved.tensors, str(saved.path))
@@ -59,6 +86,6 @@ def _restore(context: RunContext) -> QuantizedDenoiser | None:
         insert(model, instantiate(quantizer, learn_weight_scale=False))
         saved.load_into(model)
     else:
-        saved.load_into(Pretrain.weights_of(model))
+        saved.load_into(weights_of(model))
     model.eval()
     return None

@@ -11,8 +11,8 @@ from diffusers_files import WEIGHTS, edit, eps, load, refusal, shards, tiny_unet
 from safetensors.torch import load_file, save_file
 
 from quantlab.diffusion.rollout import seeded_normal
-from quantlab.full_precision import load_weights
 from quantlab.methods.pretrain import source_of
+from quantlab.models.given import load_weights
 
 
 def test_a_pipeline_s_directory_is_full_precision(saved_denoiser, expected_output):

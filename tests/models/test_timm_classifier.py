@@ -12,7 +12,7 @@ from policies import policy, quantize
 from safetensors.torch import save_file
 
 from quantlab.errors import RequestError
-from quantlab.full_precision import load_weights
+from quantlab.models.given import load_weights
 from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.quantizers.calibration import calibrate_activations
 from quantlab.quantizers.fixed_point import FixedPointActivation

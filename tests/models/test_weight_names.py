@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import get_model, resnet18
 from weight_files import prefixed, randomized, refusal, resnet
 
-from quantlab.full_precision import load_weights
 from quantlab.models.edsr import EDSR
+from quantlab.models.given import load_weights
 from quantlab.models.task_classifier import TaskClassifier
 from quantlab.models.timm_classifier import build_timm_classifier
 from quantlab.models.torchvision_names import TORCHVISION, torchvision_names

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from weight_files import randomized, refusal, resnet
 
-from quantlab.full_precision import load_weights
+from quantlab.models.given import load_weights
 from quantlab.models.weight_names import match
 from quantlab.models.weights import read, require_finite
 from quantlab.run.state import save_model

@@ -22,6 +22,7 @@ from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.models.model_file import tensors_of
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.quantizers.insert import planned_bits
@@ -248,7 +249,8 @@ class DiffusionPTQ(Method):
             evaluator.protocol,
             diagnostics,
             {"network_evaluations": round(self.network_evaluations)},
-            model=self.quantized.unet.state_dict(),
+            model=tensors_of(self.quantized.unet),
+            network=self.quantized.unet,
             model_facts=facts,
         )
 

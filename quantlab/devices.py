@@ -1,0 +1,64 @@
+"""Where a run computes: the device, precision and processes that its config asks for."""
+
+import resource
+import sys
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from quantlab.config import RunConfig
+from quantlab.errors import RequestError
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """The accelerate object for `config.device`, precision and logger; also makes torch deterministic, and begins the
+    count of `peak_memory` anew.
+
+    Raises: RequestError for a device or a logger that is not there, and for several processes where the method takes
+    one.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device: got cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise RequestError("device: got mps, but torch sees none here; use device=cpu or device=auto")
+    if config.logger.name == "wandb":
+        try:
+            import wandb  # noqa: F401
+        except ImportError:
+            raise RequestError("logger=wandb needs the package: pip install wandb, or logger=none") from None
+    AcceleratorState._reset_state()  # jobs of a sweep share a process and may differ in precision
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.trainer.mixed_precision,
+        log_with=None if config.logger.name == "none" else config.logger.name,
+        project_dir=config.output_dir,
+        dynamo_backend="inductor" if config.trainer.compile else None,
+    )
+    if accelerator.num_processes > 1 and not config.method.trains_network:
+        raise RequestError(
+            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train"
+            " with method=pretrain first, then run this method alone, which finds the weights in cache_dir"
+        )
+    if accelerator.device.type == "cuda":  # the jobs of a sweep share the process, and each reports its own peak
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
+    return accelerator
+
+
+def init_trackers(accelerator: Accelerator, config: RunConfig) -> None:
+    """Start the logger of the config, if it names one."""
+    options = {}
+    if config.logger.name == "wandb":
+        options = {"wandb": {"dir": str(config.output_dir), "mode": config.logger.mode}}
+    if config.logger.name != "none":
+        accelerator.init_trackers(getattr(config.logger, "project", "quantlab"), init_kwargs=options)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on CUDA, else the process's largest resident set so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,90 @@
+"""`quantlab.load`: the module that a run left, from what its file says, with neither config nor data."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantlab.config import instantiate
+from quantlab.config.sections import section_of
+from quantlab.errors import CorruptFileError
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.models.model_file import load_tensors, read_description, require_described
+from quantlab.models.weights import locate, read
+from quantlab.quantizers.insert import insert
+
+CALLER = "quantlab.load"
+
+
+def load_module(path: str | Path) -> nn.Module:
+    """The model in `path`, a run's directory or its model.safetensors, in evaluation mode, on the CPU.
+
+    A classifier takes images and gives logits, as in its run; a denoiser is diffusers' UNet2DModel, called as
+    unet(x, t).sample, and one quantized after training chooses the activation scales of the denoising step that t is
+    nearest to. No random number is drawn from torch's generator.
+
+    Raises: RequestError where there is no such file, or it does not say what it holds; CorruptFileError.
+    """
+    file = locate(path, CALLER)
+    tensors, _ = read(file, CALLER)
+    facts = read_description(file)
+    require_described(facts, file)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = _quantized(_network(facts["architecture"]), facts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(f"{file}: its header is damaged ({type(error).__name__}: {error})") from error
+    load_tensors(network, tensors, str(file))
+    return network.eval().requires_grad_(False)
+
+
+def _network(architecture: dict[str, Any]) -> nn.Module:
+    """The network in full precision, its weights random."""
+    if architecture["library"] == "diffusers":
+        from diffusers.models.unets.unet_2d import UNet2DModel
+
+        return UNet2DModel.from_config(architecture["config"])
+    return instantiate(_section(architecture["model"]), task=SimpleNamespace(**architecture["task"]))
+
+
+def _quantized(network: nn.Module, facts: dict[str, Any]) -> nn.Module:
+    """`network`, quantized as the file says; what the quantizers hold is still to be loaded."""
+    if "quantizer" not in facts:
+        return network
+    section = _section(facts["quantizer"])
+    if section.kind == "training":
+        insert(network, instantiate(section, learn_weight_scale=False))
+        return network
+    timesteps = facts["timesteps"]
+    denoiser = QuantizedDenoiser(network, section, len(timesteps), facts["group_size"])
+    denoiser.drop_float_weights()
+
+    def choose_scales(unet: nn.Module, args: tuple, kwargs: dict) -> None:
+        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        denoiser.pointer.index = group_of(t, timesteps, facts["group_size"])
+
+    denoiser.unet.register_forward_pre_hook(choose_scales, with_kwargs=True)
+    return denoiser.unet
+
+
+def group_of(t: int | float | Tensor, timesteps: list[int], group_size: int) -> int:
+    """The set of activation scales for timestep `t`: that of the nearest denoising step.
+
+    Raises: ValueError for timesteps of several sets in one batch.
+    """
+    several = torch.as_tensor(t).reshape(-1).tolist()
+    nearest = {min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - one)) // group_size for one in several}
+    if len(nearest) > 1:
+        raise ValueError(f"timesteps {sorted(set(several))} of one batch have different activation scales")
+    return nearest.pop()
+
+
+def _section(plain: dict[str, Any]) -> Any:
+    """The typed section of a file's header. Only classes on the allowlist are ever built."""
+    target = plain["_target_"]
+    section = section_of(target)
+    if section is None:
+        raise CorruptFileError(f"the file names {target}, which may not be instantiated")
+    return section.model_validate(plain)
