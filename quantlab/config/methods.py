@@ -83,6 +83,7 @@ class DiffusionPTQ(Method):
     learn: Learn
     learning_rate: LearningRates
     rounding_regularizer: RoundingRegularizer
+    bias_correction: Literal["none", "channel", "pixel"]
 
 
 class Initialization(Strict):

@@ -56,6 +56,8 @@ def _restore(context: RunContext) -> QuantizedDenoiser | None:
         quantized = QuantizedDenoiser(
             model.unet, UniformAffinePolicy(quantizer), len(model.sampler), saved.facts["group_size"]
         )
+        if steps := saved.facts.get("bias_steps"):
+            quantized.correct_output(dict.fromkeys(steps, saved.tensors["output_bias"][0]))
         saved.load_into(quantized.unet)
         return quantized
     if quantizer.kind == "training":

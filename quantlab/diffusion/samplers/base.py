@@ -5,10 +5,11 @@ takes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from quantlab.diffusion.prediction import image_and_noise
@@ -115,6 +116,14 @@ class Walk:
         """x_0 (clamped if `clip_sample`) and eps at step i, for x = sqrt(abar) x_0 + sqrt(1 - abar) eps."""
         x0, eps = image_and_noise(self.prediction, output, x, self.alphas[i])
         return x0.clamp(-1, 1) if self.clip_sample else x0, eps
+
+    def output_weight(self, i: int) -> float:
+        """b of step i: d x_{i+1} / d output, one number, since a step is linear in the output (but for `clip_sample`,
+        which is left out)."""
+        zero = torch.zeros((), dtype=torch.float64)
+        state, unclipped = State(zero, (zero,) * self.memories), replace(self, clip_sample=False)
+        at_one, at_zero = (unclipped.step(i, state, zero + output, zero).x for output in (1, 0))
+        return float(at_one - at_zero)
 
     @property
     def adds_noise(self) -> bool:
