@@ -1,5 +1,6 @@
 """`quantlab.load`: the module that a run left, from what its file says, with neither config nor data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ def load_module(path: str | Path) -> nn.Module:
     require_described(facts, file)
     with torch.random.fork_rng(devices=[]):
         try:
-            network = _quantized(_network(facts["architecture"]), facts)
+            network = _quantized(_network(facts["architecture"]), facts, tensors)
         except (KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{file}: its header is damaged ({type(error).__name__}: {error})") from error
     load_tensors(network, tensors, str(file))
@@ -49,7 +50,7 @@ def _network(architecture: dict[str, Any]) -> nn.Module:
     return instantiate(_section(architecture["model"]), task=SimpleNamespace(**architecture["task"]))
 
 
-def _quantized(network: nn.Module, facts: dict[str, Any]) -> nn.Module:
+def _quantized(network: nn.Module, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """`network`, quantized as the file says; what the quantizers hold is still to be loaded."""
     if "quantizer" not in facts:
         return network
@@ -60,13 +61,36 @@ def _quantized(network: nn.Module, facts: dict[str, Any]) -> nn.Module:
     timesteps = facts["timesteps"]
     denoiser = QuantizedDenoiser(network, section, len(timesteps), facts["group_size"])
     denoiser.drop_float_weights()
+    if steps := facts.get("bias_steps"):
+        denoiser.correct_output(dict.fromkeys(steps, tensors["output_bias"][0]))
+    rows = {timesteps[i]: row for i, row in denoiser.bias_rows.items()}
 
     def choose_scales(unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        t = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        denoiser.pointer.index = group_of(t, timesteps, facts["group_size"])
+        denoiser.pointer.index = group_of(_timestep(args, kwargs), timesteps, facts["group_size"])
+
+    def correct(unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        steps = [timesteps[i] for i in nearest_steps(_timestep(args, kwargs), timesteps)]
+        if rows.keys() & set(steps):
+            none = torch.zeros_like(unet.output_bias[0])
+            biases = torch.stack([unet.output_bias[rows[t]] if t in rows else none for t in steps])
+            output["sample" if isinstance(output, dict) else 0].add_(biases)
+        return output
 
     denoiser.unet.register_forward_pre_hook(choose_scales, with_kwargs=True)
+    if rows:
+        denoiser.unet.register_forward_hook(correct, with_kwargs=True)
     return denoiser.unet
+
+
+def _timestep(args: tuple, kwargs: dict) -> Any:
+    """Of a call of a UNet."""
+    return kwargs["timestep"] if "timestep" in kwargs else args[1]
+
+
+def nearest_steps(t: int | float | Tensor, timesteps: list[int]) -> list[int]:
+    """Of each of the timesteps `t` the denoising step that it is nearest to."""
+    several = torch.as_tensor(t).reshape(-1).tolist()
+    return [min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - one)) for one in several]
 
 
 def group_of(t: int | float | Tensor, timesteps: list[int], group_size: int) -> int:
@@ -74,11 +98,11 @@ def group_of(t: int | float | Tensor, timesteps: list[int], group_size: int) -> 
 
     Raises: ValueError for timesteps of several sets in one batch.
     """
-    several = torch.as_tensor(t).reshape(-1).tolist()
-    nearest = {min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - one)) // group_size for one in several}
-    if len(nearest) > 1:
-        raise ValueError(f"timesteps {sorted(set(several))} of one batch have different activation scales")
-    return nearest.pop()
+    groups = {step // group_size for step in nearest_steps(t, timesteps)}
+    if len(groups) > 1:
+        several = sorted(set(torch.as_tensor(t).reshape(-1).tolist()))
+        raise ValueError(f"timesteps {several} of one batch have different activation scales")
+    return groups.pop()
 
 
 def _section(plain: dict[str, Any]) -> Any:

@@ -77,13 +77,15 @@ def test_a_classifier_gives_the_logits_of_its_run(name, made):
         assert same(loaded(images), own(images))
 
 
-def assert_same_at_every_step(loaded, own, timesteps, group_size):
+def assert_same_at_every_step(loaded, own, timesteps, group_size, bias_steps=()):
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     for i, t in enumerate(timesteps):
         for quantizer in grouped_activations(own):
             quantizer.pointer.index = i // group_size
         with torch.no_grad():
             expected = own(x, t).sample
+            if i in bias_steps:
+                expected += own.output_bias[bias_steps.index(i)]
             assert same(loaded(x, t).sample, expected)
             assert same(loaded(x, torch.full((3,), t)).sample, expected)
 
@@ -97,9 +99,10 @@ def test_a_quantized_denoiser_does_at_every_step_and_its_file_alone_says_what_it
     directory, own = made("accuquant")
     file = shutil.copy(directory / "checkpoints" / "model.safetensors", tmp_path / "alone.safetensors")
     facts = json.loads(header_of(file)["quantlab"])
-    assert_same_at_every_step(package.load(file), own, facts["timesteps"], 4)
+    assert_same_at_every_step(package.load(file), own, facts["timesteps"], 4, facts["bias_steps"])
     assert load_state(directory / "checkpoints" / "model")[1] == facts
     assert facts["architecture"]["class"] == "UNet2DModel" and facts["run_format"] == 2
+    assert facts["bias_steps"] == [3, 5] and (own.output_bias != 0).all((1, 2, 3)).all()
     assert facts["group_size"] == 4 and len(facts["timesteps"]) == 6
     assert facts["quantizer"]["name"] == "uniform_affine"
     assert facts["layers"]["conv_in"]["bits"] == {"weight": 8, "input": 8, "gradient": 32}

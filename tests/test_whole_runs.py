@@ -58,6 +58,7 @@ def test_accuquant_leaves_what_the_contract_says(accuquant_run):
         set(found["metrics"])
         == {"fid_to_fp32", "fid", "psnr", "ssim", "mse_to_fp32"}
         == set(found["baseline"]["ranges_only"])
+        == set(found["baseline"]["uncorrected"])
     )
     assert found["protocol"]["samples"] == 24 and found["protocol"]["fid_features"] == "task_classifier"
     # 6 iterations over single steps, 12 over groups of 3: all but the last are walked without a graph first, 1 pass,
@@ -106,7 +107,7 @@ def test_pictures_and_report(accuquant_run):
         assert np.asarray(Image.open(directory / name).convert("L")).std() > 5  # not a blank sheet
     assert "quantlab method=accuquant" in report and "method=sample" in report
     series = json.loads((directory / "figures/denoising.json").read_text())
-    assert set(series["curves"]) == {"ranges only", "accuquant"} and len(series["timesteps"]) == 6
+    assert set(series["curves"]) == {"ranges only", "uncorrected", "accuquant"} and len(series["timesteps"]) == 6
     for curve in series["curves"].values():
         assert len(curve["step_error"]) == len(curve["accumulated_error"]) == 6
         # the first step starts from the same noise: alone and accumulated are one thing there
@@ -222,7 +223,8 @@ def test_baselines(reconstruction, quantlab, tmp_path):
 
 
 def test_ranges_only_is_the_same_whoever_measures_it(accuquant_run, quantlab, tmp_path):
-    code, _, _ = quantlab("method=ptq", *TINY_PTQ, "method.reconstruction=none", f"output_dir={tmp_path / 'none'}")
+    words = ("method=ptq", *TINY_PTQ, "method.reconstruction=none", "method.bias_correction=none")
+    code, _, _ = quantlab(*words, f"output_dir={tmp_path / 'none'}")
     assert code == 0
     assert results(tmp_path / "none")["metrics"] == results(accuquant_run[0])["baseline"]["ranges_only"]
 

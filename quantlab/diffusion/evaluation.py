@@ -1,6 +1,6 @@
 """How far a quantized walk strays from the full-precision one that starts from the same noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,26 +56,15 @@ def compare_walks(
         measured = slice(first, min(rows.stop, compared))
         number = max(measured.stop - first, 0)
         network = conditional(reference.condition_of(rows, device))
-        noise = _noise_of(reference, rows, device)
+        noise = reference.noise_of(rows, device)
         for i, state in enumerate(walk(network, sampler, reference.state(0, rows).on(device), noise)):
             if number:
                 accumulated[i] += squared(state.x[:number], reference.state(i + 1, measured).x.to(device))
             if i + 1 in kept:
                 kept[i + 1][rows] = state.x.cpu()
         if number:
-            network, noise = (
-                conditional(reference.condition_of(measured, device)),
-                _noise_of(reference, measured, device),
-            )
+            network, noise = conditional(reference.condition_of(measured, device)), reference.noise_of(measured, device)
             for i in range(total):
                 x = network_step(network, sampler, i, reference.state(i, measured).on(device), noise(i)).x
                 single[i] += squared(x, reference.state(i + 1, measured).x.to(device))
     return WalkComparison(accumulated.tolist(), single.tolist(), kept)
-
-
-def _noise_of(reference: Trajectories, rows: slice, device: torch.device | str) -> Callable[[int], Tensor | None]:
-    def noise(i: int) -> Tensor | None:
-        z = reference.noise(i, rows)
-        return None if z is None else z.to(device)
-
-    return noise

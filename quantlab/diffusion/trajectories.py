@@ -54,6 +54,15 @@ class Trajectories:
         """z of step i, float32 [N, C, H, W], or None where the step adds no noise."""
         return None if self.sampler.noise_scale(i) == 0 else _mapped(self.folder / f"z-{i}.npy")[rows]
 
+    def noise_of(self, rows: Rows, device: torch.device | str) -> Callable[[int], Tensor | None]:
+        """`noise` of those walks on `device`, by step: what `walk` asks for."""
+
+        def noise(i: int) -> Tensor | None:
+            z = self.noise(i, rows)
+            return None if z is None else z.to(device)
+
+        return noise
+
     def condition_of(self, rows: Rows = slice(None), device: torch.device | str = "cpu") -> Condition:
         """The condition of the walks in `rows`."""
         return {name: value[rows].to(device) for name, value in self.condition.items()}

@@ -100,7 +100,8 @@ GRADIENT = {
     "shift": 4,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "AccuQuant": {"initialization": {"iterations": 0}},
+    "AccuQuant": {"initialization": {"iterations": 0}, "bias_correction": "none"},
+    "build_ptq": {"bias_correction": "none"},
     "QAT": {
         "start": None,
         "teacher": {"architecture": None, "weights": None},

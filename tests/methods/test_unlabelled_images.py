@@ -39,7 +39,8 @@ def test_all_but_fid(folder, quantlab, tmp_path):
         "task.evaluation.features=none",
     )
     assert set(found["metrics"]) == PAIRED == set(found["baseline"]["ranges_only"]) and set(found["baseline"]) == {
-        "ranges_only"
+        "ranges_only",
+        "uncorrected",
     }
     assert not {"fid_features", "reference_images"} & found["protocol"].keys()
     assert (tmp_path / "accuquant/figures/denoising_error.png").is_file()

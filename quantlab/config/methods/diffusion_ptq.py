@@ -1,6 +1,7 @@
 """What conf/method/_diffusion_ptq.yaml may hold: what the methods share that quantize a denoiser after training."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from quantlab.config.effects import Acts, only_if
 from quantlab.config.fields import Count, Fraction, NotNegative, Positive, Strict, Switch, at_most
@@ -49,6 +50,7 @@ class DiffusionPTQ(Method):
     learn: Learn
     learning_rate: LearningRates
     rounding_regularizer: RoundingRegularizer
+    bias_correction: Literal["none", "channel", "pixel"]
 
     @property
     def learns(self) -> bool:

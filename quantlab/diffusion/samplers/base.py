@@ -5,7 +5,7 @@ else is needed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,6 +126,15 @@ class Walk:
             return State(x)
         assert z is not None, f"step {i} adds noise"
         return State(x + sigma * z)
+
+    def output_weight(self, i: int) -> float:
+        """b of step i: d x_{i+1} / d output, one number, since a step is linear in the output (but for `clip_sample`,
+        which is left out).
+        """
+        zero = torch.zeros((), dtype=torch.float64)
+        state, unclipped = State(zero, (zero,) * self.memories), replace(self, clip_sample=False)
+        at_one, at_zero = (unclipped.step(i, state, zero + output, zero).x for output in (1, 0))
+        return float(at_one - at_zero)
 
     @property
     def adds_noise(self) -> bool:

@@ -20,6 +20,7 @@ from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
+from quantlab.methods.ptq.bias_correction import output_biases
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of
@@ -236,12 +237,17 @@ class DiffusionPTQ(Method):
         baseline = evaluator.baseline()
         if self.label != "ranges only":
             baseline["ranges_only"] = evaluator("ranges only", guide(self.ranges_only.network))
+        if self.section.bias_correction != "none":
+            if self.phases:
+                baseline["uncorrected"] = evaluator("uncorrected", guide(self.quantized.network))
+            self.correct_bias()
         metrics = evaluator(self.label, guide(self.quantized.network))
         evaluator.draw()
         facts = {
             "timesteps": list(self.sampler.timesteps),
             "group_size": self.section.group_size,
             "full_precision_sha256": self.context.model.fingerprint(),
+            "bias_steps": list(self.quantized.bias_rows),
         }
         return Outcome(
             metrics,
@@ -253,6 +259,22 @@ class DiffusionPTQ(Method):
             network=self.quantized.unet,
             model_facts=facts,
         )
+
+    def correct_bias(self) -> None:
+        """Take the mean error at the end of each group out of the quantized walk. As the search of ranges, this is not
+        counted among the network evaluations: no method does without, and it learns nothing.
+        """
+        context, trajectories = self.context, self.dataset.trajectories
+        biases = output_biases(
+            context.model.guide(self.quantized.network),
+            trajectories,
+            self.groups,
+            self.section.bias_correction,
+            context.task.evaluation.batch_size,
+            lambda groups: context.progress(groups, "bias correction"),
+            context.device,
+        )
+        self.quantized.correct_output(biases)
 
     def relative_error(self) -> float:
         """Error at the end of the groups relative to the calibrated ranges, averaged over groups: 1 means no gain."""

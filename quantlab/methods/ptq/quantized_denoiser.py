@@ -34,6 +34,7 @@ class QuantizedDenoiser:
         self.group_size = group_size
         self.pointer = GroupPointer(-(-steps // group_size))
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
+        self.bias_rows: dict[int, int] = {}  # by step, the row of `output_bias` that corrects the output there
         self.policy = instantiate(section, pointer=self.pointer)
         insert(self.unet, self.policy, shortcut_splits(unet))
 
@@ -53,9 +54,16 @@ class QuantizedDenoiser:
 
         def network(x: Tensor, t: int, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
-            return self.unet(x, t, **condition).sample
+            output = self.unet(x, t, **condition).sample
+            row = self.bias_rows.get(i)
+            return output if row is None else output + self.unet.output_bias[row]
 
         return network
+
+    def correct_output(self, biases: dict[int, Tensor]) -> None:
+        """Add to the output at step i `biases[i]`, float [C, 1, 1] or [C, H, W], from now on."""
+        self.unet.register_buffer("output_bias", torch.stack(list(biases.values())))
+        self.bias_rows = {i: row for row, i in enumerate(biases)}
 
     def snapshot(self) -> "QuantizedDenoiser":
         """A copy that later learning does not touch, without the float weights: about a quarter of the network's
