@@ -23,7 +23,7 @@ def test_quadratic_spacing_as_q_diffusion_lists_it():
     assert ascending[-2:] == [783, 800] or ascending[-2:] == [783, 799]
 
 
-def test_steps_that_go_nowhere_cost_nothing():
+def test_skipped_steps_cost_nothing():
     sampler = ddim(100, spacing="quadratic")
     calls = []
 

@@ -115,7 +115,7 @@ def test_what_is_typed_beside_a_run(finished, evaluate, classes, tmp_path):
     assert (task["image_size"], task["normalization"]) == (8, {"mean": [0.305], "std": [0.376]})
 
 
-def test_requests_that_make_no_sense(finished, refused, classes, tmp_path):
+def test_invalid_requests_are_refused(finished, refused, classes, tmp_path):
     run = finished("qat")
     for word in ("model=resnet32", "model.pretrain.steps=5", "quantizer=lsq"):
         said = refused("method=evaluate", f"method.run={run}", word)

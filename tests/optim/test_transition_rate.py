@@ -165,7 +165,7 @@ def test_transitions_are_counted_once_per_update_whatever_happens_between():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_optimizer_walks_on_bit_for_bit(optimizer, dtype):
+def test_a_resumed_optimizer_continues_bit_for_bit(optimizer, dtype):
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(50, dtype=dtype))
     one = scheduled(optimizer, weight, target=0.05)
@@ -298,7 +298,7 @@ def test_a_scheduler_of_torch_moves_targets_and_rates_alike():
         ({"discretize": [sign, sign]}, "one each"),
     ],
 )
-def test_what_is_not_allowed_is_said(group, says):
+def test_invalid_arguments_are_refused(group, says):
     group = {"params": [torch.nn.Parameter(torch.ones(2))], "discretize": [sign], "lr": 0.01} | group
     with pytest.raises(ValueError, match=says):
         SGDT([group])

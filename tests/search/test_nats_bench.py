@@ -135,7 +135,7 @@ def test_nothing_is_executed(tmp_path, monkeypatch, name):
         (bz2.compress(pickle.dumps({"arch2infos": {0: {"12": {}}}})), "a cell has no training of 200 epochs"),
     ],
 )
-def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
+def test_other_files_are_refused(tmp_path, content, said):
     (tmp_path / "file.pickle.pbz2").write_bytes(content)
     with pytest.raises(RequestError, match=said):
         read_benchmark(tmp_path / "file.pickle.pbz2")
@@ -149,7 +149,7 @@ def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
 @pytest.mark.parametrize(
     "text", ["", "|none~0|", text_of(0).replace("none~2", "none~1"), text_of(0).replace("none~2", "dil_conv~2")]
 )
-def test_texts_that_are_no_cell_are_refused(text):
+def test_invalid_cells_are_refused(text):
     assert parse_cell(text_of(11_663)) == (3, 3, 3, 1, 2, 3)
     with pytest.raises(RequestError, match="cell: got"):
         parse_cell(text)
@@ -188,7 +188,7 @@ def test_the_paper_s_own_tables_are_read_with_their_list(tmp_path):
     )
 
 
-def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
+def test_a_table_without_the_list_is_reported_and_the_list_can_be_brought(tmp_path):
     folder = released(tmp_path / "benchmark_data")
     (folder / LIST).rename(tmp_path / LIST)
     done = convert(folder, tmp_path / "table.npz")
@@ -214,7 +214,7 @@ def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
         (pickle.dumps(["0"]), "holds no list"),
     ],
 )
-def test_a_list_that_is_none_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
+def test_an_invalid_list_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / LIST).write_bytes(content)
     with pytest.raises(RequestError, match=said):

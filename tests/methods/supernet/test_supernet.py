@@ -42,7 +42,7 @@ def whole(tmp_path_factory, cache):
     return directory
 
 
-def test_what_a_run_leaves(whole):
+def test_files_of_a_run(whole):
     found = results(whole)
     assert found["cost"]["steps"] == 10 and -1 <= found["metrics"]["kendall_tau"] <= 1
     assert set(found["baseline"]["complexity_alone"]) >= {"kendall_tau", "spearman"}
@@ -89,7 +89,7 @@ def test_few_shot_trains_every_supernet_however_long_the_run(steps, quantlab, tm
     assert len(rates) == steps and rates.count(0.025) == 5  # each begins with the full rate
 
 
-def test_a_run_goes_on_with_its_own_sampler_and_space(quantlab, tmp_path, monkeypatch):
+def test_a_run_continues_with_its_own_sampler_and_space(quantlab, tmp_path, monkeypatch):
     from quantlab.methods.supernet import Supernet
 
     def stop(self):
@@ -228,13 +228,13 @@ def table(path, **arrays):
         (("method.flops_bins=[1e5,2e5]", "method.sampler=fairnas"), "method.flops_bins=null, or method.sampler=spos"),
     ],
 )
-def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
+def test_invalid_requests_are_refused(words, said, quantlab, tmp_path):
     code, _, err = quantlab(*tiny(words), f"output_dir={tmp_path / 'run'}")
     assert code == 2 and said in err and "Traceback" not in err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_what_stands_beside_an_accuracy_is_of_the_same_split():
+def test_other_columns_are_of_the_same_split():
     from quantlab.search.ranking import other_columns
     from quantlab.search.truth import TruthTable
 
