@@ -1,4 +1,4 @@
-"""YAML of a user's own, in a folder beside conf/: found as Hydra finds it, checked as quantlab checks its own."""
+"""Users' own YAML, in a folder next to conf/: found as in Hydra, checked like quantlab's own."""
 
 import pytest
 import yaml

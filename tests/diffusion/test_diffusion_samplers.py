@@ -1,5 +1,5 @@
-"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the laws of its
-memory.
+"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the derivatives of
+its memory.
 """
 
 from types import SimpleNamespace

@@ -1,5 +1,5 @@
-"""Supernets beside the authors' code: complexities, numbering, gamma, draws, forward and backward, what statistics
-are recalibrated to.
+"""Supernets against the authors' code: complexities, numbering, gamma, draws, forward and backward, recalibrated
+statistics.
 """
 
 from types import SimpleNamespace

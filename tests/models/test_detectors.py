@@ -1,4 +1,4 @@
-"""Detectors: torchvision's names, losses in evaluation mode, labels, what is left out, the pyramid's levels."""
+"""Detectors: torchvision's names, losses in evaluation mode, labels, ignored boxes, the pyramid's levels."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""What is wrong with a directory, a path or a hub id is said in one line, before any work."""
+"""Problems with a directory, a path or a hub id are reported in one line, before any work."""
 
 import json
 import os

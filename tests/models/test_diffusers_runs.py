@@ -1,4 +1,4 @@
-"""A loaded denoiser in runs: what caches know it by, and the command from a directory to a result."""
+"""A loaded denoiser in runs: its cache keys, and whole runs from a directory."""
 
 import shutil
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Under which names the tensors of a file are found in a network, and what is refused in one line."""
+"""Matching a file's tensors to a network by name, and what is refused in one line."""
 
 from types import SimpleNamespace
 
@@ -176,7 +176,7 @@ def test_torchvisions_network_gives_the_same_output_under_timms_names(architectu
     torch.manual_seed(0)
     theirs = get_model(TORCHVISION[architecture], weights=None).eval()
     for tensor in theirs.state_dict().values():
-        # vectors begin as zeros and ones, which hides an exchange
+        # vectors are initialized to zeros and ones, which would hide a swap
         if tensor.is_floating_point() and tensor.numel() == len(tensor):
             tensor.uniform_(0.4, 0.6)
     ours = timm.create_model(architecture).eval()

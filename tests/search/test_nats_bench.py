@@ -1,6 +1,4 @@
-"""The official benchmark files, made up here in their layout: every cell finds its number, and nothing in them is
-executed.
-"""
+"""The official benchmark files, imitated here: every cell gets its index, and nothing in them is executed."""
 
 import bz2
 import os
@@ -39,7 +37,7 @@ def expected(number, name):
 
 
 def results_of(number):
-    """What the authors' ArchResults keeps: two seeds, one point above and below; the first epoch was bad."""
+    """As in the authors' ArchResults: two seeds, one point above and below; a bad first epoch."""
     all_results, seeds = {}, {}
     for name, (data, part) in SOURCES.items():
         for seed, shift in ((777, 1.0), (888, -1.0)):
@@ -58,7 +56,7 @@ def results_of(number):
 
 
 def benchmark(training, numbers=range(SPACE.size)):
-    """In an order of its own, as the official files."""
+    """In another order, as in the official files."""
     order = list(numbers)
     random.Random(0).shuffle(order)
     return {
@@ -76,7 +74,7 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All cells, as NATS-Bench has them."""
+    """All cells, as in NATS-Bench."""
     return write(tmp_path_factory.mktemp("benchmark") / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
 
 
@@ -168,7 +166,7 @@ def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path, whole):
 
 
 def released(folder):
-    """What the supernet paper's code ships, made up here."""
+    """The files that the supernet paper's code ships, imitated here."""
     folder.mkdir()
     for number, file in enumerate(FILES.values()):
         (folder / file).write_bytes(pickle.dumps([float((cell * 7 + number) % 100) for cell in range(SPACE.size)]))

@@ -1,4 +1,4 @@
-"""Detection on COCO's format: trees made here, what they become, and what is refused in one line."""
+"""Detection on COCO's format: reading of small trees, and what is refused in one line."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Detection on VOC's format: trees made here, what they become, and what is refused in one line."""
+"""Detection on VOC's format: reading of small trees, and what is refused in one line."""
 
 import pytest
 import torch
