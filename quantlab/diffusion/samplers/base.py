@@ -127,10 +127,6 @@ class Walk:
         assert z is not None, f"step {i} adds noise"
         return State(x + sigma * z)
 
-    @property
-    def adds_noise(self) -> bool:
-        return any(self.noise_scale(i) > 0 for i in range(len(self)))
-
     def is_skipped(self, i: int) -> bool:
         """Whether step i is skipped because it ends at the timestep where it starts (t' = t)."""
         return self.alphas[i] == self.alphas[i + 1]
