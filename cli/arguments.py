@@ -1,4 +1,4 @@
-"""The words of the command: Hydra's options and ours in any order, and the overrides between them."""
+"""The command-line arguments: Hydra's options and ours in any order, mixed with overrides."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class _Parser(argparse.ArgumentParser):
 def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     """The options by name (`multirun`, `config_dir`, ...) and the list `overrides`.
 
-    Raises `RequestError` for options that do not exist, all at once, and for one that lacks its value.
+    Raises `RequestError` for all unknown options at once, and for an option without its value.
     """
     parser = _parser()
     found, unknown = parser.parse_known_intermixed_args(list(words))
@@ -27,22 +27,20 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
             )
         )
     if found.cfg is None and (found.resolve or found.package is not None):
-        raise RequestError("--resolve, --package: say how --cfg shows the config; type --cfg job beside them")
+        raise RequestError("--resolve, --package: only work together with --cfg; type --cfg job too")
     if found.config_path is not None:
-        raise RequestError(
-            "--config-path: would take quantlab's own YAML away; type --config-dir DIR, which adds yours to it"
-        )
+        raise RequestError("--config-path: would replace quantlab's own YAML; type --config-dir DIR, which adds yours")
     return found
 
 
 def flags(arguments: argparse.Namespace) -> list[str]:
-    """The options that say where configs are found, as one types them."""
+    """The options that select config folders, as typed."""
     named = {"--config-dir": arguments.config_dir, "--config-name": arguments.config_name}
     return [word for option, value in named.items() if value not in (None, "config") for word in (option, value)]
 
 
 def question(arguments: argparse.Namespace) -> list[str]:
-    """The options that ask Hydra something instead of running; empty where nothing is asked."""
+    """The options that query Hydra instead of starting a run; empty if there are none."""
     asked = [
         option for option in ("--hydra-help", "--shell-completion") if getattr(arguments, option[2:].replace("-", "_"))
     ]

@@ -1,4 +1,4 @@
-"""The page of `quantlab --help`, read from the YAMLs: a new option of a group appears by its first comment line."""
+"""The page of `quantlab --help`, read from the YAMLs: an option is described by its first comment line."""
 
 import re
 from collections import Counter
@@ -11,11 +11,11 @@ ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experimen
 MANY = 6  # options in one folder of a group: more are listed on demand
 
 USAGE = """\
-quantlab: compose a task, a model, a quantizer and a method into one run, and leave its numbers and pictures behind.
+quantlab: compose a task, a model, a quantizer and a method into one run with metrics and figures.
 
 usage: quantlab [GROUP=OPTION ...] [KEY=VALUE ...]
        quantlab -m KEY=VALUE,VALUE ...     a sweep: one job per combination, one table at the end
-       quantlab resume=DIR                 go on where a run stopped
+       quantlab resume=DIR                 continue a stopped run
 
 examples:
   quantlab method=accuquant model=ddim
@@ -26,20 +26,20 @@ examples:
 END = """\
 options:
   -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; skips finished jobs
-  --config-dir DIR    options of your own beside these: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
+  --config-dir DIR    your own options: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
   --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group
   --version           the version
   --cfg job           the whole config, as YAML; --resolve fills in interpolations, --package model shows a part
   --hydra-help, --info, --shell-completion: Hydra's own
 
-exit codes: 0 done; 1 the run failed, or a job of a sweep; 2 the request is wrong, nothing was done;
-            130, 143 interrupted by SIGINT, SIGTERM: saved, and the line to resume is printed
-more: README.md; the YAML under conf/ says what every key means; HYDRA_FULL_ERROR=1 shows a traceback"""
+exit codes: 0 done; 1 the run, or a job of a sweep, failed; 2 invalid request, nothing was done;
+            130, 143 interrupted by SIGINT, SIGTERM: saved, and the resume command is printed
+more: README.md; the YAML under conf/ explains every key; HYDRA_FULL_ERROR=1 shows a traceback"""
 
 
 def help_page(words: Sequence[str] = ()) -> str:
-    """The whole page, or where a group is among `words` every option of it; without a newline at its end."""
+    """The whole page, or for groups among `words` all their options; without a trailing newline."""
     present = groups()
     asked = [word.rstrip("=") for word in words if word.rstrip("=") in present]
     if asked:
@@ -68,13 +68,13 @@ def _group(group: str, whole: bool = False) -> str:
 
 
 def _rows() -> list[str]:
-    """The rows of the papers' tables that are no option by themselves."""
+    """The rows of the papers' tables that are not options themselves."""
     listed = table_rows()
     lines = [
         "",
         (
-            "rows of the papers' tables that are an experiment and a word more (add data_dir=DIR), their columns as a"
-            " sweep:"
+            "rows of the papers' tables that are an experiment with one more override (add data_dir=DIR), their columns"
+            " as a sweep:"
         ),
     ]
     for paper, rows in listed["with_a_word"].items():
@@ -91,7 +91,7 @@ def _rows() -> list[str]:
 
 def _root_keys() -> str:
     lines = re.findall(r"^(\w+): +([^#\n]*?) +# (.+)$", root_config(), flags=re.MULTILINE)
-    # A default that Hydra computes says nothing to a reader.
+    # defaults that Hydra computes are not shown
     shown = [(key if "${" in value else f"{key}={value}", text) for key, value, text in lines]
     return "\n".join(["other keys, with their defaults:"] + [_line(name, text) for name, text in shown])
 

@@ -1,4 +1,4 @@
-"""The words `key=value` one by one: their grammar, the groups and options they choose, the keys they name."""
+"""Overrides `key=value` one by one: their grammar, the groups and options they choose, the keys they set."""
 
 import re
 import shlex
@@ -17,7 +17,9 @@ from quantlab.errors import did_you_mean, listed
 
 
 def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
-    """The words that follow Hydra's grammar, and one problem for each that does not. Call inside Hydra's context."""
+    """The overrides that follow Hydra's grammar, and one problem for each that does not. Call within Hydra's
+    context.
+    """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed, problems = [], []
     for word in words:
@@ -30,20 +32,19 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
         override.input_line = word
         key = override.key_or_group
         if override.is_sweep_override() and not multirun:
-            problems.append(f"{word}: several values, which only a sweep takes; type quantlab -m {shlex.quote(word)}")
+            problems.append(f"{word}: several values are only for sweeps; type quantlab -m {shlex.quote(word)}")
         elif override.is_sweep_override() and key in ("output_dir", "resume"):
-            problems.append(f"{word}: cannot be swept, every job has a directory of its own below one; type one value")
+            problems.append(f"{word}: cannot be swept, each job has its own directory below it; type one value")
         elif override.is_sweep_override() and override.is_hydra_override():
             problems.append(f"{word}: Hydra's own keys cannot be swept; type one value")
         elif key == "hydra.mode":
-            problems.append(f"{word}: a sweep is asked for by -m; type quantlab -m in its place")
+            problems.append(f"{word}: sweeps are started with -m; type quantlab -m instead")
         elif override.is_sweep_override() and override.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
             values = _swept_values(override)
             if isinstance(values, str):
                 problems.append(f"{word}: {values}")
                 continue
-            # Settled here, once: Hydra would shuffle anew, and match parts of others and what no folder of the user's
-            # holds.
+            # Resolved here, once: Hydra would shuffle again, and match other groups and missing folders
             word = f"{override.get_key_element()}=choice({','.join(values)})"
             parsed.append(replace(parser.parse_override(word), input_line=word))
         else:
@@ -52,11 +53,11 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
 
 
 def _swept_values(override: Override) -> list[str] | str:
-    """What `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` stand for, in Hydra's grammar; or what is wrong
-    with it.
+    """The values of `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` in Hydra's grammar, or the problem with
+    them.
     """
     if override.is_interval_sweep():
-        return "an interval has no values to go through; list the values, as in seed=0,1,2"
+        return "an interval has no values to iterate over; list the values, as in seed=0,1,2"
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         return list(override.sweep_string_iterator()) or "holds no value, allowed: at least one; as in seed=range(0,3)"
     group, patterns = override.key_or_group, override.value()
@@ -78,12 +79,12 @@ def _is_like(name: str, patterns: Iterable[str]) -> bool:
 
 
 def is_group(override: Override) -> bool:
-    """Whether the override chooses an option of a group of ours."""
+    """Whether the override chooses an option of one of our groups."""
     return override.key_or_group in groups()
 
 
 def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
-    """By word: the problem of each that chooses an option its group does not have."""
+    """The problem of each override that chooses an unknown option, by word."""
     problems = {}
     for override in filter(is_group, overrides):
         group, chosen = override.key_or_group, override.value()
@@ -99,14 +100,18 @@ def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
             if option is None or override.is_delete() or option in allowed:
                 continue
             near = did_you_mean(str(option), allowed)
-            advice = f" Type {group}={_quoted_in(near)}" if near else f"; type quantlab --help {group} for what each is"
+            advice = (
+                f" Type {group}={_quoted_in(near)}"
+                if near
+                else f"; type quantlab --help {group} for a description of each"
+            )
             shown = listed(str(option), allowed, f"quantlab --help {group}") or "none so far"
             problems[override.input_line] = f"{group}: got '{option}', allowed: {shown}{near}{advice}"
     return problems
 
 
 def key_problems(overrides: Iterable[Override], known: Collection[str]) -> dict[str, str]:
-    """By word: the problem of each that names a key outside of `known`, the dotted keys of the composed config."""
+    """The problem of each override of a key outside `known`, the dotted keys of the composed config, by word."""
     problems = {}
     for override in overrides:
         key = override.key_or_group
@@ -130,19 +135,19 @@ def dotted_keys(value: Any, prefix: str = "") -> Iterator[str]:
 
 
 def as_value(text: str) -> str:
-    """`text` as Hydra's grammar takes it, quoted where it must be."""
+    """`text` in Hydra's grammar, quoted if necessary."""
     return text if re.fullmatch(r"[\w./:@%+-]+", text, flags=re.ASCII) else "'" + text.replace("'", "\\'") + "'"
 
 
 def _nearest_key(key: str, known: Collection[str]) -> tuple[str, list[str]]:
-    """`"; did you mean ...?"` or an empty string, and the keys that stand where `key` was looked for."""
+    """`"; did you mean ...?"` or an empty string, and the keys at the place of `key`."""
     homes = [name for name in known if name.endswith(f".{key}")]
     if homes:
         return f"; did you mean {' or '.join(repr(name) for name in homes[:3])}?", []
     parent, dot, leaf = key.rpartition(".")
     if parent not in known:
         return did_you_mean(key, known), sorted(name for name in known if "." not in name)
-    # The shared parent would make any two keys look alike.
+    # with their common parent, any two keys would look similar
     leaves = sorted(
         name.removeprefix(parent + dot)
         for name in known

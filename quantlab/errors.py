@@ -1,7 +1,6 @@
-"""The one family of errors that a person is meant to read: one line, and what to type instead. And `Interrupted`, a
-signal.
+"""The family of errors for users: one line, with what to type instead. And `Interrupted`, for signals.
 
-Everything else that escapes is a bug or the system's (a full disk), and the command says so in one line too.
+Any other error is a bug or comes from the system (a full disk); the command reports it in one line too.
 """
 
 import difflib
@@ -15,7 +14,7 @@ class QuantlabError(Exception):
 
 
 class RequestError(QuantlabError):
-    """The request is wrong: found before any work. May carry several problems, each one line."""
+    """The request is invalid, which is found before any work. May contain several problems, one line each."""
 
     exit_code = 2
 
@@ -25,16 +24,16 @@ class RequestError(QuantlabError):
 
 
 class RunError(QuantlabError):
-    """The run failed after it had started: a non-finite loss, a file that turned out to be damaged."""
+    """The run failed after it had started: a non-finite loss, a damaged file."""
 
 
 class CorruptFileError(RunError):
-    """A file's bytes are not what was written: truncated, flipped, or of another format."""
+    """A file's bytes are not those that were written: truncated, flipped, or in another format."""
 
 
 class LoadingError(RunError):
-    """Data could not be read in the middle of a run, whose last whole step is saved. `words`: what `resume=` needs
-    beside it.
+    """Data could not be read in the middle of a run, whose last complete step is saved. `words`: further overrides that
+    `resume=` needs.
     """
 
     def __init__(self, message: str, words: str = ""):
@@ -45,7 +44,7 @@ class LoadingError(RunError):
 class Interrupted(BaseException):
     """SIGINT or SIGTERM. `exit_code` is 128 + the signal's number: 130 or 143.
 
-    Not an `Exception`, as KeyboardInterrupt is none: libraries catch those, and make errors of their own of them.
+    Not an `Exception`, like KeyboardInterrupt: libraries catch those and turn them into their own errors.
     """
 
     def __init__(self, signal_number: int):
@@ -54,22 +53,22 @@ class Interrupted(BaseException):
 
 
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the nearest of `allowed`, or an empty string when nothing is near."""
+    """`"; did you mean 'x'?"` for the nearest of `allowed`, or an empty string if none is near."""
     near = nearest(got, allowed, count=1)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def nearest(got: str, allowed: Iterable[str], count: int) -> list[str]:
-    """Up to `count` of the names `allowed`: those that begin with what was typed, that contain it, that are spelled
-    like it.
+    """Up to `count` of the names `allowed`: those that begin with what was typed, then those that contain it, then
+    those spelled similarly.
 
-    Among equals the shortest comes first. Case, "-" and "_" do not count: torchvision's `mobilenet_v2` is timm's
+    Ties go to the shortest. Case, "-" and "_" are ignored: torchvision's `mobilenet_v2` is timm's
     `mobilenetv2_...`.
     """
     got, names, typed = str(got).lower(), {str(name): _plain(name) for name in allowed}, _plain(got)
     if len(typed) < 2:
         return []
-    # With less in common, there is some name as near to any word in a list as long as timm's.
+    # with a lower cutoff, a list as long as timm's has a match for any word
     like = difflib.get_close_matches(typed, sorted(set(names.values())), n=20, cutoff=0.6 if len(typed) < 5 else 0.7)
     ranks = {}
     for name, plain in names.items():
@@ -83,8 +82,8 @@ def nearest(got: str, allowed: Iterable[str], count: int) -> list[str]:
 
 
 def listed(got: str, allowed: Collection[str], everything: str) -> str:
-    """The names `allowed` for an error to show: all, or where they fill more than a line the nearest few;
-    `everything` lists all.
+    """The names `allowed` for an error message: all, or the nearest few if they need more than a line; `everything` is
+    the command that lists all.
     """
     names = ", ".join(map(str, allowed))
     if len(names) <= 160:

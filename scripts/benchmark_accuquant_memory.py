@@ -20,21 +20,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 
-def measure(gradient: str, group_size: int, options: dict) -> dict:
-    """One iteration's peak memory (bytes, beyond the model's) and time (seconds), in this process."""
+def learnable_denoiser(group_size: int, options: dict, device):
+    """A calibrated W4A8 UNet whose rounding and activation scales are learned, and its sampler."""
     import torch
     from diffusers.models.unets.unet_2d import UNet2DModel
 
     from quantlab.config import option_section
-    from quantlab.diffusion.rollout import network_step
     from quantlab.diffusion.samplers import State, build_sampler
-    from quantlab.methods.accuquant import GRADIENTS
     from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
     from quantlab.quantizers.calibration import grouped_activations
-    from quantlab.quantizers.rounding import held_weights, learn_rounding
+    from quantlab.quantizers.rounding import learn_rounding
 
-    torch.manual_seed(0)
-    device = torch.device(options["device"])
     size, channels = options["size"], options["channels"]
     unet = (
         UNet2DModel(
@@ -61,15 +57,33 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
         {"weight": {**search, "rounding": "adaround"}, "activation": search, "first_layer": end, "last_layer": end},
     )
     quantized = QuantizedDenoiser(unet, section, len(sampler), group_size)
-    x = torch.randn(options["batch"], 3, size, size, device=device)
     states = torch.randn(21, 1, 3, size, size)
-    walks = SimpleNamespace(sampler=sampler, told=lambda rows, device: {}, state=lambda i, rows: State(states[i, rows]))
+    walks = SimpleNamespace(
+        sampler=sampler, condition_of=lambda rows, device: {}, state=lambda i, rows: State(states[i, rows])
+    )
     quantized.calibrate(walks, lambda conditional: conditional, 1, device)
-    weights = learn_rounding(quantized.unet, section.zeta, section.gamma, straight_through=False)
+    learn_rounding(quantized.unet, section.zeta, section.gamma, straight_through=False)
     quantized.drop_float_weights()
     for quantizer in grouped_activations(quantized.unet):
         for scale in quantizer.log_scale:
             scale.requires_grad_(True)
+    return quantized, sampler
+
+
+def measure(gradient: str, group_size: int, options: dict) -> dict:
+    """One iteration's peak memory (bytes, beyond the model's) and time (seconds), in this process."""
+    import torch
+
+    from quantlab.diffusion.rollout import network_step
+    from quantlab.diffusion.samplers import State
+    from quantlab.methods.accuquant import GRADIENTS
+    from quantlab.quantizers.rounding import held_weights, learned_roundings
+
+    torch.manual_seed(0)
+    device = torch.device(options["device"])
+    quantized, sampler = learnable_denoiser(group_size, options, device)
+    weights = learned_roundings(quantized.unet)
+    x = torch.randn(options["batch"], 3, options["size"], options["size"], device=device)
 
     def step(i, state):
         return network_step(quantized.network({}), sampler, i, state)

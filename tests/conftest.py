@@ -1,4 +1,4 @@
-"""What several test files share: the command on a model so small that a whole run takes seconds."""
+"""Shared fixtures: the command, on models so small that a whole run takes seconds."""
 
 import subprocess
 import sys

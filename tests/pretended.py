@@ -1,5 +1,5 @@
-"""A stand-in for an accelerator where there is none: the CPU computes on tensors of the device `pretend`, but its own
-refuse to meet them.
+"""A stand-in for an accelerator: the CPU computes on tensors of the device `pretend`, but refuses to mix them with its
+own.
 
 A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python
 pretended.py WORDS` is `quantlab WORDS` with `device=cpu` meaning it. (Not within a process that has back-propagated
@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-# PyTorch's way to write a backend in Python is there from 2.10 on, and said to be experimental.
+# PyTorch's backends in Python exist since 2.10 and are experimental
 POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
-# Where an accelerator takes tensors of the CPU beside its own: copies, and indices.
+# Where accelerators accept CPU tensors together with their own: copies and indices
 MEETING = {"aten::copy_", "aten::_copy_from", "aten::index", "aten::index_put_", "aten::_index_put_impl_"}
 
 

@@ -1,4 +1,4 @@
-"""What a run left in its directory."""
+"""The files that a run wrote."""
 
 import json
 

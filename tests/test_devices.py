@@ -1,4 +1,4 @@
-"""Every kind of run on a device that is not the CPU: all tensors are moved there, and none is left behind."""
+"""Every kind of run on a device that is not the CPU: all tensors are moved there."""
 
 import subprocess
 import sys

@@ -1,6 +1,4 @@
-"""The nearest valid spelling: a name that begins with what was typed, one that contains it, one that is spelled
-like it.
-"""
+"""The nearest valid spelling: names that begin with what was typed, contain it, or are spelled similarly."""
 
 import pytest
 

@@ -1,6 +1,4 @@
-"""Progress bars by a clock that the test turns: what stands in a file, what a terminal shows, and how much time is
-left.
-"""
+"""Progress bars with a fake clock: output in files and terminals, and the remaining time."""
 
 import io
 import sys

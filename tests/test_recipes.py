@@ -1,6 +1,4 @@
-"""The papers' recipes and rows: what the experiments train with is what the released code does, and the help lists
-every row.
-"""
+"""The papers' recipes and rows: experiments train as the released code does, and the help lists every row."""
 
 import shlex
 from collections import Counter

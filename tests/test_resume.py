@@ -1,5 +1,5 @@
-"""Every method, killed with SIGKILL while it trains, evaluates and writes a file, again and again, ends with the bits
-of a run that never stopped: metrics, every logged line, the saved model, and what it cost.
+"""Every method, killed with SIGKILL while it trains, evaluates and writes a file, again and again, ends with the same
+bits as an uninterrupted run: metrics, every logged line, the saved model, and what it cost.
 
 The representative methods run always; the whole matrix, with more kills, with `-m slow`.
 """

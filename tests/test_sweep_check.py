@@ -1,4 +1,4 @@
-"""A name that only torch, timm or the disk can judge is found in any job of a sweep before the first one runs."""
+"""Errors that only torch, timm or the disk reveal are found in any job of a sweep before the first one runs."""
 
 import pytest
 

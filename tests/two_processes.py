@@ -1,8 +1,8 @@
-"""Two processes that train a network with quantized gradients by a script of one's own, each on other data:
+"""Two processes that train a network with quantized gradients by a custom script, each on different data:
 `two_processes.py STORE`.
 
-They are forked before anything has run, so that torch is imported once. Each leaves its clip ratios, after calibration
-and after every update, in STORErank.json.
+They are forked before anything has run, so that torch is imported once. Each writes its clip ratios, after calibration
+and after every update, to STORErank.json.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Values of the YAMLs that depend on another key."""
+"""YAML values that depend on another key."""
 
 from typing import Any
 
@@ -6,10 +6,9 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def by(choice: Any, values: DictConfig) -> Any:
-    """`${quantlab_by:${method.initialization},{scratch: 0.1, full_precision: 0.01}}`: the value for what that key
-    holds.
+    """`${quantlab_by:${method.initialization},{scratch: 0.1, full_precision: 0.01}}`: the value for that key's choice.
 
-    For a choice that is none of them, the first value: the schema refuses the choice, with all that are allowed.
+    For an unknown choice, the first value: the schema refuses the choice and lists those allowed.
     """
     return values[choice] if choice in values else next(iter(values.values()))
 

@@ -1,8 +1,8 @@
-"""Running statistics of BatchNorm, gathered anew from training batches once training is over.
+"""BatchNorm's running statistics, recomputed from training batches after training.
 
 "Overcoming Oscillations in Quantization-Aware Training", Nagel et al., ICML 2022: weights that oscillate between levels
-move a layer's output faster than a running mean follows, so that the statistics which evaluation uses are not those of
-the weights it uses.
+move a layer's output faster than a running mean can follow, so that the statistics used in evaluation do not match the
+weights.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,8 +22,8 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 def reestimate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
     """Set running means and variances to the plain mean over `batches` of each batch's mean and (unbiased) variance.
 
-    forward: computes the network on a batch. As in the authors' code, normalizations alone are in training mode
-    meanwhile, so that the rest of the network is what evaluation sees; afterwards all of it is in evaluation mode.
+    forward: runs the network on a batch. As in the authors' code, only normalizations are in training mode meanwhile,
+    so that the rest of the network is as in evaluation; afterwards all of it is in evaluation mode.
     """
     layers = batch_norms(model)
     momenta = [layer.momentum for layer in layers]

@@ -1,4 +1,4 @@
-"""Images with boxes drawn on them: the true ones and those that a detector found."""
+"""Images with true boxes and a detector's."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,16 +8,14 @@ import numpy as np
 
 from quantlab.report.figures import STYLE
 
-TRUE, FOUND = "#56B4E9", "#D55E00"  # Okabe and Ito's: colour-blind readers tell them apart
+TRUE, FOUND = "#56B4E9", "#D55E00"  # Okabe and Ito's, distinguishable for colour-blind readers
 PANEL = 2.1  # inches: width of one image
 LEGEND = 0.35  # inches
-WORDS = 0.06  # of a panel's height: what a box's words take
+WORDS = 0.06  # of a panel's height: the height of a box's label
 
 
 class Boxes(NamedTuple):
-    """Boxes of one image: float [n, 4] x1, y1, x2, y2 in pixels, the name of each one's class, and its score or
-    None.
-    """
+    """Boxes of one image: float [n, 4] x1, y1, x2, y2 in pixels, their class names, and scores or None."""
 
     boxes: np.ndarray
     names: list[str]
@@ -31,12 +29,12 @@ def detection_grid(
     path: Path,
     threshold: float,
 ) -> Path:
-    """A row for each entry of `rows` (a model's name: what it found in every image), a column for each image; the PNG's
-    path.
+    """A row for each entry of `rows` (a model's name: its detections in every image), a column for each image; returns
+    the PNG's path.
 
-    images: uint8 [H, W, C], C 1 or 3. true: the boxes there are, dashed, without words. Found boxes say their class and
-        score (0 to 1).
-    threshold: what every score shown lies above, for the legend.
+    images: uint8 [H, W, C], C 1 or 3. true: the true boxes, dashed, without labels. Detections are labelled with class
+        and score (0 to 1).
+    threshold: the lower bound of the shown scores, for the legend.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -65,7 +63,7 @@ def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:
 
     pixels = image if image.shape[2] == 3 else image.repeat(3, axis=2)
     height, width = pixels.shape[:2]
-    # In pixel edges, as the boxes are: a box of one pixel encloses it
+    # pixel edges, as for the boxes: a box of one pixel encloses it
     axes.imshow(pixels, interpolation="nearest", extent=(0, width, height, 0))
     for boxes, color, style in ((found, FOUND, "-"), (true, TRUE, "--")):
         for x1, y1, x2, y2 in boxes.boxes:
@@ -73,7 +71,7 @@ def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:
                 Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.6, linestyle=style)
             )
     for (x1, y1, _, _), name, score in zip(found.boxes, found.names, found.scores, strict=True):
-        above = y1 > WORDS * height  # no room at the upper border: there the words stand inside the box
+        above = y1 > WORDS * height  # no room at the upper border: the label is inside the box
         axes.text(
             x1,
             y1,

@@ -1,4 +1,4 @@
-"""Commands that a report offers, as a shell takes them."""
+"""Shell commands that a report offers."""
 
 import os
 import re
@@ -11,17 +11,16 @@ from omegaconf import OmegaConf
 from quantlab.config.catalog import composed, options, root_settings, target_of
 from quantlab.report.runs import flatten
 
-PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what Hydra's grammar reads as text, ...
-WORDS = ("true", "false", "null")  # ... but for these and numbers
+PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what Hydra's grammar reads as text ...
+WORDS = ("true", "false", "null")  # ... except these, and numbers
 
 
 def training_command(config: Mapping[str, Any], subnet: str) -> str:
     """The command that trains one subnet of a supernet's space alone, on the same task: same data, sizes, split and
     augmentation.
 
-    config: the supernet's run, resolved, as plain data. What differs from the options of `task` and `model` is typed
-        out, wherever it was
-    set: on the command line, by an experiment, or by the method.
+    config: the supernet's run, resolved, as plain data. What differs from the options of `task` and `model` is
+        included, whether set on the command line, by an experiment, or by the method.
     """
     task, model = (_option(group, config[group]) for group in ("task", "model"))
     words = [
@@ -44,13 +43,13 @@ def training_command(config: Mapping[str, Any], subnet: str) -> str:
 
 
 def _option(group: str, section: Mapping[str, Any]) -> str:
-    """The option that a section was composed of: of its name, or, where a config renamed it, of its class."""
+    """The option that a section was composed from: by its name, or if a config renamed it, by its class."""
     of_its_class = [name for name, file in options(group).items() if target_of(group, file) == section.get("_target_")]
     return section["name"] if section["name"] in of_its_class or not of_its_class else of_its_class[0]
 
 
 def _differences(group: str, option: str, config: Mapping[str, Any]) -> list[str]:
-    if option not in options(group):  # a user's own file: what it holds is not known here
+    if option not in options(group):  # a user's own file, whose content is unknown here
         return []
     # that interpolations may name
     roots = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
@@ -64,8 +63,8 @@ def _differences(group: str, option: str, config: Mapping[str, Any]) -> list[str
 
 
 def as_value(value: Any) -> str:
-    """`value` as Hydra's overrides spell it: `null`, `[0.5,1.0]`, `{channels:8}`, text quoted where the grammar
-    would read more into it.
+    """`value` in the grammar of Hydra's overrides: `null`, `[0.5,1.0]`, `{channels:8}`, text quoted if it would be
+    ambiguous.
     """
     if value is None:
         return "null"
@@ -92,7 +91,7 @@ def _is_number(text: str) -> bool:
 
 
 def shell_command(words: Iterable[str]) -> str:
-    """`words` as one line for a POSIX shell; in double quotes where that spares a reader the escapes of shlex."""
+    """`words` as one line for a POSIX shell, in double quotes where these are more readable than shlex's escapes."""
     return " ".join(
         f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
     )

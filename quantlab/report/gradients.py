@@ -1,4 +1,4 @@
-"""Pictures of quantized gradients: intervals and errors over training, histograms. Imports no torch."""
+"""Figures of quantized gradients: intervals and errors over training, histograms. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def gradient_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """Histograms of gradients over their largest magnitude, one panel per layer, on a logarithmic axis, with the
-    interval drawn.
+    interval marked.
 
     layers: by name `counts` (equal bins from -1 to 1) and `clip_ratio`.
     """

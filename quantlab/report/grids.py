@@ -1,4 +1,4 @@
-"""Grids of images as PNG files: pixels are repeated, never interpolated, so that an 8x8 digit is seen as it is."""
+"""Grids of images as PNG files: pixels are repeated, never interpolated, so that 8x8 digits appear as they are."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-TILE = 96  # pixels: smaller images are enlarged by a whole factor to about this
+TILE = 96  # pixels: smaller images are enlarged by an integer factor to about this
 GAP = 6  # pixels between tiles
 LABEL_SIZE = 20  # pixels, height of the letters
 BACKGROUND = 255
@@ -42,8 +42,8 @@ def labelled_rows(rows: Mapping[str, np.ndarray], path: Path, tile: int = TILE, 
     """One row of images per label, in order; each float [N, C, H, W] in [-1, 1], all of one size, enlarged to about
     `tile` pixels.
 
-    With `columns`, each label has as many rows of so many images as the shortest of `rows` fills (one that is shorter
-    stays whole).
+    With `columns`, each label has as many rows of that many images as the shortest of `rows` fills (a shorter one is
+    kept whole).
     """
     count = min(map(len, rows.values()))
     columns = min(columns or count, count)
@@ -61,7 +61,7 @@ def readable_amplification(difference: np.ndarray) -> int:
 
 
 def _shown(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to [0, 1], clipped: what a person sees. float64 [N, C, H, W]."""
+    """[-1, 1] to [0, 1], clipped, for display. float64 [N, C, H, W]."""
     return np.clip((np.asarray(images, dtype=np.float64) + 1) / 2, 0, 1)
 
 
@@ -70,7 +70,7 @@ def _to_pixels(images: np.ndarray) -> np.ndarray:
 
 
 def _pixels(images: np.ndarray, tile: int = TILE) -> np.ndarray:
-    """[0, 1] [N, C, H, W] to uint8 [N, H', W', 3], enlarged by a whole factor."""
+    """[0, 1] [N, C, H, W] to uint8 [N, H', W', 3], enlarged by an integer factor."""
     factor = max(1, round(tile / max(images.shape[2:])))
     images = np.rint(images * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     images = np.broadcast_to(images, (*images.shape[:3], 3))
@@ -78,7 +78,7 @@ def _pixels(images: np.ndarray, tile: int = TILE) -> np.ndarray:
 
 
 def _tiled(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """uint8 [N, H, W, 3] to one picture uint8 [rows * (H + GAP) - GAP, columns * (W + GAP) - GAP, 3]."""
+    """uint8 [N, H, W, 3] to one image uint8 [rows * (H + GAP) - GAP, columns * (W + GAP) - GAP, 3]."""
     _, height, width, _ = tiles.shape
     picture = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), BACKGROUND, dtype=np.uint8)
     for index, tile in enumerate(tiles):
@@ -88,7 +88,7 @@ def _tiled(tiles: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _labelled(picture: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
-    """The picture with one line of text left of each of `len(labels)` rows of equal height."""
+    """The image with one line of text to the left of each of `len(labels)` rows of equal height."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 

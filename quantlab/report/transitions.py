@@ -1,4 +1,4 @@
-"""Pictures of quantization-aware training: transition rates, step sizes, latent weights. Imports no torch."""
+"""Figures of quantization-aware training: transition rates, step sizes, latent weights. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ MEAN, TARGET = "#0072B2", "#D55E00"
 
 def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """One panel per quantity of metrics.jsonl over training: the mean over layers, each layer faint and darker with
-    depth, and the target of K.
+    depth, and K's target.
 
     A run under a learning-rate schedule has no target and no U.
     """
@@ -31,10 +31,10 @@ def transition_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 
 def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
-    """Histograms of normalized latent weights, one panel per layer, with the transition points drawn.
+    """Histograms of normalized latent weights, one panel per layer, with transition points.
 
-    layers: by name `low`, `high`, `counts` (equal bins between the two) and `transition_points`. Weights clipped at the
-    ends are the outermost bars.
+    layers: by name `low`, `high`, `counts` (equal bins between the two) and `transition_points`. Clipped weights are in
+    the outermost bars.
     """
     figure, panels = new_panels(max(len(layers), 1), columns=2)
     for axes, (name, histogram) in zip(panels, layers.items(), strict=False):

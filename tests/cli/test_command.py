@@ -1,4 +1,4 @@
-"""The command in its own process, as a shell starts it: fast, without torch, and with help that tells the truth."""
+"""The command in its own process, as started by a shell: fast, without importing torch, with accurate help."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
-"""Sweeps whose jobs run in other processes, as any launcher of Hydra starts them: how they ended is read from what
-they left.
+"""Sweeps whose jobs run in other processes, as with any Hydra launcher: outcomes are read from the jobs'
+directories.
 """
 
 from quantlab.cli.main import main

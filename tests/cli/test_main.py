@@ -97,7 +97,7 @@ def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runne
             ["+experiment: no experiment is chosen a second time; type experiment=accuquant/small"],
         ),
         (["model@foo=ddim"], ["model@foo: no model is chosen at foo; type model=ddim"]),
-        (["--package", "model"], ["--resolve, --package: say how --cfg shows the config; type --cfg job"]),
+        (["--package", "model"], ["--resolve, --package: only work together with --cfg; type --cfg job"]),
         (["--cfg", "jobs"], ["--cfg/-c: invalid choice: 'jobs'"]),
         (["--hlep"], ["--hlep: no such option; did you mean '--help'?"]),
         (["-m", "output_dir=a,b"], ["output_dir=a,b: cannot be swept"]),

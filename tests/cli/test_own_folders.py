@@ -1,4 +1,4 @@
-"""YAML of a user's own, in a folder beside conf/: found as Hydra finds it, checked as quantlab checks its own."""
+"""Users' own YAML, in a folder next to conf/: found as in Hydra, checked like quantlab's own."""
 
 import pytest
 import yaml
@@ -77,7 +77,7 @@ def test_help_and_errors_name_it(command, own):
         ),
         (["hydra.searchpath=nowhere"], "allowed: a list of folders; type 'hydra.searchpath=[file:///FOLDER]'"),
         (["--config-name", "mine"], "--config-name: got 'mine', allowed: config; Type --config-dir DIR"),
-        (["--config-path", "x"], "--config-path: would take quantlab's own YAML away; type --config-dir DIR"),
+        (["--config-path", "x"], "--config-path: would replace quantlab's own YAML; type --config-dir DIR"),
         (["--config-dir"], "--config-dir/-cd: expected one argument; type quantlab --help"),
         (["--cfg", "job", "-m"], "-m: a question is answered for one job"),
         (["--cfg", "job", "model=resnet"], "did you mean 'resnet18'? Type model=resnet18"),

@@ -1,4 +1,4 @@
-"""quantlab-report, from its command line to the files it leaves."""
+"""quantlab-report, from its command line to the files it writes."""
 
 import csv
 import json

@@ -1,5 +1,5 @@
-"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the laws of its
-memory.
+"""Each sampler against diffusers' scheduler of that name, state by state, for every prediction; and the derivatives of
+its memory.
 """
 
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ CASES = [
 
 @pytest.mark.parametrize("prediction", KINDS)
 @pytest.mark.parametrize(("name", "spacing", "eta", "clip_sample"), CASES)
-def test_walks_as_diffusers_scheduler_does(name, spacing, eta, clip_sample, prediction):
+def test_walks_as_in_diffusers_scheduler(name, spacing, eta, clip_sample, prediction):
     theirs = their_scheduler(name, spacing, clip_sample, prediction)
     theirs.set_timesteps(10)
     ours = sampler(name, 10, eta, spacing, clip_sample, prediction)

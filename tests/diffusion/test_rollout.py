@@ -1,4 +1,4 @@
-"""Walks: their timesteps, their groups, the steps that go nowhere, and guidance."""
+"""Walks: their timesteps, their groups, skipped steps, and guidance."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def test_quadratic_spacing_as_q_diffusion_lists_it():
     assert ascending[-2:] == [783, 800] or ascending[-2:] == [783, 799]
 
 
-def test_steps_that_go_nowhere_cost_nothing():
+def test_skipped_steps_cost_nothing():
     sampler = ddim(100, spacing="quadratic")
     calls = []
 
@@ -71,7 +71,7 @@ def test_guidance_by_hand(batched):
     network = guided(conditional, 3.0, {"class_labels": torch.tensor([10])}, batched)(
         {"class_labels": torch.tensor([1, 2])}
     )
-    # 10 + 3 (1 - 10) and 10 + 3 (2 - 10), beside x
+    # 10 + 3 (1 - 10) and 10 + 3 (2 - 10), besides x
     assert network(torch.zeros(2, 1), 0, 0).flatten().tolist() == [-17.0, -14.0]
     assert rows == ([4] if batched else [2, 2])
     assert guided(conditional, 1, {}) is conditional

@@ -1,5 +1,4 @@
-"""What the authors' released code gave for inputs that a seed makes: numbers, kept in data/*.json. None of that code is
-here.
+"""Results of the authors' released code on seeded inputs, stored in data/*.json, without any of that code.
 
 A file says where its numbers are from (`source`: repository, commit, file, function) and what was run (`how`); `cases`
 holds arrays as nested lists. Inputs come from NumPy's legacy generator, whose stream is frozen, so that they are the

@@ -55,7 +55,7 @@ def test_weights_of_xnor_net():
     case, w = stored("xnor")["weight"], weights()
     out, grad = gradient(BinaryWeight(2), w)
     torch.testing.assert_close(out.flatten(), torch.tensor(case["out"]))
-    # Theirs has 1 / n more, n = 36 weights to a channel, for what w does to mean |w|: 0.028 beside a size of 0.8
+    # Theirs has 1 / n more, n = 36 weights to a channel, for the effect of w on mean |w|: 0.028 compared with 0.8
     torch.testing.assert_close(grad.flatten() + normal(42, 72) / 36, torch.tensor(case["w"]), rtol=1e-5, atol=1e-6)
 
 

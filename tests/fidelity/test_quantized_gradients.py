@@ -1,5 +1,5 @@
-"""Quantized gradients and their intervals against LBT's released code and its sibling's: codes, traces, errors; DSGC
-against a search of its own.
+"""Quantized gradients and their intervals against the released code of LBT and related code: codes, traces, errors;
+DSGC against an independent search.
 """
 
 import math

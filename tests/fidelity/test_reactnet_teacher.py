@@ -1,4 +1,4 @@
-"""ReActNet's distributional loss is that of its released code, forward and backward."""
+"""ReActNet's distributional loss against its released code, forward and backward."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""method=evaluate: the numbers a finished run reported, of a model as it is, and on other data."""
+"""method=evaluate: a finished run's metrics again, of a model as it is, and on other data."""
 
 import shutil
 
@@ -88,7 +88,7 @@ def test_a_finished_run_repeats_its_numbers_bit_for_bit(method, finished, evalua
 def test_a_model_as_it_is(finished, evaluate, refused, tmp_path):
     expected = results(finished("pretrain"))["metrics"]
     weights = finished("pretrain") / "checkpoints/model.safetensors"
-    assert evaluate(*SMALL)["metrics"] == expected  # what method=pretrain cached
+    assert evaluate(*SMALL)["metrics"] == expected  # from method=pretrain's cache
     shutil.copy(weights, tmp_path / "weights.safetensors")
     words = (*SMALL, f"model.weights={tmp_path / 'weights.safetensors'}", f"cache_dir={tmp_path / 'empty'}")
     assert evaluate(*words)["metrics"] == expected
@@ -111,11 +111,11 @@ def test_what_is_typed_beside_a_run(finished, evaluate, classes, tmp_path):
     )
     task = yaml.safe_load((tmp_path / "evaluated1/config.yaml").read_text())["task"]
     assert found["task"] == "image_folder" and found["protocol"]["test_images"] == 100
-    # what the network is fed is the network's: its size, its normalization
+    # image size and normalization are the network's
     assert (task["image_size"], task["normalization"]) == (8, {"mean": [0.305], "std": [0.376]})
 
 
-def test_requests_that_make_no_sense(finished, refused, classes, tmp_path):
+def test_invalid_requests_are_refused(finished, refused, classes, tmp_path):
     run = finished("qat")
     for word in ("model=resnet32", "model.pretrain.steps=5", "quantizer=lsq"):
         said = refused("method=evaluate", f"method.run={run}", word)

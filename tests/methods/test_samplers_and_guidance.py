@@ -1,6 +1,4 @@
-"""Whole runs through every sampler, prediction and guidance: quantized networks at 8 bits walk as full precision
-does.
-"""
+"""Whole runs through every sampler, prediction and guidance: networks quantized to 8 bits follow full precision."""
 
 import pytest
 from run_files import results

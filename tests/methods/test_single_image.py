@@ -1,5 +1,5 @@
-"""A batch of one image under BatchNorm: refused before any work, with a remedy that helps; taken where the network
-can train on it.
+"""A batch of one image under BatchNorm: refused before any work, with a working remedy; accepted if the network can
+train on it.
 """
 
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The Frechet distance against its closed form, in feature spaces that are known."""
+"""The Frechet distance against its closed form, in known feature spaces."""
 
 import importlib.util
 import logging
@@ -14,7 +14,7 @@ from quantlab.metrics.fid import FrechetDistance
 
 
 class Pixels(nn.Module):
-    """The identity: an image of k pixels has k features. Counts how many images it was shown."""
+    """The identity: an image of k pixels has k features. Counts the images that it gets."""
 
     def __init__(self, num_features):
         super().__init__()

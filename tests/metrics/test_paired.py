@@ -1,4 +1,4 @@
-"""Paired metrics against values worked out by hand and against their laws."""
+"""Paired metrics against values worked out by hand and general laws."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Detectors: torchvision's names, losses in evaluation mode, labels, what is left out, the pyramid's levels."""
+"""Detectors: torchvision's names, losses in evaluation mode, labels, ignored boxes, the pyramid's levels."""
 
 import pytest
 import timm
@@ -179,7 +179,7 @@ def test_a_level_has_a_pixel_for_its_power_of_two(words, sizes):
         ({"architecture": "vit_tiny_patch16_224"}, [4], "vit_tiny_patch16_224"),
     ],
 )
-def test_backbones_that_do_not_do(backbone, levels, says, sections):
+def test_backbones_that_are_refused(backbone, levels, says, sections):
     one = sections["retinanet_small"]
     with pytest.raises(RequestError, match=says) as error:
         build_pyramid(one.backbone.model_copy(update=backbone), one.pyramid.model_copy(update={"levels": levels}), 1)

@@ -1,4 +1,4 @@
-"""What is wrong with a directory, a path or a hub id is said in one line, before any work."""
+"""Problems with a directory, a path or a hub id are reported in one line, before any work."""
 
 import json
 import os
@@ -169,7 +169,7 @@ def a_run(directory):
         (configured("unet/config.json", quantization_config={"quant_method": "bitsandbytes"}), "quantization_config"),
     ],
 )
-def test_what_is_wrong_with_a_directory_is_said(change, says, directory):
+def test_problems_with_a_directory_are_reported(change, says, directory):
     change(directory)
     assert says in refusal(directory)
 
@@ -189,7 +189,7 @@ def test_a_network_that_fails_at_the_walk_s_last_step_alone(directory):
 @pytest.mark.parametrize(
     "path", ["no_such_model", "./no_such", "/no/such/place", "~/no/such", "no/such/place", "models/modle"]
 )
-def test_a_path_that_is_none_is_not_looked_for_on_the_hub(path, tmp_path, monkeypatch):
+def test_a_missing_path_is_not_looked_for_on_the_hub(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.makedirs("models/model")
     with pytest.raises(RequestError, match="no such directory: /") as caught:
@@ -197,7 +197,7 @@ def test_a_path_that_is_none_is_not_looked_for_on_the_hub(path, tmp_path, monkey
     assert ("did you mean 'model'?" in str(caught.value)) == (path == "models/modle")
 
 
-def test_a_file_is_answered_with_its_directory(saved_denoiser):
+def test_a_file_suggests_its_directory(saved_denoiser):
     assert f"type model.path={saved_denoiser / 'unet'}" in refusal(saved_denoiser / "unet" / WEIGHTS)
 
 

@@ -1,4 +1,4 @@
-"""A loaded denoiser in runs: what caches know it by, and the command from a directory to a result."""
+"""A loaded denoiser in runs: its cache keys, and whole runs from a directory."""
 
 import shutil
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def pretrain_key(path):
     return Pretrain(None, SimpleNamespace(config=config, task=task, model=load(path))).cache_facts(1)
 
 
-def test_weights_trained_further_are_known_by_what_lay_there(directory, tmp_path):
+def test_weights_trained_further_are_keyed_by_their_source(directory, tmp_path):
     before = pretrain_key(directory)
     assert pretrain_key(shutil.copytree(directory, tmp_path / "elsewhere")) == before
     seen = [before]
@@ -42,7 +42,7 @@ def test_weights_trained_further_are_known_by_what_lay_there(directory, tmp_path
     assert all(one not in seen[:index] for index, one in enumerate(seen))
 
 
-def test_walks_are_known_by_weights_and_config(directory, tmp_path):
+def test_walks_are_keyed_by_weights_and_config(directory, tmp_path):
     evaluation = SimpleNamespace(batch_size=4)
 
     def walks():
@@ -107,7 +107,7 @@ def test_a_loaded_model_is_quantized_and_not_trained(quantlab, saved_denoiser, t
     assert "training ddpm_cifar10" not in err
 
 
-def test_training_it_further_is_asked_for(quantlab, directory, tmp_path):
+def test_further_training_with_pretrain(quantlab, directory, tmp_path):
     words = (
         "method=pretrain",
         *SMALL,

@@ -1,4 +1,4 @@
-"""The MobileNet supernet and single networks: sizes, what an activation touches, FLOPs, training."""
+"""The MobileNet supernet and single networks: sizes, what activation changes, FLOPs, training."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""NAS-Bench-201's supernet and single networks: sizes, what an activation touches, dead edges, FLOPs, training."""
+"""NAS-Bench-201's supernet and single networks: sizes, what activation changes, dead edges, FLOPs, training."""
 
 import json
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def test_it_fits_the_task(task, subnet):
 def test_the_supernets_weights_are_the_paper_settings():
     network = build(task=CIFAR, width=16, cells=5)
     conv = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d))
-    # Six edges with both convolutions, 26,880 and nine times that, beside what every subnet has
+    # Six edges with both convolutions, 26,880 and nine times that, besides the parts that every subnet has
     assert conv + network.fc.weight.numel() == 72_752 + 6 * 10 * 26_880
     assert sum(isinstance(layer, Cell) for layer in network.layers) == 15 and len(network.layers) == 17
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -65,7 +65,7 @@ def test_old_files_shared_memory_half_precision_and_what_is_no_tensor(tmp_path):
     )
 
 
-def test_of_several_the_key_says_which(tmp_path):
+def test_the_key_selects_one_of_several(tmp_path):
     other = {name: tensor + 1 for name, tensor in STATE.items()}
     source, target = saved({"model": STATE, "model_ema": other}, tmp_path)
     with pytest.raises(
@@ -121,7 +121,7 @@ def test_damaged_and_missing_files_are_one_line(content, says, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_what_holds_no_tensors(tmp_path):
+def test_files_without_tensors(tmp_path):
     with pytest.raises(RequestError, match=r"holds no tensors by name \(epoch\)"):
         convert(*saved({"epoch": 3}, tmp_path))
     with pytest.raises(RequestError, match=r"holds no tensors by name \(list\)"):

@@ -1,4 +1,4 @@
-"""The classifier whose features judge a task's images."""
+"""The classifier whose features evaluate a task's images."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Under which names the tensors of a file are found in a network, and what is refused in one line."""
+"""Matching a file's tensors to a network by name, and what is refused in one line."""
 
 from types import SimpleNamespace
 
@@ -57,7 +57,7 @@ def without_counts(tensors):
         "float64",
     ],
 )
-def test_the_same_network_under_other_names_is_taken(rename, file):
+def test_the_same_network_under_other_names_is_accepted(rename, file):
     network, theirs = resnet(), randomized(resnet())
     load_weights(network, file(rename(theirs)), "model.weights")
     assert network.has_weights
@@ -65,12 +65,12 @@ def test_the_same_network_under_other_names_is_taken(rename, file):
         torch.testing.assert_close(tensor, theirs[name])
 
 
-def test_two_copies_of_which_none_is_an_average_are_not_guessed_between():
+def test_two_copies_of_which_none_is_an_average_are_not_guessed():
     said = refusal(match, prefixed(randomized(resnet()), "student.", "teacher."), resnet(), "model.weights: w")
     assert "holds the network 2 times, under 'student.', 'teacher.'" in said and "--key teacher" in said
 
 
-def test_other_classes_leave_the_last_layer_new_and_say_so(file):
+def test_other_classes_leave_the_last_layer_new_and_are_reported(file):
     network = resnet()
     before, theirs = (
         {name: tensor.clone() for name, tensor in network.state_dict().items()},
@@ -131,7 +131,7 @@ def test_a_mismatch_names_few_keys_and_the_option(network, theirs, says):
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_what_is_explained_is_not_among_what_differs():
+def test_explained_differences_are_not_listed():
     akamasters = {
         name.replace("fc.", "linear."): tensor
         for name, tensor in randomized(resnet(classes=100, final_batch_norm=False)).items()
@@ -176,7 +176,7 @@ def test_torchvisions_network_gives_the_same_output_under_timms_names(architectu
     torch.manual_seed(0)
     theirs = get_model(TORCHVISION[architecture], weights=None).eval()
     for tensor in theirs.state_dict().values():
-        # vectors begin as zeros and ones, which hides an exchange
+        # vectors are initialized to zeros and ones, which would hide a swap
         if tensor.is_floating_point() and tensor.numel() == len(tensor):
             tensor.uniform_(0.4, 0.6)
     ours = timm.create_model(architecture).eval()

@@ -113,7 +113,7 @@ def test_a_group_that_is_added_later_starts_from_the_rate_it_came_with():
     assert rates_of(optimizer) == pytest.approx([0.1 * 0.4**0.25, 0.4 * 0.4**0.25])
 
 
-def test_a_resumed_schedule_goes_on_from_the_first_rate():
+def test_a_resumed_schedule_continues_from_the_first_rate():
     optimizer = optimizer_of(0.1)
     calr = CaLR(optimizer, 10, 1, 100, gamma_max=3.0)
     calr.set(7, 1)
@@ -152,6 +152,6 @@ def test_the_factor_never_rises_and_smaller_subnets_are_below_larger_ones():
         (lambda: CaLR(optimizer_of(0.1), 10, 1, 2, gamma_max=-4), "gamma_max: got -4"),
     ],
 )
-def test_what_is_not_allowed_is_said(call, says):
+def test_invalid_arguments_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()

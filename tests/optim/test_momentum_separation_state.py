@@ -13,7 +13,7 @@ from quantlab.run.state import load_state, save_state
 
 @every_optimizer
 @pytest.mark.parametrize("inactive", ["frozen", "decayed"])
-def test_a_resumed_run_walks_on_bit_for_bit(make, inactive, tmp_path):
+def test_a_resumed_run_continues_bit_for_bit(make, inactive, tmp_path):
     whole = parameters()
     walk(whole, MomentumSeparation(make(whole), 3, inactive), range(20))
     for stop in (1, 9):  # after one step two clusters have no memory

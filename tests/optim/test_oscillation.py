@@ -1,4 +1,4 @@
-"""What the tracker counts, on a walk worked out by hand."""
+"""Transitions and oscillations on a walk worked out by hand."""
 
 import pytest
 import torch

@@ -1,53 +1,13 @@
-"""SGDT, AdamT, ...: the paper's update worked out by hand, the ordinary optimizers as a special case, and the laws."""
+"""SGDT, AdamT, ...: the paper's update worked out by hand, plain optimizers as a special case, and general laws."""
 
-import copy
 import math
-import pickle
 
 import pytest
 import torch
+from scheduled_walks import OPTIMIZERS, PAIRS, parameters, rounded, scheduled, sign, walked
 
-from quantlab.optim import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpropT
+from quantlab.optim import SGDT
 from quantlab.optim.transition_rate import RULES, updated_talr
-
-PAIRS = [
-    (SGDT, torch.optim.SGD),
-    (AdamT, torch.optim.Adam),
-    (AdamWT, torch.optim.AdamW),
-    (NAdamT, torch.optim.NAdam),
-    (AdamaxT, torch.optim.Adamax),
-    (RMSpropT, torch.optim.RMSprop),
-    (AdagradT, torch.optim.Adagrad),
-]
-OPTIMIZERS = [ours for ours, _ in PAIRS]
-
-
-def sign(w):
-    return torch.where(w >= 0, 1, -1)
-
-
-def rounded(bits):
-    """Discrete weights of `bits` bits, the scale being 1."""
-    levels = 2 ** (bits - 1)
-    return sign if bits == 1 else lambda w: (w * levels).clamp(-levels, levels - 1).round()
-
-
-def scheduled(optimizer, weight, function=sign, target=0.5, **options):
-    return optimizer([{"params": [weight], "discretize": [function], "lr": target}], **options)
-
-
-def walked(weights, optimizer, steps=20, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        for weight in weights:
-            weight.grad = torch.randn(weight.shape, generator=generator).to(weight.dtype)
-        optimizer.step()
-    return weights
-
-
-def parameters():
-    generator = torch.Generator().manual_seed(0)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((5, 3), (4,))]
 
 
 @pytest.mark.parametrize("is_scheduled", [False, True])
@@ -163,66 +123,6 @@ def test_transitions_are_counted_once_per_update_whatever_happens_between():
     assert optimizer.state[weight]["running_transition_rate"] == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_resumed_optimizer_walks_on_bit_for_bit(optimizer, dtype):
-    torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(50, dtype=dtype))
-    one = scheduled(optimizer, weight, target=0.05)
-    walked([weight], one, 10)
-    copied = torch.nn.Parameter(weight.data.clone())
-    other = scheduled(optimizer, copied, target=0.05)
-    other.load_state_dict(copy.deepcopy(one.state_dict()))
-    walked([weight], one, 10, seed=2)
-    walked([copied], other, 10, seed=2)
-    assert torch.equal(weight, copied)
-    assert other.state[copied]["discrete"].dtype == torch.int8
-    assert torch.equal(one.state[weight]["talr"], other.state[copied]["talr"])
-
-
-class Rounded(torch.nn.Module):
-    """A layer whose quantizer knows something: levels of its own scale."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 40))
-        self.register_buffer("scale", torch.tensor(0.1))
-
-    def discrete(self, weight):
-        return (weight / self.scale).clamp(-2, 1).round()
-
-
-COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda pair: pickle.loads(pickle.dumps(pair))}
-
-
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_copy_counts_the_copied_weights_with_the_copied_quantizers(optimizer, copied):
-    layer = Rounded()
-    one = scheduled(optimizer, layer.weight, layer.discrete, target=0.05)
-    walked([layer.weight], one, 5)
-    twin, other = copied((layer, one))
-    layer.scale.fill_(100.0)  # the original's alone: its levels are all zero from now on
-    walked([layer.weight], one, 5, seed=2)
-    walked([twin.weight], other, 1, seed=2)
-    levels = other.state[twin.weight]["discrete"]
-    assert other.param_groups[0]["params"][0] is twin.weight and levels.unique().numel() > 2
-    assert one.state[layer.weight]["discrete"].abs().sum() == 0
-    other.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
-    assert other.param_groups[1]["rule"] == "additive"
-
-
-def test_a_copy_of_the_optimizer_alone_is_whole():
-    layer = Rounded()
-    one = scheduled(SGDT, layer.weight, layer.discrete, target=0.05)
-    walked([layer.weight], one, 5)
-    other = copy.deepcopy(one)
-    (weight,) = other.param_groups[0]["params"]
-    layer.scale.fill_(100.0)
-    walked([weight], other, 3)
-    assert weight is not layer.weight and other.state[weight]["discrete"].unique().numel() > 2
-
-
 def test_hooks_run_once_whether_or_not_torchs_own_optimizer_was_made():
     torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     weight, calls = torch.nn.Parameter(torch.ones(3)), []
@@ -259,23 +159,6 @@ def test_a_step_that_fails_leaves_the_groups_as_they_were():
     assert optimizer.param_groups is groups and optimizer.state[weights[0]]["discrete"] is levels
 
 
-def test_a_plain_optimizers_state_goes_into_ordinary_groups_only():
-    weights, others = parameters(), parameters()
-    plain = torch.optim.SGD(weights, lr=0.3, momentum=0.9)
-    walked(weights, plain, 3)
-    ours = SGDT(others)
-    ours.load_state_dict(copy.deepcopy(plain.state_dict()))
-    for one, other in zip(weights, others):
-        other.data.copy_(one)
-    walked(weights, plain, 3)
-    walked(others, ours, 3)
-    assert all(torch.equal(a, b) for a, b in zip(weights, others))
-    targets = SGDT([{"params": others, "discretize": [sign, sign], "lr": 0.01}])
-    for state, into in ((plain.state_dict(), targets), (targets.state_dict(), ours)):
-        with pytest.raises(ValueError, match="scheduled groups: got a state of .* give `discretize`"):
-            into.load_state_dict(state)
-
-
 def test_a_scheduler_of_torch_moves_targets_and_rates_alike():
     weight, other = torch.nn.Parameter(torch.randn(8)), torch.nn.Parameter(torch.randn(8))
     optimizer = SGDT([{"params": [weight], "discretize": [sign], "lr": 0.02}, {"params": [other]}], lr=0.1)
@@ -298,7 +181,7 @@ def test_a_scheduler_of_torch_moves_targets_and_rates_alike():
         ({"discretize": [sign, sign]}, "one each"),
     ],
 )
-def test_what_is_not_allowed_is_said(group, says):
+def test_invalid_arguments_are_refused(group, says):
     group = {"params": [torch.nn.Parameter(torch.ones(2))], "discretize": [sign], "lr": 0.01} | group
     with pytest.raises(ValueError, match=says):
         SGDT([group])

@@ -1,4 +1,4 @@
-"""The gradients that make EWGS, DSQ, XNOR-Net and ReActNet, against autograd and by hand."""
+"""The gradients that define EWGS, DSQ, XNOR-Net and ReActNet, against autograd and by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""One pass, looked at: calls, weights taken past their layers, multiplications worked out by hand."""
+"""Tracing of a forward pass: calls, weights used directly, multiplications worked out by hand."""
 
 import pytest
 import torch

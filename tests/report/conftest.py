@@ -1,4 +1,4 @@
-"""Hand-made run directories, as the runner leaves them."""
+"""Hand-made run directories, as written by the runner."""
 
 import json
 

@@ -1,6 +1,4 @@
-"""The command that trains a found subnet: composed again, it gives the task and the model of the supernet's run,
-whoever set them.
-"""
+"""The command that trains a found subnet: composed again, it gives the task and the model of the supernet's run."""
 
 import shlex
 

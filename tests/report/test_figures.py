@@ -1,4 +1,4 @@
-"""Curves: the file is a picture, and what should be seen can be seen."""
+"""Curves: the files are images, and show what they should."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Pictures of quantized gradients: what should be seen can be seen."""
+"""Figures of quantized gradients show what they should."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Pictures of QAT: what should be seen can be seen."""
+"""Figures of QAT show what they should."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Signals are real here: the process sends them to itself."""
+"""Signals, real ones: the process sends them to itself."""
 
 import contextlib
 import os

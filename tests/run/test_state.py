@@ -50,7 +50,7 @@ def assert_same(a, b):
         assert a == b or (a != a and b != b)
 
 
-def test_training_goes_on_with_the_same_bits(tmp_path):
+def test_training_continues_with_the_same_bits(tmp_path):
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""The cell space against the benchmark's table and the dossier's formula."""
+"""The cell space against the benchmark's table and the paper's formula."""
 
 import os
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_cells_that_cannot_learn_are_the_ones_that_the_table_knows_at_chance():
     accuracy = np.load(TABLE)["cifar10_test"]
     cut_off = np.array([not live_edges(SPACE.subnet(number)) for number in range(SPACE.size)])
     assert cut_off.sum() > 100 and (accuracy[cut_off] == 10).all() and (accuracy[~cut_off] > 10).all()
-    # The dossier's best cells, by their encoding
+    # the best cells, by their encoding
     table = np.load(TABLE)
     for name, encoding in (
         ("cifar10_test", "3-3-3-1-2-3"),

@@ -16,7 +16,7 @@ def test_size_and_legal_operations():
     assert SPACE.decisions[4] == "stage2.layer1"
 
 
-def test_numbers_encodings_and_draws_go_round():
+def test_numbers_encodings_and_draws_round_trip():
     rng = np.random.default_rng(0)
     for _ in range(200):
         subnet = SPACE.sample(rng)

@@ -1,6 +1,4 @@
-"""The official benchmark files, made up here in their layout: every cell finds its number, and nothing in them is
-executed.
-"""
+"""The official benchmark files, imitated here: every cell gets its index, and nothing in them is executed."""
 
 import bz2
 import os
@@ -39,7 +37,7 @@ def expected(number, name):
 
 
 def results_of(number):
-    """What the authors' ArchResults keeps: two seeds, one point above and below; the first epoch was bad."""
+    """As in the authors' ArchResults: two seeds, one point above and below; a bad first epoch."""
     all_results, seeds = {}, {}
     for name, (data, part) in SOURCES.items():
         for seed, shift in ((777, 1.0), (888, -1.0)):
@@ -58,7 +56,7 @@ def results_of(number):
 
 
 def benchmark(training, numbers=range(SPACE.size)):
-    """In an order of its own, as the official files."""
+    """In another order, as in the official files."""
     order = list(numbers)
     random.Random(0).shuffle(order)
     return {
@@ -76,7 +74,7 @@ def write(path, content):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """All cells, as NATS-Bench has them."""
+    """All cells, as in NATS-Bench."""
     return write(tmp_path_factory.mktemp("benchmark") / "NATS-tss-v1_0-3ffb9.pickle.pbz2", benchmark("200"))
 
 
@@ -135,7 +133,7 @@ def test_nothing_is_executed(tmp_path, monkeypatch, name):
         (bz2.compress(pickle.dumps({"arch2infos": {0: {"12": {}}}})), "a cell has no training of 200 epochs"),
     ],
 )
-def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
+def test_other_files_are_refused(tmp_path, content, said):
     (tmp_path / "file.pickle.pbz2").write_bytes(content)
     with pytest.raises(RequestError, match=said):
         read_benchmark(tmp_path / "file.pickle.pbz2")
@@ -149,7 +147,7 @@ def test_what_is_no_benchmark_is_refused(tmp_path, content, said):
 @pytest.mark.parametrize(
     "text", ["", "|none~0|", text_of(0).replace("none~2", "none~1"), text_of(0).replace("none~2", "dil_conv~2")]
 )
-def test_texts_that_are_no_cell_are_refused(text):
+def test_invalid_cells_are_refused(text):
     assert parse_cell(text_of(11_663)) == (3, 3, 3, 1, 2, 3)
     with pytest.raises(RequestError, match="cell: got"):
         parse_cell(text)
@@ -168,7 +166,7 @@ def test_the_script_writes_a_table_with_the_lists_of_another(tmp_path, whole):
 
 
 def released(folder):
-    """What the supernet paper's code ships, made up here."""
+    """The files that the supernet paper's code ships, imitated here."""
     folder.mkdir()
     for number, file in enumerate(FILES.values()):
         (folder / file).write_bytes(pickle.dumps([float((cell * 7 + number) % 100) for cell in range(SPACE.size)]))
@@ -188,7 +186,7 @@ def test_the_paper_s_own_tables_are_read_with_their_list(tmp_path):
     )
 
 
-def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
+def test_a_table_without_the_list_is_reported_and_the_list_can_be_brought(tmp_path):
     folder = released(tmp_path / "benchmark_data")
     (folder / LIST).rename(tmp_path / LIST)
     done = convert(folder, tmp_path / "table.npz")
@@ -214,7 +212,7 @@ def test_a_table_without_the_list_says_so_and_the_list_can_be_brought(tmp_path):
         (pickle.dumps(["0"]), "holds no list"),
     ],
 )
-def test_a_list_that_is_none_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
+def test_an_invalid_list_is_refused_and_nothing_executed(tmp_path, monkeypatch, content, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / LIST).write_bytes(content)
     with pytest.raises(RequestError, match=said):

@@ -1,4 +1,4 @@
-"""What each sampler promises of its draws."""
+"""The distributions of each sampler's draws."""
 
 import numpy as np
 import pytest

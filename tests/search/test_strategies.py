@@ -1,4 +1,4 @@
-"""Searches: they find the best of a known score, ask nothing twice, and keep to the limit."""
+"""Searches: they find the best of a known score, score nothing twice, and respect the limit."""
 
 import numpy as np
 import pytest

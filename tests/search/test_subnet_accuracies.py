@@ -1,4 +1,4 @@
-"""Accuracies of many subnets: as one by one, resumable, and with statistics of their own."""
+"""Accuracies of many subnets: the same as one by one, resumable, and with recalibrated statistics."""
 
 import numpy as np
 import pytest

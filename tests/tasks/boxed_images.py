@@ -1,4 +1,4 @@
-"""What the tests of COCO's and VOC's formats share: a task's options, and images."""
+"""Shared by the tests of COCO's and VOC's formats: a task's options, and images."""
 
 import numpy as np
 from PIL import Image

@@ -106,6 +106,6 @@ def test_weights_from_a_file_are_not_those_from_nothing(tmp_path, quantlab):
         (("task.augmentation.scale=[0.5]",), "task.augmentation.scale"),
     ],
 )
-def test_settings_that_do_not_do(words, says, quantlab, tmp_path):
+def test_settings_that_are_refused(words, says, quantlab, tmp_path):
     code, _, err = quantlab("method=qat", "task=image_folder", *words, f"output_dir={tmp_path / 'run'}")
     assert code == 2 and says in err

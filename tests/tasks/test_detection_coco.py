@@ -1,4 +1,4 @@
-"""Detection on COCO's format: trees made here, what they become, and what is refused in one line."""
+"""Detection on COCO's format: reading of small trees, and what is refused in one line."""
 
 import json
 import logging
@@ -196,13 +196,13 @@ def box(values):
         ),
     ],
 )
-def test_coco_files_that_do_not_do(change, says, tmp_path):
+def test_coco_files_that_are_refused(change, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
         coco(coco_tree(tmp_path, change)).check()
     assert "\n" not in str(error.value)
 
 
-def test_coco_trees_that_do_not_do(tmp_path):
+def test_coco_trees_that_are_refused(tmp_path):
     with pytest.raises(RequestError, match="nowhere does not exist; give the folder of coco"):
         coco(tmp_path / "nowhere")
     with pytest.raises(RequestError, match="instances_train2017.json does not exist, allowed: COCO's tree"):
@@ -238,14 +238,14 @@ def test_images_of_coco_that_cannot_be_read_are_named_before_any_work(tmp_path):
         coco(tmp_path).check()
 
 
-def test_what_was_trained_on_is_not_measured_on(tmp_path):
+def test_training_images_are_not_tested_on(tmp_path):
     with pytest.raises(
         RequestError, match="task.train=train2017 task.test=train2017: 6 images are in them more than once"
     ):
         coco(coco_tree(tmp_path), test="train2017").check()
 
 
-def test_advice_on_boxes_is_not_what_would_be_refused_again(tmp_path):
+def test_advice_on_boxes_is_accepted(tmp_path):
     def spoil(content):
         for one in content["annotations"]:
             one["bbox"] = [0, 0, 0, 0]

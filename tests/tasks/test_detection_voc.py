@@ -1,4 +1,4 @@
-"""Detection on VOC's format: trees made here, what they become, and what is refused in one line."""
+"""Detection on VOC's format: reading of small trees, and what is refused in one line."""
 
 import pytest
 import torch
@@ -110,13 +110,13 @@ def test_voc_becomes_boxes_and_labels(tmp_path):
         ((("dog", 0, "nan", 4, 8, 10),), {}, "5 of 5 boxes are invalid: the first, .* of object 1 in 0.jpg"),
     ],
 )
-def test_voc_files_that_do_not_do(objects, values, says, tmp_path):
+def test_voc_files_that_are_refused(objects, values, says, tmp_path):
     with pytest.raises(RequestError, match=says) as error:
         voc(voc_tree(tmp_path, objects), **values).check()
     assert "\n" not in str(error.value)
 
 
-def test_any_set_of_voc_that_lies_there_is_taken(tmp_path, monkeypatch):
+def test_any_available_set_of_voc_is_accepted(tmp_path, monkeypatch):
     folder = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
     sets = folder / "ImageSets" / "Main"
     (sets / "test.txt").write_text("5\n\n6\n")
@@ -138,7 +138,7 @@ def test_any_set_of_voc_that_lies_there_is_taken(tmp_path, monkeypatch):
         voc(tmp_path, test=["2012/test"]).check()
 
 
-def test_what_cannot_be_fetched_of_voc_is_said(tmp_path):
+def test_what_cannot_be_fetched_of_voc_is_reported(tmp_path):
     with pytest.raises(
         RequestError,
         match="task.test: got '2012/test', which is not in .* and cannot be fetched, allowed: 2007 to 2012",

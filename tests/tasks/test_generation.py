@@ -1,4 +1,4 @@
-"""The data that tasks hand out, on digits, on folders of images and on damaged files."""
+"""The data of generation tasks, from digits, folders of images and damaged files."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Which files count as images, what is named instead of vanishing, and how every kind of pixel becomes 8 bits."""
+"""Which files count as images, how skipped files are reported, and how every kind of pixel becomes 8 bits."""
 
 import logging
 import os
@@ -69,7 +69,7 @@ def test_a_class_folder_without_an_image_is_named(classes):
         "there is no image in its folder 'bird' (empty), 'fish' (3 .heic), allowed: in every class folder images"
         in message
     )
-    save(classes / "stray.png")  # now the folders are no classes, and what is left out is said
+    save(classes / "stray.png")  # now the folders are not classes, and skipped files are reported
     assert labels(classes) is None
 
 

@@ -136,10 +136,6 @@ class Walk:
         at_one, at_zero = (unclipped.step(i, state, zero + output, zero).x for output in (1, 0))
         return float(at_one - at_zero)
 
-    @property
-    def adds_noise(self) -> bool:
-        return any(self.noise_scale(i) > 0 for i in range(len(self)))
-
     def is_skipped(self, i: int) -> bool:
         """Whether step i is skipped because it ends at the timestep where it starts (t' = t)."""
         return self.alphas[i] == self.alphas[i + 1]

@@ -1,6 +1,4 @@
-"""The batches that subnets are scored on: whole or random ones, all images where asked for, never one class at a
-time.
-"""
+"""The batches that subnets are scored on: whole or random, all images if requested, never of a single class."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Which subnets are trained alone where no benchmark knows their accuracy."""
+"""Which subnets are trained alone if no benchmark has their accuracy."""
 
 import numpy as np
 

@@ -1,6 +1,4 @@
-"""method=supernet, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests
-that make no sense.
-"""
+"""method=supernet, whole runs on digits: its files, identical bits after a stop, two processes, invalid requests."""
 
 import csv
 import sys
@@ -42,7 +40,7 @@ def whole(tmp_path_factory, cache):
     return directory
 
 
-def test_what_a_run_leaves(whole):
+def test_files_of_a_run(whole):
     found = results(whole)
     assert found["cost"]["steps"] == 10 and -1 <= found["metrics"]["kendall_tau"] <= 1
     assert set(found["baseline"]["complexity_alone"]) >= {"kendall_tau", "spearman"}
@@ -86,10 +84,10 @@ def test_few_shot_trains_every_supernet_however_long_the_run(steps, quantlab, tm
         quantlab(*TINY, "method.sampler=fsnas", f"trainer.max_steps={steps}", f"output_dir={tmp_path / 'run'}")[0] == 0
     )
     rates = [row["learning_rate"] for row in rows(tmp_path / "run") if "complexity" in row]
-    assert len(rates) == steps and rates.count(0.025) == 5  # each begins with the full rate
+    assert len(rates) == steps and rates.count(0.025) == 5  # each starts with the full learning rate
 
 
-def test_a_run_goes_on_with_its_own_sampler_and_space(quantlab, tmp_path, monkeypatch):
+def test_a_run_continues_with_its_own_sampler_and_space(quantlab, tmp_path, monkeypatch):
     from quantlab.methods.supernet import Supernet
 
     def stop(self):
@@ -160,7 +158,7 @@ def test_few_shot_over_the_mobilenet_space_by_bins_of_flops_without_a_ranking(qu
     assert found["diagnostics"]["found_flops"] <= 400e3 and "complexity_alone" not in found.get("baseline", {})
     tensors, _ = load_model(tmp_path / "run" / "checkpoints" / "model")
     assert {name.partition(".")[0] for name in tensors} == {f"supernet{part}" for part in range(6)}
-    for part in range(6):  # the second to sixth begin as the first did: He fan-out, and hardly trained
+    for part in range(6):  # the second to sixth are initialized like the first: He fan-out, and hardly trained
         assert tensors[f"supernet{part}.layers.3.7x7_e6.body.0.weight"].std() == pytest.approx((2 / 96) ** 0.5, rel=0.1)
 
 
@@ -228,13 +226,13 @@ def table(path, **arrays):
         (("method.flops_bins=[1e5,2e5]", "method.sampler=fairnas"), "method.flops_bins=null, or method.sampler=spos"),
     ],
 )
-def test_requests_that_make_no_sense(words, said, quantlab, tmp_path):
+def test_invalid_requests_are_refused(words, said, quantlab, tmp_path):
     code, _, err = quantlab(*tiny(words), f"output_dir={tmp_path / 'run'}")
     assert code == 2 and said in err and "Traceback" not in err
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_what_stands_beside_an_accuracy_is_of_the_same_split():
+def test_other_columns_are_of_the_same_split():
     from quantlab.search.ranking import other_columns
     from quantlab.search.truth import TruthTable
 
@@ -267,7 +265,7 @@ def test_a_truth_table_is_checked_before_any_work(quantlab, tmp_path):
     assert code == 0, err
     found = results(tmp_path / "run")
     assert found["protocol"]["ranked_subnets"] == 23 and found["protocol"]["truth"] == "cifar10_test"
-    # top1 is the run's own; what the table says of the subnet that was found has a name of its own
+    # top1 is the run's own; the table's accuracy of the found subnet has another name
     space = NasBench201(width=2, cells=1, image_size=8, channels=1)
     number = space.index(space.decode(found["diagnostics"]["found"]))
     assert found["metrics"]["top1_alone"] == pytest.approx(np.linspace(10, 90, 15625)[number], abs=0.01)
