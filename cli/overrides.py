@@ -74,7 +74,7 @@ def _swept_values(override: Override) -> list[str] | str:
 
 
 def _is_like(name: str, patterns: Iterable[str]) -> bool:
-    # As in paths, "*" ends at "/": experiment=glob(qat/small/*).
+    # As in paths, "*" ends at "/": experiment=glob(FOLDER/*).
     return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 

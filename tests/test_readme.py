@@ -11,14 +11,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from test_keys import dotted
+from section_keys import SECTIONS, dotted
 
 from quantlab.cli.arguments import read_arguments
 from quantlab.cli.overrides import parse
 from quantlab.cli.request import _expand
 from quantlab.config import validate
 from quantlab.config.catalog import groups, options
-from quantlab.config.sections import by_target, without_target
 from quantlab.quantizers.fixed_point import FixedPointWeight
 from quantlab.search.nas_bench_201 import NasBench201
 
@@ -92,8 +91,7 @@ def test_there_is_something_to_test():
 
 
 def test_keys_and_choices_exist():
-    sections = {*by_target().values(), *without_target().values()}
-    known = {part for section in sections for key in dotted(section, section.group) for part in (key, f"{key}.")}
+    known = {part for section in SECTIONS for key in dotted(section, section.group) for part in (key, f"{key}.")}
     assigned = [word.partition("=") for span in SPANS for word in span.split() if re.match(r"[a-z_.]+=", word)]
     named = [
         span

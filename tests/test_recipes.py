@@ -4,11 +4,9 @@ import shlex
 from collections import Counter
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from composed import composed
 
 from quantlab.cli.help import help_page
-from quantlab.config import validate
 from quantlab.config.catalog import headline, options, table_rows
 from quantlab.errors import RunError
 from quantlab.methods.base import batches_per_epoch
@@ -18,12 +16,6 @@ CIFAR10 = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 WITH_A_WORD = [one for rows in table_rows()["with_a_word"].values() for one in rows]
 NOT_YET = [one for rows in table_rows()["not_yet"].values() for one in rows]
-
-
-def composed(*words):
-    with initialize_config_module("quantlab.conf", version_base="1.3"):
-        mapping = OmegaConf.to_container(compose("config", list(words)), resolve=True)
-    return validate({key: value for key, value in mapping.items() if key != "experiment"})
 
 
 @pytest.mark.parametrize(

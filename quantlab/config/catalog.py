@@ -35,7 +35,7 @@ def folders() -> list[Path]:
 
 
 def options(group: str) -> dict[str, Path]:
-    """The YAML of every option of `group` (`accuquant`, `qat/resnet20_cifar10_w2a2`), by name, sorted."""
+    """The YAML of every option of `group` (`ddim`, `detection/faster_rcnn_w4a4`), by name, sorted."""
     # A file whose name begins with "_" is a part of others, not a choice.
     found = {
         path.relative_to(folder / group).with_suffix("").as_posix(): path

@@ -1,6 +1,6 @@
 """What a section of a run's config is, and how one finds its class: by `_target_`, or by group and name without one.
 
-A section registers itself: `class AccuQuant(DiffusionPTQ, target="quantlab.methods.accuquant.AccuQuant")` says what it
+A section registers itself: `class EDSR(SuperResolver, target="quantlab.models.edsr.build_edsr")` says what it
 describes, and holds its keys, its cross-checks, and what the rest asks of it. It is found by its place, a file in
 `quantlab/config/methods/` (`models/`, `quantizers/`, `tasks/`); nothing else lists it. What has no keys of its own
 needs no section: where the source of a target says its `kind`, the section of that kind serves (`default_for`).

@@ -16,7 +16,7 @@ WORDS = ("true", "false", "null")  # ... except these, and numbers
 
 
 def training_command(config: Mapping[str, Any], subnet: str) -> str:
-    """The command that trains one subnet of a supernet's space alone, on the same task: same data, sizes, split and
+    """The command that trains one subnet of a search space alone, on the same task: same data, sizes, split and
     augmentation.
 
     config: the supernet's run, resolved, as plain data. What differs from the options of `task` and `model` is

@@ -41,7 +41,7 @@ class Spread(NamedTuple):
 
 
 def method_label(method: str, config: dict[str, Any]) -> str:
-    """The method, and which of its kinds, as its section says: `accuquant`, `ptq/block`, `qat/sgd+freezing`."""
+    """The method, and which of its kinds, as its section says: `ptq/block`."""
     section = section_in("method", config)
     variant = "" if section is None else section.variant(config)
     return f"{method}/{variant}" if variant else method

@@ -8,6 +8,8 @@ from quantlab.config.fields import Count, files_in
 from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ
 
+BASELINES = files_in("methods/ptq", "method", "objective", "quantized_denoiser")
+
 
 class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
     variant_keys = ("reconstruction",)
@@ -19,7 +21,7 @@ class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
     effects = (
         *only_if(
             "method.reconstruction",
-            ("step", "block"),
+            tuple(name for name in BASELINES if name != "none"),
             "method.network_evaluations",
             "method.learn",
             "method.learning_rate",
@@ -29,7 +31,7 @@ class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
         Acts("method.step_loss", "method.reconstruction", ("step",)),
         *DiffusionPTQ.effects,
     )
-    reconstruction: Literal[files_in("methods/ptq", "method", "objective", "quantized_denoiser")]
+    reconstruction: Literal[BASELINES]
     network_evaluations: Count
     step_loss: Literal["state", "output"]
 
