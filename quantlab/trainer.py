@@ -7,14 +7,13 @@ states.
 
 import logging
 import math
-import os
 import signal
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
 from quantlab.methods.base import Method, run_length
@@ -24,23 +23,10 @@ from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, deferred, pending
 from quantlab.seeding import seed_everything
-from quantlab.tasks.base import iterate_batches, to_device
+from quantlab.step_batches import StepBatches
+from quantlab.tasks.base import to_device
 
 logger = logging.getLogger("quantlab")
-
-
-class Batches:
-    """Batch sampler: this process's share of the method's batch of every step from `start` on."""
-
-    def __init__(self, method: Method, start: int, stop: int, rank: int, processes: int):
-        self.method, self.steps, self.rank, self.processes = method, range(start, stop), rank, processes
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self):
-        for step in self.steps:
-            yield self.method.batch_indices(step)[self.rank :: self.processes]
 
 
 class Trainer:
@@ -56,7 +42,6 @@ class Trainer:
         self.watch = Stopwatch() if watch is None else watch
         self.interval_losses: list = []
         self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
-        self.loading = False  # whether the loop is waiting for data
         self.validated = True  # whether the checkpoint that this sitting goes on from was
 
     def fit(self, method: Method, description: str = "") -> int:
@@ -66,54 +51,47 @@ class Trainer:
         if method.described is not None and self.accelerator.is_main_process:
             self.directory.write_layers(method.described)
         self.done = self.saved = start = self._resume(method)
-        loader = DataLoader(
-            method.dataset,
-            batch_sampler=Batches(method, start, total, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=method.collate,
-            num_workers=self.workers(method),
-            worker_init_fn=leave_process_group,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-        batches = iter(loader) if start < total else ()
-        bar = Steps(
-            self._loaded(batches, method),
-            description,
-            start,
-            total,
-            method.cost,
-            disable=not self.accelerator.is_local_main_process or start == total,
-        )
+        batches = StepBatches(method, start, total, self.accelerator, self.workers(method))
+        hidden = not self.accelerator.is_local_main_process or start == total
+        bar = Steps(self._loaded(batches, method), description, start, total, method.cost, disable=hidden)
         # A signal waits for the end of a step, even one that comes while a batch is loaded.
-        with deferred(), self._no_death_inside_a_step():
+        with deferred(), batches.no_death_inside_a_step():
             if not self.validated and self._is_regular(start, total):
                 self._validate_and_save(method, start)
             for step, batch in enumerate(bar, start):
-                seed_everything(self.seed, step, self.accelerator.process_index)
-                method.before_step(step)
-                values = method.gradients(to_device(batch, self.accelerator.device))
-                method.after_backward()
-                method.update()
-                method.after_update()
-
-                self.done = done = step + 1
-                self.finite &= torch.isfinite(values["loss"])
-                self.interval_losses.append(values["loss"])
-                stopping = self._stopping(done)
-                if done == total or done % self.section.log_every == 0:
-                    self._require_finite(done)
-                    self._log(method, done, values, bar)
-                if self._is_regular(done, total):
-                    self._require_finite(done)
-                    self._validate_and_save(method, done)
-                elif stopping:
-                    self._require_finite(done)
-                    self._save(method, done)
-                if stopping:
-                    if pending():
-                        break  # leaving `deferred` raises the signal
-                    raise Interrupted(signal.SIGTERM)  # another process got it
+                values = self._step(method, step, batch)
+                if self._ends_with(method, step + 1, total, values, bar):
+                    break  # leaving `deferred` raises the signal
         bar.close()
         return total
+
+    def _step(self, method: Method, step: int, batch: Any) -> dict[str, Tensor]:
+        seed_everything(self.seed, step, self.accelerator.process_index)
+        method.before_step(step)
+        values = method.gradients(to_device(batch, self.accelerator.device))
+        method.after_backward()
+        method.update()
+        method.after_update()
+        return values
+
+    def _ends_with(self, method: Method, done: int, total: int, values: dict[str, Tensor], bar: Steps) -> bool:
+        """What follows a step: log, checkpoint, and whether the loop ends here because of a signal."""
+        self.done = done
+        self.finite &= torch.isfinite(values["loss"])
+        self.interval_losses.append(values["loss"])
+        stopping = self._stopping(done)
+        if done == total or done % self.section.log_every == 0:
+            self._require_finite(done)
+            self._log(method, done, values, bar)
+        if self._is_regular(done, total):
+            self._require_finite(done)
+            self._validate_and_save(method, done)
+        elif stopping:
+            self._require_finite(done)
+            self._save(method, done)
+        if stopping and not pending():
+            raise Interrupted(signal.SIGTERM)  # another process got it
+        return stopping
 
     def _is_regular(self, done: int, total: int) -> bool:
         """Whether every run of this config has a checkpoint at this step."""
@@ -142,15 +120,9 @@ class Trainer:
             )
         return step
 
-    def _loaded(self, batches: Iterable, method: Method) -> Iterator:
-        """`batches`, and between them whether the loop is waiting for one in `self.loading`."""
+    def _loaded(self, batches: StepBatches, method: Method) -> Iterator:
         with self._saved_if_data_fails(method):
-            self.loading = True
-            for batch in iterate_batches(batches):
-                self.loading = False
-                yield batch
-                self.loading = True
-            self.loading = False
+            yield from batches
 
     @contextmanager
     def _saved_if_data_fails(self, method: Method) -> Iterator[None]:
@@ -175,26 +147,6 @@ class Trainer:
             if isinstance(error, (RequestError, OSError)):
                 raise LoadingError(f"loading data failed: {line}") from error
             raise
-
-    @contextmanager
-    def _no_death_inside_a_step(self) -> Iterator[None]:
-        """torch raises the death of a loading process wherever the main thread is, half-way through an update too. Here
-        it does so
-        only while the loop waits for data; a death at another time is found when the next batch does not come."""
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-            yield
-            return
-        raises = signal.getsignal(signal.SIGCHLD)
-
-        def on_death(number: int, frame: object) -> None:
-            if self.loading and callable(raises):
-                raises(number, frame)
-
-        signal.signal(signal.SIGCHLD, on_death)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL if raises is None else raises)
 
     def _log(self, method: Method, done: int, values: dict, bar: Steps) -> None:
         row = {name: float(value) for name, value in values.items()} | method.logged()
@@ -254,12 +206,3 @@ class Trainer:
             raise RunError(
                 f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again"
             )
-
-
-def leave_process_group(worker: int) -> None:
-    """Ctrl-C reaches a whole process group; a loading process that it stopped would take the run's last checkpoint
-    with it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):
-        os.setpgrp()

@@ -181,6 +181,7 @@ def run(words: tuple[str, ...], directory: Path, folder: Path, site: Path) -> No
         subprocess.run(
             [sys.executable, "-m", "quantlab.cli", *words, *target],
             env=environment,
+            cwd=folder,  # not where this is started: Python would find the package of a checkout there
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -196,6 +197,7 @@ def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Pat
         running = subprocess.Popen(
             [sys.executable, "-m", "quantlab.cli", *words, f"output_dir={directory}", f"cache_dir={folder / 'cache'}"],
             env=environment,
+            cwd=folder,  # not where this is started: Python would find the package of a checkout there
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -208,9 +210,19 @@ def run_stopped(words: tuple[str, ...], directory: Path, folder: Path, site: Pat
     run((f"resume={directory}",), directory, folder, site)
 
 
+def require_own_package(site: Path, folder: Path) -> None:
+    """Raises SystemExit where the commands would run another package than the one that is to be compared."""
+    code = "import quantlab, quantlab.cli; print(quantlab.__file__); print(quantlab.cli.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True)
+    if not all(Path(line).is_relative_to(site) for line in found.stdout.splitlines()) or found.returncode:
+        raise SystemExit(f"{folder}: runs would take their package from {found.stdout or found.stderr}")
+
+
 def run_all(source: str, folder: Path, names: list[str], workers: int) -> None:
     """Run every case under FOLDER/runs, those that fill the caches first and one at a time."""
     site = install(source, folder)
+    require_own_package(site, folder)
     (folder / "runs").mkdir(exist_ok=True)
 
     def one(name: str) -> None:

@@ -37,7 +37,8 @@ SIZES = ("name", "channels", "classes", "image_size", "scale")  # of a task, wha
 
 def save_model_file(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write `path` and the JSON beside it. Raises: OSError (a full disk), when nothing half-written is left."""
-    save_state(path.with_suffix(""), dict(tensors), header={"format": "pt", KEY: json.dumps(facts)}, **facts)
+    # One key alone: safetensors writes several in no order, and the same run would leave other bytes.
+    save_state(path.with_suffix(""), dict(tensors), header={KEY: json.dumps(facts)}, **facts)
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -170,11 +170,16 @@ def _read_content(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(data)["content"]
         # One content has one spelling, so that a flipped byte shows wherever it is, even in a space or in the checksum.
-        sound = _document(content) == data and content["format"] == FORMAT
+        sound, number = _document(content) == data, content["format"]
     except (ValueError, KeyError, TypeError):
-        sound = False
+        raise _damaged(json_path) from None
     if not sound:
         raise _damaged(json_path)
+    if number != FORMAT:
+        raise RequestError(
+            f"{json_path} is of the format {number!r}, but this version reads {FORMAT!r}; the version of quantlab that"
+            " wrote it reads it"
+        )
     return content
 
 

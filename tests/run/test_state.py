@@ -175,6 +175,30 @@ def test_nothing_is_unpickled(tmp_path):
         load_state(tmp_path / "state")
 
 
+def test_a_state_of_another_version_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr("quantlab.run.state.FORMAT", "quantlab state 2")
+    save_state(tmp_path / "state", {"weight": torch.zeros(1)})
+    monkeypatch.undo()
+    with pytest.raises(RequestError, match="'quantlab state 2', but this version reads 'quantlab state 1'"):
+        load_state(tmp_path / "state")
+
+
+def test_a_large_state_is_not_built_twice_in_memory(tmp_path):
+    code = """
+import resource, sys, torch
+from quantlab.run.state import load_state, save_state
+state = {"weight": torch.zeros(1), "large": torch.arange(50 * 2**18, dtype=torch.float32)}  # 50 MiB
+save_state(sys.argv[1] + "small", {"weight": state["weight"]})  # what is loaded for it is there
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+save_state(sys.argv[1], state)
+saved = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert torch.equal(load_state(sys.argv[1])[0]["large"][:9], torch.arange(9.0))
+print((saved - before) // 1024)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "state")]
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 25  # MiB
+
+
 def test_model_file_is_readable_by_other_tools(tmp_path):
     model = network()
     save_model(tmp_path / "model", model.state_dict(), {"method": "pretrain"})
