@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.fixed_point import FixedPointActivation
+from quantlab.quantizers.integers import SIGN, Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 
@@ -101,6 +102,10 @@ class BinaryWeight(LatentWeightQuantizer):
     def effective_step_size(self) -> Tensor:
         return self.size.mean() / 2
 
+    def grid(self) -> Grid:
+        size = self.size.clamp_min(1e-12)
+        return Grid(SIGN.scale * size, SIGN.zero_point.expand_as(size), axis=0)
+
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         self.size = weight.abs().flatten(1).mean(dim=1)
@@ -139,6 +144,9 @@ class RSign(ActivationQuantizer):
 
     def _beta_like(self, x: Tensor) -> Tensor:
         return self.beta.view(-1, *[1] * (x.ndim - 2)) if self.channel == 1 else self.beta
+
+    def grid(self) -> Grid:
+        return SIGN
 
     def choose_scale(self, x: Tensor) -> None:
         if not self.is_signed:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     LEAST_INTERVAL,
@@ -63,6 +64,12 @@ def ewgs(x: Tensor, l: Tensor, u: Tensor, bits: int, delta: float) -> Tensor:
     return _EWGS.call(x, l, u, 2.0**bits - 1, delta)
 
 
+def ewgs_grid(bits: int, centred: bool) -> Grid:
+    """That of x_q, or of 2 (x_q - 1/2) if centred, which has no zero."""
+    steps = torch.tensor(2.0**bits - 1)
+    return Grid(2 / steps, steps / 2) if centred else Grid(1 / steps, torch.zeros(()))
+
+
 class EWGSWeight(IntervalWeightQuantizer):
     """A latent weight's quantizer; one bit gives -1 and 1."""
 
@@ -73,6 +80,9 @@ class EWGSWeight(IntervalWeightQuantizer):
     @property
     def effective_step_size(self) -> float:
         return 1.0 if self.bits == 1 else 2 / (2.0**self.bits - 1)  # 1 bit: half of the distance, as Eq. (8) has it
+
+    def grid(self) -> Grid:
+        return ewgs_grid(self.bits, centred=True)
 
     def above_lowest(self, weight: Tensor) -> Tensor:
         length = (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL)
@@ -92,6 +102,9 @@ class EWGSActivation(ActivationQuantizer):
         self.delta = delta
         self.lower = nn.Parameter(torch.tensor(0.0))
         self.upper = nn.Parameter(torch.tensor(1.0))
+
+    def grid(self) -> Grid:
+        return ewgs_grid(self.bits, centred=self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.upper.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import SIGN, Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     ActivationQuantizer,
@@ -124,6 +125,9 @@ class FixedPointWeight(LatentWeightQuantizer):
         """By what the integer levels are multiplied: 1 / gamma."""
         return torch.tensor(1 / clip_range(self.bits, signed=True)[2])
 
+    def grid(self) -> Grid:
+        return SIGN if self.is_sign else Grid(self.integer_step, torch.zeros(()), signed=True)
+
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         """s = 3 std(w), as the released code."""
@@ -152,6 +156,10 @@ class FixedPointActivation(ActivationQuantizer):
     def integer_step(self) -> Tensor:
         """By what the integer levels are multiplied: 1 / gamma."""
         return torch.tensor(1 / clip_range(self.bits, self.is_signed)[2])
+
+    def grid(self) -> Grid:
+        is_sign = self.is_signed and self.bits == 1
+        return SIGN if is_sign else Grid(self.integer_step, torch.zeros(()), self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -18,10 +18,13 @@ apart near the ends.
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from quantlab.errors import RunError
 
 LEAST = 1e-30  # in place of an interval of zero: an all-zero gradient stays zero
 HISTOGRAM_BINS = 101  # of an observed gradient
@@ -130,6 +133,9 @@ class GradientQuantizer(nn.Module):
     def forward(self, output: Tensor) -> Tensor:
         # `.data`: DDP copies buffers anew at every forward pass, which may come between another and its backward pass
         return _QuantizeGradient.apply(output, self.interval.clip_ratio.data, self.interval.tally, self)
+
+    def integers(self, x: Tensor | None = None) -> NoReturn:
+        raise RunError("integers: got the quantizer of a gradient, whose codes are drawn anew in every backward pass")
 
     def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient quantized, and what the interval's tally adds up (see `gradient_interval`)."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.lsq import EPS, lsq
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, half_normal_deviation
@@ -42,6 +43,9 @@ class ClippedWeight(LatentWeightQuantizer):
         return self.clipping_value.detach().abs() / self.limits[1] + EPS
 
     effective_step_size = integer_step
+
+    def grid(self) -> Grid:
+        return Grid(self.integer_step, torch.zeros(()), signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -73,6 +77,9 @@ class ClippedActivation(ActivationQuantizer):
     @property
     def integer_step(self) -> Tensor:
         return self.clipping_value.detach().abs() / self.levels[1] + EPS
+
+    def grid(self) -> Grid:
+        return Grid(self.integer_step, torch.zeros(()), self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.clipping_value.copy_(3 * half_normal_deviation(x, self.is_signed))

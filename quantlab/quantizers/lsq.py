@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 
@@ -100,6 +101,9 @@ class LSQWeight(LatentWeightQuantizer):
 
     effective_step_size = integer_step
 
+    def grid(self) -> Grid:
+        return Grid(self.integer_step, torch.zeros(()), signed=True)
+
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         self.scale.copy_(2 * weight.abs().mean() / self.limits[1] ** 0.5)
@@ -126,6 +130,9 @@ class LSQActivation(ActivationQuantizer):
     def integer_step(self) -> Tensor:
         """By what the integer levels are multiplied."""
         return self.scale.detach().abs() + EPS
+
+    def grid(self) -> Grid:
+        return Grid(self.integer_step, torch.zeros(()), self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(2 * x.abs().mean() / step_range(self.bits, self.is_signed)[1] ** 0.5)

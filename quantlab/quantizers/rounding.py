@@ -10,10 +10,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from quantlab.errors import RunError
 from quantlab.quantizers import adaround
 from quantlab.quantizers.base import WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize
 from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.layer import SplitWeight
 from quantlab.quantizers.uniform_affine import CodedWeight, UniformAffineWeight
 
@@ -60,6 +62,9 @@ class LearnedRounding(WeightQuantizer):
         if self.straight_through:
             up = (self.rounding >= 0).to(up.dtype) + (up - up.detach())
         return dequantize(self.codes + up, self.scale, self.zero_point)
+
+    def grid(self) -> Grid:
+        raise RunError("integers: got a weight whose rounding is still learned, allowed: fixed ones; call fix_rounding")
 
     @torch.no_grad()
     def settle(self) -> None:

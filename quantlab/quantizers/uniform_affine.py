@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize, fake_quantize, quantize, search_range
+from quantlab.quantizers.integers import Grid, IntegerTensor
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.reservoir import Reservoir
 
@@ -42,6 +43,11 @@ class CodedWeight(WeightQuantizer):
         if self._value is None:
             self._value = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
         return self._value
+
+    def integers(self, x: Tensor | None = None) -> IntegerTensor:
+        axis = None if self.scale.numel() == 1 else 0
+        shape = () if axis is None else (-1,)
+        return IntegerTensor(self.codes, self.scale.view(shape), self.zero_point.view(shape), self.bits, axis)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._value = None
@@ -143,6 +149,11 @@ class UniformAffineActivation(Quantizer):
             )
             self.log_scale[group].copy_(scale[0].log())
             self.zero_point[group] = zero_point[0]
+
+    def grid(self) -> Grid:
+        """That of the current group."""
+        group = 0 if self.shared else self.pointer.index
+        return Grid(self.log_scale[group].detach().exp(), self.zero_point[group], self.symmetric)
 
     def forward(self, x: Tensor) -> Tensor:
         group = 0 if self.shared else self.pointer.index
