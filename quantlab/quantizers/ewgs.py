@@ -9,7 +9,7 @@ sets delta from the trace of the Hessian every ten epochs; here it is the consta
 alternative.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,21 @@ from quantlab.quantizers.trained import (
 )
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import EWGS
+    from quantlab.config.quantizers.ewgs import EWGS
 
 
 class _EWGS(QuantizerFunction):
     @staticmethod
-    def forward(x, l, u, steps, delta):
+    def forward(x: Tensor, l: Tensor, u: Tensor, steps: float, delta: float) -> Tensor:
         return ((x - l) / (u - l).clamp_min(LEAST_INTERVAL)).clamp_(0, 1).mul_(steps).round_().div_(steps)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, l, u, *ctx.constants = inputs
         ctx.save_for_backward(x, l, u)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, l, u = ctx.saved_tensors
         steps, delta = ctx.constants
         length = (u - l).clamp_min(LEAST_INTERVAL)

@@ -14,7 +14,7 @@ At one bit the sign of a weight of zero is positive; in the released code, which
 is negative.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from quantlab.quantizers.trained import (
 )
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import FixedPoint
+    from quantlab.config.quantizers.fixed_point import FixedPoint
 
 EPS = 1e-6  # added to |s|, as the released code does
 
@@ -50,7 +50,7 @@ class _FixedPoint(QuantizerFunction):
     # One function, which saves its input: uncompiled, torch's operations (`_composed`) would save four tensors and take
     # twice as long.
     @staticmethod
-    def forward(x, scale, bits, signed):
+    def forward(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
         alpha, beta, gamma = clip_range(bits, signed)
         v = x * (gamma / (scale.abs() + EPS))
         if bits == 1 and signed:
@@ -58,13 +58,13 @@ class _FixedPoint(QuantizerFunction):
         return v.clamp_(alpha, beta).round_().div_(gamma)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, scale, bits, signed = inputs
         ctx.save_for_backward(x, scale)
         ctx.limits = clip_range(bits, signed)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
         alpha, beta, gamma = ctx.limits
         size = scale.abs() + EPS

@@ -125,7 +125,7 @@ class SplitInput(Quantizer):
         raise RunError(f"integers: got {len(self.parts)} grids, one of each part, allowed: one; ask each of `parts`")
 
     def forward(self, x: Tensor) -> Tensor:
-        pieces = x.split(self.sizes, dim=self.dim)
+        pieces = torch.split(x, self.sizes, dim=self.dim)
         return torch.cat([quantizer(piece) for quantizer, piece in zip(self.parts, pieces)], dim=self.dim)
 
 
@@ -138,13 +138,14 @@ class SplitWeight(WeightQuantizer):
 
     def pieces(self, weight: Tensor | None) -> Sequence[Tensor | None]:
         """The weight's pieces along its input channels, one a part."""
-        return [None] * len(self.parts) if weight is None else weight.split(self.sizes, dim=1)
+        return [None] * len(self.parts) if weight is None else torch.split(weight, self.sizes, dim=1)
 
     def grid(self) -> Grid:
         raise RunError(f"integers: got {len(self.parts)} grids, one of each part, allowed: one; ask each of `parts`")
 
     def calibrate(self, weight: Tensor) -> None:
-        for quantizer, piece in zip(self.parts, self.pieces(weight)):
+        for quantizer, piece in zip(self.parts, torch.split(weight, self.sizes, dim=1)):
+            assert isinstance(quantizer, WeightQuantizer)
             quantizer.calibrate(piece)
 
     def forward(self, weight: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, half_normal_deviation
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import LearnedClipping
+    from quantlab.config.quantizers.learned_clipping import LearnedClipping
 
 
 class ClippedWeight(LatentWeightQuantizer):

@@ -8,7 +8,7 @@ s starts at 2 mean|v| / sqrt(Q_P)                                               
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import LSQ
+    from quantlab.config.quantizers.lsq import LSQ
 
 EPS = 1e-8  # added to |s|: our choice, a step that is learned might reach zero
 
@@ -31,17 +31,17 @@ def step_range(bits: int, signed: bool) -> tuple[float, float]:
 
 class _LSQ(QuantizerFunction):
     @staticmethod
-    def forward(v, s, low, high, g):
+    def forward(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
         size = s.abs() + EPS
         return (v * (1 / size)).clamp_(low, high).round_().mul_(size)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         v, s, *ctx.constants = inputs
         ctx.save_for_backward(v, s)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, s = ctx.saved_tensors
         low, high, g = ctx.constants
         in_levels = v * (1 / (s.abs() + EPS))
@@ -58,15 +58,15 @@ class _LSQ(QuantizerFunction):
 
 class _ScaledGradient(QuantizerFunction):
     @staticmethod
-    def forward(s, g):
+    def forward(s: Tensor, g: float) -> Tensor:
         return s.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.g = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad * ctx.g, None
 
 

@@ -88,7 +88,7 @@ def learn_rounding(network: nn.Module, zeta: float, gamma: float, straight_throu
     learned = []
     for holder, name, weight in _places(network):
         nearest = getattr(holder, name)
-        if isinstance(nearest, UniformAffineWeight):
+        if isinstance(nearest, UniformAffineWeight) and weight is not None:
             learned.append(LearnedRounding(nearest, weight, zeta, gamma, straight_through))
             setattr(holder, name, learned[-1])
     return learned
@@ -101,7 +101,7 @@ def fix_rounding(network: nn.Module) -> None:
             setattr(holder, name, learned.fixed())
 
 
-def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor | None]]:
     """Where each weight's quantizer stands, as a module and the name of its attribute; and its float weight."""
     for _, layer in quantized_layers(network):
         if isinstance(quantizer := layer.weight_quantizer, SplitWeight):
@@ -133,4 +133,4 @@ def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
             one.held = None
     for (_, weight), fixed in zip(computed, held):
         if fixed.grad is not None:
-            weight.backward(fixed.grad)
+            weight.backward(fixed.grad)  # type: ignore[no-untyped-call]

@@ -55,7 +55,8 @@ class CodedWeight(WeightQuantizer):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CodedWeight":
         self._value = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class UniformAffineWeight(CodedWeight):
