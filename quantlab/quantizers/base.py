@@ -19,11 +19,6 @@ class Quantizer(nn.Module):
         """That of the values of the last call. Raises RunError, with the reason, where they lie on none or several."""
         raise NotImplementedError  # every quantizer's own
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what integer levels are multiplied, where the values are that product."""
-        raise NotImplementedError  # not every quantizer's values are
-
     @torch.no_grad()
     def integers(self, x: Tensor | None = None) -> IntegerTensor:
         """What a call gives for x, as integer codes. Raises RunError as `grid`."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
-from quantlab.quantizers.integers import SIGN, Grid
+from quantlab.quantizers.integers import SIGN, Grid, through_zero
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     ActivationQuantizer,
@@ -44,6 +44,12 @@ def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
         half = 2.0 ** (bits - 1)
         return (-1.0, 1.0, 1.0) if bits == 1 else (-half, half - 1, half)
     return (0.0, 1.0, 1.0) if bits == 1 else (0.0, 2.0**bits - 1, 2.0**bits)
+
+
+def fixed_point_grid(bits: int, signed: bool) -> Grid:
+    """That of x_q: multiples of 1 / gamma, or -1 and 1."""
+    gamma = clip_range(bits, signed)[2]
+    return SIGN if bits == 1 and signed else through_zero(torch.tensor(1 / gamma), signed)
 
 
 class _FixedPoint(QuantizerFunction):
@@ -118,15 +124,10 @@ class FixedPointWeight(LatentWeightQuantizer):
 
     @property
     def effective_step_size(self) -> float:
-        return 0.5 if self.is_sign else float(self.integer_step)
-
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied: 1 / gamma."""
-        return torch.tensor(1 / clip_range(self.bits, signed=True)[2])
+        return 0.5 if self.is_sign else 1 / clip_range(self.bits, signed=True)[2]
 
     def grid(self) -> Grid:
-        return SIGN if self.is_sign else Grid(self.integer_step, torch.zeros(()), signed=True)
+        return fixed_point_grid(self.bits, signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -152,14 +153,8 @@ class FixedPointActivation(ActivationQuantizer):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied: 1 / gamma."""
-        return torch.tensor(1 / clip_range(self.bits, self.is_signed)[2])
-
     def grid(self) -> Grid:
-        is_sign = self.is_signed and self.bits == 1
-        return SIGN if is_sign else Grid(self.integer_step, torch.zeros(()), self.is_signed)
+        return fixed_point_grid(self.bits, self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -22,6 +22,7 @@ from quantlab.errors import RunError
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.gradient import LEAST, GradientQuantizer, largest_code, max_abs, untouched
 from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.integers import Grid, IntegerTensor, through_zero
 from quantlab.quantizers.layer import QuantizedLayer
 
 # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
@@ -151,21 +152,14 @@ def _keep_gradient(output: Tensor, tensors: dict[str, Tensor], key: str) -> None
     output.register_hook(keep)  # type: ignore[no-untyped-call]
 
 
-def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
-    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or
-    one of each
-    channel. Raises RunError where the tensor is not a whole number of steps."""
-    ratio = call.tensors[key].double() / step.double()
-    codes = ratio.round()
-    away = float((ratio - codes).abs().max())
-    if away > max(1e-3, limit * 2.0**-22) or float(codes.abs().max()) > limit:
-        raise RunError(
-            f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond"
-            f" {limit}"
-        )
-    low, high = codes.aminmax()
-    kinds = (torch.uint8, torch.int8, torch.int16)
-    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
+def _codes(call: _Call, key: str, grid: Grid, bits: int) -> Tensor:
+    """The tensor as integers, int64. Raises RunError where it is not on its grid, or that is no multiples of a step."""
+    try:
+        if grid.zero_point.any():
+            raise RunError("integers: got a grid with a zero point, allowed: whole multiples of one step")
+        return IntegerTensor.of(call.tensors[key], grid, bits).codes.long()
+    except RunError as error:
+        raise RunError(f"integer check: layer {call.name}, {key}: {error}") from None
 
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
@@ -175,9 +169,12 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
     layer, tensors = call.layer, call.tensors
     weight, activation, gradient = call.quantizers
     q = largest_code(gradient.bits)
-    s_x, s_w = activation.integer_step, weight.integer_step
+    of_x, of_w = activation.grid(), weight.grid()
     s_g = gradient.interval.clip_ratio * max_abs(tensors["gradient"], gradient.per_channel).clamp_min(LEAST) / q
-    x, w, g = _codes(call, "x", s_x, 255), _codes(call, "w", s_w, 128), _codes(call, "g", s_g, q)
+    of_g = through_zero(s_g.flatten(), True, tensors["g"].ndim - 3) if gradient.per_channel else through_zero(s_g, True)
+    x, w = _codes(call, "x", of_x, activation.bits), _codes(call, "w", of_w, weight.bits)
+    g = _codes(call, "g", of_g, gradient.bits)
+    s_x, s_w = of_x.scale, of_w.scale
     simulated = tensors["y"]
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
@@ -199,7 +196,6 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Integer x w^T, g w and g^T x of codes [..., I], [O, I], [..., O]."""
-    x, w, g = x.long(), w.long(), g.long()
     return x @ w.T, g @ w, g.flatten(0, -2).T @ x.flatten(0, -2)
 
 
@@ -213,8 +209,8 @@ def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: QuantizedLayer) -> tuple[
     padded = x if layer.pad is None else layer.pad(x)
     patches = F.unfold(padded, kernel, **geometry).long()  # [N, C k k, L]
     patches = torch.unflatten(patches, 1, (groups, -1))  # [N, G, C/G k k, L]
-    rows = torch.unflatten(w.long().flatten(1), 0, (groups, -1))  # [G, O/G, C/G k k]
-    columns = torch.unflatten(g.long().flatten(2), 1, (groups, -1))  # [N, G, O/G, L]
+    rows = torch.unflatten(w.flatten(1), 0, (groups, -1))  # [G, O/G, C/G k k]
+    columns = torch.unflatten(g.flatten(2), 1, (groups, -1))  # [N, G, O/G, L]
     y = (rows @ patches).flatten(1, 2).reshape(g.shape)
     spread = (rows.transpose(1, 2) @ columns).flatten(1, 2)
     dx = F.fold(spread.double(), padded.shape[2:], kernel, **geometry)

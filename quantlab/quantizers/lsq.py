@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
-from quantlab.quantizers.integers import Grid
+from quantlab.quantizers.integers import Grid, through_zero
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 
@@ -95,24 +95,21 @@ class LSQWeight(LatentWeightQuantizer):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=learn_scale)
 
     @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied."""
+    def effective_step_size(self) -> Tensor:
         return self.scale.detach().abs() + EPS
 
-    effective_step_size = integer_step
-
     def grid(self) -> Grid:
-        return Grid(self.integer_step, torch.zeros(()), signed=True)
+        return through_zero(self.effective_step_size, signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         self.scale.copy_(2 * weight.abs().mean() / self.limits[1] ** 0.5)
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return weight * (1 / self.integer_step)
+        return weight * (1 / self.effective_step_size)
 
     def latent(self, levels: Tensor) -> Tensor:
-        return levels * self.integer_step
+        return levels * self.effective_step_size
 
     def forward(self, weight: Tensor) -> Tensor:
         low, high = self.limits
@@ -126,13 +123,8 @@ class LSQActivation(ActivationQuantizer):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied."""
-        return self.scale.detach().abs() + EPS
-
     def grid(self) -> Grid:
-        return Grid(self.integer_step, torch.zeros(()), self.is_signed)
+        return through_zero(self.scale.abs() + EPS, self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(2 * x.abs().mean() / step_range(self.bits, self.is_signed)[1] ** 0.5)

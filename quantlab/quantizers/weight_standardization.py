@@ -49,10 +49,6 @@ class StandardizedWeightQuantizer(LatentWeightQuantizer):
     def effective_step_size(self) -> float | Tensor:
         return self.quantizer.effective_step_size
 
-    @property
-    def integer_step(self) -> Tensor:
-        return self.quantizer.integer_step
-
     def grid(self) -> Grid:
         return self.quantizer.grid()
 

@@ -9,7 +9,7 @@ from quantlab.config.catalog import options
 from quantlab.errors import RunError
 from quantlab.quantizers.gradient import GradientQuantizer
 from quantlab.quantizers.gradient_interval import LargeGradient
-from quantlab.quantizers.integers import IntegerTensor, pack, unpack
+from quantlab.quantizers.integers import Grid, IntegerTensor, pack, unpack
 from quantlab.quantizers.layer import SplitInput, SplitWeight
 from quantlab.quantizers.rounding import LearnedRounding
 from quantlab.quantizers.uniform_affine import GroupPointer, UniformAffineActivation, UniformAffineWeight
@@ -43,12 +43,25 @@ def test_unpacking_is_the_inverse(bits, signed, shape):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="got codes from 0 to 16, allowed with 4 bits: 0 to 15"):
+    with pytest.raises(RunError, match="got codes from 0 to 16, allowed with 4 bits: 0 to 15"):
         pack(torch.tensor([0, 16], dtype=torch.uint8), 4)
-    with pytest.raises(ValueError, match="allowed with 4 bits: -8 to 7"):
+    with pytest.raises(RunError, match="allowed with 4 bits: -8 to 7"):
         pack(torch.tensor([-9], dtype=torch.int8), 4)
-    with pytest.raises(ValueError, match="got 3 bytes, 4 codes of 4 bits take 2"):
+    with pytest.raises(RunError, match="got 3 bytes, allowed: the 2 of 4 codes of 4 bits"):
         unpack(torch.zeros(3, dtype=torch.uint8), 4, (2, 2), signed=False)
+
+
+def test_values_beside_their_grid_are_refused():
+    grid = Grid(torch.tensor(0.5), torch.tensor(0.0), signed=True)
+    assert IntegerTensor.of(torch.tensor([-1.0, 0.5]), grid, 2).codes.tolist() == [-2, 1]
+    with pytest.raises(RunError, match="4.00e-01 of a step beside its integer"):
+        IntegerTensor.of(torch.tensor([-1.0, 0.3]), grid, 2)
+    with pytest.raises(RunError, match="got codes from -2 to 2, allowed with 2 bits: -2 to 1"):
+        IntegerTensor.of(torch.tensor([-1.0, 1.0]), grid, 2)
+    quantizer = UniformAffineActivation(4)
+    quantizer.observe()
+    with pytest.raises(RunError, match="beside its integer"):
+        quantizer.integers(torch.tensor([0.3]))
 
 
 def assert_same(integers: IntegerTensor, wanted: torch.Tensor, name: str):
