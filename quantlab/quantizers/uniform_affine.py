@@ -41,13 +41,21 @@ class CodedWeight(WeightQuantizer):
 
     def forward(self, weight: Tensor | None = None) -> Tensor:
         if self._value is None:
-            self._value = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
+            self._value = self._dequantized()
         return self._value
 
-    def integers(self, x: Tensor | None = None) -> IntegerTensor:
+    def _dequantized(self) -> Tensor:
+        return dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
+
+    def grid(self) -> Grid:
         axis = None if self.scale.numel() == 1 else 0
         shape = () if axis is None else (-1,)
-        return IntegerTensor(self.codes, self.scale.view(shape), self.zero_point.view(shape), self.bits, axis)
+        signed = self.codes.dtype == torch.int8
+        return Grid(self.scale.view(shape), self.zero_point.view(shape), signed, axis)
+
+    def integers(self, x: Tensor | None = None) -> IntegerTensor:
+        grid = self.grid()
+        return IntegerTensor(self.codes, grid.scale, grid.zero_point, self.bits, grid.axis)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._value = None
