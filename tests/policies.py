@@ -31,7 +31,8 @@ def section(name, weight=4, activation=None, gradient=None, first=None, last=Non
 
 def policy(name, *bits, learn_weight_scale=True, **changes) -> Policy:
     """Of the `section` of those arguments."""
-    return instantiate(section(name, *bits, **changes), learn_weight_scale=learn_weight_scale)
+    own = section(name, *bits, **changes)
+    return instantiate(own, **({"learn_weight_scale": learn_weight_scale} if own.kind == "training" else {}))
 
 
 def quantize(network: nn.Module, policy: Policy) -> None:

@@ -5,6 +5,9 @@ P, the softmax output, is unsigned with zero point 0 (Q-Diffusion). Its quantize
 `<attention>.processor.{query,key,value,softmax}`, so that a policy can address them.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 
@@ -20,13 +23,20 @@ class QuantizedAttention(nn.Module):
         super().__init__()
         self.query, self.key, self.value, self.softmax = query, key, value, softmax
 
-    def __call__(self, attention, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
+    def __call__(
+        self,
+        attention: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Any:
         # diffusers reads this signature to learn which arguments a processor takes
         return super().__call__(attention, hidden_states, encoder_hidden_states, attention_mask, temb)
 
     def forward(
         self,
-        attention: nn.Module,
+        attention: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -45,7 +55,7 @@ class QuantizedAttention(nn.Module):
                 context = attention.norm_encoder_hidden_states(context)
 
         def heads(projected: Tensor) -> Tensor:  # [N, L, heads * d] -> [N, heads, L, d]
-            return projected.unflatten(2, (attention.heads, -1)).transpose(1, 2)
+            return torch.unflatten(projected, 2, (attention.heads, -1)).transpose(1, 2)
 
         q, k, v = heads(attention.to_q(x_NLC)), heads(attention.to_k(context)), heads(attention.to_v(context))
         q = attention.norm_q(q) if attention.norm_q is not None else q
@@ -54,7 +64,7 @@ class QuantizedAttention(nn.Module):
         if attention_mask is not None:
             mask = attention.prepare_attention_mask(attention_mask, scores.shape[-1], scores.shape[0])
             scores = scores + mask.view(scores.shape[0], attention.heads, -1, scores.shape[-1])
-        output = self.softmax(scores.softmax(-1)) @ self.value(v)
+        output: Tensor = self.softmax(scores.softmax(-1)) @ self.value(v)
 
         output = attention.to_out[0](output.transpose(1, 2).flatten(2))
         output = attention.to_out[1](output)
@@ -62,4 +72,5 @@ class QuantizedAttention(nn.Module):
             output = output.transpose(1, 2).reshape(residual.shape)
         if attention.residual_connection:
             output = output + residual
-        return output / attention.rescale_output_factor
+        rescaled: Tensor = output / attention.rescale_output_factor
+        return rescaled

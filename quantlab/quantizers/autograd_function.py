@@ -1,5 +1,7 @@
 """Functions with a derivative of their own, which torch.func's transforms take as well, at no cost without them."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,12 @@ class QuantizerFunction(torch.autograd.Function):
     """
 
     generate_vmap_rule = True
+    untransformed: ClassVar[type[torch.autograd.Function]]
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         super().__init_subclass__()
 
-        def forward(ctx, *inputs):
+        def forward(ctx: Any, *inputs: Any) -> Any:
             output = cls.forward(*inputs)
             cls.setup_context(ctx, inputs, output)
             return output
@@ -29,10 +32,13 @@ class QuantizerFunction(torch.autograd.Function):
         cls.untransformed = type(cls.__name__, (torch.autograd.Function,), parts)
 
     @classmethod
-    def call(cls, *inputs) -> Tensor:
+    def call(cls, *inputs: Any) -> Tensor:
+        output: Tensor
         if is_transformed() or torch.compiler.is_compiling():
-            return cls.apply(*inputs)
-        return cls.untransformed.apply(*inputs)
+            output = cls.apply(*inputs)
+        else:
+            output = cls.untransformed.apply(*inputs)
+        return output
 
 
 def is_transformed() -> bool:

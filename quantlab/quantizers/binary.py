@@ -12,31 +12,32 @@ the shift. The network's other half, RPReLU, is in quantlab/models/reactnet.py.
 Zero counts as positive everywhere; in the released code, which uses torch.sign, it stays zero.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
 from quantlab.quantizers.fixed_point import FixedPointActivation
+from quantlab.quantizers.integers import SIGN, Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import Binary
+    from quantlab.config.quantizers.binary import Binary
 
 
 class _ScaledSign(QuantizerFunction):
     @staticmethod
-    def forward(w, size):
+    def forward(w: Tensor, size: Tensor) -> Tensor:
         return torch.where(w >= 0, size, -size)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w, size = ctx.saved_tensors
         return grad * size * (w.abs() <= 1), None
 
@@ -53,7 +54,7 @@ def scaled_sign(w: Tensor, size: Tensor) -> Tensor:
 
 class _StraightSign(_ScaledSign):
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad * (ctx.saved_tensors[0].abs() <= 1), None
 
 
@@ -66,17 +67,18 @@ def straight_sign(w: Tensor, size: Tensor) -> Tensor:
 
 class _PolynomialSign(QuantizerFunction):
     @staticmethod
-    def forward(x):
+    def forward(x: Tensor) -> Tensor:
         return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+        slope: Tensor = (2 - 2 * x.abs()).clamp_(min=0)
+        return grad * slope
 
 
 def polynomial_sign(x: Tensor) -> Tensor:
@@ -91,6 +93,7 @@ class BinaryWeight(LatentWeightQuantizer):
 
     def __init__(self, channels: int = 1):
         super().__init__(bits=1)
+        self.size: Tensor
         self.register_buffer("size", torch.ones(channels))  # mean |w| of the last forward pass
 
     @property
@@ -100,6 +103,10 @@ class BinaryWeight(LatentWeightQuantizer):
     @property
     def effective_step_size(self) -> Tensor:
         return self.size.mean() / 2
+
+    def grid(self) -> Grid:
+        size = self.size.clamp_min(1e-12)
+        return Grid(SIGN.scale * size, SIGN.zero_point.expand_as(size), axis=0)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -140,6 +147,9 @@ class RSign(ActivationQuantizer):
     def _beta_like(self, x: Tensor) -> Tensor:
         return self.beta.view(-1, *[1] * (x.ndim - 2)) if self.channel == 1 else self.beta
 
+    def grid(self) -> Grid:
+        return SIGN
+
     def choose_scale(self, x: Tensor) -> None:
         if not self.is_signed:
             others = [dim for dim in range(x.ndim) if dim != self.channel % x.ndim]
@@ -172,5 +182,6 @@ class ReActNetPolicy(Policy):
         return ReActNetWeight(shape[0])
 
     def activation(self, layer: Layer, bits: int) -> ActivationQuantizer:
-        is_conv = isinstance(layer, nn.Conv2d)
-        return RSign(layer.in_channels if is_conv else layer.in_features, is_conv)
+        if isinstance(layer, nn.Conv2d):
+            return RSign(layer.in_channels, is_conv=True)
+        return RSign(layer.in_features, is_conv=False)

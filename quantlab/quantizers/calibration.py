@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantlab.quantizers.insert import quantized_layers, weight_quantized_layers
+from quantlab.quantizers.insert import quantized_layers
 from quantlab.quantizers.uniform_affine import UniformAffineActivation
 
 
 def calibrate_weights(network: nn.Module) -> None:
     """Every weight's quantizer chooses its scale for the weight that its layer has."""
-    for layer in weight_quantized_layers(network).values():
-        layer.weight_quantizer.calibrate(layer.weight.detach())
+    for _, layer in quantized_layers(network):
+        if layer.weight_quantizer is not None and layer.weight is not None:
+            layer.weight_quantizer.calibrate(layer.weight.detach())
 
 
 @torch.no_grad()

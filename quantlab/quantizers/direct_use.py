@@ -8,21 +8,31 @@ a part or a copy of it, nor what a function does
 inside: torch's MultiheadAttention hands `out_proj.weight` to one that does everything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
+Product = tuple[Tensor, Tensor, Tensor | None, dict[str, Any]]  # input, weight, bias, and arguments of F.conv2d
 
-def _linear(input, weight, bias=None):
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Product:
     return input, weight, bias, {}
 
 
-def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Product:
     return (
         input,
         weight,
@@ -31,7 +41,17 @@ def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)
     )
 
 
-PRODUCTS = {F.linear: _linear, F.conv2d: _conv2d}
+PRODUCTS: dict[Any, Callable[..., Product]] = {F.linear: _linear, F.conv2d: _conv2d}
+
+
+class Replaced(Protocol):
+    """A layer that stands in for its product."""
+
+    weight: nn.Parameter | None
+
+    def makes_product(self, geometry: dict[str, Any]) -> bool: ...
+
+    def __call__(self, x: Tensor, bias: Tensor | None, /) -> Tensor: ...
 
 
 class DirectUse(TorchFunctionMode):
@@ -41,12 +61,14 @@ class DirectUse(TorchFunctionMode):
     layers: modules that have `weight`, `makes_product(geometry)`, and take `(x, bias)`.
     """
 
-    def __init__(self, layers: list[nn.Module]):
+    def __init__(self, layers: Sequence["Replaced"]):
         super().__init__()
         self.layers = layers
         self.used = False
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func in PRODUCTS:  # in here the mode is off: the layer's own product is not seen again
             x, weight, bias, geometry = PRODUCTS[func](*args, **kwargs)
@@ -57,17 +79,18 @@ class DirectUse(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def follow_direct_uses(network: nn.Module, layers: Callable[[nn.Module], list[nn.Module]]) -> None:
+def follow_direct_uses(network: nn.Module, layers: Callable[[nn.Module], Sequence[Replaced]]) -> None:
     """From now on `network` runs inside `DirectUse` of `layers(network)`; for good if its first pass has such products,
     else that pass
     is the only one. Copies of the network do likewise."""
-    network.direct_use_layers = layers
-    network.uses_weights_directly = None  # not known yet
-    network.plain_forward = network.forward
-    network.forward = MethodType(_forward, network)
+    follower: Any = network  # these attributes are ours
+    follower.direct_use_layers = layers
+    follower.uses_weights_directly = None  # not known yet
+    follower.plain_forward = network.forward
+    follower.forward = MethodType(_forward, network)
 
 
-def _forward(network: nn.Module, *args, **kwargs) -> Any:
+def _forward(network: Any, *args: Any, **kwargs: Any) -> Any:
     mode = DirectUse(network.direct_use_layers(network))
     with mode:
         out = network.plain_forward(*args, **kwargs)

@@ -11,6 +11,7 @@ Half way between two levels, where the paper is silent, the even one is taken.
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     LEAST_INTERVAL,
@@ -38,6 +39,12 @@ def dsq(x: Tensor, l: Tensor, u: Tensor, alpha: Tensor, bits: int) -> Tensor:
     return l + delta * straight_through(along.detach().round(), interval + (phi + 1) / 2)
 
 
+def dsq_grid(l: Tensor, u: Tensor, bits: int) -> Grid:
+    """l + Delta i as Delta (i + l / Delta): the same up to float's rounding."""
+    delta = (u - l).detach().clamp_min(LEAST_INTERVAL) / (2.0**bits - 1)
+    return Grid(delta, -l.detach() / delta)
+
+
 class DSQWeight(IntervalWeightQuantizer):
     """A latent weight's quantizer; alpha = 0.2 at the start, as the interval our choice."""
 
@@ -48,6 +55,9 @@ class DSQWeight(IntervalWeightQuantizer):
     @property
     def effective_step_size(self) -> Tensor:
         return self.step / 2 if self.bits == 1 else self.step  # 1 bit: half of the distance, as Eq. (8) has it
+
+    def grid(self) -> Grid:
+        return dsq_grid(self.lower, self.upper, self.bits)
 
     def forward(self, weight: Tensor) -> Tensor:
         return dsq(weight, self.lower, self.upper, self.alpha, self.bits)
@@ -63,6 +73,9 @@ class DSQActivation(ActivationQuantizer):
         self.lower = nn.Parameter(torch.tensor(0.0))
         self.upper = nn.Parameter(torch.tensor(1.0))
         self.alpha = nn.Parameter(torch.tensor(0.2))
+
+    def grid(self) -> Grid:
+        return dsq_grid(self.lower, self.upper, self.bits)
 
     def choose_scale(self, x: Tensor) -> None:
         self.upper.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -9,12 +9,13 @@ sets delta from the trace of the Hessian every ten epochs; here it is the consta
 alternative.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     LEAST_INTERVAL,
@@ -24,21 +25,21 @@ from quantlab.quantizers.trained import (
 )
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import EWGS
+    from quantlab.config.quantizers.ewgs import EWGS
 
 
 class _EWGS(QuantizerFunction):
     @staticmethod
-    def forward(x, l, u, steps, delta):
+    def forward(x: Tensor, l: Tensor, u: Tensor, steps: float, delta: float) -> Tensor:
         return ((x - l) / (u - l).clamp_min(LEAST_INTERVAL)).clamp_(0, 1).mul_(steps).round_().div_(steps)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, l, u, *ctx.constants = inputs
         ctx.save_for_backward(x, l, u)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, l, u = ctx.saved_tensors
         steps, delta = ctx.constants
         length = (u - l).clamp_min(LEAST_INTERVAL)
@@ -63,6 +64,12 @@ def ewgs(x: Tensor, l: Tensor, u: Tensor, bits: int, delta: float) -> Tensor:
     return _EWGS.call(x, l, u, 2.0**bits - 1, delta)
 
 
+def ewgs_grid(bits: int, centred: bool) -> Grid:
+    """That of x_q, or of 2 (x_q - 1/2) if centred, which has no zero."""
+    steps = torch.tensor(2.0**bits - 1)
+    return Grid(2 / steps, steps / 2) if centred else Grid(1 / steps, torch.zeros(()))
+
+
 class EWGSWeight(IntervalWeightQuantizer):
     """A latent weight's quantizer; one bit gives -1 and 1."""
 
@@ -73,6 +80,9 @@ class EWGSWeight(IntervalWeightQuantizer):
     @property
     def effective_step_size(self) -> float:
         return 1.0 if self.bits == 1 else 2 / (2.0**self.bits - 1)  # 1 bit: half of the distance, as Eq. (8) has it
+
+    def grid(self) -> Grid:
+        return ewgs_grid(self.bits, centred=True)
 
     def above_lowest(self, weight: Tensor) -> Tensor:
         length = (self.upper - self.lower).detach().clamp_min(LEAST_INTERVAL)
@@ -92,6 +102,9 @@ class EWGSActivation(ActivationQuantizer):
         self.delta = delta
         self.lower = nn.Parameter(torch.tensor(0.0))
         self.upper = nn.Parameter(torch.tensor(1.0))
+
+    def grid(self) -> Grid:
+        return ewgs_grid(self.bits, centred=self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.upper.copy_(3 * half_normal_deviation(x, self.is_signed))

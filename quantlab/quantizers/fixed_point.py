@@ -14,12 +14,13 @@ At one bit the sign of a weight of zero is positive; in the released code, which
 is negative.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import SIGN, Grid, through_zero
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import (
     ActivationQuantizer,
@@ -32,7 +33,7 @@ from quantlab.quantizers.trained import (
 )
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import FixedPoint
+    from quantlab.config.quantizers.fixed_point import FixedPoint
 
 EPS = 1e-6  # added to |s|, as the released code does
 
@@ -45,11 +46,17 @@ def clip_range(bits: int, signed: bool) -> tuple[float, float, float]:
     return (0.0, 1.0, 1.0) if bits == 1 else (0.0, 2.0**bits - 1, 2.0**bits)
 
 
+def fixed_point_grid(bits: int, signed: bool) -> Grid:
+    """That of x_q: multiples of 1 / gamma, or -1 and 1."""
+    gamma = clip_range(bits, signed)[2]
+    return SIGN if bits == 1 and signed else through_zero(torch.tensor(1 / gamma), signed)
+
+
 class _FixedPoint(QuantizerFunction):
     # One function, which saves its input: uncompiled, torch's operations (`_composed`) would save four tensors and take
     # twice as long.
     @staticmethod
-    def forward(x, scale, bits, signed):
+    def forward(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
         alpha, beta, gamma = clip_range(bits, signed)
         v = x * (gamma / (scale.abs() + EPS))
         if bits == 1 and signed:
@@ -57,13 +64,13 @@ class _FixedPoint(QuantizerFunction):
         return v.clamp_(alpha, beta).round_().div_(gamma)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, scale, bits, signed = inputs
         ctx.save_for_backward(x, scale)
         ctx.limits = clip_range(bits, signed)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
         alpha, beta, gamma = ctx.limits
         size = scale.abs() + EPS
@@ -117,12 +124,10 @@ class FixedPointWeight(LatentWeightQuantizer):
 
     @property
     def effective_step_size(self) -> float:
-        return 0.5 if self.is_sign else float(self.integer_step)
+        return 0.5 if self.is_sign else 1 / clip_range(self.bits, signed=True)[2]
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied: 1 / gamma."""
-        return torch.tensor(1 / clip_range(self.bits, signed=True)[2])
+    def grid(self) -> Grid:
+        return fixed_point_grid(self.bits, signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
@@ -148,10 +153,8 @@ class FixedPointActivation(ActivationQuantizer):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied: 1 / gamma."""
-        return torch.tensor(1 / clip_range(self.bits, self.is_signed)[2])
+    def grid(self) -> Grid:
+        return fixed_point_grid(self.bits, self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(3 * half_normal_deviation(x, self.is_signed))

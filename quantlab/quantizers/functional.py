@@ -8,6 +8,8 @@ Asymmetric codes run over 0 .. 2^b - 1; symmetric ones over -2^(b-1) .. 2^(b-1) 
 representable. Rounding is half to even (torch.round).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,16 +51,16 @@ class _FakeQuantize(QuantizerFunction):
     # One function instead of the composition of round, clamp and two products: its input is saved for the backward pass
     # instead of five tensors. Masks are floats, since products of bool and float are slow on CPUs.
     @staticmethod
-    def forward(x, scale, zero_point, q_min, q_max):
+    def forward(x: Tensor, scale: Tensor, zero_point: Tensor, q_min: int, q_max: int) -> Tensor:
         return (x / scale).round_().add_(zero_point).clamp_(q_min, q_max).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, scale, zero_point, ctx.q_min, ctx.q_max = inputs
         ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
         ratio = x / scale
         code = torch.round(ratio).add_(zero_point)

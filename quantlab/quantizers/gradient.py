@@ -18,10 +18,16 @@ apart near the ends.
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from quantlab.errors import RunError
+
+if TYPE_CHECKING:
+    from quantlab.quantizers.gradient_interval import Interval
 
 LEAST = 1e-30  # in place of an interval of zero: an all-zero gradient stays zero
 HISTOGRAM_BINS = 101  # of an observed gradient
@@ -29,7 +35,7 @@ HISTOGRAM_BINS = 101  # of an observed gradient
 
 def largest_code(bits: int) -> int:
     """Q of Eq. (1): 7 for 4 bits."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 @torch.library.custom_op("quantlab::random_bytes", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
@@ -90,16 +96,16 @@ def quantize_gradient(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
 class _QuantizeGradient(torch.autograd.Function):
     # Never in place: autograd may hand the same tensor to a residual branch, whose gradient would be quantized with it.
     @staticmethod
-    def forward(output, clip_ratio, tally, quantizer):
+    def forward(output: Tensor, clip_ratio: Tensor, tally: Tensor | None, quantizer: "GradientQuantizer") -> Tensor:
         return output.clone()  # not a view: an in-place activation may follow, as in torchvision's networks
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, clip_ratio, _, ctx.quantizer = inputs
         ctx.save_for_backward(clip_ratio)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (clip_ratio,) = ctx.saved_tensors
         quantized, counts = ctx.quantizer.quantized(gradient, clip_ratio)
         return quantized, None, counts if ctx.needs_input_grad[2] else None, None
@@ -119,7 +125,7 @@ class GradientQuantizer(nn.Module):
     several passes over it.
     """
 
-    def __init__(self, bits: int, interval: nn.Module, per_channel: bool = False):
+    def __init__(self, bits: int, interval: "Interval", per_channel: bool = False):
         super().__init__()
         self.bits, self.interval, self.per_channel = bits, interval, per_channel
         self.choosing = False
@@ -129,9 +135,13 @@ class GradientQuantizer(nn.Module):
 
     def forward(self, output: Tensor) -> Tensor:
         # `.data`: DDP copies buffers anew at every forward pass, which may come between another and its backward pass
-        return _QuantizeGradient.apply(output, self.interval.clip_ratio.data, self.interval.tally, self)
+        passed: Tensor = _QuantizeGradient.apply(output, self.interval.clip_ratio.data, self.interval.tally, self)
+        return passed
 
-    def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    def integers(self, x: Tensor | None = None) -> NoReturn:
+        raise RunError("integers: got the quantizer of a gradient, whose codes are drawn anew in every backward pass")
+
+    def quantized(self, gradient: Tensor, clip_ratio: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient quantized, and what the interval's tally adds up (see `gradient_interval`)."""
         if gradient.numel() == 0:  # of an empty batch: there is no largest
             return gradient.clone(), gradient.new_zeros(2, dtype=torch.float32)
@@ -166,7 +176,7 @@ def clipped_count(gradient: Tensor, end: Tensor) -> Tensor:
 
 @torch.no_grad()
 def observe(
-    gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Tensor, interval: nn.Module
+    gradient: Tensor, quantized: Tensor, largest: Tensor, clip_ratio: Tensor, interval: "Interval"
 ) -> dict[str, Tensor]:
     """What is drawn of one gradient: scalars, and the histogram of G / max|G| over [-1, 1] (float [HISTOGRAM_BINS]).
 
@@ -212,8 +222,8 @@ def untouched(network: nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for buffer, kept in buffers:
             buffer.copy_(kept)
-    for tensor, kept in gradients:
-        tensor.grad = kept
+    for tensor, gradient in gradients:
+        tensor.grad = gradient
 
 
 def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
@@ -227,7 +237,7 @@ def calibrate_gradients(network: nn.Module, loss: Callable[[], Tensor]) -> None:
     for quantizer in quantizers:
         quantizer.choosing, quantizer.elements = True, 0
     with untouched(network):
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
     for quantizer in quantizers:
         quantizer.choosing = False
     agree_on_choice(quantizers)
@@ -242,14 +252,16 @@ def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
     quantizers = list(quantizers)
     if any(quantizer.choosing for quantizer in quantizers):
         agree_on_choice(quantizers)
-    learning = [quantizer for quantizer in quantizers if quantizer.interval.tally is not None]
-    if learning and _process_count() > 1:
-        for quantizer in learning:
-            if quantizer.interval.tally.grad is None:  # its layer was not called here, but perhaps elsewhere
-                quantizer.interval.tally.grad = torch.zeros_like(quantizer.interval.tally)
-        _sum_over_processes([quantizer.interval.tally.grad for quantizer in learning])
-    for quantizer in learning:
-        quantizer.interval.update(quantizer.bits)
+    tallies = [tally for quantizer in quantizers if (tally := quantizer.interval.tally) is not None]
+    if tallies and _process_count() > 1:
+        # A layer that was not called here was perhaps elsewhere
+        gradients = [torch.zeros_like(tally) if tally.grad is None else tally.grad for tally in tallies]
+        _sum_over_processes(gradients)
+        for tally, gradient in zip(tallies, gradients):
+            tally.grad = gradient
+    for quantizer in quantizers:
+        if quantizer.interval.tally is not None:
+            quantizer.interval.update(quantizer.bits)
 
 
 def agree_on_choice(quantizers: Iterable[GradientQuantizer]) -> None:
@@ -269,5 +281,5 @@ def _sum_over_processes(tensors: list[Tensor], divide_by: int = 1) -> None:
     """In one message; float64, in which the mean of equal numbers is that number."""
     flat = torch.cat([tensor.detach().flatten().double() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor) / divide_by)

@@ -14,6 +14,7 @@ broadcasts.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,16 @@ class Interval(nn.Module):
     DDP would overwrite.
     """
 
+    clip_ratio: Tensor
+
     def __init__(self, clip_ratio: float, large_share: float, learns: bool = False):
         super().__init__()
         self.register_buffer("clip_ratio", torch.tensor(clip_ratio))
         self.large_share = large_share
         self.tally = torch.zeros(2, requires_grad=True) if learns else None
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Any, recurse: bool = True) -> "Interval":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.clip_ratio = self.clip_ratio.float()  # half precision would lose steps of 1e-3
         if self.tally is not None:
             self.tally = torch.zeros(2, device=self.clip_ratio.device, requires_grad=True)
@@ -88,11 +91,11 @@ class LargeGradient(Interval):
 
     def target(self, bits: int) -> float:
         """The share of clipped gradients of condition (2)."""
-        return self.alpha / (2**bits - 1)
+        return self.alpha / ((1 << bits) - 1)
 
     def fewest_elements(self, bits: int) -> int:
         """Of so many gradients one is no more than the target share."""
-        return math.ceil((2**bits - 1) / self.alpha * (1 - 1e-12))
+        return math.ceil(((1 << bits) - 1) / self.alpha * (1 - 1e-12))
 
     @torch.no_grad()
     def choose(self, gradient: Tensor, largest: Tensor, bits: int) -> None:
@@ -107,7 +110,7 @@ class LargeGradient(Interval):
 
     @torch.no_grad()
     def update(self, bits: int) -> None:
-        if self.tally.grad is not None:
+        if self.tally is not None and self.tally.grad is not None:
             elements, clipped = self.tally.grad
             direction = torch.sign(clipped - elements * self.target(bits)) * (elements >= self.fewest_elements(bits))
             self.clip_ratio.add_(direction, alpha=self.beta).clamp_(self.low, self.high)
@@ -146,6 +149,7 @@ class DSGC(Interval):
     """
 
     CANDIDATES = 40
+    deviation: Tensor
 
     def __init__(self, period: int, large_share: float):
         super().__init__(1.0, large_share)

@@ -5,6 +5,7 @@ diffusers or timm model works.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from quantlab.quantizers.layer import QuantizedLayer, SplitInput, SplitWeight
 from quantlab.quantizers.layer_kinds import layer_kind
 from quantlab.quantizers.policy import Layer, LayerBits, Policy
 from quantlab.quantizers.refusal import refusal, require_matches, unknown_kinds
+from quantlab.quantizers.trained import LatentWeightQuantizer
 from quantlab.quantizers.weight_standardization import StandardizedWeightQuantizer
 
 OPERANDS = ("query", "key", "value", "softmax")  # of the two products of attention
@@ -71,7 +73,8 @@ def insert(network: nn.Module, policy: Policy, splits: Mapping[str, int] | None 
             network.set_submodule(place, layer)
     for name, attention in attentions.items():
         device = next(network.parameters()).device
-        attention.set_processor(attention_products(name, policy).to(device))
+        set_processor: Any = attention.set_processor
+        set_processor(attention_products(name, policy).to(device))
     if planned and policy.trains:
         follow_direct_uses(network, _layers)
 
@@ -85,7 +88,8 @@ def replacement(layer: Layer, policy: Policy, bits: LayerBits, split: int | None
         shapes = [torch.Size((layer.weight.shape[0], size, *layer.weight.shape[2:])) for size in sizes]
         parts = [policy.weight(shape, bits.weight) for shape in shapes]
         weight = parts[0] if split is None else SplitWeight(parts, sizes)
-        if policy.trains and (standardize := layer_kind(layer).standardize) is not None:
+        standardize = layer_kind(layer).standardize
+        if standardize is not None and isinstance(weight, LatentWeightQuantizer):
             weight = StandardizedWeightQuantizer(weight, standardize)
     if bits.activation != 32:
         inputs = [policy.activation(layer, bits.activation) for _ in sizes]

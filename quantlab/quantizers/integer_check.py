@@ -19,12 +19,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quantlab.errors import RunError
-from quantlab.quantizers.gradient import LEAST, largest_code, max_abs, untouched
+from quantlab.quantizers.base import Quantizer, WeightQuantizer
+from quantlab.quantizers.gradient import LEAST, GradientQuantizer, largest_code, max_abs, untouched
 from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.integers import Grid, IntegerTensor, through_zero
 from quantlab.quantizers.layer import QuantizedLayer
 
 # of the largest value of a product: float32 sums of some thousand terms are not exact, integers are
 TOLERANCE = 1e-4
+
+
+Operands = tuple[WeightQuantizer, Quantizer, GradientQuantizer]  # of weight, input and gradient
+
+
+def _operands(layer: QuantizedLayer) -> Operands | None:
+    """None where one of them stays in full precision."""
+    weight, activation, gradient = layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer
+    return None if weight is None or activation is None or gradient is None else (weight, activation, gradient)
 
 
 @dataclass
@@ -35,6 +46,7 @@ class _Call:
 
     name: str
     layer: QuantizedLayer
+    quantizers: Operands
     bias: Tensor | None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -50,14 +62,14 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
     """
     names, products, difference, accumulator = set(), 0, 0.0, 0
     with untouched(network), _recorded(network) as calls:
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]
     for call in calls:
         if {"dx", "dw"} <= call.tensors.keys():  # else its output took no part in the loss
             names.add(call.name)
             for product, simulated, integers, scale, largest in _products(call):
                 difference = max(difference, float((integers * scale - simulated).abs().max()) / largest)
                 accumulator = max(accumulator, int(integers.abs().max()))
-                allowed = 2**31 - 1 if call.layer.gradient_quantizer.bits <= 8 else 2**63 - 1
+                allowed = 2**31 - 1 if call.quantizers[2].bits <= 8 else 2**63 - 1
                 if difference > TOLERANCE or accumulator > allowed:
                     raise RunError(
                         f"integer check: layer {call.name}, {product}: integers differ from the simulation by"
@@ -85,7 +97,7 @@ def check_integers(network: nn.Module, loss: Callable[[], Tensor]) -> dict[str, 
 
 
 def _why_not(layer: QuantizedLayer, is_called: bool) -> str:
-    if None in (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer):
+    if _operands(layer) is None:
         return "not all of weight, input and gradient are quantized"
     return "no gradient comes through it" if is_called else "never called"
 
@@ -98,53 +110,56 @@ def _recorded(network: nn.Module) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
     handles = []
 
-    def on_call(name: str, layer: QuantizedLayer) -> None:
-        def begin(module, args):
-            calls.append(_Call(name, layer, args[1] if len(args) > 1 else layer.bias))
+    def on_call(name: str, layer: QuantizedLayer, quantizers: Operands) -> None:
+        def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+            calls.append(_Call(name, layer, quantizers, args[1] if len(args) > 1 else layer.bias))
 
-        def keep(key: str, gradient_key: str):
-            def hook(module, args, output):
+        def keep(key: str, gradient_key: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
                 tensors = calls[-1].tensors
                 tensors[key] = output.detach()
                 if output.requires_grad:
-                    output.register_hook(lambda gradient: tensors.__setitem__(gradient_key, gradient.detach()))
+                    _keep_gradient(output, tensors, gradient_key)
 
             return hook
 
-        def on_product(module, args, output):
+        def on_product(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             tensors = calls[-1].tensors
             tensors["y"] = args[0].detach()
-            args[0].register_hook(lambda gradient: tensors.__setitem__("g", gradient.detach()))
-            output.register_hook(lambda gradient: tensors.__setitem__("gradient", gradient.detach()))
+            _keep_gradient(args[0], tensors, "g")
+            _keep_gradient(output, tensors, "gradient")
 
         handles.append(layer.register_forward_pre_hook(begin))
-        handles.append(layer.activation_quantizer.register_forward_hook(keep("x", "dx")))
-        handles.append(layer.weight_quantizer.register_forward_hook(keep("w", "dw")))
-        handles.append(layer.gradient_quantizer.register_forward_hook(on_product))
+        weight, activation, gradient = quantizers
+        handles.append(activation.register_forward_hook(keep("x", "dx")))
+        handles.append(weight.register_forward_hook(keep("w", "dw")))
+        handles.append(gradient.register_forward_hook(on_product))
 
     for name, layer in quantized_layers(network):
-        if None not in (layer.weight_quantizer, layer.activation_quantizer, layer.gradient_quantizer):
-            on_call(name, layer)
+        if (quantizers := _operands(layer)) is not None:
+            on_call(name, layer, quantizers)
     yield calls
     for handle in handles:
         handle.remove()
 
 
-def _codes(call: _Call, key: str, step: Tensor, limit: int) -> Tensor:
-    """The tensor as integers of 8 bits (uint8 where none is negative), or of 16 where it needs them. step: a scalar, or
-    one of each
-    channel. Raises RunError where the tensor is not a whole number of steps."""
-    ratio = call.tensors[key].double() / step.double()
-    codes = ratio.round()
-    away = float((ratio - codes).abs().max())
-    if away > max(1e-3, limit * 2.0**-22) or float(codes.abs().max()) > limit:
-        raise RunError(
-            f"integer check: layer {call.name}, {key}: a value lies {away:.2e} of a step beside its integer, or beyond"
-            f" {limit}"
-        )
-    low, high = codes.aminmax()
-    kinds = (torch.uint8, torch.int8, torch.int16)
-    return codes.to(next(kind for kind in kinds if torch.iinfo(kind).min <= low and high <= torch.iinfo(kind).max))
+def _keep_gradient(output: Tensor, tensors: dict[str, Tensor], key: str) -> None:
+    """Under that key, once it comes."""
+
+    def keep(gradient: Tensor) -> None:
+        tensors[key] = gradient.detach()
+
+    output.register_hook(keep)  # type: ignore[no-untyped-call]
+
+
+def _codes(call: _Call, key: str, grid: Grid, bits: int) -> Tensor:
+    """The tensor as integers, int64. Raises RunError where it is not on its grid, or that is no multiples of a step."""
+    try:
+        if grid.zero_point.any():
+            raise RunError("integers: got a grid with a zero point, allowed: whole multiples of one step")
+        return IntegerTensor.of(call.tensors[key], grid, bits).codes.long()
+    except RunError as error:
+        raise RunError(f"integer check: layer {call.name}, {key}: {error}") from None
 
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
@@ -152,11 +167,14 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
     errors are compared
     with, of the three products of one call."""
     layer, tensors = call.layer, call.tensors
-    gradient = layer.gradient_quantizer
+    weight, activation, gradient = call.quantizers
     q = largest_code(gradient.bits)
-    s_x, s_w = layer.activation_quantizer.integer_step, layer.weight_quantizer.integer_step
+    of_x, of_w = activation.grid(), weight.grid()
     s_g = gradient.interval.clip_ratio * max_abs(tensors["gradient"], gradient.per_channel).clamp_min(LEAST) / q
-    x, w, g = _codes(call, "x", s_x, 255), _codes(call, "w", s_w, 128), _codes(call, "g", s_g, q)
+    of_g = through_zero(s_g.flatten(), True, tensors["g"].ndim - 3) if gradient.per_channel else through_zero(s_g, True)
+    x, w = _codes(call, "x", of_x, activation.bits), _codes(call, "w", of_w, weight.bits)
+    g = _codes(call, "g", of_g, gradient.bits)
+    s_x, s_w = of_x.scale, of_w.scale
     simulated = tensors["y"]
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
@@ -178,7 +196,6 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
 
 def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Integer x w^T, g w and g^T x of codes [..., I], [O, I], [..., O]."""
-    x, w, g = x.long(), w.long(), g.long()
     return x @ w.T, g @ w, g.flatten(0, -2).T @ x.flatten(0, -2)
 
 
@@ -191,12 +208,13 @@ def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: QuantizedLayer) -> tuple[
     x = x.double()
     padded = x if layer.pad is None else layer.pad(x)
     patches = F.unfold(padded, kernel, **geometry).long()  # [N, C k k, L]
-    patches = patches.unflatten(1, (groups, -1))  # [N, G, C/G k k, L]
-    rows = w.long().flatten(1).unflatten(0, (groups, -1))  # [G, O/G, C/G k k]
-    columns = g.long().flatten(2).unflatten(1, (groups, -1))  # [N, G, O/G, L]
+    patches = torch.unflatten(patches, 1, (groups, -1))  # [N, G, C/G k k, L]
+    rows = torch.unflatten(w.flatten(1), 0, (groups, -1))  # [G, O/G, C/G k k]
+    columns = torch.unflatten(g.flatten(2), 1, (groups, -1))  # [N, G, O/G, L]
     y = (rows @ patches).flatten(1, 2).reshape(g.shape)
     spread = (rows.transpose(1, 2) @ columns).flatten(1, 2)
     dx = F.fold(spread.double(), padded.shape[2:], kernel, **geometry)
-    dx = (dx if layer.pad is None else torch.autograd.functional.vjp(layer.pad, x, dx)[1]).long()
+    if layer.pad is not None:
+        dx = torch.autograd.functional.vjp(layer.pad, x, dx)[1]  # type: ignore[no-untyped-call]
     dw = (columns @ patches.transpose(2, 3)).sum(0).flatten(0, 1).reshape(w.shape)
-    return y, dx, dw
+    return y, dx.long(), dw

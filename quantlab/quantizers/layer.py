@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.errors import RunError
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.gradient import GradientQuantizer
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.layer_kinds import layer_kind
 from quantlab.quantizers.trained import ActivationQuantizer, require_values
 
@@ -119,8 +121,11 @@ class SplitInput(Quantizer):
         super().__init__(parts[0].bits)
         self.parts, self.sizes, self.dim = nn.ModuleList(parts), list(sizes), dim
 
+    def grid(self) -> Grid:
+        raise RunError(f"integers: got {len(self.parts)} grids, one of each part, allowed: one; ask each of `parts`")
+
     def forward(self, x: Tensor) -> Tensor:
-        pieces = x.split(self.sizes, dim=self.dim)
+        pieces = torch.split(x, self.sizes, dim=self.dim)
         return torch.cat([quantizer(piece) for quantizer, piece in zip(self.parts, pieces)], dim=self.dim)
 
 
@@ -133,10 +138,14 @@ class SplitWeight(WeightQuantizer):
 
     def pieces(self, weight: Tensor | None) -> Sequence[Tensor | None]:
         """The weight's pieces along its input channels, one a part."""
-        return [None] * len(self.parts) if weight is None else weight.split(self.sizes, dim=1)
+        return [None] * len(self.parts) if weight is None else torch.split(weight, self.sizes, dim=1)
+
+    def grid(self) -> Grid:
+        raise RunError(f"integers: got {len(self.parts)} grids, one of each part, allowed: one; ask each of `parts`")
 
     def calibrate(self, weight: Tensor) -> None:
-        for quantizer, piece in zip(self.parts, self.pieces(weight)):
+        for quantizer, piece in zip(self.parts, torch.split(weight, self.sizes, dim=1)):
+            assert isinstance(quantizer, WeightQuantizer)
             quantizer.calibrate(piece)
 
     def forward(self, weight: Tensor | None) -> Tensor:

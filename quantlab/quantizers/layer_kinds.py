@@ -8,6 +8,7 @@ The input is quantized first and padded then, as torch's own zero padding: paddi
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class LayerKind:
     `standardize`: what
     the product takes in place of the parameter."""
 
-    geometry: dict
+    geometry: dict[str, Any]
     pad: Pad | None = None
     standardize: WeightStandardization | None = None
 
@@ -49,9 +50,8 @@ def layer_kind(layer: nn.Conv2d | nn.Linear) -> LayerKind:
     if _is_timms(layer, "StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"):
         geometry, pad = _geometry_and_pad(layer)
         pad = _pad_same(layer) if getattr(layer, "same_pad", False) else pad
-        return LayerKind(
-            geometry, pad, WeightStandardization(layer.eps, getattr(layer, "scale", 1.0), getattr(layer, "gain", None))
-        )
+        eps, scale, gain = getattr(layer, "eps"), getattr(layer, "scale", 1.0), getattr(layer, "gain", None)  # noqa: B009
+        return LayerKind(geometry, pad, WeightStandardization(eps, scale, gain))
     raise ValueError(f"{type(layer).__name__} computes more than a product")
 
 
@@ -66,16 +66,19 @@ def _is_timms(layer: nn.Module, *names: str) -> bool:
     return "forward" not in vars(layer) and kind.__module__.startswith("timm.layers.") and kind.__name__ in names
 
 
-def _geometry(layer: nn.Conv2d, padding: tuple[int, int]) -> dict:
+def _geometry(layer: nn.Conv2d, padding: tuple[int, ...]) -> dict[str, Any]:
     return {"stride": layer.stride, "padding": padding, "dilation": layer.dilation, "groups": layer.groups}
 
 
-def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict, Pad | None]:
+def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict[str, Any], Pad | None]:
     """torch's own Conv2d, its padding in numbers. What F.conv2d cannot do, other values than zero and other widths on
     one side than
     on the other, is done before it."""
     spread = [width * (size - 1) for width, size in zip(layer.dilation, layer.kernel_size)]
-    padding = {"valid": (0, 0), "same": tuple(total // 2 for total in spread)}.get(layer.padding, layer.padding)
+    if isinstance(layer.padding, str):  # valid, same
+        padding = (0, 0) if layer.padding == "valid" else tuple(total // 2 for total in spread)
+    else:
+        padding = layer.padding
     is_even = layer.padding != "same" or not any(total % 2 for total in spread)
     if layer.padding_mode == "zeros" and is_even:
         return _geometry(layer, padding), None
@@ -88,6 +91,7 @@ def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict, Pad | None]:
 
 def _pad_same(layer: nn.Conv2d) -> Pad:
     """TensorFlow's SAME padding, whose widths depend on the size of the input."""
-    from timm.layers import pad_same
+    from timm.layers.padding import pad_same
 
-    return partial(pad_same, kernel_size=layer.kernel_size, stride=layer.stride, dilation=layer.dilation)
+    geometry: Any = {"kernel_size": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation}
+    return partial(pad_same, **geometry)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.integers import Grid, through_zero
 from quantlab.quantizers.lsq import EPS, lsq
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, deviation, half_normal_deviation
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import LearnedClipping
+    from quantlab.config.quantizers.learned_clipping import LearnedClipping
 
 
 class ClippedWeight(LatentWeightQuantizer):
@@ -38,20 +39,21 @@ class ClippedWeight(LatentWeightQuantizer):
         return -largest, largest
 
     @property
-    def integer_step(self) -> Tensor:
+    def effective_step_size(self) -> Tensor:
         return self.clipping_value.detach().abs() / self.limits[1] + EPS
 
-    effective_step_size = integer_step
+    def grid(self) -> Grid:
+        return through_zero(self.effective_step_size, signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         self.clipping_value.copy_(3 * deviation(weight))
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return weight * (1 / self.integer_step)
+        return weight * (1 / self.effective_step_size)
 
     def latent(self, levels: Tensor) -> Tensor:
-        return levels * self.integer_step
+        return levels * self.effective_step_size
 
     def forward(self, weight: Tensor) -> Tensor:
         low, high = self.limits
@@ -70,9 +72,8 @@ class ClippedActivation(ActivationQuantizer):
         """The lowest and the highest level."""
         return (1 - 2.0 ** (self.bits - 1), 2.0 ** (self.bits - 1) - 1) if self.is_signed else (0.0, 2.0**self.bits - 1)
 
-    @property
-    def integer_step(self) -> Tensor:
-        return self.clipping_value.detach().abs() / self.levels[1] + EPS
+    def grid(self) -> Grid:
+        return through_zero(self.clipping_value.abs() / self.levels[1] + EPS, self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.clipping_value.copy_(3 * half_normal_deviation(x, self.is_signed))

@@ -8,17 +8,18 @@ s starts at 2 mean|v| / sqrt(Q_P)                                               
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.quantizers.autograd_function import QuantizerFunction
+from quantlab.quantizers.integers import Grid, through_zero
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.trained import ActivationQuantizer, LatentWeightQuantizer, clip, for_compiler, straight_through
 
 if TYPE_CHECKING:
-    from quantlab.config.quantizers import LSQ
+    from quantlab.config.quantizers.lsq import LSQ
 
 EPS = 1e-8  # added to |s|: our choice, a step that is learned might reach zero
 
@@ -30,17 +31,17 @@ def step_range(bits: int, signed: bool) -> tuple[float, float]:
 
 class _LSQ(QuantizerFunction):
     @staticmethod
-    def forward(v, s, low, high, g):
+    def forward(v: Tensor, s: Tensor, low: float, high: float, g: float) -> Tensor:
         size = s.abs() + EPS
         return (v * (1 / size)).clamp_(low, high).round_().mul_(size)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         v, s, *ctx.constants = inputs
         ctx.save_for_backward(v, s)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         v, s = ctx.saved_tensors
         low, high, g = ctx.constants
         in_levels = v * (1 / (s.abs() + EPS))
@@ -57,15 +58,15 @@ class _LSQ(QuantizerFunction):
 
 class _ScaledGradient(QuantizerFunction):
     @staticmethod
-    def forward(s, g):
+    def forward(s: Tensor, g: float) -> Tensor:
         return s.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.g = inputs[1]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad * ctx.g, None
 
 
@@ -94,21 +95,21 @@ class LSQWeight(LatentWeightQuantizer):
         self.scale = nn.Parameter(torch.ones(()), requires_grad=learn_scale)
 
     @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied."""
+    def effective_step_size(self) -> Tensor:
         return self.scale.detach().abs() + EPS
 
-    effective_step_size = integer_step
+    def grid(self) -> Grid:
+        return through_zero(self.effective_step_size, signed=True)
 
     @torch.no_grad()
     def calibrate(self, weight: Tensor) -> None:
         self.scale.copy_(2 * weight.abs().mean() / self.limits[1] ** 0.5)
 
     def in_levels(self, weight: Tensor) -> Tensor:
-        return weight * (1 / self.integer_step)
+        return weight * (1 / self.effective_step_size)
 
     def latent(self, levels: Tensor) -> Tensor:
-        return levels * self.integer_step
+        return levels * self.effective_step_size
 
     def forward(self, weight: Tensor) -> Tensor:
         low, high = self.limits
@@ -122,10 +123,8 @@ class LSQActivation(ActivationQuantizer):
         super().__init__(bits, signed)
         self.scale = nn.Parameter(torch.ones(()))
 
-    @property
-    def integer_step(self) -> Tensor:
-        """By what the integer levels are multiplied."""
-        return self.scale.detach().abs() + EPS
+    def grid(self) -> Grid:
+        return through_zero(self.scale.abs() + EPS, self.is_signed)
 
     def choose_scale(self, x: Tensor) -> None:
         self.scale.copy_(2 * x.abs().mean() / step_range(self.bits, self.is_signed)[1] ** 0.5)

@@ -15,10 +15,9 @@ class Reservoir:
 
     def __init__(self, capacity: int):
         self.capacity = capacity
-        self.values: Tensor | None = None  # float [capacity] or fewer
+        self.values = torch.empty(0)  # float [capacity] or fewer
         self.seen = 0
-        self.low: Tensor | None = None  # 0-dimensional, of all values, widened to contain zero
-        self.high: Tensor | None = None
+        self.low, self.high = torch.zeros(()), torch.zeros(())  # of all values, widened to contain zero
         self.random = np.random.default_rng(0)
 
     def add(self, x: Tensor) -> None:
@@ -27,7 +26,7 @@ class Reservoir:
         if not len(new):
             return
         low, high = torch.aminmax(new)
-        if self.values is None:
+        if not self.seen:
             self.values, self.low, self.high = new[:0], low.clamp(max=0), high.clamp(min=0)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
         # How many of a fair sample of all come from this call is hypergeometric; which ones, and which old ones stay,

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from quantlab.errors import RunError
 from quantlab.quantizers import adaround
 from quantlab.quantizers.base import WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize
 from quantlab.quantizers.insert import quantized_layers
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.layer import SplitWeight
 from quantlab.quantizers.uniform_affine import CodedWeight, UniformAffineWeight
 
@@ -61,6 +63,9 @@ class LearnedRounding(WeightQuantizer):
             up = (self.rounding >= 0).to(up.dtype) + (up - up.detach())
         return dequantize(self.codes + up, self.scale, self.zero_point)
 
+    def grid(self) -> Grid:
+        raise RunError("integers: got a weight whose rounding is still learned, allowed: fixed ones; call fix_rounding")
+
     @torch.no_grad()
     def settle(self) -> None:
         """Push every h to 0 or 1 (whichever is nearer) and stop learning it; V stays, so that a checkpoint keeps
@@ -83,7 +88,7 @@ def learn_rounding(network: nn.Module, zeta: float, gamma: float, straight_throu
     learned = []
     for holder, name, weight in _places(network):
         nearest = getattr(holder, name)
-        if isinstance(nearest, UniformAffineWeight):
+        if isinstance(nearest, UniformAffineWeight) and weight is not None:
             learned.append(LearnedRounding(nearest, weight, zeta, gamma, straight_through))
             setattr(holder, name, learned[-1])
     return learned
@@ -96,7 +101,7 @@ def fix_rounding(network: nn.Module) -> None:
             setattr(holder, name, learned.fixed())
 
 
-def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+def _places(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor | None]]:
     """Where each weight's quantizer stands, as a module and the name of its attribute; and its float weight."""
     for _, layer in quantized_layers(network):
         if isinstance(quantizer := layer.weight_quantizer, SplitWeight):
@@ -128,4 +133,4 @@ def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
             one.held = None
     for (_, weight), fixed in zip(computed, held):
         if fixed.grad is not None:
-            weight.backward(fixed.grad)
+            weight.backward(fixed.grad)  # type: ignore[no-untyped-call]

@@ -71,7 +71,7 @@ def trace_layers(network: nn.Module, forward: Callable[[], Any]) -> dict[str, La
         running.append(name)
         (traced.get(name) or others[name]).calls += 1
 
-    def leave(*_) -> None:
+    def leave(*_: Any) -> None:
         running.pop()
 
     def count(multiplications: int, operands: list[Tensor]) -> None:
@@ -100,10 +100,12 @@ class _Products(TorchDispatchMode):
     """
 
     def __init__(self, counter: FlopCounterMode, count: Callable[[int, list[Tensor]], None]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counter, self.count = counter, count
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         before = self.counter.get_total_flops()
         out = func(*args, **(kwargs or {}))
         flops = self.counter.get_total_flops() - before

@@ -4,6 +4,7 @@ Gradients pass a clip at both of its ends, in all of them, compiled or not: `cli
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +42,15 @@ def straight_through(levels: Tensor, x: Tensor) -> Tensor:
     return levels + (x - x.detach())
 
 
-def for_compiler(composed: Callable[..., Tensor], *arguments) -> Tensor:
+def for_compiler(composed: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """`composed(*arguments)`, a quantizer made of torch's own operations, which a compiler fuses with their neighbours.
     Of it only the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the
     rest.
 
     Raises RunError inside a transform of torch.func."""
     is_transformed()
-    return checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
+    output: Tensor = checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return output
 
 
 class LatentWeightQuantizer(WeightQuantizer):
@@ -152,6 +154,8 @@ class ActivationQuantizer(Quantizer):
     A subclass gives `choose_scale` and `forward`.
     """
 
+    signed: Tensor
+
     def __init__(self, bits: int, signed: str | bool = "auto"):
         super().__init__(bits)
         self.asked = signed
@@ -170,7 +174,7 @@ class ActivationQuantizer(Quantizer):
     def choose_scale(self, x: Tensor) -> None:
         raise NotImplementedError  # every paper has its own initial scale
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.is_signed = bool(self.signed)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize, fake_quantize, quantize, search_range
+from quantlab.quantizers.integers import Grid, IntegerTensor
 from quantlab.quantizers.policy import Layer, Policy
 from quantlab.quantizers.reservoir import Reservoir
 
@@ -40,8 +41,21 @@ class CodedWeight(WeightQuantizer):
 
     def forward(self, weight: Tensor | None = None) -> Tensor:
         if self._value is None:
-            self._value = dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
+            self._value = self._dequantized()
         return self._value
+
+    def _dequantized(self) -> Tensor:
+        return dequantize(self.codes.to(self.scale.dtype), self.scale, self.zero_point)
+
+    def grid(self) -> Grid:
+        axis = None if self.scale.numel() == 1 else 0
+        shape = () if axis is None else (-1,)
+        signed = self.codes.dtype == torch.int8
+        return Grid(self.scale.view(shape), self.zero_point.view(shape), signed, axis)
+
+    def integers(self, x: Tensor | None = None) -> IntegerTensor:
+        grid = self.grid()
+        return IntegerTensor(self.codes, grid.scale, grid.zero_point, self.bits, grid.axis)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._value = None
@@ -49,7 +63,8 @@ class CodedWeight(WeightQuantizer):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "CodedWeight":
         self._value = None
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class UniformAffineWeight(CodedWeight):
@@ -143,6 +158,11 @@ class UniformAffineActivation(Quantizer):
             )
             self.log_scale[group].copy_(scale[0].log())
             self.zero_point[group] = zero_point[0]
+
+    def grid(self) -> Grid:
+        """That of the current group."""
+        group = 0 if self.shared else self.pointer.index
+        return Grid(self.log_scale[group].detach().exp(), self.zero_point[group], self.symmetric)
 
     def forward(self, x: Tensor) -> Tensor:
         group = 0 if self.shared else self.pointer.index

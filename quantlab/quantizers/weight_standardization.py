@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.trained import LatentWeightQuantizer
 
 
@@ -48,9 +49,8 @@ class StandardizedWeightQuantizer(LatentWeightQuantizer):
     def effective_step_size(self) -> float | Tensor:
         return self.quantizer.effective_step_size
 
-    @property
-    def integer_step(self) -> Tensor:
-        return self.quantizer.integer_step
+    def grid(self) -> Grid:
+        return self.quantizer.grid()
 
     def calibrate(self, weight: Tensor) -> None:
         self.quantizer.calibrate(self.standardize(weight).detach())

@@ -93,8 +93,14 @@ def test_a_layer_off_its_grid_is_found(part):
     layer = dict(quantized_layers(net))["3"]
     quantizer = getattr(layer, part)
     honest = quantizer.forward
-    quantizer.forward = lambda tensor: honest(tensor) + 0.3 * quantizer.integer_step
+    quantizer.forward = lambda tensor: honest(tensor) + 0.3 * quantizer.grid().scale
     with pytest.raises(RunError, match="layer 3.*beside its integer"):
+        check_integers(net, lambda: net(x).square().mean())
+
+
+def test_a_grid_that_is_no_multiples_of_a_step_is_refused():
+    net, x = wrapped("ewgs")
+    with pytest.raises(RunError, match="layer .*, [xw]: integers: got a grid with a zero point"):
         check_integers(net, lambda: net(x).square().mean())
 
 
