@@ -7,11 +7,11 @@ import json
 import sys
 
 import pytest
-import yaml
 from composed import composed_plain
 
 from quantlab.config import find_problems, sections
 from quantlab.config.catalog import with_folders
+from quantlab.run.directory import RunDirectory
 
 METHOD = '''
 """Plain training, by as many steps as asked for."""
@@ -168,7 +168,7 @@ def test_a_method_a_model_and_a_task_of_ones_own_run_and_are_reported(added, qua
     assert (
         page.startswith("# plain/2_steps FP32: tiny_network on numerals\n") and "The loss of a plain training." in page
     )
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = RunDirectory(run).read_config()
     assert find_problems(config) == []
     assert find_problems(config | {"method": config["method"] | {"steps": 101}}) == [
         "method.steps: got 101, allowed: up to 100; type method.steps=100"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from quantlab.config import instantiate
+from quantlab.diffusion.bias_correction import output_biases
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
@@ -20,7 +21,6 @@ from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
-from quantlab.methods.ptq.bias_correction import output_biases
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of

@@ -7,10 +7,10 @@ import torch
 from run_files import results
 from tiny import TINY_ACCUQUANT, TINY_PTQ
 
+from quantlab.diffusion.bias_correction import output_biases, shared_error
 from quantlab.diffusion.rollout import walk
 from quantlab.diffusion.samplers import State, build_sampler
 from quantlab.diffusion.trajectories import Trajectories, compute_walks
-from quantlab.methods.ptq.bias_correction import output_biases, shared_error
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
 GUIDED = ("model.class_conditional=true", "model.guidance.scale=2")

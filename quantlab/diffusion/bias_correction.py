@@ -22,19 +22,25 @@ from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.errors import RunError
 
+# What is corrected alike, of errors [N, C, H, W]
+ALIKE: dict[str, Callable[[Tensor], Tensor]] = {
+    "channel": lambda errors: errors.mean((2, 3), keepdim=True),
+    "pixel": lambda errors: errors,
+}
+
 
 @torch.no_grad()
 def output_biases(
     conditional: Conditional,
     trajectories: Trajectories,
     groups: list[range],
-    kind: str,
+    bias_correction: str,
     batch_size: int,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[range]], Iterable[range]] = iter,
     device: torch.device | str = "cpu",
 ) -> dict[int, Tensor]:
     """By the step at which each of `groups` ends, what is to be added to the output of the guided network `conditional`
-    there: float32 [C, 1, 1] (kind=channel) or [C, H, W] (kind=pixel), on `device`.
+    there: float32 [C, 1, 1] (channel) or [C, H, W] (pixel), on `device`.
 
     groups: of the walk's active steps, in order, together all of them.
     """
@@ -55,14 +61,14 @@ def output_biases(
             z = noise(last)
             errors.append(sampler.step(last, state, output, z).x - trajectories.state(steps.stop, rows).x.to(device))
             ends.append((state, output, z))
-        mean = shared_error(torch.cat(errors), kind)
+        mean = shared_error(torch.cat(errors), bias_correction)
         biases[last] = (-mean / sampler.output_weight(last)).float().to(device)
         states = [sampler.step(last, state, output + biases[last], z).on("cpu") for state, output, z in ends]
     return biases
 
 
-def shared_error(errors: Tensor, kind: str) -> Tensor:
-    """The mean over walks of `errors`, float [N, C, H, W]: float64 [C, 1, 1] (kind=channel) or [C, H, W],
+def shared_error(errors: Tensor, bias_correction: str) -> Tensor:
+    """The mean over walks of `errors`, float [N, C, H, W]: float64 [C, 1, 1] (channel) or [C, H, W],
     on the CPU. Raises: RunError where no walk is finite.
 
     A walk weighs min(1, 2 median / r) with r the root of its mean square: a few walks that leave the data, as they do
@@ -75,6 +81,5 @@ def shared_error(errors: Tensor, kind: str) -> Tensor:
         raise RunError("bias correction: every walk of the quantized model ends in NaN or infinity")
     size = errors.square().mean((1, 2, 3)).sqrt().clamp_min(1e-30)
     weight = (2 * size.median() / size).clamp(max=1).view(-1, 1, 1, 1)
-    if kind == "channel":
-        errors = errors.mean((2, 3), keepdim=True)
+    errors = ALIKE[bias_correction](errors)
     return (weight * errors).sum(0) / weight.sum()
