@@ -37,7 +37,7 @@ def load_module(path: str | Path) -> nn.Module:
             network = _quantized(_network(facts["architecture"]), facts, tensors)
         except (KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{file}: its header is damaged ({type(error).__name__}: {error})") from error
-    load_tensors(network, tensors, str(file))
+    load_tensors(network, tensors, str(file), facts)
     return network.eval().requires_grad_(False)
 
 

@@ -107,7 +107,13 @@ def test_a_quantized_denoiser_does_at_every_step_and_its_file_alone_says_what_it
     assert facts["quantizer"]["name"] == "uniform_affine"
     assert facts["layers"]["conv_in"]["bits"] == {"weight": 8, "input": 8, "gradient": 32}
     inner = facts["layers"]["mid_block.resnets.0.conv1"]
-    assert inner["weight"] == {"quantizer": "uniform_affine", "axis": 0, "grid": [0.0, 15.0]}
+    assert inner["weight"] == {
+        "quantizer": "uniform_affine",
+        "bits": 4,
+        "axis": 0,
+        "shape": [16, 16, 3, 3],
+        "grid": [0, 15],
+    }
     assert inner["bits"]["weight"] == 4
     assert load_file(file).keys() == tensors_of(own).keys()
 

@@ -8,6 +8,7 @@ from quantlab.config import load_config
 from quantlab.errors import RequestError
 from quantlab.models.weights import require_finite
 from quantlab.quantizers.insert import weight_quantized_layers
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_model, strict_load
 
@@ -50,7 +51,19 @@ class Start:
                     f" another run, or type {group}={theirs}"
                 )
         self.metrics: dict[str, float] = finished["metrics"]
-        self.tensors: dict[str, Tensor] = load_model(self.path.with_suffix(""))[0]
+        tensors, facts = load_model(self.path.with_suffix(""))
+        packed = tuple(
+            f"{name}.weight_quantizer."
+            for name, one in facts.get("layers", {}).items()
+            if "shape" in one.get("weight", {})
+        )
+        if packed:  # codes; the latent weights are the last checkpoint's
+            found = Checkpoints(run.checkpoints).load_latest()
+            if found is None:
+                raise RequestError(f"method.start: {run.checkpoints} holds no checkpoint with latent weights")
+            kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(packed)}
+            tensors = found[1]["method"]["model"] | kept
+        self.tensors: dict[str, Tensor] = tensors
         require_finite(self.tensors, f"method.start: {self.path}")
 
     def load_into(self, network: nn.Module) -> None:

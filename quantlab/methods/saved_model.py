@@ -29,7 +29,7 @@ class SavedModel:
 
     def load_into(self, module: nn.Module) -> None:
         """Raises RequestError where `module` has other tensors."""
-        load_tensors(module, self.tensors, str(self.path))
+        load_tensors(module, self.tensors, str(self.path), self.facts)
 
 
 class OnFinishedRun(Verb):
@@ -82,7 +82,7 @@ def _restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None
         quantized = QuantizedDenoiser(model.unet, quantizer, len(model.sampler), saved.facts["group_size"])
         if steps := saved.facts.get("bias_steps"):
             quantized.correct_output(dict.fromkeys(steps, saved.tensors["output_bias"][0]))
-        quantized.load(saved.tensors, str(saved.path))
+        quantized.load(saved.tensors, str(saved.path), saved.facts)
         return quantized
     if quantizer.kind == "training":
         insert(model, instantiate(quantizer, learn_weight_scale=False))

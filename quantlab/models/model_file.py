@@ -13,25 +13,25 @@ What is said, as JSON under `quantlab` in the header:
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from quantlab.config import RunConfig, to_plain
-from quantlab.errors import CorruptFileError, RequestError
+from quantlab.errors import CorruptFileError, RequestError, RunError
 from quantlab.quantizers.attention import QuantizedAttention
-from quantlab.quantizers.functional import code_range
 from quantlab.quantizers.insert import OPERANDS
-from quantlab.quantizers.layer import QuantizedLayer, SplitWeight
-from quantlab.quantizers.uniform_affine import CodedWeight
+from quantlab.quantizers.layer import QuantizedLayer
+from quantlab.quantizers.stored_layer import stored_tensors, take_tensors, weight_facts
 from quantlab.run import formats
 from quantlab.run.state import save_state, strict_load
 
 KEY = "quantlab"  # in the header
+logger = logging.getLogger("quantlab")
 SIZES = ("name", "channels", "classes", "image_size", "scale")  # of a task, what networks are built for
 
 
@@ -83,16 +83,7 @@ def _layer_facts(layer: QuantizedLayer, quantizer: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"bits": {"weight": _bits(weight), "input": _bits(activation), "gradient": _bits(gradient)}}
     if weight is None:
         return facts
-    if isinstance(weight, SplitWeight):
-        facts["split"], weight = weight.sizes[0], weight.parts[0]
-    is_coded = isinstance(weight, CodedWeight)
-    levels = code_range(weight.bits, weight.codes.dtype == torch.int8) if is_coded else weight.limits
-    per_channel = any(tensor.numel() > 1 for name, tensor in weight.state_dict().items() if name not in NOT_THE_GRID)
-    facts["weight"] = {"quantizer": quantizer, "axis": 0 if per_channel else None, "grid": [*map(float, levels)]}
-    return facts
-
-
-NOT_THE_GRID = ("codes", "rounding")
+    return facts | {"weight": weight_facts(layer, quantizer) if _packed(layer) else {"quantizer": quantizer}}
 
 
 def _bits(quantizer: Any) -> int:
@@ -100,16 +91,6 @@ def _bits(quantizer: Any) -> int:
 
 
 # a layer's tensors ---------------------------------------------------------------------------------------------------
-def stored_tensors(layer: QuantizedLayer) -> dict[str, Tensor]:
-    """What the file holds of a quantized layer, under names of the layer's own."""
-    return layer.state_dict()
-
-
-def take_tensors(layer: QuantizedLayer, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of `layer` that `stored_tensors` gave, from what the file holds."""
-    return dict(tensors)
-
-
 def quantized_layers(network: nn.Module) -> dict[str, QuantizedLayer]:
     return {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
 
@@ -120,19 +101,35 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     for name, layer in quantized_layers(network).items():
         for own in layer.state_dict():
             del tensors[f"{name}.{own}"]
-        tensors |= {f"{name}.{own}": tensor for own, tensor in stored_tensors(layer).items()}
+        stored = _packed(layer) or layer.state_dict()
+        tensors |= {f"{name}.{own}": tensor for own, tensor in stored.items()}
     return tensors
 
 
-def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+def _packed(layer: QuantizedLayer) -> dict[str, Tensor] | None:
+    """`stored_tensors`, or None of a weight that has left its grid, as where training shrank an interval to nothing:
+    it is stored as it is.
+    """
+    try:
+        return stored_tensors(layer)
+    except RunError as error:
+        logger.warning("a layer's weight is saved in full precision (%s)", error)
+        return None
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str, facts: Mapping[str, Any]) -> None:
     """Give `network`, whose layers are quantized, what `tensors_of` gave. Raises RequestError, in which `what` names
-    the file, where it has others; the network is then unchanged.
+    the file, where it has others. facts: what the file says.
     """
     state = dict(tensors)
     for name, layer in quantized_layers(network).items():
         stored = {own: state.pop(own) for own in tensors if own.startswith(f"{name}.")}
         own = {key.removeprefix(f"{name}."): tensor for key, tensor in stored.items()}
-        state |= {f"{name}.{key}": tensor for key, tensor in take_tensors(layer, own).items()}
+        said = facts.get("layers", {}).get(name, {}).get("weight", {})
+        try:
+            state |= {f"{name}.{key}": tensor for key, tensor in take_tensors(layer, own, said).items()}
+        except (KeyError, RuntimeError, RunError) as error:
+            raise RequestError(f"{what} is damaged: {name}: {type(error).__name__}: {error}") from error
     strict_load(network, state, what)
 
 

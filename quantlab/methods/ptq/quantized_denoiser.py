@@ -3,6 +3,8 @@
 import copy
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,11 @@ from quantlab.diffusion.denoiser import network_of
 from quantlab.diffusion.rollout import Condition, Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
+from quantlab.models.model_file import load_tensors
 from quantlab.quantizers.calibration import calibrate_weights, observed_ranges
 from quantlab.quantizers.insert import drop_float_weights, insert, weight_quantized_layers
 from quantlab.quantizers.layers import describe_layers, survey
 from quantlab.quantizers.uniform_affine import GroupPointer
-from quantlab.run.state import strict_load
 
 OLD_NAME = r"(.+)\.(weights|activations)\.([01])\.(codes|scale|zero_point|rounding|weight|log_scale\.\d+)"
 NEW_NAMES = {"weights": "weight_quantizer", "activations": "activation_quantizer"}
@@ -78,12 +80,12 @@ class QuantizedDenoiser:
         """The rounding of every weight is fixed, or learned from now on."""
         drop_float_weights(self.unet)
 
-    def load(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Take what `unet.state_dict()` gave, of this version or of one before it. Raises RequestError, which names the
-        `source`, where it does not fit.
+    def load(self, tensors: Mapping[str, Tensor], source: str, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Take what `unet.state_dict()` gave, of this version or of one before it; or what a file with these `facts`
+        holds. Raises RequestError, which names the `source`, where it does not fit.
         """
         self.drop_float_weights()
-        strict_load(self.unet, present_names(tensors), source)
+        load_tensors(self.unet, present_names(tensors), source, facts)
 
     @torch.no_grad()
     def calibrate(
