@@ -1,4 +1,4 @@
-"""The command `quantlab`: the typed words are checked as a whole, then one run, a sweep, or a resumed run happens."""
+"""The command `quantlab`: checks the arguments as a whole, then starts a run, a sweep, or a resumed run."""
 
 import argparse
 import signal

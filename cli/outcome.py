@@ -1,4 +1,4 @@
-"""How a run ended, as the shell sees it: the one place where errors become exit codes and lines."""
+"""How a run ended, as seen by the shell: the only place where errors become exit codes and messages."""
 
 import errno
 import os

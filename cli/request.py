@@ -1,6 +1,6 @@
-"""A typed request, checked as a whole before anything starts: every job of it composed and validated, no torch.
+"""A request, checked as a whole before anything starts: all jobs are composed and validated, without torch.
 
-Hydra stops at the first thing that is wrong, late and at length; here all of it is found, each a line with a remedy.
+Hydra stops late and verbosely at the first problem; here all problems are found, one line each, with a remedy.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Request:
 
     @property
     def again(self) -> list[str]:
-        """The words that go on with this request, in the same directory."""
+        """The words that resume this request, in the same directory."""
         typed = [word for word in self.words if not word.startswith("output_dir=")]
         return [*typed, f"output_dir={as_value(str(self.directory))}"]
 

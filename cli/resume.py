@@ -1,4 +1,4 @@
-"""Going on: with one run by `resume=DIR`, or with the jobs of a sweep that was started again in the same directory."""
+"""Resuming one run by `resume=DIR`, or the jobs of a sweep that is started again in the same directory."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from quantlab.config import RunConfig, config_hash, load_config, to_plain, valid
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run.directory import RunDirectory
 
-# Where a run lies, and what it runs on, do not make it another experiment.
+# a run's location and device do not make it another experiment
 NOT_THE_EXPERIMENT = ("output_dir", "resume", "device")
 
-# What may be typed beside resume=: how the run is carried out on this machine, not what it computes.
+# allowed together with resume=: how the run is executed on this machine, not what it computes
 BESIDE_RESUME = ("device", "trainer.num_workers")
 
 

@@ -151,8 +151,8 @@ class Facts:
 
 def examine(network: nn.Module, image_size: int) -> Facts:
     """One step of QAT (fixed_point, W4A4), one of low-bit training (learned_clipping, W4A4G4) and the integer check,
-    each on a copy of
-    `network` in which what is refused stays in full precision."""
+    each on a copy of `network` in which what is refused stays in full precision.
+    """
     facts = Facts()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, image_size, image_size, generator=generator)

@@ -27,8 +27,8 @@ def provide_full_precision(context: RunContext) -> None:
 
 def full_precision_at_hand(context: RunContext) -> bool:
     """Give `context.model` full-precision weights if that takes no training: those it came with, those of
-    `model.weights`, or the
-    cache's; whether there are any. Raises RequestError for a file that cannot be used."""
+    `model.weights`, or the cache's; whether there are any. Raises RequestError for a file that cannot be used.
+    """
     model, path = context.model, context.config.model.weights
     if path is not None and not getattr(model, "has_weights", False):
         load_weights(model, path, "model.weights")
@@ -42,9 +42,8 @@ def full_precision_at_hand(context: RunContext) -> bool:
 def train_or_restore(context: RunContext) -> None:
     """The weights of `method=pretrain` with this model and task, made now if they are not in the cache.
 
-    The training run lies in the cache, so one that is interrupted goes on when any run next asks for the same weights.
-    It obeys `trainer.max_steps`, which makes a run short in all its parts; `trainer.epochs` counts epochs of the method
-    alone.
+    The training run lies in the cache, so an interrupted one resumes when any run next needs the same weights.
+    `trainer.max_steps` limits it, as every part of a run; `trainer.epochs` only limits the method.
     """
     trainer = context.config.trainer.model_copy(update={"epochs": None})
     context = replace(context, config=context.config.model_copy(update={"trainer": trainer}))
@@ -94,8 +93,8 @@ def feature_network(context: RunContext):
 
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:
     """The model of another `model` section, which the config has under `key`, on the run's task, in full precision, in
-    evaluation
-    mode, on the device."""
+    evaluation mode, on the device.
+    """
     own = replace(
         context,
         model=given_model(section, context.task, key).to(context.device),

@@ -1,4 +1,4 @@
-"""One run: build its four parts, let the method work, write what it leaves behind."""
+"""One run: build its four parts, run the method, write its results."""
 
 import contextlib
 import logging
@@ -56,7 +56,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 check()  # a signal that a library caught has still ended the run
             except BaseException as error:
                 error = as_interrupted(error)
-                # A second signal waits until the first is written down.
+                # a second signal waits until the first is recorded
                 with contextlib.suppress(Interrupted), deferred():
                     if main:
                         record_failure(context.directory, error)
@@ -81,7 +81,7 @@ def problems_of(configs: Sequence[RunConfig]) -> list[list[str]]:
             found[key] = list(error.problems)
         except Interrupted:
             raise
-        except Exception as error:  # not the request's fault: that job says it, and hinders no other
+        except Exception as error:  # not the request's fault: reported by that job, without stopping the others
             logger.debug("%s", error)
     return [found[key] for key in keys]
 
@@ -130,7 +130,7 @@ def prepare(
 
 
 def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> RunDirectory:
-    """The run's directory, created or gone on with; with several processes, the first one's."""
+    """The run's directory, created or reopened; with several processes, the first one's."""
     accelerator = context.accelerator
     (path,) = broadcast_object_list([str(config.output_dir)])
     if not accelerator.is_main_process:
@@ -170,9 +170,9 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
 
 
 def record_failure(directory: RunDirectory, error: BaseException) -> None:
-    """status.json of a run that did not complete; run.log gets the traceback of an error that nobody foresaw.
+    """status.json of a run that did not complete; run.log gets the traceback of an unexpected error.
 
-    A disk too full even for that must not hide the first error. A run that has completed stays so, whatever came after.
+    A full disk must not hide the original error. A completed run stays completed.
     """
     if directory.state() == "completed":
         return

@@ -40,8 +40,9 @@ class StepBatches:
     @contextmanager
     def no_death_inside_a_step(self) -> Iterator[None]:
         """torch raises the death of a loading process wherever the main thread is, half-way through an update too. Here
-        it does so
-        only while the loop waits for data; a death at another time is found when the next batch does not come."""
+        it does so only while the loop waits for data; a death at another time is found when the next batch does not
+        come.
+        """
         if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
             yield
             return

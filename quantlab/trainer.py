@@ -126,8 +126,7 @@ class Trainer:
 
     @contextmanager
     def _saved_if_data_fails(self, method: Method) -> Iterator[None]:
-        """Around what reads data between two steps: where that fails, the last step is whole, and saved before the
-        error goes on.
+        """Around reading data between two steps: on failure the last complete step is saved before the error is raised.
 
         Raises: LoadingError for what a person can mend: a loading process that died, a file that cannot be read.
         """
@@ -172,8 +171,8 @@ class Trainer:
 
     def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:
         """Write a checkpoint. Without a score it only serves to go on from: a run that never stopped has none at this
-        step, so it is
-        not validated, writes no line, and is never the best. together: whether all processes are here."""
+        step, so it is not validated, writes no line, and is never the best. together: whether all processes are here.
+        """
         state = {"method": method.state_dict()}
         if self.interval_losses:
             state["interval_losses"] = torch.stack(self.interval_losses)

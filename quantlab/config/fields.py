@@ -27,8 +27,8 @@ class Strict(BaseModel):
 
 def files_in(folder: str, *others: str) -> tuple[str, ...]:
     """The names of the Python files in a folder of the package, where each but `others` is one choice of a key:
-    `config` imports none
-    of what it configures."""
+    `config` imports none of what it configures.
+    """
     found = (path.stem for path in (Path(__file__).parents[1] / folder).glob("*.py"))
     return tuple(sorted(name for name in found if name not in ("__init__", *others)))
 

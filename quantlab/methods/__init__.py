@@ -1,1 +1,1 @@
-"""What happens in one training step, one file per method."""
+"""Methods: what happens in one training step."""

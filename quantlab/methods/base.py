@@ -118,7 +118,7 @@ class Method(Verb):
         return items
 
     def cost(self, step: int) -> float:
-        """What `step` costs beside the others, in any unit, as the time left is reckoned. Asked after `build`."""
+        """The cost of `step` relative to the others, in any unit, for the remaining time. Called after `build`."""
         return 1.0
 
     # hooks ---------------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Method(Verb):
         """Parameters are the new ones."""
 
     def logged(self) -> dict[str, float]:
-        """More to log beside what `gradients` returned; asked only when a line is written."""
+        """Values to log in addition to those of `gradients`; called only when a line is written."""
         return {}
 
     def validate(self) -> dict[str, float]:
@@ -196,8 +196,8 @@ def batches_per_epoch(size: int, batch_size: int, drop_last: bool) -> int:
 
 def shuffled_batch(size: int, batch_size: int, seed: int, step: int, drop_last: bool) -> list[int]:
     """Indices of batch `step` of an endless walk through `size` items, shuffled anew each epoch by (seed, epoch); an
-    epoch is
-    `batches_per_epoch` long."""
+    epoch is `batches_per_epoch` long.
+    """
     epoch, position = divmod(step, batches_per_epoch(size, batch_size, drop_last))
     order = seeded(seed, epoch).permutation(size)
     return order[position * batch_size : (position + 1) * batch_size].tolist()

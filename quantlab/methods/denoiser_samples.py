@@ -48,8 +48,8 @@ def draw_beside_task(context: RunContext, samples: Tensor, picture: Path) -> Non
 
 def look_at(context: RunContext, samples: Tensor, picture: Path) -> float:
     """The spectrum ratio of full-precision samples to the task's images; `picture` shows both, and a warning names it
-    where
-    they are far apart."""
+    where they are far apart.
+    """
     config, ratio = context.config, spectrum_ratio_to_task(context, samples)
     draw_beside_task(context, samples, picture)
     if not ratio <= FAR:  # or NaN

@@ -187,8 +187,8 @@ class Pretrain(Method):
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """What the task measures on its validation part, or else `loss` on the held-out images, of the averaged
-        weights. Of fewer than
-        ten images none is held out."""
+        weights. Of fewer than ten images none is held out.
+        """
         model = self.average.module if self.average is not None else self.context.model.eval()
         if self.is_evaluated:
             return self.context.task.evaluate(model, "validation", self.context.device)
@@ -219,8 +219,8 @@ class Pretrain(Method):
 
     def measure(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Metrics of `context.model` and their protocol: the task's on its test part, or else the loss on the held-out
-        images, and of a
-        denoiser how near its samples are to the task's images."""
+        images, and of a denoiser how near its samples are to the task's images.
+        """
         context = self.context
         if self.is_evaluated:
             return (

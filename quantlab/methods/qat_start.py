@@ -1,4 +1,4 @@
-"""method.start: QAT that goes on from another QAT run. ReActNet is trained so: first W32A1, then W1A1 from there."""
+"""method.start: QAT that starts from another QAT run, as ReActNet is trained: first W32A1, then W1A1."""
 
 from typing import Any
 

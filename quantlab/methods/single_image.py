@@ -1,6 +1,6 @@
 """Batches too small: of one image, with which BatchNorm cannot train where it has one value per channel, or of fewer
-images
-than there are processes. Found before any work."""
+images than there are processes. Found before any work.
+"""
 
 import copy
 
@@ -50,8 +50,8 @@ def refuse_single_images(context: RunContext, method: Method) -> None:
 
 def _smallest_batch(context: RunContext, training: Method) -> list[int]:
     """The batch of an epoch's last step, which trainer.drop_last=false makes smaller than the others, or of the run's
-    last
-    step if that comes before."""
+    last step if that comes before.
+    """
     steps = run_length(context.config.trainer, training.steps, training.steps_per_epoch)
     return training.batch_indices(min(steps, training.steps_per_epoch or steps) - 1)
 

@@ -1,8 +1,7 @@
 """One bit: the binary networks of XNOR-Net and ReActNet.
 
 "XNOR-Net", Rastegari et al., ECCV 2016 (arXiv 1603.05279): weights sign(w) mean|w| per output channel; gradients pass
-sign where
-|w| <= 1, times mean|w| (Sec. 3.1).
+sign where |w| <= 1, times mean|w| (Sec. 3.1).
 
 "ReActNet", Liu et al., ECCV 2020 (arXiv 2003.03488): the same weights, but gradients pass as they are where |w| <= 1
 (the released code; so steps of weights do not shrink with the weights); inputs sign(x - beta) with one learned shift
@@ -136,8 +135,9 @@ class ReActNetWeight(BinaryWeight):
 
 class RSign(ActivationQuantizer):
     """sign(x - beta), -1 or 1, of an input `[N, C, ...]`, or `[..., C]` of a linear layer. beta starts at 0, and at the
-    channel's
-    mean where no input is negative, which would otherwise all become 1 (our choice: ReActNet's inputs are signed)."""
+    channel's mean where no input is negative, which would otherwise all become 1 (our choice: ReActNet's inputs are
+    signed).
+    """
 
     def __init__(self, channels: int, is_conv: bool):
         super().__init__(bits=1)

@@ -4,8 +4,8 @@ attention.
 The layer's `forward` never runs there, so that replacing the layer would quantize nothing. A function mode, on while
 the network runs, turns such a product into a call of the layer that the weight belongs to. (A parametrization would
 quantize the weight, but neither the input nor the gradient.) Only products of the weight itself are seen, not those of
-a part or a copy of it, nor what a function does
-inside: torch's MultiheadAttention hands `out_proj.weight` to one that does everything.
+a part or a copy of it, nor what a function does inside: torch's MultiheadAttention hands `out_proj.weight` to one that
+does everything.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,8 +81,8 @@ class DirectUse(TorchFunctionMode):
 
 def follow_direct_uses(network: nn.Module, layers: Callable[[nn.Module], Sequence[Replaced]]) -> None:
     """From now on `network` runs inside `DirectUse` of `layers(network)`; for good if its first pass has such products,
-    else that pass
-    is the only one. Copies of the network do likewise."""
+    else that pass is the only one. Copies of the network do likewise.
+    """
     follower: Any = network  # these attributes are ours
     follower.direct_use_layers = layers
     follower.uses_weights_directly = None  # not known yet

@@ -146,8 +146,8 @@ class FixedPointWeight(LatentWeightQuantizer):
 
 class FixedPointActivation(ActivationQuantizer):
     """Quantizer of an input; its scale is learned, from three standard deviations of the first batch (released code). A
-    signed
-    input, which the paper does not have, gets the weights' levels."""
+    signed input, which the paper does not have, gets the weights' levels.
+    """
 
     def __init__(self, bits: int, signed: str | bool = "auto"):
         super().__init__(bits, signed)

@@ -57,8 +57,8 @@ def _(count: int, device: torch.device) -> Tensor:
 
 def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
     """u of Eq. (1) in 16 bits, as u = high / 2^8 + low / 2^16 + 1 / 2^17: two uint8 tensors of `like`'s shape, which a
-    compiler
-    vectorizes and int16 it does not."""
+    compiler vectorizes and int16 it does not.
+    """
     drawn = random_bytes(2 * like.numel(), like.device).view(2, -1)
     if like.ndim == 4 and (torch.compiler.is_compiling() or like.is_contiguous(memory_format=torch.channels_last)):
         n, c, h, w = like.shape  # laid out as the gradient is, or as compiled convolutions leave it
@@ -70,8 +70,8 @@ def uniform_noise(like: Tensor) -> tuple[Tensor, Tensor]:
 
 def stochastic_codes(gradient: Tensor, end: Tensor, bits: int) -> Tensor:
     """The integers of Eq. (1), -Q .. Q, as a float32 tensor of the gradient's shape (any); end: c, a scalar tensor, or
-    one that
-    broadcasts. Where Q G / c is an integer, that is the code, whatever u."""
+    one that broadcasts. Where Q G / c is an integer, that is the code, whatever u.
+    """
     q = largest_code(bits)
     noise = uniform_noise(gradient)
     scaled = gradient.float() * (q / end)
@@ -209,8 +209,8 @@ def gradient_quantizers(network: nn.Module) -> dict[str, GradientQuantizer]:
 @contextlib.contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
     """Whatever runs inside leaves the gradients of `network`, the tallies of its intervals and its buffers as they
-    were, but for what
-    an interval chooses."""
+    were, but for what an interval chooses.
+    """
     intervals = [quantizer.interval for quantizer in gradient_quantizers(network).values()]
     chosen = {id(buffer) for interval in intervals for buffer in interval.buffers()}
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers() if id(buffer) not in chosen]
@@ -266,8 +266,8 @@ def update_intervals(quantizers: Iterable[GradientQuantizer]) -> None:
 
 def agree_on_choice(quantizers: Iterable[GradientQuantizer]) -> None:
     """After a backward pass in which intervals were chosen: several processes take the mean of what each has chosen
-    from its own share
-    of the batch."""
+    from its own share of the batch.
+    """
     chosen = [buffer for quantizer in quantizers for buffer in quantizer.interval.buffers()]
     if chosen and _process_count() > 1:
         _sum_over_processes(chosen, divide_by=_process_count())

@@ -125,8 +125,8 @@ def quantile_ratio(ratios: Tensor, target: float) -> float:
 
 def searched_ratio(ratios: Tensor, target: float, momentum: float = 0.999) -> float:
     """The released code's search: from 1 against the sign of the running mean of R, which starts at 0, less `target`,
-    by steps of
-    1 - momentum, until it is above. So the last step is one up. In float32, as there."""
+    by steps of 1 - momentum, until it is above. So the last step is one up. In float32, as there.
+    """
     ascending = ratios.sort().values.cpu()
     mean, gamma, direction = torch.tensor(0.0), torch.tensor(1.0), torch.tensor(-1.0)
     while direction <= 0 and gamma > 0:
@@ -173,8 +173,9 @@ class DSGC(Interval):
 
 def learning_rate_scale(deviation: float, alpha: float, beta: float) -> float:
     """phi(d_c) = max(e^(-alpha d_c), beta): what a layer's learning rate is multiplied by, so that gradients that
-    quantization has turned
-    move its weight less (Deviation Counteractive Learning Rate Scaling, Zhu et al.; there alpha = 20, beta = 0.1)."""
+    quantization has turned move its weight less (Deviation Counteractive Learning Rate Scaling, Zhu et al.; there alpha
+    = 20, beta = 0.1).
+    """
     return max(math.exp(-alpha * deviation), beta)
 
 

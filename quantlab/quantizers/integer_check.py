@@ -41,8 +41,8 @@ def _operands(layer: QuantizedLayer) -> Operands | None:
 @dataclass
 class _Call:
     """One call of a layer: its name, the bias it was to add, and by `x`, `w`, `y`, `g`, `dx`, `dw` the simulated
-    tensors; `gradient`:
-    before quantization."""
+    tensors; `gradient`: before quantization.
+    """
 
     name: str
     layer: QuantizedLayer
@@ -164,8 +164,8 @@ def _codes(call: _Call, key: str, grid: Grid, bits: int) -> Tensor:
 
 def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
     """Name, simulated tensor, integer tensor (int64), scale (a scalar, or one of each channel), and the value that
-    errors are compared
-    with, of the three products of one call."""
+    errors are compared with, of the three products of one call.
+    """
     layer, tensors = call.layer, call.tensors
     weight, activation, gradient = call.quantizers
     q = largest_code(gradient.bits)
@@ -201,8 +201,8 @@ def _multiplied(x: Tensor, w: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def _convolved(x: Tensor, w: Tensor, g: Tensor, layer: QuantizedLayer) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a convolution, as matrix products over patches. Moving integers about as float64, and adding the few
-    that a padding
-    has copied, does not change them."""
+    that a padding has copied, does not change them.
+    """
     geometry = {name: layer.conv[name] for name in ("stride", "padding", "dilation")}
     groups, kernel = layer.conv["groups"], w.shape[2:]
     x = x.double()

@@ -22,8 +22,8 @@ Pad = Callable[[Tensor], Tensor]
 @dataclass
 class LayerKind:
     """`geometry`: the keyword arguments of F.conv2d, none for a Linear; `pad`: what happens to the input before;
-    `standardize`: what
-    the product takes in place of the parameter."""
+    `standardize`: what the product takes in place of the parameter.
+    """
 
     geometry: dict[str, Any]
     pad: Pad | None = None
@@ -72,8 +72,8 @@ def _geometry(layer: nn.Conv2d, padding: tuple[int, ...]) -> dict[str, Any]:
 
 def _geometry_and_pad(layer: nn.Conv2d) -> tuple[dict[str, Any], Pad | None]:
     """torch's own Conv2d, its padding in numbers. What F.conv2d cannot do, other values than zero and other widths on
-    one side than
-    on the other, is done before it."""
+    one side than on the other, is done before it.
+    """
     spread = [width * (size - 1) for width, size in zip(layer.dilation, layer.kernel_size)]
     if isinstance(layer.padding, str):  # valid, same
         padding = (0, 0) if layer.padding == "valid" else tuple(total // 2 for total in spread)

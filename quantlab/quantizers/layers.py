@@ -33,8 +33,8 @@ class Part:
 @dataclass
 class Survey:
     """A network in full precision: its parts by name, multiplications of two activations by the module that makes them,
-    and the names
-    of the layers that a policy speaks about, in their order."""
+    and the names of the layers that a policy speaks about, in their order.
+    """
 
     parts: dict[str, Part]
     products: dict[str, int]
@@ -117,8 +117,8 @@ def describe_layers(
 
 def _products(name: str, multiplications: int, network: nn.Module, policy: Policy) -> dict[str, dict[str, Any]]:
     """Products of two activations inside the module of that name. Those of an attention that is quantized, of one size
-    each, have an
-    entry each."""
+    each, have an entry each.
+    """
     module = network.get_submodule(name)
     entry = {
         "kind": "attention product",

@@ -39,9 +39,9 @@ def unknown_kinds(layers: Mapping[str, Layer]) -> dict[str, str]:
 
 def refusal(refused: Mapping[str, str], planned: Mapping[str, LayerBits], rules: Sequence[Rule]) -> str:
     """One line on `refused` (reasons by name) of the `planned` layers (bits by name): the layers by reason, and the
-    policy that leaves
-    them in full precision. It can be pasted into a shell: quoted once for it and once for Hydra, and with the `rules`
-    that there are."""
+    policy that leaves them in full precision. It can be pasted into a shell: quoted once for it and once for Hydra, and
+    with the `rules` that there are.
+    """
     groups: dict[str, list[str]] = {}
     for name, reason in refused.items():
         groups.setdefault(reason, []).append(name)

@@ -21,8 +21,8 @@ LEAST_INTERVAL = 1e-6  # of a learned interval: our choice, its ends might meet
 def deviation(x: Tensor) -> Tensor:
     """Standard deviation of x (any shape), that of n - 1 as in the released code of TRS, LBT and EWGS; of values that
     hardly differ, or of one value, their root mean square: our choice, an interval of some deviations around zero would
-    clip all of a constant, and no
-    gradient would reach it."""
+    clip all of a constant, and no gradient would reach it.
+    """
     spread, size = x.std(correction=min(1, x.numel() - 1)), x.square().mean().sqrt()
     return torch.where(spread > LEAST_SPREAD * size, spread, size)
 
@@ -47,7 +47,8 @@ def for_compiler(composed: Callable[..., Tensor], *arguments: Any) -> Tensor:
     Of it only the input is kept: left to itself, the compiler keeps masks, and writing them takes longer than all the
     rest.
 
-    Raises RunError inside a transform of torch.func."""
+    Raises RunError inside a transform of torch.func.
+    """
     is_transformed()
     output: Tensor = checkpoint(composed, *arguments, use_reentrant=False, preserve_rng_state=False)
     return output
@@ -133,8 +134,8 @@ class IntervalWeightQuantizer(LatentWeightQuantizer):
 
     def above_lowest(self, weight: Tensor) -> Tensor:
         """The weight in units of levels above the lowest: 0 to 2^b - 1 inside the interval. As `forward` computes it:
-        what is half
-        way between two levels must not be rounded otherwise."""
+        what is half way between two levels must not be rounded otherwise.
+        """
         return (weight - self.lower.detach()) / self.step
 
     def in_levels(self, weight: Tensor) -> Tensor:
@@ -187,5 +188,6 @@ def require_values(x: Tensor) -> None:
 
 def half_normal_deviation(x: Tensor, is_signed: bool) -> Tensor:
     """`deviation` of x (any shape); of a non-negative x, std(x) / sqrt(1 - 2/pi): of the normal whose positive half x
-    would be."""
+    would be.
+    """
     return deviation(x) if is_signed else deviation(x) / (1 - 2 / torch.pi) ** 0.5

@@ -20,8 +20,8 @@ from quantlab.quantizers.trained import LatentWeightQuantizer
 @dataclass
 class WeightStandardization:
     """Of a weight `[O, ...]`: every output channel with mean 0 and variance 1 (plus `eps`), times `scale` and the
-    learned `gain`
-    `[O, 1, 1, 1]`, if there is one."""
+    learned `gain` `[O, 1, 1, 1]`, if there is one.
+    """
 
     eps: float
     scale: float = 1.0

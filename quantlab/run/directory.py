@@ -1,5 +1,5 @@
-"""What a run leaves behind: one directory with its config, state, metrics, results and log. All that is read from it or
-written to it goes through here; pictures are drawn to the paths that are named here. Nothing here needs torch.
+"""A run's directory: config, state, metrics, results and log. All that is read from it or written to it goes through
+here; pictures are drawn to the paths that are named here. Nothing here needs torch.
 
 Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a whole, so that a reader never meets half
 a file, whenever the run was killed.
@@ -102,7 +102,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunDirectory":
-        """Go on with the run at `path`: what a kill tore is cut off or removed; the state stays as it is.
+        """Reopen the run at `path`: files torn by a kill are repaired or removed; the state stays as it is.
 
         Raises: RequestError when no run is there or it cannot be written to.
         """

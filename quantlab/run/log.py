@@ -1,4 +1,4 @@
-"""run.log: what a run printed, and on stderr and stdout the same around progress bars."""
+"""run.log: a run's printed output, which also goes to stderr and stdout around progress bars."""
 
 import logging
 import os

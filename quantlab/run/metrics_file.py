@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per logged step, appended; a run that is resumed writes no line a second time."""
+"""metrics.jsonl: one line per logged step, appended; a resumed run repeats no line."""
 
 import json
 import os
