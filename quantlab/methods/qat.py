@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from quantlab.errors import RequestError
 from quantlab.methods.base import RunContext
 from quantlab.methods.qat_start import Start
-from quantlab.methods.quantized_training import QuantizedTraining, spread_evenly
+from quantlab.methods.quantized_gradients import spread_evenly
+from quantlab.methods.quantized_training import QuantizedTraining
 from quantlab.methods.teacher import Teacher
 from quantlab.optim import SGDT, AdagradT, AdamaxT, AdamT, AdamWT, NAdamT, RMSpropT
 from quantlab.optim.oscillation import IterativeFreezing, TransitionTracker, dampening_loss

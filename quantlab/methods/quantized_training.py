@@ -6,7 +6,6 @@ more than this.
 
 import copy
 import logging
-import math
 from typing import Any
 
 import torch
@@ -15,48 +14,21 @@ from torch.utils.data import DataLoader
 
 from quantlab.config import instantiate
 from quantlab.errors import RequestError, RunError
+from quantlab.methods import quantized_gradients
 from quantlab.methods.base import Method, Outcome, RunContext, batches_per_epoch, shuffled_batch
 from quantlab.methods.batch_norm_statistics import batch_norms, reestimate
+from quantlab.methods.decay import decay_factor
 from quantlab.methods.pretrain import LossOf
 from quantlab.models.model_file import tensors_of
 from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import agree_on_choice, calibrate_gradients, gradient_quantizers, update_intervals
-from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 from quantlab.quantizers.insert import insert, planned_bits, quantizer_parameters, weight_quantized_layers
 from quantlab.quantizers.layers import describe_layers, survey
-from quantlab.report import gradients as gradient_figures
 from quantlab.report.metrics import format_bits
 from quantlab.run.checkpoints import Checkpoints
 from quantlab.tasks.base import iterate_batches, to_device
 
 logger = logging.getLogger("quantlab")
-
-FEWEST_EPOCHS = 10  # for a schedule by epochs: then a cosine's last epoch has at most 2.5 % of the rate
-DRAWN_LAYERS = 4  # in pictures of single layers, spread evenly over the depth
-
-
-def decay_factor(section, step: int, total: int, steps_per_epoch: int) -> float:
-    """What targets and learning rates are multiplied by at `step` of `total`: cosine to zero, steps, or constant 1.
-
-    With decay_every=epoch it changes between epochs only, and the cosine ends one epoch above zero, as torch's
-    schedulers do. Our
-    choice: a run of fewer than `FEWEST_EPOCHS` changes at every step all the same; otherwise its last epoch would still
-    have a large rate, and a run below one epoch would never decay.
-    """
-    by_epoch = section.decay_every == "epoch" and total >= FEWEST_EPOCHS * steps_per_epoch
-    unit = steps_per_epoch if by_epoch else 1
-    progress = step // unit * unit / total
-    if section.decay == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    if section.decay == "step":
-        return section.decay_factor ** sum(progress >= milestone for milestone in section.milestones)
-    return 1.0
-
-
-def spread_evenly(names: list[str], count: int = DRAWN_LAYERS) -> list[str]:
-    """At most `count` of `names`, the first and the last among them."""
-    count = min(count, len(names))
-    return [names[round(i * (len(names) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 class QuantizedTraining(Method):
@@ -124,7 +96,8 @@ class QuantizedTraining(Method):
         model.train()
         if self.gradients_of:
             calibrate_gradients(model, lambda: model.training_loss(first))
-            self._say_what_stays()
+            self.held, notes = quantized_gradients.held_clip_ratios(self.gradients_of)
+            self.notes += notes
         self.after_wrapping()
         self.model, *self.optimizers = context.accelerator.prepare(
             LossOf(model), *self.make_optimizers(self.parameter_groups())
@@ -144,25 +117,6 @@ class QuantizedTraining(Method):
                 len(self.planned),
                 ", ".join(unused),
             )
-
-    def _say_what_stays(self) -> None:
-        """Layers where `large_gradient` has too few gradients to move its clip ratio: to the log, and to the
-        results.
-        """
-        learning = {name: one for name, one in self.gradients_of.items() if isinstance(one.interval, LargeGradient)}
-        held = [name for name, one in learning.items() if one.elements < one.interval.fewest_elements(one.bits)]
-        if held:
-            first, count = (
-                learning[held[0]],
-                f"all {len(held)}" if len(held) == len(learning) else f"{len(held)} of {len(learning)}",
-            )
-            needed, gamma = first.interval.fewest_elements(first.bits), float(first.interval.clip_ratio)
-            same = " (min_max)" if gamma == 1 else ""
-            self.notes.append(
-                f"gamma stays at {gamma:g}{same} in {count} layers: fewer than {needed} gradients in a batch"
-            )
-            self.held = {"layers": len(learning), "held": held, "fewest_elements": needed, "gamma": gamma}
-            logger.info("gradients: %s", self.notes[-1])
 
     def after_wrapping(self) -> None:
         """The network is quantized and calibrated, and no optimizer has seen it yet."""
@@ -196,14 +150,7 @@ class QuantizedTraining(Method):
             for group, base in zip(optimizer.param_groups, rates):
                 group["lr"] = base * factor
         is_logged = (step + 1) % self.context.config.trainer.log_every == 0 or step + 1 == self.total_steps
-        for quantizer in self.gradients_of.values():
-            quantizer.observing = is_logged
-            interval = quantizer.interval
-            quantizer.choosing = isinstance(interval, DSGC) and step % interval.period == 0
-        # What these switches ask for is not in the compiled graph.
-        self.stance = (
-            "force_eager" if any(one.observing or one.choosing for one in self.gradients_of.values()) else "default"
-        )
+        self.stance = quantized_gradients.observe(self.gradients_of, step, is_logged)
 
     def training_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of the dataset as the network is trained on it."""
@@ -227,18 +174,7 @@ class QuantizedTraining(Method):
 
     def layer_quantities(self) -> dict[str, dict[str, Tensor]]:
         """What is logged of single layers: by quantity and layer a scalar."""
-        names = {
-            "gradient_clip_ratio": "clip_ratio",
-            "gradient_clipped_share": "clipped_share",
-            "gradient_error": "error",
-            "large_gradient_error": "large_gradient_error",
-        }
-        observed = {name: quantizer.observed for name, quantizer in self.gradients_of.items() if quantizer.observed}
-        return (
-            {column: {name: found[key] for name, found in observed.items()} for column, key in names.items()}
-            if observed
-            else {}
-        )
+        return quantized_gradients.observed(self.gradients_of)
 
     @torch.no_grad()
     def logged(self) -> dict:
@@ -253,17 +189,10 @@ class QuantizedTraining(Method):
             layers = {name: next(numbers) for name in row}
             values[quantity] = sum(layers.values()) / len(layers)
             values[f"layers/{quantity}"] = layers
-        if (target := self.clipped_share_target()) is not None:
+        target = quantized_gradients.clipped_share_target(self.gradients_of)
+        if target is not None:
             values["gradient_clipped_share_target"] = target
         return values
-
-    def clipped_share_target(self) -> float | None:
-        interval = next((quantizer.interval for quantizer in self.gradients_of.values()), None)
-        return (
-            interval.target(self.context.config.quantizer.gradient.bits)
-            if isinstance(interval, LargeGradient)
-            else None
-        )
 
     # end -----------------------------------------------------------------------------------------------------------
     def validate(self) -> dict[str, float]:
@@ -313,19 +242,7 @@ class QuantizedTraining(Method):
 
     def draw(self) -> None:
         """Pictures of the training, on the main process."""
-        if not self.gradients_of:
-            return
-        directory = self.context.directory
-        folder = directory.figures
-        gradient_figures.gradient_curves(directory.metrics.read(), folder / "gradients.png")
-        found = {name: self.gradients_of[name].observed for name in spread_evenly(list(self.gradients_of))}
-        shown = {
-            name: {"counts": one["histogram"].tolist(), "clip_ratio": float(one["clip_ratio"])}
-            for name, one in found.items()
-            if one
-        }
-        if shown:
-            gradient_figures.gradient_histograms(shown, folder / "gradient_histograms.png")
+        quantized_gradients.draw(self.gradients_of, self.context.directory)
 
     def finish(self) -> Outcome:
         context, section, quantizer = self.context, self.section, self.context.config.quantizer

@@ -9,7 +9,7 @@ import pytest
 from run_files import results, rows
 
 from quantlab.config.catalog import options
-from quantlab.methods.quantized_training import decay_factor
+from quantlab.methods.decay import decay_factor
 from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_model, save_model

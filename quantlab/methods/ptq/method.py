@@ -240,15 +240,19 @@ class DiffusionPTQ(Method):
         if self.section.bias_correction != "none":
             if self.phases:
                 baseline["uncorrected"] = evaluator("uncorrected", guide(self.quantized.network))
-            self.correct_bias()
+            # As the search of ranges, not counted among the network evaluations: it learns nothing.
+            biases = output_biases(
+                guide(self.quantized.network),
+                self.dataset.trajectories,
+                self.groups,
+                self.section.bias_correction,
+                self.context.task.evaluation.batch_size,
+                lambda groups: self.context.progress(groups, "bias correction"),
+                self.context.device,
+            )
+            self.quantized.correct_output(biases)
         metrics = evaluator(self.label, guide(self.quantized.network))
         evaluator.draw()
-        facts = {
-            "timesteps": list(self.sampler.timesteps),
-            "group_size": self.section.group_size,
-            "full_precision_sha256": self.context.model.fingerprint(),
-            "bias_steps": list(self.quantized.bias_rows),
-        }
         return Outcome(
             metrics,
             baseline,
@@ -257,24 +261,13 @@ class DiffusionPTQ(Method):
             {"network_evaluations": round(self.network_evaluations)},
             model=tensors_of(self.quantized.unet),
             network=self.quantized.unet,
-            model_facts=facts,
+            model_facts={
+                "timesteps": list(self.sampler.timesteps),
+                "group_size": self.section.group_size,
+                "full_precision_sha256": self.context.model.fingerprint(),
+                "bias_steps": list(self.quantized.bias_rows),
+            },
         )
-
-    def correct_bias(self) -> None:
-        """Take the mean error at the end of each group out of the quantized walk. As the search of ranges, this is not
-        counted among the network evaluations: no method does without, and it learns nothing.
-        """
-        context, trajectories = self.context, self.dataset.trajectories
-        biases = output_biases(
-            context.model.guide(self.quantized.network),
-            trajectories,
-            self.groups,
-            self.section.bias_correction,
-            context.task.evaluation.batch_size,
-            lambda groups: context.progress(groups, "bias correction"),
-            context.device,
-        )
-        self.quantized.correct_output(biases)
 
     def relative_error(self) -> float:
         """Error at the end of the groups relative to the calibrated ranges, averaged over groups: 1 means no gain."""
