@@ -2,6 +2,9 @@
 
 import json
 
+from quantlab.run.checkpoints import Checkpoints
+from quantlab.run.directory import RunDirectory
+
 
 def results(directory):
     return json.loads((directory / "results.json").read_text())
@@ -10,3 +13,8 @@ def results(directory):
 def rows(directory):
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def trained_state(run):
+    """The network's state in the last checkpoint of a training: latent weights and quantizers."""
+    return Checkpoints(RunDirectory(run).checkpoints).load_latest()[1]["method"]["model"]

@@ -7,11 +7,9 @@ import shlex
 
 import pytest
 import timm
-from run_files import results, rows
+from run_files import results, rows, trained_state
 from torch import nn
 from torch.nn import functional as F
-
-from quantlab.run.state import load_model
 
 WORDS = (
     "task=digits",
@@ -93,7 +91,7 @@ def test_what_cannot_be_quantized_is_refused_before_any_work_and_the_line_helps(
     (pasted,) = shlex.split(re.search(r"type (.*), or choose another model", err)[1])
     code, err, directory = command(*words, pasted)
     assert code == 0, err
-    saved = load_model(directory / "checkpoints" / "model")[0]
+    saved = trained_state(directory)
     assert (
         "body.conv.weight_quantizer.quantizer.clipping_value" in saved
         and "body.middle.weight_quantizer.clipping_value" not in saved

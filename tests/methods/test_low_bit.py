@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from run_files import results, rows
+from run_files import results, rows, trained_state
 
 from quantlab.run.state import load_model
 
@@ -127,7 +127,7 @@ def test_clipping_values_have_an_optimizer_of_their_own(quantlab, tmp_path):
     )
     for name, rate in (("still", "1e-20"), ("moving", "1e-3")):
         assert quantlab(*words, f"method.scale_learning_rate={rate}", f"output_dir={tmp_path / name}")[0] == 0
-    still, moving = (load_model(tmp_path / name / "checkpoints" / "model")[0] for name in ("still", "moving"))
+    still, moving = (trained_state(tmp_path / name) for name in ("still", "moving"))
     for name in (
         "layer1.0.conv1.weight_quantizer.clipping_value",
         "layer1.0.conv1.activation_quantizer.clipping_value",

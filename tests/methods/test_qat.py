@@ -6,12 +6,10 @@ import shutil
 import sys
 
 import pytest
-from run_files import results, rows
+from run_files import results, rows, trained_state
 
 from quantlab.config.catalog import options
 from quantlab.methods.decay import decay_factor
-from quantlab.run.checkpoints import Checkpoints
-from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_model, save_model
 
 TINY_QAT = (
@@ -112,11 +110,6 @@ def test_a_checkpoint_of_other_bits_is_no_start(whole, quantlab, tmp_path):
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def latent(run):
-    """The network's state in the last checkpoint, which holds the weights that are trained."""
-    return Checkpoints(RunDirectory(run).checkpoints).load_latest()[1]["method"]["model"]
-
-
 def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
     reactnet = (*TINY_QAT, "quantizer=reactnet", "method.schedule=learning_rate", "trainer.max_steps=6")
     assert quantlab(*reactnet, "quantizer.weight.bits=32", f"output_dir={tmp_path / 'first'}")[0] == 0
@@ -129,7 +122,7 @@ def test_a_run_may_start_from_another(whole, quantlab, tmp_path):
         "method.scale_learning_rate=1e-20",
     )
     assert code == 0, err
-    before, after = (latent(tmp_path / name) for name in ("first", "second"))
+    before, after = (trained_state(tmp_path / name) for name in ("first", "second"))
     for name in ("layer2.0.conv1.weight", "layer2.0.conv1.activation_quantizer.beta", "fc.weight"):
         assert before[name].equal(after[name])
     size = after["layer2.0.conv1.weight_quantizer.size"]
@@ -162,9 +155,9 @@ def test_a_start_that_is_not_finite_is_refused(whole, quantlab, tmp_path):
 
 
 def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(whole, quantlab, tmp_path):
-    tensors = latent(whole)
+    tensors = trained_state(whole)
     assert quantlab(*TINY_QAT, "method.schedule=learning_rate", f"output_dir={tmp_path / 'plain'}")[0] == 0
-    plain = latent(tmp_path / "plain")
+    plain = trained_state(tmp_path / "plain")
     name = "layer2.0.conv1.weight_quantizer.scale"
     assert tensors[name] != plain[name]
     last = rows(tmp_path / "plain")[-2]
