@@ -10,7 +10,16 @@ from typing import Any
 from quantlab.cli.outcome import ends_with_its_reader
 from quantlab.errors import CorruptFileError, QuantlabError, RequestError
 from quantlab.report.runs import find_runs, read_run, short_path
-from quantlab.report.table import Row, aggregate, comparison_rows, metric_names, row_key, to_csv, to_markdown
+from quantlab.report.table import (
+    Row,
+    aggregate,
+    baseline_rows,
+    comparison_rows,
+    metric_names,
+    row_key,
+    to_csv,
+    to_markdown,
+)
 from quantlab.run.directory import RunDirectory
 
 PROGRAM = "quantlab-report"
@@ -22,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         runs = _read(find_runs(arguments.directories))
         rows = comparison_rows(runs)
-        text = _tables(rows)
+        text = _tables([*rows, *baseline_rows(runs, rows)], single=len(runs) == 1)
         with ends_with_its_reader():
             print(text, end="", flush=True)
         output = arguments.output or _common_parent(arguments.directories) / "report"
@@ -66,9 +75,9 @@ def _read(directories: Sequence[Path]) -> list[dict[str, Any]]:
     return runs
 
 
-def _tables(rows: Sequence[Row]) -> str:
+def _tables(rows: Sequence[Row], single: bool) -> str:
     """Means over seeds, and below them each run; a single run alone is its own table."""
-    if len(rows) == 1:
+    if single:
         return to_markdown(rows)
     finished = [row for row in rows if metric_names([row])]
     repeated = len(finished) - len({(row_key(row), row["seed"]) for row in finished})

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quantlab.report.runs import find_runs, read_run
-from quantlab.report.table import Row, aggregate, comparison_rows, to_csv, to_markdown
+from quantlab.report.table import Row, aggregate, baseline_rows, comparison_rows, to_csv, to_markdown
 
 
 def add_options(parser: argparse.ArgumentParser, runs: Path) -> None:
@@ -85,16 +85,17 @@ def write_table(
     read = [read_run(run) for run in runs]
     rows = comparison_rows(read)
     options.output.mkdir(parents=True, exist_ok=True)
-    below = [row | {"directory": os.path.relpath(row["directory"], folder)} for row in rows]
+    single = [*rows, *baseline_rows(read, rows)]
+    below = [row | {"directory": os.path.relpath(row["directory"], folder)} for row in single]
     to_csv(below, options.output / f"{name}.csv")
     commits = {
         json.loads((run / "results.json").read_text())["provenance"]["commit"] or "unknown"
         for run in map(Path, runs)
         if (run / "results.json").is_file()
     }
-    means = aggregate(rows)
+    means = aggregate(single)
     if baseline is not None:
-        means = baseline_rows(baseline, read, rows) + means
+        means = shared_baseline(baseline, read, rows) + means
     means = [{column: value for column, value in row.items() if column not in left_out} for row in means]
     command = " ".join(["python", *sys.argv[:1], *without_places(sys.argv[1:])])
     text = (
@@ -106,7 +107,7 @@ def write_table(
     return text, rows
 
 
-def baseline_rows(name: str, read: list[dict], rows: list[Row]) -> list[Row]:
+def shared_baseline(name: str, read: list[dict], rows: list[Row]) -> list[Row]:
     """The row of a baseline that all runs share, from the first run that has it."""
     for run, row in zip(read, rows):
         if run["results"] is not None:

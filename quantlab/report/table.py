@@ -63,6 +63,21 @@ def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
+def baseline_rows(runs: Sequence[dict[str, Any]], rows: Sequence[Row]) -> list[Row]:
+    """More rows: of each run the baselines that its method wants beside it in tables (`row_baselines`), as what the
+    same run gives without a part of it. `rows` are those of `runs`.
+    """
+    found = []
+    for run, row in zip(runs, rows, strict=True):
+        method, results = section_in("method", run["config"]), run["results"] or {}
+        for name in method.row_baselines if method is not None else ():
+            if metrics := (results.get("baseline") or {}).get(name):
+                kept = {key: value for key, value in row.items() if key in (*LEADING, *TRAILING)}
+                numbers = {key: value for key, value in metrics.items() if is_number(value)}
+                found.append(kept | numbers | {"method": f"{row['method']}, {name}", "seconds": None, "peak_mib": None})
+    return found
+
+
 def aggregate(rows: Iterable[Row]) -> list[Row]:
     """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost, and all of their
     notes.

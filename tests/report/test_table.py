@@ -8,7 +8,7 @@ import pytest
 
 from quantlab.report.metrics import format_bits, format_number
 from quantlab.report.runs import read_run
-from quantlab.report.table import Spread, aggregate, comparison_rows, spread, to_csv, to_markdown
+from quantlab.report.table import Spread, aggregate, baseline_rows, comparison_rows, spread, to_csv, to_markdown
 
 
 def rows_of(*directories):
@@ -40,6 +40,18 @@ def test_notes_stand_in_the_row_and_part_no_rows(make_run):
     assert mean["n"] == 3 and mean["notes"] == "in 2 layers; in 3 layers"
     assert "| notes |" in to_markdown([mean]) and "| in 2 layers; in 3 layers |" in to_markdown([mean])
     assert "notes" not in to_markdown(aggregate(rows[2:]))
+
+
+def test_what_a_run_gives_without_a_part_of_its_method_is_a_row_of_its_own(make_run):
+    runs = [read_run(make_run(f"s{seed}", seed=seed, metrics={"fid": 1.0 + seed})) for seed in range(2)]
+    for run in runs:
+        run["config"]["method"] |= {"_target_": "quantlab.methods.accuquant.AccuQuant", "name": "accuquant"}
+        run["results"]["baseline"] = {"uncorrected": {"fid": 5.0 + run["results"]["seed"]}, "ranges_only": {"fid": 9.0}}
+    rows = comparison_rows(runs)
+    own, without = aggregate([*rows, *baseline_rows(runs, rows)])
+    assert (own["method"], own["fid"].mean, own["n"]) == ("accuquant", 1.5, 2)
+    assert (without["method"], without["fid"].mean, without["n"]) == ("accuquant, uncorrected", 5.5, 2)
+    assert "seconds" in own and "seconds" not in without
 
 
 def test_a_seed_counts_once(make_run):

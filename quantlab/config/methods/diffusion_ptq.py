@@ -37,6 +37,7 @@ class DiffusionPTQ(Method):
     quantizer_kind = "post-training"
     quantizes = True
     judges_samples = True
+    row_baselines = ("uncorrected",)
     sampled_from = True
     undrawn = ("network_evaluations",)
     effects = (

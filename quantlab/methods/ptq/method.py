@@ -238,8 +238,7 @@ class DiffusionPTQ(Method):
         if self.label != "ranges only":
             baseline["ranges_only"] = evaluator("ranges only", guide(self.ranges_only.network))
         if self.section.bias_correction != "none":
-            if self.phases:
-                baseline["uncorrected"] = evaluator("uncorrected", guide(self.quantized.network))
+            baseline["uncorrected"] = evaluator("uncorrected", guide(self.quantized.network))
             # As the search of ranges, not counted among the network evaluations: it learns nothing.
             biases = output_biases(
                 guide(self.quantized.network),
