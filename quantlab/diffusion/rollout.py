@@ -35,10 +35,6 @@ def walk(
         yield state
 
 
-def no_noise(i: int) -> None:
-    """The noise of a walk that adds none."""
-
-
 def seeded_normal(shape: Sequence[int], *seed: int) -> Tensor:
     """A standard normal float32 tensor that depends only on `shape` and the integers `seed`; drawn on the CPU."""
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)

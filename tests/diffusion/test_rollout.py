@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quantlab.diffusion.guidance import guided
-from quantlab.diffusion.rollout import no_noise, seeded_normal, walk
+from quantlab.diffusion.rollout import seeded_normal, walk
 from quantlab.diffusion.samplers import build_sampler
 from quantlab.diffusion.samplers.base import spaced_timesteps
 
@@ -31,7 +31,7 @@ def test_skipped_steps_cost_nothing():
         calls.append(i)
         return torch.zeros_like(x)
 
-    states = list(walk(network, sampler, sampler.start(torch.ones(1, 1, 2, 2)), no_noise))
+    states = list(walk(network, sampler, sampler.start(torch.ones(1, 1, 2, 2)), lambda i: None))
     still = [i for i in range(100) if sampler.is_skipped(i)]
     assert len(states) == 100 and len(still) == 4
     assert calls == sampler.active(range(100)) and len(calls) == 96
