@@ -42,10 +42,13 @@ def save_state(path: str | Path, state: Any, *, header: Mapping[str, str] | None
     structure = _encode(state, "", tensors)
     _tensors_path(path).parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(_tensors_path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask; safetensors would leave the owner's alone
         try:
             safetensors.torch.save_file(_separate(tensors), temporary, dict(header) if header else None)
         except SafetensorError as error:
             raise _os_error(error) from error
+        temporary.chmod(mode)
         content = {"format": FORMAT, "facts": facts, "tensors_sha256": file_digest(temporary), "structure": structure}
         document = _document(content)
     atomic_write(_json_path(path), document)

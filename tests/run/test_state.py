@@ -199,6 +199,17 @@ print((saved - before) // 1024)
     assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 25  # MiB
 
 
+def test_both_files_are_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_state(tmp_path / "state", {"weight": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert {path.suffix: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        (".json", ".safetensors"), 0o640
+    )
+
+
 def test_model_file_is_readable_by_other_tools(tmp_path):
     model = network()
     save_model(tmp_path / "model", model.state_dict(), {"method": "pretrain"})
