@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tables import add_options, sweep_all, write_table
 
+from quantlab.methods.supernet.figures import noise_comparison
 from quantlab.report.runs import find_runs
-from quantlab.report.supernet import noise_comparison
 from quantlab.run.directory import RunDirectory
 
 ROWS = (

@@ -6,6 +6,7 @@ import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from quantlab.config.methods.supernet import Supernet
 from quantlab.report.figures import training_curves
 from quantlab.report.page import final_table, protocol_words, write_page
 
@@ -137,3 +138,13 @@ def test_final_table_is_aligned(make_run):
 def test_protocols_are_put_into_words():
     assert protocol_words({}) == ""
     assert protocol_words({"samples": 64, "ssim": {"sigma": 0.5}}) == "64 samples; ssim sigma 0.5"
+
+
+def test_the_pictures_of_a_supernet_have_their_captions(make_run):
+    directory = make_run(method="supernet", metrics={"kendall_tau": 0.75})
+    (directory / "figures").mkdir(exist_ok=True)
+    for name in ("ranking", "fairness", "noise", "found_subnet"):
+        (directory / "figures" / f"{name}.png").touch()
+    text = write_page(directory).read_text()
+    for name in ("ranking", "fairness", "noise", "found_subnet"):
+        assert f"![{name}](figures/{name}.png)\n\n{Supernet.captions[name]}" in text

@@ -8,10 +8,9 @@ import numpy as np
 
 from quantlab.config import to_plain
 from quantlab.methods.base import Outcome, RunContext, seeded
-from quantlab.methods.supernet import streams
+from quantlab.methods.supernet import figures, streams
 from quantlab.methods.supernet.stand_alone import different_subnets, train_alone
 from quantlab.methods.supernet.trained import TrainedSupernet
-from quantlab.report import supernet as figures
 from quantlab.report.commands import training_command
 from quantlab.search.ranking import Ranking, rank, save_ranking
 from quantlab.search.spaces import MEASURES, SearchSpace, Subnet

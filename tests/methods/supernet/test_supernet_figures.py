@@ -8,10 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
-from quantlab.config.methods.supernet import Supernet
-from quantlab.report import supernet
-from quantlab.report.page import write_page
-from quantlab.report.supernet import (
+from quantlab.methods.supernet import figures as pictures
+from quantlab.methods.supernet.figures import (
     FAINT_COLOR,
     FAIRNESS,
     MEAN,
@@ -39,11 +37,11 @@ def drawn(monkeypatch):
     """The figures saved during a test, in order."""
     figures = []
 
-    def save(figure, panels, path, plainly=supernet.save_panels):
+    def save(figure, panels, path, plainly=pictures.save_panels):
         figures.append(figure)
         return plainly(figure, panels, path)
 
-    monkeypatch.setattr(supernet, "save_panels", save)
+    monkeypatch.setattr(pictures, "save_panels", save)
     return figures
 
 
@@ -216,15 +214,4 @@ def test_a_chain_shows_every_layer_and_no_words_overlap(layers, drawn, tmp_path)
 
 def test_every_operation_of_both_spaces_has_a_colour_of_its_own_there():
     for operations in (OPERATIONS, MobileNetSpace.operations):
-        assert len({supernet._color(name) for name in operations}) == len(operations)
-
-
-def test_the_page_shows_them_with_their_captions(make_run):
-    directory = make_run(method="supernet", metrics={"kendall_tau": 0.75})
-    ranking_scatter([50, 60], [80, 90], [1e5, 2e5], "table", 1.0, directory / "figures" / "ranking.png")
-    fairness_curves([{"step": 1, "validation_loss_low": 2.3}], directory / "figures" / "fairness.png")
-    noise_curve([{"step": 1, "momentum_cosine": 0.1}], directory / "figures" / "noise.png")
-    cell_graph(["none"] * 6, EDGES, "cell", directory / "figures" / "found_subnet.png")
-    text = write_page(directory).read_text()
-    for name in ("ranking", "fairness", "noise", "found_subnet"):
-        assert f"![{name}](figures/{name}.png)\n\n{Supernet.captions[name]}" in text
+        assert len({pictures._color(name) for name in operations}) == len(operations)
