@@ -13,6 +13,7 @@ import yaml
 import quantlab.conf
 
 CONF = Path(quantlab.conf.__file__).parent
+NO_GROUPS = ("table",)  # folders of conf/ that a command does not choose from
 
 _OWN: ContextVar[tuple[Path, ...]] = ContextVar("own folders", default=())
 
@@ -54,7 +55,7 @@ def groups() -> list[str]:
         for entry in folder.iterdir()
         if entry.is_dir() and any(entry.glob("*.yaml"))
     }
-    ours = {entry.name for entry in CONF.iterdir() if entry.is_dir()}
+    ours = {entry.name for entry in CONF.iterdir() if entry.is_dir() and entry.name not in NO_GROUPS}
     return sorted(name for name in own | ours if not name.startswith(("_", ".")))
 
 

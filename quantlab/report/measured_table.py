@@ -35,7 +35,7 @@ class Measured:
     def rows(self) -> list[str]:
         """Those that have a number, in the order of the definition."""
         found = {row for row, _, _ in self.values}
-        order = list(self.table.rows)
+        order = [*self.table.baselines, *self.table.rows]
         return sorted(found, key=lambda row: (order.index(row.split(", ")[0]), row))
 
     @property
@@ -93,10 +93,12 @@ def measure(table: TableDefinition, profile: str, cells: Iterable[Cell], folder:
 def _add(measured: Measured, cell: Cell, run: dict[str, Any]) -> None:
     results, seed = run["results"], run["results"]["seed"]
     method = section_in("method", run["config"])
-    numbers = {cell.row: results["metrics"]}
-    for name in method.row_baselines if method is not None else ():
-        if found := (results.get("baseline") or {}).get(name):
-            numbers[f"{cell.row}, {name}"] = found
+    baselines = results.get("baseline") or {}
+    own = method.row_baselines if method is not None else ()
+    numbers = {cell.row: results["metrics"]} | {
+        f"{cell.row}, {name}": baselines[name] for name in own if name in baselines
+    }
+    numbers |= {name: baselines[name] for name in measured.table.baselines if name in baselines}
     for row, metrics in numbers.items():
         for metric, value in metrics.items():
             if is_number(value):
@@ -121,6 +123,8 @@ def _reason(place: Path, runs: Sequence[dict[str, Any]]) -> str:
 
 def label(table: TableDefinition, row: str) -> str:
     """What a row is called, its baselines too."""
+    if row in table.baselines:
+        return table.baselines[row]
     name, *baseline = row.split(", ")
     return ", ".join([table.rows[name].label or name, *baseline])
 

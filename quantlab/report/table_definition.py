@@ -17,6 +17,7 @@ from quantlab.errors import RequestError, did_you_mean
 from quantlab.report.metrics import METRICS
 
 TABLES = CONF / "table"
+ALL = "all"  # the column of a row that does not depend on x: a level in its figure
 
 Words = Annotated[list[str], BeforeValidator(lambda words: words.split() if isinstance(words, str) else words)]
 Name = Annotated[str, Field(pattern=r"^[\w.+-]+$")]  # of a folder, too
@@ -53,9 +54,9 @@ class TableProfile(_Strict):
 
 class TableDefinition(_Strict):
     """metrics: what the table shows; the CSV has all. compare: by row the rows that it is compared with, seed by seed;
-    compared: in which metrics, if not in all. first: runs that others start from, by a name that words hold in braces.
-    spread_over: what a seed changes. x: what the columns are, where they are the numbers of a curve; log_x: on a
-    logarithmic axis.
+    compared: in which metrics, if not in all. baselines: of results.json, which all runs share, and their labels.
+    first: runs that others start from, by a name that words hold in braces. spread_over: what a seed changes. x: what
+    the columns are, where they are the numbers of a curve; log_x: on a logarithmic axis.
     """
 
     title: str
@@ -67,6 +68,7 @@ class TableDefinition(_Strict):
     columns: dict[Name, Words]
     compare: dict[Name, list[Name]] = {}
     compared: list[str] = []
+    baselines: dict[Name, str] = {}
     first: dict[Name, Words] = {}
     profiles: dict[Name, TableProfile]
     x: str = ""
@@ -90,7 +92,7 @@ class TableDefinition(_Strict):
         ):
             if unknown := sorted(named - set(known)):
                 raise ValueError(f"{kind} {unknown[0]!r} does not exist; allowed: {', '.join(known)}")
-        if self.x and (odd := [name for name in self.columns if not _is_number(name)]):
+        if self.x and (odd := [name for name in self.columns if name != ALL and not _is_number(name)]):
             raise ValueError(f"x: column {odd[0]!r} is no number")
         return self
 

@@ -11,6 +11,7 @@ from quantlab.report.measured_table import Measured, label
 from quantlab.report.metrics import METRICS
 from quantlab.report.paired import Comparison
 from quantlab.report.table import Spread
+from quantlab.report.table_definition import ALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +36,13 @@ def _draw_rows(axes: "Axes", measured: Measured, metric: str) -> None:
     names = {row: label(measured.table, row) for row in measured.rows}
     styles = line_styles(names.values())
     for row, name in names.items():
-        cells = [(column, measured.spread(row, column, metric)) for column in measured.columns]
-        _band(axes, [(column, found) for column, found in cells if found is not None], name, styles[name])
+        cells = [(column, measured.spread(row, column, metric)) for column in measured.columns if column != ALL]
+        if (level := measured.spread(row, ALL, metric)) is not None:
+            color, deviation = styles[name]["color"], level.deviation or 0.0
+            axes.axhline(level.mean, label=name, color=color, linestyle="--")
+            axes.axhspan(level.mean - deviation, level.mean + deviation, color=color, alpha=0.15, linewidth=0)
+        else:
+            _band(axes, [(column, found) for column, found in cells if found is not None], name, styles[name])
     unit = METRICS[metric].unit
     axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
     if METRICS[metric].better == "↓" and _is_positive(measured, metric):
@@ -51,7 +57,8 @@ def _draw_differences(axes: "Axes", measured: Measured, comparisons: Sequence[Co
     }
     for (row, other), name in pairs.items():
         style = line_styles([label(measured.table, other)])[label(measured.table, other)]
-        cells = [(one.column, one.difference) for one in comparisons if (one.row, one.other) == (row, other)]
+        pair = [one for one in comparisons if (one.row, one.other) == (row, other) and one.column != ALL]
+        cells = [(one.column, one.difference) for one in pair]
         _band(axes, cells, name, style | {"linestyle": "--"})
     axes.axhline(0, color="#888888", linewidth=0.8)
     _x_axis(axes, measured)
@@ -73,7 +80,7 @@ def _is_positive(measured: Measured, metric: str) -> bool:
 def _x_axis(axes: "Axes", measured: Measured) -> None:
     if measured.table.log_x:
         axes.set_xscale("log")
-    numbers = [float(column) for column in measured.columns]
+    numbers = [float(column) for column in measured.columns if column != ALL]
     axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
     axes.minorticks_off()
     axes.set_xlabel(measured.table.x)
