@@ -21,7 +21,7 @@ from quantlab.models.given import say_of_weights
 from quantlab.models.model_file import describe_model, save_model_file
 from quantlab.progress import Stopwatch, interruptible_bar
 from quantlab.report import figures, page
-from quantlab.results import results_of
+from quantlab.results import require_finite_metrics, results_of
 from quantlab.run.cache import Cache
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, check, deferred, interruptible
@@ -51,6 +51,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 init_trackers(context.accelerator, config)
                 steps = method.work()
                 outcome = method.finish()
+                require_finite_metrics(outcome, steps)
                 if main:
                     conclude(context, outcome, steps, watch.seconds)
                 check()  # a signal that a library caught has still ended the run

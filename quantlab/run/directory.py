@@ -18,7 +18,7 @@ from quantlab.run import formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile
-from quantlab.run.plain_json import to_json
+from quantlab.run.plain_json import not_finite, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,7 +218,8 @@ class RunDirectory:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write `results.json`, whose presence says that the run completed: so call this last.
 
-        Raises: ValueError naming every key of schema 1 that is missing; `schema` itself is added here.
+        Raises: ValueError naming every key of schema 1 that is missing, or the metrics that are not finite; `schema`
+        itself is added here.
         """
         missing = [key for key in RESULTS_KEYS if key not in results]
         missing += [
@@ -229,6 +230,8 @@ class RunDirectory:
         ]
         if missing:
             raise ValueError(f"results lack {', '.join(missing)}")
+        if bad := not_finite(results["metrics"]):
+            raise ValueError(f"metrics of a completed run are finite, but {', '.join(bad)} is not")
         self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:

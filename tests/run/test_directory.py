@@ -194,7 +194,8 @@ def test_metrics_are_one_line_per_step_with_step_first(run):
     run.metrics.append(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
     run.metrics.append(20, {"loss": 1 / 3})
     assert (
-        run.metrics.path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+        run.metrics.path.read_text()
+        == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": "NaN", "bound": "-Infinity"}\n'
         '{"step": 20, "loss": 0.3333333333333333}\n'
     )
 
@@ -236,10 +237,16 @@ def results():
 
 
 def test_results_state_their_schema_first(run):
-    run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    run.write_results({**results(), "metrics": {"psnr": 24.1}, "baseline": {"uncorrected": {"fid": math.nan}}})
     written = json.loads(run.results_path.read_text())
     assert next(iter(written.items())) == ("schema", 1)
-    assert written["metrics"] == {"fid": None, "psnr": 24.1}
+    assert written["metrics"] == {"psnr": 24.1} and written["baseline"] == {"uncorrected": {"fid": "NaN"}}
+
+
+def test_results_whose_metrics_are_not_finite_are_refused(run):
+    with pytest.raises(ValueError, match="metrics of a completed run are finite, but fid is not"):
+        run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    assert not run.results_path.exists()
 
 
 def test_results_that_lack_keys_are_refused(run):
