@@ -87,7 +87,7 @@ def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
     if RunDirectory(path).holds_a_run():
         directory = RunDirectory.open(path)
         try:
-            Checkpoints(directory.checkpoints).load_latest()
+            Checkpoints.of(directory).load_latest()
             return directory
         except (CorruptFileError, RequestError) as error:
             logger.warning("%s; it is trained from the start", str(error).partition("; start")[0])

@@ -40,7 +40,7 @@ class Trainer:
 
     def __init__(self, section, directory: RunDirectory, accelerator, seed: int, watch: Stopwatch | None = None):
         self.section, self.directory, self.accelerator, self.seed = section, directory, accelerator, seed
-        self.checkpoints = Checkpoints(directory.checkpoints)
+        self.checkpoints = Checkpoints.of(directory)
         self.watch = Stopwatch() if watch is None else watch
         self.interval_losses: list = []
         # the step of the first loss that is not finite; 0: there is none
