@@ -21,8 +21,9 @@ from quantlab.models.given import say_of_weights
 from quantlab.models.model_file import describe_model, save_model_file
 from quantlab.progress import Stopwatch, interruptible_bar
 from quantlab.report import figures, page
-from quantlab.results import results_of
+from quantlab.results import require_finite_metrics, results_of
 from quantlab.run.cache import Cache
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, check, deferred, interruptible
 from quantlab.trainer import Trainer
@@ -51,6 +52,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 init_trackers(context.accelerator, config)
                 steps = method.work()
                 outcome = method.finish()
+                require_finite_metrics(outcome, steps)
                 if main:
                     conclude(context, outcome, steps, watch.seconds)
                 check()  # a signal that a library caught has still ended the run
@@ -138,6 +140,7 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
         return RunDirectory(path)
     if config.resume is not None:
         directory = RunDirectory.open(path)
+        Checkpoints.of(directory).require_own()
         directory.write_status("running")
     else:
         directory = RunDirectory.create(path, to_plain(config) | {"output_dir": path}, typed)
@@ -151,11 +154,10 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
     if outcome.network is not None:
         facts = facts | describe_model(context.config, context.task, outcome.network)
     if outcome.model is not None:
-        save_model_file(directory.model_path, outcome.model, facts)
+        save_model_file(directory.model_path, outcome.model, facts, directory.bound)
     if outcome.best_model is not None:
-        save_model_file(
-            directory.best_model_path, outcome.best_model, facts | {"weights": f"step {outcome.best['step']}"}
-        )
+        facts |= {"weights": f"step {outcome.best['step']}"}
+        save_model_file(directory.best_model_path, outcome.best_model, facts, directory.bound)
     results = results_of(context, outcome, steps, seconds)
     rows = directory.metrics.read()
     if len(rows) > 1:

@@ -103,6 +103,7 @@ class Method(Verb):
     steps_per_epoch: int | None = None
     dataset: Any = None  # map-style; `collate` makes a batch of its items
     workers: int = 0  # processes that load it, unless trainer.num_workers says how many
+    rate_key = "method.learning_rate"  # what to lower where it diverges
 
     def work(self) -> int:
         if self.needs_full_precision:

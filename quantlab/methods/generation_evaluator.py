@@ -15,7 +15,7 @@ from torch import Tensor
 from quantlab.diffusion.evaluation import WalkComparison, compare_walks
 from quantlab.diffusion.rollout import Conditional
 from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_walks
-from quantlab.errors import RequestError
+from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.metrics.paired import paired_metrics, paired_protocol
@@ -57,6 +57,7 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
             lambda batches: context.progress(batches, what),
             context.device,
         )
+        require_finite(Trajectories(folder, sampler, condition).images, what)  # else they are not kept
 
     return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
 
@@ -93,7 +94,7 @@ def draw_images(context: RunContext, conditional: Conditional, count: int, what:
     """`count` images, float32 [N, C, H, W], sampled with a network (guidance included) from the evaluation's noise."""
     task, model = context.task, context.model
     shape = (count, task.channels, task.image_size, task.image_size)
-    return compute_images(
+    images = compute_images(
         conditional,
         model.sampler,
         model.condition(count, task.evaluation.seed),
@@ -103,6 +104,17 @@ def draw_images(context: RunContext, conditional: Conditional, count: int, what:
         lambda batches: context.progress(batches, what),
         context.device,
     )
+    require_finite(images, what)
+    return images
+
+
+def require_finite(images: Tensor, what: str) -> None:
+    """Raises RunError where walks end in NaN or infinity: nothing can be measured on them."""
+    if bad := int((~images.isfinite()).flatten(1).any(1).sum()):
+        raise RunError(
+            f"{what}: {bad} of {len(images)} walks end in NaN or infinity, although the losses and weights of all steps"
+            " were finite; lower the learning rate, or give other weights or bits, and start again"
+        )
 
 
 def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
@@ -177,6 +189,7 @@ class GenerationEvaluator:
             progress,
             self.context.device,
         )
+        require_finite(walk.images, f"samples: {label}")
         self.walks[label] = walk
         paired = paired_metrics(walk.images, self.reference.images)
         if self.fid is None:

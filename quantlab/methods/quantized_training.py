@@ -206,7 +206,7 @@ class QuantizedTraining(Method):
         """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is
         the last one.
         """
-        context, found = self.context, Checkpoints(self.context.directory.checkpoints).load_best()
+        context, found = self.context, Checkpoints.of(self.context.directory).load_best()
         if found is None or found[0] >= self.total_steps:
             return {}, None
         step, state, _ = found

@@ -46,6 +46,7 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
             tensors = {name: tensor for shard in _shards(file, key) for name, tensor in load_file(shard).items()}
         elif is_saved_state(file.with_suffix("")) and file.suffix == ".safetensors":
             tensors, facts = load_model(file.with_suffix(""))
+            _require_own(file, facts, key)
         else:
             tensors = load_file(file)
     except (SafetensorError, CorruptFileError, OSError, ValueError) as error:
@@ -62,6 +63,17 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
         )
     require_finite(tensors, what)
     return tensors, facts
+
+
+def _require_own(file: Path, facts: Mapping[str, Any], key: str) -> None:
+    """Raises RequestError for the model of another run in a run's directory."""
+    run = RunDirectory(file.parent.parent)
+    if file.parent != run.checkpoints or not run.is_ours():
+        return
+    try:
+        run.require_own(facts, file)
+    except RequestError as error:
+        raise RequestError(f"{key}: {error}") from None
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:

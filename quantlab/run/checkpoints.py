@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quantlab.errors import CorruptFileError
+from quantlab.errors import CorruptFileError, RequestError
+from quantlab.run import binding
+from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_state, read_facts, save_state
 
 NAME = re.compile(r"step-(\d{8,})")
@@ -21,8 +23,33 @@ class Checkpoints:
     Only one process writes; any number may load.
     """
 
-    def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, run: RunDirectory | None = None):
+        self.directory, self.run = Path(directory), run
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> "Checkpoints":
+        """Those of a run: each carries what binds it to the run, and one that is of another is refused."""
+        return cls(run.checkpoints, run)
+
+    def require_own(self) -> None:
+        """Raises RequestError where a sound checkpoint is of another run, another config, or another step than its
+        name says. Reads no tensors.
+        """
+        for step in sorted(self.steps()):
+            try:
+                self._require_own(step, read_facts(self._path(step)))
+            except CorruptFileError:
+                continue  # the one before it serves
+
+    def _require_own(self, step: int, facts: Mapping[str, Any]) -> None:
+        file = self._path(step).with_suffix(".json")
+        if facts.get("step", step) != step:
+            raise RequestError(
+                f"{file} is the checkpoint of step {facts['step']}, not of step {step}: give it and its .safetensors"
+                f" file their name back, {self._path(facts['step']).name}, or remove both"
+            )
+        if self.run is not None:
+            self.run.require_own(facts, file)
 
     def save(
         self, step: int, state: Any, score: Sequence[float] | None = None, facts: Mapping[str, Any] | None = None
@@ -33,13 +60,15 @@ class Checkpoints:
         are of a run that went back to an earlier checkpoint, and are superfluous too.
         """
         score = [float(value) for value in score] if score and all(map(math.isfinite, score)) else None
-        save_state(self._path(step), state, **{**(facts or {}), "step": step, "score": score})
+        bound = {} if self.run is None else {binding.KEY: self.run.bound}
+        save_state(self._path(step), state, **{**(facts or {}), **bound, "step": step, "score": score})
         self._prune(step)
 
     def load_latest(self) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, facts) of the last sound checkpoint, None when there is none at all; warns of a damaged one.
 
-        `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged.
+        `facts` hold `step` and `score` too. Raises: CorruptFileError when there are checkpoints and all are damaged;
+        RequestError for one of another step or run.
         """
         return self._load_first_sound(sorted(self.steps(), reverse=True))
 
@@ -77,6 +106,7 @@ class Checkpoints:
                 logger.warning("%s; trying the checkpoint before it", error)
                 damages.append(error)
                 continue
+            self._require_own(step, facts)
             return step, state, facts
         if damages:
             raise CorruptFileError(f"no sound checkpoint in {self.directory}: {damages[0]}; start the run anew")

@@ -5,7 +5,9 @@ Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a w
 a file, whenever the run was killed.
 """
 
+import functools
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +16,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run import formats
+from quantlab.run import binding, formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile
-from quantlab.run.plain_json import to_json
+from quantlab.run.plain_json import not_finite, to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +54,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
+        self.copy_path = self.path / ".hydra" / "config.yaml"
         self.typed_path = self.path / ".hydra" / "overrides.yaml"
         self.status_path = self.path / "status.json"
         self.results_path = self.path / "results.json"
@@ -83,14 +86,20 @@ class RunDirectory:
         run = cls(path)
         if run.holds_a_run():
             raise run._taken()
-        resolved = OmegaConf.to_yaml(OmegaConf.create({formats.KEY: formats.FORMAT, **config}))
+        if run.checkpoints.is_dir() and any(run.checkpoints.glob("step-*.json")):
+            raise RequestError(
+                f"{run.path} holds checkpoints of a run whose config.yaml is gone; put it back (.hydra/config.yaml is a"
+                " copy), or choose another output_dir"
+            )
+        own = {formats.KEY: formats.FORMAT, binding.IDENTITY: uuid.uuid4().hex}
+        resolved = OmegaConf.to_yaml(OmegaConf.create(own | dict(config)))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
             # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
             run.write_status("running")
-            run._write(run.path / ".hydra" / "config.yaml", resolved)
+            run._write(run.copy_path, resolved)
             run._write(run.typed_path, yaml.safe_dump(list(typed), allow_unicode=True))
         except OSError as error:
             if isinstance(error, FileExistsError) and run.holds_a_run():
@@ -137,13 +146,26 @@ class RunDirectory:
 
         Raises: CorruptFileError when `config.yaml` is no mapping in YAML; RequestError for a format of another version.
         """
-        try:
-            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            config = None
+        return formats.migrated_config(self._written_config(), str(self.path), self._made_by())
+
+    def _written_config(self) -> dict[str, Any]:
+        config = _read_yaml(self.config_path)
         if not isinstance(config, dict):
             raise CorruptFileError(f"{self.config_path} is damaged; .hydra/config.yaml beside it is a copy")
-        return formats.migrated_config(config, str(self.path), self._made_by())
+        return config
+
+    @functools.cached_property
+    def bound(self) -> dict[str, Any]:
+        """What the files of this run carry (`binding`), as config.yaml says when it is first asked. Raises:
+        CorruptFileError, FileNotFoundError.
+        """
+        return binding.binding_of(self._written_config())
+
+    def require_own(self, facts: Mapping[str, Any], file: Path) -> None:
+        """Raises RequestError unless `file`, a saved state with these facts, is of this run and of its config."""
+        copy = {} if facts.get(binding.KEY) == self.bound else _read_or_none(self.copy_path)
+        differs = binding.changes(copy, self._written_config()) if isinstance(copy, dict) and copy else ""
+        binding.require_bound(facts, self.bound, file, differs)
 
     def _made_by(self) -> str:
         """`quantlab 0.1.0 (commit ...)`, or nothing where the run has no results that say it."""
@@ -154,10 +176,7 @@ class RunDirectory:
 
     def read_typed(self) -> list[str]:
         """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""
-        try:
-            typed = yaml.safe_load(self.typed_path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
-            return []
+        typed = _read_or_none(self.typed_path)
         return [str(word) for word in typed] if isinstance(typed, list) else []
 
     def read_status(self) -> dict[str, Any]:
@@ -218,7 +237,8 @@ class RunDirectory:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write `results.json`, whose presence says that the run completed: so call this last.
 
-        Raises: ValueError naming every key of schema 1 that is missing; `schema` itself is added here.
+        Raises: ValueError naming every key of schema 1 that is missing, or the metrics that are not finite; `schema`
+        itself is added here.
         """
         missing = [key for key in RESULTS_KEYS if key not in results]
         missing += [
@@ -229,6 +249,8 @@ class RunDirectory:
         ]
         if missing:
             raise ValueError(f"results lack {', '.join(missing)}")
+        if bad := not_finite(results["metrics"]):
+            raise ValueError(f"metrics of a completed run are finite, but {', '.join(bad)} is not")
         self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
@@ -265,6 +287,21 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+
+
+def _read_yaml(path: Path) -> Any:
+    """What the file holds, None where that is no YAML. Raises: OSError."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _read_or_none(path: Path) -> Any:
+    try:
+        return _read_yaml(path)
+    except OSError:
         return None
 
 

@@ -5,15 +5,17 @@ format 1. A key that was added later is given the value that does what the earli
 new name. Whoever changes a key, a `_target_` or the state of a method such that finished runs would be misread adds it
 to the changes of the format that is current, or begins a new one.
 
-Format 1 (until November 2026) grew over time, so that its changes ask what is there. Format 2 has the number.
+Format 1 (until November 2026) grew over time, so that its changes ask what is there. Format 2 has the number. Format 3
+has the run's identity in config.yaml, and checkpoints and models that carry it (`binding`).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from quantlab.errors import RequestError
+from quantlab.run.binding import IDENTITY
 
-FORMAT = 2
+FORMAT = 3
 OLDEST = 1
 KEY = "run_format"
 
@@ -32,7 +34,7 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     """
     number = config.get(KEY, 1)
     require_readable(number, where, made_by)
-    config = _copy({key: value for key, value in config.items() if key != KEY})
+    config = _copy({key: value for key, value in config.items() if key not in (KEY, IDENTITY)})
     if number == 1:
         config = _from_1(config)
     if isinstance(model := config.get("model"), dict):  # keys that were added since

@@ -18,7 +18,7 @@ class MetricsFile:
         self._logged: set[tuple[int, frozenset[str]]] = set()
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line, `step` first; NaN and infinities become null.
+        """Append one line, `step` first; NaN and infinities become words (`plain_json`).
 
         A line for the same step with the same names is written once: a resumed run repeats the same bits.
         """

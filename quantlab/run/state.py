@@ -112,6 +112,23 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def first_not_finite(state: Any) -> str | None:
+    """The place, such as `model.conv.weight`, of the first tensor of a nested state that holds NaN or infinity; None
+    where there is none.
+    """
+    tensors: dict[str, Tensor] = {}
+    _encode(state, "", tensors)
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            by_device.setdefault(tensor.device, {})[name] = tensor.isfinite().all()
+    for verdicts in by_device.values():  # one synchronization each
+        for name, is_finite in zip(verdicts, torch.stack([*verdicts.values()]).tolist()):
+            if not is_finite:
+                return name
+    return None
+
+
 def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Load `tensors` into `module`, every name and every shape as the module has them.
 

@@ -26,8 +26,10 @@ def metrics_lines(run):
 
 
 def test_new_run_records_config_what_was_typed_and_state(run):
-    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"run_format": 2, **CONFIG}
-    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {"run_format": 2, **CONFIG}
+    own = {"run_format": 3, "run_identity": run.bound["run"]}
+    assert len(own["run_identity"]) == 32
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {**own, **CONFIG}
+    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {**own, **CONFIG}
     assert yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())[0] == "method=accuquant"
     assert json.loads((run.path / "status.json").read_text()) == {"state": "running", "error": None, "exit_code": None}
     assert not run.results_path.exists()
@@ -41,7 +43,8 @@ def test_new_run_records_config_what_was_typed_and_state(run):
 def test_text_that_looks_like_a_number_stays_text(tmp_path):
     run = RunDirectory.create(tmp_path / "run", {"name": "1e-5", "flag": "yes", "float": 1e-5}, [])
     assert run.read_config() == {"name": "1e-5", "flag": "yes", "float": 1e-5}
-    assert OmegaConf.load(run.config_path) == {"run_format": 2, "name": "1e-5", "flag": "yes", "float": 1e-5}
+    written = OmegaConf.load(run.config_path)
+    assert (written.name, written.flag, written.float) == ("1e-5", "yes", 1e-5)
 
 
 def test_directory_that_holds_a_run_is_refused(run):
@@ -160,6 +163,31 @@ def test_unwritable_place_is_a_wrong_request(tmp_path):
         RunDirectory.create(tmp_path / "file" / "run", CONFIG, [])
 
 
+def test_checkpoints_whose_config_is_gone_are_not_taken_for_a_new_run(run):
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000010.json").write_text("{}")
+    run.config_path.unlink()
+    with pytest.raises(RequestError, match="checkpoints of a run whose config.yaml is gone"):
+        RunDirectory.create(run.path, CONFIG, [])
+
+
+def edited(run, **changed):
+    run.config_path.write_text(yaml.safe_dump({**yaml.safe_load(run.config_path.read_text()), **changed}))
+    return RunDirectory(run.path)
+
+
+def test_a_file_of_another_run_or_another_config_is_refused(run, tmp_path):
+    facts, file = {"bound": run.bound}, run.checkpoints / "step-00000010.json"
+    edited(run, data_dir="/elsewhere", device="cuda").require_own(facts, file)  # moved, not changed
+    run.require_own({}, file)  # of an earlier version
+    with pytest.raises(RequestError, match=r"made with another config .* now \(seed: 0 then, 1 now\)") as caught:
+        edited(run, seed=1).require_own(facts, file)
+    assert len(str(caught.value).splitlines()) == 1
+    other = RunDirectory.create(tmp_path / "other", CONFIG, [])
+    with pytest.raises(RequestError, match="step-00000010.json belongs to another run"):
+        other.require_own(facts, file)
+
+
 def test_damaged_config_names_the_file(run):
     run.config_path.write_text("seed: [0")
     with pytest.raises(CorruptFileError, match="config.yaml is damaged"):
@@ -194,7 +222,8 @@ def test_metrics_are_one_line_per_step_with_step_first(run):
     run.metrics.append(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
     run.metrics.append(20, {"loss": 1 / 3})
     assert (
-        run.metrics.path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+        run.metrics.path.read_text()
+        == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": "NaN", "bound": "-Infinity"}\n'
         '{"step": 20, "loss": 0.3333333333333333}\n'
     )
 
@@ -236,10 +265,16 @@ def results():
 
 
 def test_results_state_their_schema_first(run):
-    run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    run.write_results({**results(), "metrics": {"psnr": 24.1}, "baseline": {"uncorrected": {"fid": math.nan}}})
     written = json.loads(run.results_path.read_text())
     assert next(iter(written.items())) == ("schema", 1)
-    assert written["metrics"] == {"fid": None, "psnr": 24.1}
+    assert written["metrics"] == {"psnr": 24.1} and written["baseline"] == {"uncorrected": {"fid": "NaN"}}
+
+
+def test_results_whose_metrics_are_not_finite_are_refused(run):
+    with pytest.raises(ValueError, match="metrics of a completed run are finite, but fid is not"):
+        run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    assert not run.results_path.exists()
 
 
 def test_results_that_lack_keys_are_refused(run):

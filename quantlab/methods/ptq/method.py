@@ -232,6 +232,11 @@ class DiffusionPTQ(Method):
             diagnostics["soft_error"] = self.relative_error()
         fix_rounding(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
+        if not math.isfinite(diagnostics["hard_error"]):
+            raise RunError(
+                "the quantized network's walks end in NaN or infinity after the last update, although all losses were"
+                f" finite; lower {self.rate_key} and start again"
+            )
         evaluator = GenerationEvaluator(self.context, self.section.group_size)
         guide = self.context.model.guide
         baseline = evaluator.baseline()
