@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import RunConfig, judged, with_finished_run
 from quantlab.config.catalog import hidden
@@ -53,7 +54,7 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
     problems += wrong_options.values()
     try:
         composed, unknown = _compose(root, sound, naming)
-        problems += [*unknown, *_own_problems(root, composed.hydra)]
+        problems += [*unknown, *foreign_nodes(composed), *_own_problems(root, composed.hydra)]
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         mapping = OmegaConf.to_container(own, resolve=True)
         mapping = mapping if wrong_groups else with_finished_run(mapping, job)

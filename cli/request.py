@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.arguments import flags
 from quantlab.cli.hydra_context import hydra_context
+from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
 from quantlab.cli.overrides import as_value, parse
 from quantlab.config import RunConfig
@@ -96,6 +97,17 @@ def check_request(arguments: argparse.Namespace) -> Request:
         source=(*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))),
         hydra=_started_in(examined[0].hydra, directory, typed, RunMode.MULTIRUN if multirun else RunMode.RUN),
     )
+
+
+def refuse_foreign_nodes(root: str, config_dir: str | None, words: list[str]) -> None:
+    """Raises `RequestError` where Hydra, which is to answer a question, would build what is not on the allowlist."""
+    with hydra_context(config_dir):
+        try:
+            problems = list(foreign_nodes(compose(root, words, return_hydra_config=True)))
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+            return  # Hydra cannot compose it either
+    if problems:
+        raise RequestError(*problems)
 
 
 def _settled(job: Examined, multirun: bool) -> tuple[Path, tuple[Path, ...]]:
