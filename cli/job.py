@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import yaml
 from hydra import compose
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -73,8 +72,6 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
         problems += error.problems
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
-    except yaml.YAMLError as error:
-        problems.append(f"not readable as YAML: {' '.join(str(error).split())}; mend the file")
     return Examined(problems)
 
 

@@ -11,7 +11,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from hydra import compose
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -104,7 +103,7 @@ def refuse_foreign_nodes(root: str, config_dir: str | None, words: list[str]) ->
     with hydra_context(config_dir):
         try:
             problems = list(foreign_nodes(compose(root, words, return_hydra_config=True)))
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        except (HydraException, OmegaConfBaseException):
             return  # Hydra cannot compose it either
     if problems:
         raise RequestError(*problems)
@@ -161,7 +160,7 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
             if "params" in hydra.sweeper and hydra.sweeper.params
             else {}
         )
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+    except (HydraException, OmegaConfBaseException):
         return multirun, overrides  # said when the jobs are composed
     own = [f"{key}={value}" for key, value in params.items()] if multirun else []
     return multirun, [*own, *overrides]

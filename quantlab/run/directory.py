@@ -18,6 +18,7 @@ from quantlab.run import formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.parsing import ParseError, read_json, read_yaml
 from quantlab.run.plain_json import to_json
 
 if TYPE_CHECKING:
@@ -138,11 +139,11 @@ class RunDirectory:
         Raises: CorruptFileError when `config.yaml` is no mapping in YAML; RequestError for a format of another version.
         """
         try:
-            config = yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            config = None
+            config, reason = read_yaml(self.config_path), "it holds no mapping"
+        except ParseError as error:
+            config, reason = None, str(error)
         if not isinstance(config, dict):
-            raise CorruptFileError(f"{self.config_path} is damaged; .hydra/config.yaml beside it is a copy")
+            raise CorruptFileError(f"{self.config_path} is damaged ({reason}); .hydra/config.yaml beside it is a copy")
         return formats.migrated_config(config, str(self.path), self._made_by())
 
     def _made_by(self) -> str:
@@ -155,8 +156,8 @@ class RunDirectory:
     def read_typed(self) -> list[str]:
         """The overrides that the user typed; [] where a kill or an accident left none: they only describe the run."""
         try:
-            typed = yaml.safe_load(self.typed_path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+            typed = read_yaml(self.typed_path)
+        except (OSError, ParseError):
             return []
         return [str(word) for word in typed] if isinstance(typed, list) else []
 
@@ -181,7 +182,8 @@ class RunDirectory:
     def read_layers(self) -> dict[str, dict[str, Any]] | None:
         """layers.json; None where the run quantized nothing, or nothing can be read."""
         layers = _read_json(self.layers_path)
-        return layers if isinstance(layers, dict) else None
+        sound = isinstance(layers, dict) and all(isinstance(facts, dict) for facts in layers.values())
+        return layers if sound else None
 
     def read_denoising(self) -> dict[str, Any] | None:
         """figures/denoising.json (the errors along denoising), or None where the run left none.
@@ -192,7 +194,7 @@ class RunDirectory:
         if not path.is_file():
             return None
         try:
-            series = json.loads(path.read_text(encoding="utf-8"))
+            series = read_json(path)
             steps = len(series["timesteps"])
             lengths = {len(curve[key]) for curve in series["curves"].values() for key in CURVES}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -263,8 +265,8 @@ class RunDirectory:
 def _read_json(path: Path) -> Any:
     """What the file holds, or None: what only describes a run must not hide the run's numbers when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except (OSError, ParseError):
         return None
 
 
