@@ -5,6 +5,7 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 
 import argparse
 import itertools
+import math
 import os
 import shlex
 import tempfile
@@ -22,12 +23,14 @@ from quantlab.cli.arguments import flags
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
-from quantlab.cli.overrides import as_value, parse
+from quantlab.cli.overrides import MOST_JOBS, as_value, parse
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
 from quantlab.errors import RequestError
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
+
+JOBS_WITHOUT_A_WORD = 1_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
         parsed, problems = parse(overrides, multirun)
-        words = _expand(parsed)
+        words = _expand(parsed, arguments.yes)
         varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         swept = [[word for word in job if _key(word) in varied] for job in words]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
@@ -88,7 +91,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
     directory, new = _settled(examined[0], multirun)
     typed = [override.input_line for override in parsed]
     return Request(
-        words=(*["-m"] * multirun, *flags(arguments), *typed),
+        words=(*["-m"] * multirun, *["--yes"] * arguments.yes, *flags(arguments), *typed),
         multirun=multirun,
         jobs=tuple(_job(one, directory, own) for one, own in zip(examined, swept, strict=True)),
         directory=directory,
@@ -166,14 +169,23 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
     return multirun, [*own, *overrides]
 
 
-def _expand(parsed: list[Override]) -> list[list[str]]:
-    """The overrides of every job, in the order in which they start: what was typed last varies first."""
+def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
+    """The overrides of every job, in the order in which they start: what was typed last varies first.
+
+    Raises `RequestError` for more jobs than anybody wants, or than one wants without the word (`yes`).
+    """
     choices = {}
     for override in parsed:
         key, values = override.get_key_element(), [override.input_line]
         if override.is_sweep_override():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         choices[key] = values
+    jobs = math.prod(map(len, choices.values()))
+    if jobs > MOST_JOBS or jobs > JOBS_WITHOUT_A_WORD and not yes:
+        what = " x ".join(f"{len(values):,} of {key}" for key, values in choices.items() if len(values) > 1)
+        most = f"up to {JOBS_WITHOUT_A_WORD:,}, with --yes up to {MOST_JOBS:,}"
+        advice = "type fewer values" + (", or --yes too" if jobs <= MOST_JOBS else "")
+        raise RequestError(f"-m: got {jobs:,} jobs ({what}), allowed: {most}; {advice}")
     return [list(job) for job in itertools.product(*choices.values())]
 
 

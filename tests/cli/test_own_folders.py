@@ -2,8 +2,8 @@
 
 import pytest
 import yaml
-
 from hostile_text import DEEP, LAUGHS, LOOP
+
 from quantlab.config.catalog import options
 
 NET = "# A small net of mine\ndefaults:\n  - resnet20\n  - _self_\nname: mynet\ndepth: 14\n"

@@ -3,9 +3,10 @@
 import os
 
 import pytest
-
 from hostile_text import DEEP, LAUGHS
+
 from quantlab.run.parsing import ParseError, parse_json, parse_yaml, read_json, read_yaml
+
 
 @pytest.mark.parametrize(
     "text, reason",
