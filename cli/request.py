@@ -88,6 +88,8 @@ def check_request(arguments: argparse.Namespace) -> Request:
     problems += said_once([job.problems for job in examined], swept)
     if problems:
         raise RequestError(*problems)
+    for cache in dict.fromkeys(one.config.cache_dir for one in examined):
+        _refuse_unusable_cache(Path(cache))
     directory, new = _settled(examined[0], multirun)
     typed = [override.input_line for override in parsed]
     return Request(
@@ -215,13 +217,25 @@ def _refuse_unusable(directory: Path, may_stand: bool) -> None:
             f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
             f"{shlex.quote(f'resume={directory}')}; or type another output_dir"
         )
+    _require_writable(directory, "output_dir")
+
+
+def _refuse_unusable_cache(directory: Path) -> None:
+    """One that is there may be read-only: it may hold all that is needed."""
+    if not directory.is_dir():
+        _require_writable(directory, "cache_dir")
+    elif not os.access(directory, os.R_OK | os.X_OK):
+        raise RequestError(f"cache_dir: cannot read {directory} (permission denied); type another cache_dir")
+
+
+def _require_writable(directory: Path, key: str) -> None:
     standing = directory
-    while not standing.exists() and standing != standing.parent:
+    while not os.path.lexists(standing) and standing != standing.parent:
         standing = standing.parent
     try:
         with tempfile.TemporaryFile(dir=standing) as probe:
             probe.write(b"quantlab")
     except OSError as error:
         raise RequestError(
-            f"output_dir: cannot write {directory} ({error.strerror}: {standing}); type another output_dir"
+            f"{key}: cannot write {directory} ({error.strerror}: {standing}); type another {key}"
         ) from None

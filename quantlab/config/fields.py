@@ -95,9 +95,16 @@ def _ascending(edges: list[float]) -> list[float]:
     return edges
 
 
+def _path(path: str) -> str:
+    """With the home directory for "~". Raises ValueError for what no file system takes, which would end in its words."""
+    if "\0" in path or any(len(os.fsencode(part)) > 255 for part in path.split("/")) or len(os.fsencode(path)) > 4000:
+        raise ValueError("no path")
+    return os.path.expanduser(path)
+
+
 def _from_anywhere(path: str) -> str:
     """A directory that is there is meant wherever the run is resumed from; a hub id stays one."""
-    local = os.path.expanduser(path)
+    local = _path(path)
     return os.path.abspath(local) if os.path.isdir(local) else local
 
 
@@ -142,11 +149,11 @@ ClosedFraction = Annotated[float, Field(ge=0, le=1), says("a number from 0 to 1"
 Switch = Annotated[bool, says("true, false", "true")]
 Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
-Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
+Directory = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "DIR")]
 ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
-File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
-TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
-SplitFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "cifar-split.txt")]
+File = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.safetensors")]
+TableFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.npz")]
+SplitFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "cifar-split.txt")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
     Literal[2, 3, 4, 5, 6, 7, 8, 32],
