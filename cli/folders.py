@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quantlab.config.catalog import root_configs, with_folders
 from quantlab.errors import RequestError, did_you_mean
+from quantlab.run.parsing import ParseError, read_yaml
 
 
 @contextmanager
@@ -62,9 +61,9 @@ def _search_path(typed: Sequence[str], root: Path | None) -> list[str]:
         where = typed[-1]
     else:
         try:
-            loaded = OmegaConf.load(root)
-            value = OmegaConf.select(loaded, "hydra.searchpath") if OmegaConf.is_dict(loaded) else []
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            loaded = read_yaml(root)
+            value = OmegaConf.select(OmegaConf.create(loaded), "hydra.searchpath") if isinstance(loaded, dict) else []
+        except (ParseError, OmegaConfBaseException) as error:
             raise RequestError(f"{root}: not readable as YAML ({' '.join(str(error).split())}); mend it") from None
         value = [] if value is None else OmegaConf.to_container(value) if OmegaConf.is_list(value) else value
         where = f"{root}: hydra.searchpath"

@@ -1,13 +1,13 @@
 """Resuming one run by `resume=DIR`, or the jobs of a sweep that is started again in the same directory."""
 
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.config import RunConfig, config_hash, load_config, to_plain, validate
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run.directory import RunDirectory
+from quantlab.run.parsing import ParseError, parse_yaml
 
 # a run's location and device do not make it another experiment
 NOT_THE_EXPERIMENT = ("output_dir", "resume", "device")
@@ -76,8 +76,15 @@ def _changed(config: RunConfig, words: list[str]) -> RunConfig:
     for word in words:
         key, _, value = word.partition("=")
         group, _, name = key.rpartition(".")
-        (plain[group] if group else plain)[name] = yaml.safe_load(value)
+        (plain[group] if group else plain)[name] = _parsed(word, value)
     return validate(plain) if words else config
+
+
+def _parsed(word: str, value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except ParseError as error:
+        raise RequestError(f"{word}: not a value in YAML ({error}); type KEY=VALUE") from None
 
 
 def _experiment(config: RunConfig) -> str:

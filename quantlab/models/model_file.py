@@ -28,6 +28,7 @@ from quantlab.quantizers.insert import OPERANDS
 from quantlab.quantizers.layer import QuantizedLayer
 from quantlab.quantizers.stored_layer import stored_tensors, take_tensors, weight_facts
 from quantlab.run import binding, formats
+from quantlab.run.parsing import parse_json
 from quantlab.run.state import save_state, strict_load
 
 KEY = "quantlab"  # in the header
@@ -52,7 +53,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            facts = parse_json((file.metadata() or {}).get(KEY, "{}"))
     except (SafetensorError, ValueError) as error:
         raise CorruptFileError(f"{path} is damaged: {error}") from None
     formats.require_readable(facts.get(formats.KEY, 1), str(path))

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from quantlab.config.catalog import CONF
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.report.metrics import METRICS
+from quantlab.run.parsing import ParseError, read_yaml
 
 TABLES = CONF / "table"
 ALL = "all"  # the column of a row that does not depend on x: a level in its figure
@@ -121,8 +121,8 @@ def load_definition(name: str) -> TableDefinition:
     if name not in names:
         raise RequestError(f"table: got {name!r}, allowed: {', '.join(names)}{did_you_mean(name, list(names))}")
     try:
-        return TableDefinition.model_validate(yaml.safe_load(names[name].read_text(encoding="utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
+        return TableDefinition.model_validate(read_yaml(names[name]))
+    except (ValidationError, ParseError) as error:
         raise RequestError(f"{names[name]}: {' '.join(str(error).split())}") from error
 
 

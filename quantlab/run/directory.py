@@ -20,6 +20,7 @@ from quantlab.run import binding, formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.parsing import ParseError, read_json, read_yaml
 from quantlab.run.plain_json import not_finite, to_json
 
 if TYPE_CHECKING:
@@ -149,9 +150,12 @@ class RunDirectory:
         return formats.migrated_config(self._written_config(), str(self.path), self._made_by())
 
     def _written_config(self) -> dict[str, Any]:
-        config = _read_yaml(self.config_path)
+        try:
+            config, reason = read_yaml(self.config_path), "it holds no mapping"
+        except ParseError as error:
+            config, reason = None, str(error)
         if not isinstance(config, dict):
-            raise CorruptFileError(f"{self.config_path} is damaged; .hydra/config.yaml beside it is a copy")
+            raise CorruptFileError(f"{self.config_path} is damaged ({reason}); .hydra/config.yaml beside it is a copy")
         return config
 
     @functools.cached_property
@@ -200,7 +204,8 @@ class RunDirectory:
     def read_layers(self) -> dict[str, dict[str, Any]] | None:
         """layers.json; None where the run quantized nothing, or nothing can be read."""
         layers = _read_json(self.layers_path)
-        return layers if isinstance(layers, dict) else None
+        sound = isinstance(layers, dict) and all(isinstance(facts, dict) for facts in layers.values())
+        return layers if sound else None
 
     def read_denoising(self) -> dict[str, Any] | None:
         """figures/denoising.json (the errors along denoising), or None where the run left none.
@@ -211,7 +216,7 @@ class RunDirectory:
         if not path.is_file():
             return None
         try:
-            series = json.loads(path.read_text(encoding="utf-8"))
+            series = read_json(path)
             steps = len(series["timesteps"])
             lengths = {len(curve[key]) for curve in series["curves"].values() for key in CURVES}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -285,23 +290,15 @@ class RunDirectory:
 def _read_json(path: Path) -> Any:
     """What the file holds, or None: what only describes a run must not hide the run's numbers when it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _read_yaml(path: Path) -> Any:
-    """What the file holds, None where that is no YAML. Raises: OSError."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return read_json(path)
+    except (OSError, ParseError):
         return None
 
 
 def _read_or_none(path: Path) -> Any:
     try:
-        return _read_yaml(path)
-    except OSError:
+        return read_yaml(path)
+    except (OSError, ParseError):
         return None
 
 

@@ -1,12 +1,12 @@
 """metrics.jsonl: one line per logged step, appended; a resumed run repeats no line."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quantlab.errors import CorruptFileError
+from quantlab.run.parsing import parse_json
 from quantlab.run.plain_json import to_json
 
 
@@ -31,7 +31,7 @@ class MetricsFile:
 
     def mend(self) -> None:
         """Cut off the line that a kill tore, and learn which lines stand."""
-        if not self.path.exists():
+        if not self.path.is_file():
             return
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
@@ -39,7 +39,7 @@ class MetricsFile:
             os.truncate(self.path, len(whole))
         for line in whole.splitlines():
             try:
-                names = json.loads(line)
+                names = parse_json(line)
                 self._logged.add((names.pop("step"), frozenset(names)))
             except (ValueError, KeyError, AttributeError, TypeError):
                 # Bytes that rotted in the middle of the file: what stands around them is still worth keeping.
@@ -56,7 +56,7 @@ class MetricsFile:
         rows = []
         for number, line in enumerate(lines, start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 row = None
             if isinstance(row, dict):

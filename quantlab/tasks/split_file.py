@@ -5,13 +5,13 @@ That file (github.com/D-X-Y/AutoDL-Projects, configs/nas-benchmark, MIT licence)
 of images: torchvision's for its files, otherwise a packed file's own order.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quantlab.errors import RequestError
+from quantlab.run.parsing import read_json
 
 PARTS = ("train", "valid")
 
@@ -24,7 +24,7 @@ def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarr
     """
     file = Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except OSError:
         raise RequestError(
             f"{key}: no such file: {file}; NAS-Bench-201's is configs/nas-benchmark/cifar-split.txt of "

@@ -188,3 +188,22 @@ def test_the_line_to_go_on_keeps_how_hydra_starts_the_jobs(command, runner, tmp_
     words = ("-m", "hydra/launcher=basic", "+hydra.job.env_set.A=b", "seed=0,1")
     err = command(*words, "output_dir=sweep")[2]
     assert err.splitlines()[-1].endswith(f"quantlab {' '.join(words)} output_dir={tmp_path / 'sweep'}")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["seed=range(0,2000)"], "got 2,000 jobs (2,000 of seed), allowed: up to 1,000, with --yes up to 10,000;"),
+        (["seed=range(0,100)", "method.group_size=range(1,12)"], "1,100 jobs (100 of seed x 11 of method.group_size)"),
+        (["--yes", "seed=range(0,200)", "method.group_size=range(1,100)"], "got 19,800 jobs"),
+        (["seed=range(0,1000000000000)"], "holds more than 10,000 values; type fewer"),
+        (["seed=shuffle(range(0,1e300))"], "holds more than 10,000 values; type fewer"),
+        (["seed=range(0,5,0)"], "never ends, allowed: a range of finite numbers by a step other than 0"),
+        (["seed=range(0,inf)"], "never ends"),
+        (["seed=range(1,0)"], "holds no value, allowed: at least one"),
+        (["+x=" + "[" * 3000], "brackets are nested more than 100 levels deep"),
+    ],
+)  # fmt: skip
+def test_sweeps_that_nobody_means_are_refused_at_once(command, runner, words, said):
+    code, out, err = command("-m", *words)
+    assert code == 2 and said in err and runner.configs == [] and len(err.splitlines()) == 1
