@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quantlab.config.catalog import root_configs, with_folders
+from quantlab.config.catalog import groups, root_configs, with_folders
 from quantlab.errors import RequestError, did_you_mean
 from quantlab.run.parsing import ParseError, read_yaml
 
@@ -43,7 +43,26 @@ def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
                 f"--config-name: got '{arguments.config_name}', allowed: {', '.join(root_configs())}{near or ';'} "
                 "Type --config-dir DIR --config-name NAME for DIR/NAME.yaml"
             )
+        for folder in folders:
+            _require_readable(folder)
         yield
+
+
+def _require_readable(folder: Path) -> None:
+    """Raises RequestError for a YAML of the user's that is none, or that Hydra would read without end: it expands
+    aliases and knows no bounds.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    files = [*folder.glob("*.yaml"), *(file for group in groups() for file in (folder / group).rglob("*.yaml"))]
+    for file in sorted(files):
+        try:
+            read_yaml(file)
+            OmegaConf.load(file)
+        except (ParseError, YAMLError, OSError, OmegaConfBaseException) as error:
+            raise RequestError(f"{file}: not readable as YAML: {' '.join(str(error).split())}; mend it") from None
 
 
 def _search_path(typed: Sequence[str], root: Path | None) -> list[str]:

@@ -8,7 +8,7 @@ from quantlab.config.catalog import groups, headline, options, root_config, tabl
 
 ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
 
-MANY = 6  # options in one folder of a group: more are listed on demand
+MANY = 3  # options in one folder of a group: more are listed on demand
 
 USAGE = """\
 quantlab: compose a task, a model, a quantizer and a method into one run with metrics and figures.

@@ -1,5 +1,7 @@
 """Users' own YAML, in a folder next to conf/: found as in Hydra, checked like quantlab's own."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hostile_text import DEEP, LAUGHS, LOOP
@@ -180,3 +182,4 @@ def test_a_yaml_that_would_never_end_is_refused_by_name(command, runner, own, ba
         for question in ([], ["--cfg", "job"], ["-m", "seed=0,1"]):
             code, out, err = command("--config-dir", folder, *words, *question)
             assert (code, out, runner.configs) == (2, "", []) and f"{name}: not readable as YAML" in err
+        (Path(folder) / name).unlink()
