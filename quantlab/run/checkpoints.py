@@ -9,6 +9,7 @@ from typing import Any
 
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run import binding
+from quantlab.run.atomic_files import remove_leftovers
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_state, read_facts, save_state
 
@@ -116,6 +117,7 @@ class Checkpoints:
         kept = set(sorted(step for step in self.steps() if step <= newest)[-2:])
         kept.update([step for step in self._by_score() if step <= newest][:1])
         names = {self._path(step).name for step in kept}
-        for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:
+        remove_leftovers(self.directory)
+        for file in self.directory.glob("step-*"):
             if file.stem not in names:
                 file.unlink(missing_ok=True)

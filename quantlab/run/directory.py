@@ -7,6 +7,7 @@ a file, whenever the run was killed.
 
 import functools
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +18,17 @@ from omegaconf import OmegaConf
 
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run import binding, formats
-from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
+from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, remove_old_leftovers, replaced_whole
 from quantlab.run.log import RunLog
-from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.metrics_file import MetricsFile, lines
 from quantlab.run.plain_json import not_finite, to_json
 
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger("quantlab")
+
+METRICS = "metrics.jsonl"
 STATES = ("running", "completed", "failed", "interrupted")
 
 RESULTS_SCHEMA = 1
@@ -67,7 +71,7 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.denoising_path = self.figures / "denoising.json"
         self.samples = self.path / "samples"
-        self.metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.metrics = MetricsFile(self.path / METRICS)
         self.log = RunLog(self.path / "run.log")
 
     def __fspath__(self) -> str:
@@ -95,6 +99,7 @@ class RunDirectory:
         resolved = OmegaConf.to_yaml(OmegaConf.create(own | dict(config)))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            remove_old_leftovers(run.path)
             # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
             # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
@@ -123,7 +128,8 @@ class RunDirectory:
             )
         try:
             remove_leftovers(run.path)
-            run.metrics.mend()
+            if rotten := run.metrics.mend():
+                logger.warning("%s: %s taken out, into %s.damaged", run.metrics.path, lines(rotten), METRICS)
         except OSError as error:
             raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
         return run
@@ -186,6 +192,13 @@ class RunDirectory:
     def state(self) -> str | None:
         """The `state` of status.json; None where the file is missing or torn."""
         return self.read_status().get("state")
+
+    def is_completed(self) -> bool:
+        """Whether the run has ended well and its results are there: what a sweep skips, and `resume=` refuses."""
+        try:
+            return self.state() == "completed" and self.read_results() is not None
+        except CorruptFileError:
+            return False
 
     def read_results(self) -> dict[str, Any] | None:
         """results.json; None for a run that has not completed. Raises: CorruptFileError when it is no results file."""
@@ -251,6 +264,7 @@ class RunDirectory:
             raise ValueError(f"results lack {', '.join(missing)}")
         if bad := not_finite(results["metrics"]):
             raise ValueError(f"metrics of a completed run are finite, but {', '.join(bad)} is not")
+        remove_leftovers(self.path)  # of a kill before there was a run to go on with
         self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:
