@@ -43,7 +43,9 @@ def _state(directory: Path, interrupted: int | None) -> str:
         return "failed"  # its results are gone
     if state is None:
         return "failed" if interrupted is None else "not started"
-    return "failed" if state == "running" else state  # its process died
+    if state == "running":
+        return "running" if run.lock.is_held() else "failed"  # in another process, or its process died
+    return state
 
 
 def _main_metric(job: Job) -> str:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run import binding, formats
 from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, remove_old_leftovers, replaced_whole
+from quantlab.run.lock import RunLock
 from quantlab.run.log import RunLog
 from quantlab.run.metrics_file import MetricsFile, lines
 from quantlab.run.plain_json import not_finite, to_json
@@ -50,7 +51,8 @@ CURVES = ("step_error", "accumulated_error")  # of each entry of figures/denoisi
 
 
 class RunDirectory:
-    """The directory of one run. Made by `create` for a new run, by `open` to go on with one; to read it needs neither.
+    """The directory of one run. Made by `create` for a new run, by `open` to go on with one, which no other process can
+    until `close`; to read it needs none of them.
 
     The paths that it names need not exist.
     """
@@ -71,6 +73,7 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.denoising_path = self.figures / "denoising.json"
         self.samples = self.path / "samples"
+        self.lock = RunLock(self.path)
         self.metrics = MetricsFile(self.path / METRICS)
         self.log = RunLog(self.path / "run.log")
 
@@ -103,10 +106,12 @@ class RunDirectory:
             # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
             # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
+            run.lock.acquire()
             run.write_status("running")
             run._write(run.copy_path, resolved)
             run._write(run.typed_path, yaml.safe_dump(list(typed), allow_unicode=True))
         except OSError as error:
+            run.close()
             if isinstance(error, FileExistsError) and run.holds_a_run():
                 raise run._taken() from None
             raise RequestError(
@@ -118,7 +123,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """Reopen the run at `path`: files torn by a kill are repaired or removed; the state stays as it is.
 
-        Raises: RequestError when no run is there or it cannot be written to.
+        Raises: RequestError when no run is there, a process is working on it, or it cannot be written to.
         """
         run = cls(path)
         if not run.holds_a_run():
@@ -127,12 +132,18 @@ class RunDirectory:
                 " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
             )
         try:
+            run.lock.acquire()
             remove_leftovers(run.path)
             if rotten := run.metrics.mend():
                 logger.warning("%s: %s taken out, into %s.damaged", run.metrics.path, lines(rotten), METRICS)
         except OSError as error:
+            run.close()
             raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
         return run
+
+    def close(self) -> None:
+        """The end of what `create` or `open` began: from now on another process may go on with the run."""
+        self.lock.release()
 
     def holds_a_run(self) -> bool:
         return self.config_path.is_file()

@@ -18,7 +18,10 @@ CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "re
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    """A run that another process began, as it were."""
+    run = RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    run.close()
+    return run
 
 
 def metrics_lines(run):
@@ -101,6 +104,7 @@ def test_of_processes_that_create_one_directory_together_one_wins_and_the_others
         )
         assert sorted(file.name for file in path.rglob("*")) == [
             ".hydra",
+            ".lock",
             "config.yaml",
             "config.yaml",
             "overrides.yaml",
