@@ -26,6 +26,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, run: RunDirectory | None = None):
         self.directory, self.run = Path(directory), run
+        self.damaged: list[str] = []  # files that were found so
 
     @classmethod
     def of(cls, run: RunDirectory) -> "Checkpoints":
@@ -74,7 +75,13 @@ class Checkpoints:
         return self._load_first_sound(sorted(self.steps(), reverse=True))
 
     def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
-        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
+        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score. Where one is
+        damaged, the best may have been another, and `damaged` is not empty.
+        """
+        lonely = {file.stem for file in self.directory.glob("step-*.safetensors")} - {
+            file.stem for file in self.directory.glob("step-*.json")
+        }
+        self.damaged += [f"{name}.json" for name in sorted(lonely)]
         return self._load_first_sound(self._by_score())
 
     def _path(self, step: int) -> Path:
@@ -91,6 +98,7 @@ class Checkpoints:
             try:
                 scores[step] = read_facts(self._path(step)).get("score")
             except CorruptFileError:
+                self.damaged.append(self._path(step).with_suffix(".json").name)
                 continue
         # Earlier versions wrote a plain number.
         scores = {
@@ -106,6 +114,7 @@ class Checkpoints:
             except CorruptFileError as error:
                 logger.warning("%s; trying the checkpoint before it", error)
                 damages.append(error)
+                self.damaged.append(self._path(step).name)
                 continue
             self._require_own(step, facts)
             return step, state, facts
