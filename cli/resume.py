@@ -33,8 +33,9 @@ def resume(words: list[str]) -> Outcome:
         raise RequestError(f"resume: no such directory: {directory}; type the directory of an earlier run")
     if not RunDirectory(directory).holds_a_run():
         raise RequestError(f"resume: {directory} holds no run (no config.yaml); type the directory of an earlier run")
-    if RunDirectory(directory).state() == "completed":
+    if RunDirectory(directory).is_completed():
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
+    _refuse_running(directory)
     # The directory may have been moved since.
     config = _changed(load_config(directory), others).model_copy(
         update={"output_dir": str(directory), "resume": str(directory)}
@@ -62,10 +63,17 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
     if may_stand and RunDirectory(directory).holds_a_run():
         if taken := taken_by_another(config, directory):
             raise RequestError(*taken)
-        if RunDirectory(directory).state() == "completed":
+        if RunDirectory(directory).is_completed():
             return
+        _refuse_running(directory)
         config = config.model_copy(update={"resume": str(directory)})
     _run(config, typed)
+
+
+def _refuse_running(directory: Path) -> None:
+    """Raises `RequestError` where a process is working on the run, before anything is loaded."""
+    if RunDirectory(directory).lock.is_held():
+        raise RunDirectory(directory).lock.refusal()
 
 
 def _changed(config: RunConfig, words: list[str]) -> RunConfig:

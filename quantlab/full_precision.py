@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ def train_or_restore(context: RunContext) -> None:
         directory = _opened(context.cache.folder(CACHE, facts) / "run", to_plain(context.config))
         what = f"training {name} in full precision (once, cached)"
         logger.info("%s: %d steps", what, total)
-        Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
-        pretrain.keep()
-        directory.write_status("completed", exit_code=0)
+        with closing(directory):
+            Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
+            pretrain.keep()
+            directory.write_status("completed", exit_code=0)
 
 
 def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
@@ -91,6 +93,7 @@ def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
             return directory
         except (CorruptFileError, RequestError) as error:
             logger.warning("%s; it is trained from the start", str(error).partition("; start")[0])
+            directory.close()
     shutil.rmtree(path, ignore_errors=True)
     return RunDirectory.create(path, config, [])
 

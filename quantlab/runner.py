@@ -44,7 +44,10 @@ def run(config: RunConfig, typed: list[str]) -> None:
         context, method = prepare(config, watch=watch)
         context.directory = open_directory(context, config, typed)
         main = context.accelerator.is_main_process
-        with context.directory.log.attached() if main else contextlib.nullcontext():
+        with (
+            contextlib.closing(context.directory),
+            context.directory.log.attached() if main else contextlib.nullcontext(),
+        ):
             for line in without_effect(config.effects, to_plain(config), typed) if main else ():
                 logger.warning(line)
             try:
@@ -140,7 +143,11 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
         return RunDirectory(path)
     if config.resume is not None:
         directory = RunDirectory.open(path)
-        Checkpoints.of(directory).require_own()
+        try:
+            Checkpoints.of(directory).require_own()
+        except BaseException:
+            directory.close()
+            raise
         directory.write_status("running")
     else:
         directory = RunDirectory.create(path, to_plain(config) | {"output_dir": path}, typed)

@@ -42,17 +42,18 @@ def run_quietly(name: str, seed: int, folder: Path) -> Trial:
     return try_one(name, seed, folder / "shared")
 
 
-def run_campaign(name: str, folder: Path, workers: int) -> None:
-    """Make the trials that are missing, each written down as it ends."""
+def run_campaign(name: str, folder: Path, workers: int, count: int | None) -> None:
+    """Make the trials that are missing, at most up to the `count`th, each written down as it ends."""
     log = folder / f"{name}.jsonl"
-    left = [seed for seed in seeds(name, "full") if seed not in made(log)]
+    left = [seed for seed in seeds(name, "full")[:count] if seed not in made(log)]
     (folder / "shared").mkdir(parents=True, exist_ok=True)
     with (
         # a new process for each fifty trials: what they leave in memory goes with it
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=50) as pool,
         log.open("a") as file,
     ):
-        for number, done in enumerate(as_completed(pool.submit(run_quietly, name, seed, folder) for seed in left), 1):
+        trials = [pool.submit(run_quietly, name, seed, folder) for seed in left]
+        for number, done in enumerate(as_completed(trials), 1):
             trial = done.result()
             file.write(json.dumps(asdict(trial)) + "\n")
             file.flush()
@@ -82,6 +83,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="NAME", help="only campaigns with this prefix")
     parser.add_argument("--seed", type=int, help="make this one trial again, and show what it prints")
+    parser.add_argument("--count", type=int, help="trials of each campaign; by default as many as its `full` says")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="trials at a time")
     parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "campaigns", help="where logs and runs go")
     options = parser.parse_args()
@@ -95,7 +97,7 @@ def main() -> int:
         print(*found, sep="\n")
         return int(any(trial.fault for trial in found))
     for name in names:
-        run_campaign(name, folder, options.workers)
+        run_campaign(name, folder, options.workers, options.count)
     REPORT.write_text(report(folder, commit))
     print(f"{REPORT}")
     return int(any(trial.fault for name in names for trial in made(folder / f"{name}.jsonl").values()))

@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from quantlab.errors import CorruptFileError
-from quantlab.run.atomic_files import file_digest
+from quantlab.run.atomic_files import file_digest, remove_leftovers
 from quantlab.run.state import load_model, load_state, save_model, save_state
 
 logger = logging.getLogger("quantlab")
@@ -40,8 +40,7 @@ class Cache:
         folder = self.folder(kind, facts)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", is_singleton=True):
-            for leftover in folder.glob(".*.tmp"):  # of a process that was killed: no other writes here now
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(folder)  # of a process that was killed: no other writes here now
             yield
 
     def load(self, kind: str, facts: dict[str, Any]) -> dict[str, Tensor] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run import binding
+from quantlab.run.atomic_files import remove_leftovers
 from quantlab.run.directory import RunDirectory
 from quantlab.run.state import load_state, read_facts, save_state
 
@@ -25,6 +26,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, run: RunDirectory | None = None):
         self.directory, self.run = Path(directory), run
+        self.damaged: list[str] = []  # files that were found so
 
     @classmethod
     def of(cls, run: RunDirectory) -> "Checkpoints":
@@ -73,7 +75,13 @@ class Checkpoints:
         return self._load_first_sound(sorted(self.steps(), reverse=True))
 
     def load_best(self) -> tuple[int, Any, dict[str, Any]] | None:
-        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score."""
+        """As `load_latest`, from the lowest score upwards; None when no checkpoint has a readable score. Where one is
+        damaged, the best may have been another, and `damaged` is not empty.
+        """
+        lonely = {file.stem for file in self.directory.glob("step-*.safetensors")} - {
+            file.stem for file in self.directory.glob("step-*.json")
+        }
+        self.damaged += [f"{name}.json" for name in sorted(lonely)]
         return self._load_first_sound(self._by_score())
 
     def _path(self, step: int) -> Path:
@@ -90,6 +98,7 @@ class Checkpoints:
             try:
                 scores[step] = read_facts(self._path(step)).get("score")
             except CorruptFileError:
+                self.damaged.append(self._path(step).with_suffix(".json").name)
                 continue
         # Earlier versions wrote a plain number.
         scores = {
@@ -105,6 +114,7 @@ class Checkpoints:
             except CorruptFileError as error:
                 logger.warning("%s; trying the checkpoint before it", error)
                 damages.append(error)
+                self.damaged.append(self._path(step).name)
                 continue
             self._require_own(step, facts)
             return step, state, facts
@@ -116,6 +126,7 @@ class Checkpoints:
         kept = set(sorted(step for step in self.steps() if step <= newest)[-2:])
         kept.update([step for step in self._by_score() if step <= newest][:1])
         names = {self._path(step).name for step in kept}
-        for file in [*self.directory.glob("step-*"), *self.directory.glob(".step-*.tmp")]:
+        remove_leftovers(self.directory)
+        for file in self.directory.glob("step-*"):
             if file.stem not in names:
                 file.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ a file, whenever the run was killed.
 
 import functools
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +18,19 @@ from omegaconf import OmegaConf
 
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run import binding, formats
-from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, replaced_whole
+from quantlab.run.atomic_files import atomic_write, create_whole, remove_leftovers, remove_old_leftovers, replaced_whole
+from quantlab.run.lock import RunLock
 from quantlab.run.log import RunLog
-from quantlab.run.metrics_file import MetricsFile
+from quantlab.run.metrics_file import MetricsFile, lines
 from quantlab.run.parsing import ParseError, read_json, read_yaml
 from quantlab.run.plain_json import not_finite, to_json
 
 if TYPE_CHECKING:
     import numpy as np
 
+logger = logging.getLogger("quantlab")
+
+METRICS = "metrics.jsonl"
 STATES = ("running", "completed", "failed", "interrupted")
 
 RESULTS_SCHEMA = 1
@@ -47,7 +52,8 @@ CURVES = ("step_error", "accumulated_error")  # of each entry of figures/denoisi
 
 
 class RunDirectory:
-    """The directory of one run. Made by `create` for a new run, by `open` to go on with one; to read it needs neither.
+    """The directory of one run. Made by `create` for a new run, by `open` to go on with one, which no other process can
+    until `close`; to read it needs none of them.
 
     The paths that it names need not exist.
     """
@@ -68,7 +74,8 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.denoising_path = self.figures / "denoising.json"
         self.samples = self.path / "samples"
-        self.metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.lock = RunLock(self.path)
+        self.metrics = MetricsFile(self.path / METRICS)
         self.log = RunLog(self.path / "run.log")
 
     def __fspath__(self) -> str:
@@ -96,13 +103,16 @@ class RunDirectory:
         resolved = OmegaConf.to_yaml(OmegaConf.create(own | dict(config)))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            remove_old_leftovers(run.path)
             # First, and at one stroke: this file makes the directory a run, and this process the one whose run it is. A
             # run that is killed before it can simply be started again, and one killed after it gone on with.
             create_whole(run.config_path, resolved)
+            run.lock.acquire()
             run.write_status("running")
             run._write(run.copy_path, resolved)
             run._write(run.typed_path, yaml.safe_dump(list(typed), allow_unicode=True))
         except OSError as error:
+            run.close()
             if isinstance(error, FileExistsError) and run.holds_a_run():
                 raise run._taken() from None
             raise RequestError(
@@ -114,7 +124,7 @@ class RunDirectory:
     def open(cls, path: str | Path) -> "RunDirectory":
         """Reopen the run at `path`: files torn by a kill are repaired or removed; the state stays as it is.
 
-        Raises: RequestError when no run is there or it cannot be written to.
+        Raises: RequestError when no run is there, a process is working on it, or it cannot be written to.
         """
         run = cls(path)
         if not run.holds_a_run():
@@ -123,11 +133,18 @@ class RunDirectory:
                 " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
             )
         try:
+            run.lock.acquire()
             remove_leftovers(run.path)
-            run.metrics.mend()
+            if rotten := run.metrics.mend():
+                logger.warning("%s: %s taken out, into %s.damaged", run.metrics.path, lines(rotten), METRICS)
         except OSError as error:
+            run.close()
             raise RequestError(f"cannot write to {run.path} ({error.strerror}), which resume= must") from error
         return run
+
+    def close(self) -> None:
+        """The end of what `create` or `open` began: from now on another process may go on with the run."""
+        self.lock.release()
 
     def holds_a_run(self) -> bool:
         return self.config_path.is_file()
@@ -190,6 +207,13 @@ class RunDirectory:
     def state(self) -> str | None:
         """The `state` of status.json; None where the file is missing or torn."""
         return self.read_status().get("state")
+
+    def is_completed(self) -> bool:
+        """Whether the run has ended well and its results are there: what a sweep skips, and `resume=` refuses."""
+        try:
+            return self.state() == "completed" and self.read_results() is not None
+        except CorruptFileError:
+            return False
 
     def read_results(self) -> dict[str, Any] | None:
         """results.json; None for a run that has not completed. Raises: CorruptFileError when it is no results file."""
@@ -256,6 +280,7 @@ class RunDirectory:
             raise ValueError(f"results lack {', '.join(missing)}")
         if bad := not_finite(results["metrics"]):
             raise ValueError(f"metrics of a completed run are finite, but {', '.join(bad)} is not")
+        remove_leftovers(self.path)  # of a kill before there was a run to go on with
         self._write(self.results_path, to_json({"schema": RESULTS_SCHEMA, **results}, indent=2) + "\n")
 
     def write_layers(self, layers: Mapping[str, Mapping[str, Any]]) -> None:

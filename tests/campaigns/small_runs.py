@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 from tiny import TINY, TINY_PTQ
+
+from quantlab.run.directory import RunDirectory
 
 EVERY_STEP = ("device=cpu", "trainer.log_every=1", "trainer.checkpoint_every=2")
 CLASSIFIER = (*EVERY_STEP, "model.depth=8", "model.width=4", "model.pretrain.steps=4")
@@ -59,3 +62,25 @@ def whole(name: str, shared: Path) -> Path:
             code, said = quantlab(*SMALL[name], f"output_dir={directory}", f"cache_dir={shared / 'cache'}")
             assert code == 0, said[-2000:]
     return directory
+
+
+def same_numbers(directory: Path, reference: Path, *parts: str) -> str:
+    """What differs between the results of two runs: metrics and what stands beside them, cost without time, logged
+    lines, the model's bytes; or nothing. parts: only these keys of results.json.
+    """
+    ours, theirs = (_numbers(folder, parts) for folder in (directory, reference))
+    return ", ".join(key for key in theirs if ours.get(key) != theirs[key])
+
+
+def _numbers(directory: Path, parts: tuple[str, ...]) -> dict[str, object]:
+    results = json.loads((directory / "results.json").read_text())
+    if parts:
+        return {part: results.get(part) for part in parts}
+    found = {part: results.get(part) for part in ("metrics", "baseline", "protocol", "best", "diagnostics")}
+    found["cost"] = {
+        key: value for key, value in results["cost"].items() if key not in ("seconds", "peak_memory_bytes")
+    }
+    rows = RunDirectory(directory).metrics.read()
+    found["rows"] = sorted(json.dumps(row, sort_keys=True) for row in rows)
+    found["model"] = (directory / "checkpoints" / "model.safetensors").read_bytes()
+    return found

@@ -14,6 +14,7 @@ from quantlab.cli.overrides import parse
 from quantlab.cli.request import Job, Request
 from quantlab.config import validation
 from quantlab.errors import Interrupted, RunError
+from quantlab.run.directory import RunDirectory
 
 
 def rows(out):
@@ -51,6 +52,28 @@ def test_a_failing_job_hides_nothing_and_is_resumed_when_typed_again(command, ru
     assert code == 0
     assert [(config.seed, config.resume) for config in runner.configs] == [(0, str(tmp_path / "sweep/seed=0"))]
     assert [state for state, *_ in rows(out).values()] == ["completed", "completed"]
+
+
+def test_a_job_whose_results_are_gone_is_made_again(command, runner, tmp_path):
+    command("-m", "seed=0,1", "output_dir=sweep")
+    (tmp_path / "sweep/seed=0/results.json").unlink()
+    runner.configs.clear()
+    code, out, _ = command("-m", "seed=0,1", "output_dir=sweep")
+    assert code == 0 and [config.resume for config in runner.configs] == [str(tmp_path / "sweep/seed=0")]
+    assert (tmp_path / "sweep/seed=0/results.json").exists()
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(command, runner, tmp_path):
+    runner.fails[0] = RunError("stopped")
+    command("-m", "seed=0,1", "output_dir=sweep")
+    run = RunDirectory(tmp_path / "sweep/seed=0")
+    run.write_status("running")
+    run.lock.acquire()
+    runner.configs.clear()
+    code, out, err = command("-m", "seed=0,1", "output_dir=sweep")
+    run.close()
+    assert code == 1 and runner.configs == [] and "is working on this run" in err
+    assert [state for state, *_ in rows(out).values()] == ["running", "completed"]
 
 
 def test_another_experiment_in_a_job_directory_is_left_alone(command, runner):

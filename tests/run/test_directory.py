@@ -18,7 +18,10 @@ CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "re
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    """A run that another process began, as it were."""
+    run = RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    run.close()
+    return run
 
 
 def metrics_lines(run):
@@ -101,6 +104,7 @@ def test_of_processes_that_create_one_directory_together_one_wins_and_the_others
         )
         assert sorted(file.name for file in path.rglob("*")) == [
             ".hydra",
+            ".lock",
             "config.yaml",
             "config.yaml",
             "overrides.yaml",
@@ -247,6 +251,24 @@ def test_resume_cuts_the_torn_line_and_repeats_no_step(run):
     ]
 
 
+ROTTEN = (b'{"step": 20, "loss"\xff 0.25}', b'{"step": 20, "lo', b"[20]", b'{"step": "x"}', b"")
+
+
+@pytest.mark.parametrize("rotten", ROTTEN)
+def test_a_rotten_line_is_taken_out_and_kept_aside(rotten, run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("quantlab"), "propagate", True)
+    run.metrics.append(10, {"loss": 0.5})
+    run.metrics.append(30, {"loss": 0.125})
+    first, last = run.metrics.path.read_bytes().splitlines()
+    run.metrics.path.write_bytes(b"\n".join([first, rotten, last, b""]))
+
+    resumed = RunDirectory.open(run.path)
+    assert "metrics.jsonl: line 2 taken out" in caplog.text
+    resumed.metrics.append(20, {"loss": 0.25})  # made again
+    assert [row["step"] for row in resumed.metrics.read()] == [10, 20, 30]
+    assert (run.path / "metrics.jsonl.damaged").read_bytes() == rotten + b"\n"
+
+
 @pytest.mark.parametrize("kept", range(0, 30, 3))
 def test_metrics_survive_a_kill_at_any_byte(run, kept):
     run.metrics.append(10, {"loss": 0.5})
@@ -317,8 +339,20 @@ def test_leftovers_of_a_kill_are_removed_on_resume(run):
     for folder in (run.path, run.checkpoints, run.path / ".hydra"):
         folder.mkdir(exist_ok=True)
         (folder / ".status.json.123.tmp").write_text("half")
+        (folder / ".tmpa1B2c3").write_text("half")  # as safetensors calls it
     RunDirectory.open(run.path)
-    assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*.tmp"))
+    assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*tmp*"))
+
+
+@pytest.mark.parametrize("results_file", [None, "{", '{"schema": 1}'])
+def test_a_run_whose_results_are_gone_is_not_completed(results_file, run):
+    run.write_results({**results(), "metrics": {}})
+    run.write_status("completed", exit_code=0)
+    assert run.is_completed()
+    run.results_path.unlink()
+    if results_file is not None:
+        run.results_path.write_text(results_file)
+    assert not run.is_completed()
 
 
 def test_what_only_describes_a_run_may_be_missing(run):
