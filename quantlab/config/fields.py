@@ -96,7 +96,7 @@ def _ascending(edges: list[float]) -> list[float]:
 
 
 def _path(path: str) -> str:
-    """With the home directory for "~". Raises ValueError for what no file system takes, which would end in its words."""
+    """With the home directory for "~". Raises ValueError for what no file system takes."""
     if "\0" in path or any(len(os.fsencode(part)) > 255 for part in path.split("/")) or len(os.fsencode(path)) > 4000:
         raise ValueError("no path")
     return os.path.expanduser(path)

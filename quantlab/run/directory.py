@@ -6,6 +6,7 @@ a file, whenever the run was killed.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ class RunDirectory:
         run = cls(path)
         if run.holds_a_run():
             raise run._taken()
+        run._refuse_links()
         resolved = OmegaConf.to_yaml(OmegaConf.create({formats.KEY: formats.FORMAT, **config}))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,7 @@ class RunDirectory:
                 f"{run.path} holds no run to go on with ({run.config_path.name} is missing);"
                 " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
             )
+        run._refuse_links()
         try:
             remove_leftovers(run.path)
             run.metrics.mend()
@@ -126,6 +129,20 @@ class RunDirectory:
     def is_ours(self) -> bool:
         """Whether this is a run's directory, and not one in which another tool left a config.yaml."""
         return self.holds_a_run() and self.status_path.is_file()
+
+    def _refuse_links(self) -> None:
+        """Raises RequestError where something that a run writes is a link: whoever handed the directory over would
+        choose what is overwritten.
+        """
+        folders = (self.checkpoints, self.figures, self.samples, self.typed_path.parent)
+        own = {value for value in vars(self).values() if isinstance(value, Path)} - {self.path}
+        own |= {self.metrics.path, self.log.path, *folders}
+        own |= {file for folder in folders if folder.is_dir() and not folder.is_symlink() for file in folder.iterdir()}
+        if links := sorted(file for file in own if file.is_symlink()):
+            raise RequestError(
+                f"{links[0]} is a link to {os.readlink(links[0])}, and a run writes only into its own directory; put"
+                " what it names in its place, or remove it"
+            )
 
     def _taken(self) -> RequestError:
         return RequestError(
