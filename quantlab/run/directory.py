@@ -8,6 +8,7 @@ a file, whenever the run was killed.
 import functools
 import json
 import logging
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,7 @@ class RunDirectory:
                 f"{run.path} holds checkpoints of a run whose config.yaml is gone; put it back (.hydra/config.yaml is a"
                 " copy), or choose another output_dir"
             )
+        run._refuse_links()
         own = {formats.KEY: formats.FORMAT, binding.IDENTITY: uuid.uuid4().hex}
         resolved = OmegaConf.to_yaml(OmegaConf.create(own | dict(config)))
         try:
@@ -132,6 +134,7 @@ class RunDirectory:
                 f"{run.path} holds no run to go on with ({run.config_path.name} is missing);"
                 " resume= takes the directory of an earlier run, such as outputs/DATE/TIME"
             )
+        run._refuse_links()
         try:
             run.lock.acquire()
             remove_leftovers(run.path)
@@ -152,6 +155,20 @@ class RunDirectory:
     def is_ours(self) -> bool:
         """Whether this is a run's directory, and not one in which another tool left a config.yaml."""
         return self.holds_a_run() and self.status_path.is_file()
+
+    def _refuse_links(self) -> None:
+        """Raises RequestError where something that a run writes is a link: whoever handed the directory over would
+        choose what is overwritten.
+        """
+        folders = (self.checkpoints, self.figures, self.samples, self.typed_path.parent)
+        own = {value for value in vars(self).values() if isinstance(value, Path)} - {self.path}
+        own |= {self.metrics.path, self.log.path, *folders}
+        own |= {file for folder in folders if folder.is_dir() and not folder.is_symlink() for file in folder.iterdir()}
+        if links := sorted(file for file in own if file.is_symlink()):
+            raise RequestError(
+                f"{links[0]} is a link to {os.readlink(links[0])}, and a run writes only into its own directory; put"
+                " what it names in its place, or remove it"
+            )
 
     def _taken(self) -> RequestError:
         return RequestError(

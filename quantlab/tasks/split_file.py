@@ -58,14 +58,23 @@ def require_images(
         )
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, (float, bool)):  # int() would cut 3.7 to 3
+        raise ValueError(f"{value!r}")
+    return int(value)
+
+
 def _numbers(content: Any, part: str, what: str) -> np.ndarray:
     values = content.get(part) if isinstance(content, dict) else None
     if isinstance(values, list) and len(values) == 2 and values[0] == "int":
         values = values[1]
     try:
-        found = np.array([int(value) for value in values or ()], dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
-        found = np.arange(0)
+        found = np.array([_whole(value) for value in values or ()], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(
+            f'{what} holds no list of numbers "{part}": got {error}, allowed: '
+            '{"train": [0, 2, ...], "valid": [1, ...]}'
+        ) from None
     if not len(found):
         raise RequestError(
             f'{what} holds no list of numbers "{part}", allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}'
