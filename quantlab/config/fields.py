@@ -103,6 +103,9 @@ Value = TypeVar("Value")
 OrNull = Annotated[Value | None, WrapValidator(_or_null)]
 
 Count = Annotated[int, Field(ge=1), says("an integer of at least 1", 1)]
+CountOrAuto = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1)], says("an integer of at least 1, or auto", "auto")
+]
 CountFromTwo = Annotated[int, Field(ge=2), says("an integer of at least 2", 2)]
 CountFromZero = Annotated[int, Field(ge=0), says("an integer of at least 0", 0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
