@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quantlab.diffusion.denoiser import Classes, Denoiser, network_of
+from quantlab.diffusion.conditioning import Classes, Guidance
+from quantlab.diffusion.denoiser import Denoiser
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.diffusion.samplers import Walk, build_sampler
 from quantlab.errors import RequestError
@@ -39,9 +40,8 @@ def build_ddim(section, task) -> Denoiser:
                 f"model.class_conditional: got true, but task={task.name} has no labels; type"
                 " model.class_conditional=false"
             )
-        classes = Classes(
-            task.classes, task.classes, section.guidance.scale, section.guidance.batched, section.class_dropout
-        )
+        guidance = Guidance(section.guidance.scale, section.guidance.batched)
+        classes = Classes(task.classes, task.classes, guidance, section.class_dropout)
     unet = UNet2DModel(
         sample_size=task.image_size,
         in_channels=task.channels,
@@ -64,6 +64,7 @@ def build_ddim(section, task) -> Denoiser:
     unet.current_state_dict = current_state_dict
     return Denoiser(
         unet,
+        (task.channels, task.image_size, task.image_size),
         scheduler.alphas_cumprod,
         build_sampler(scheduler.alphas_cumprod, section.sampler, section.prediction),
         classes,
@@ -87,7 +88,7 @@ def load_pretrained(section, task) -> Denoiser:
     classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     unet.current_state_dict = current_state_dict
-    denoiser = Denoiser(unet, alphas, sampler, classes)
+    denoiser = Denoiser(unet, (channels, task.image_size, task.image_size), alphas, sampler, classes)
     own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
     denoiser.notes = [f"sampled with model.sampler, {section.sampler.name}; its own scheduler is {own}"]
     if classes is not None and classes.null_class is None:
@@ -209,7 +210,7 @@ def _classes(config: dict, section, task, where: str) -> Classes | None:
             f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of"
             f" {where.removeprefix('model.path: ')} is a null class, allowed: 1; type model.guidance.scale=1"
         )
-    return Classes(task.classes, null_class, section.guidance.scale, section.guidance.batched)
+    return Classes(task.classes, null_class, Guidance(section.guidance.scale, section.guidance.batched))
 
 
 def _build(config: dict, where: str) -> nn.Module:
@@ -229,7 +230,8 @@ def _build(config: dict, where: str) -> nn.Module:
 def _check_forward(denoiser: Denoiser, task, where: str) -> None:
     """Run one image through the network at the walk's first and last timestep, so that mismatches fail here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), denoiser.unet.training
-    network = network_of(denoiser.unet.eval())(denoiser.condition(1, 0))
+    denoiser.unet.eval()
+    network = denoiser.unguided()(denoiser.condition(1, 0))
     another = "choose another task.image_size or another model.path"
     for t in (denoiser.sampler.timesteps[0], denoiser.sampler.timesteps[-1]):
         try:

@@ -19,8 +19,8 @@ from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
-from quantlab.methods.denoiser_samples import look_at
-from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
+from quantlab.methods.denoiser_samples import DRAWN, look_at
+from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of
@@ -103,10 +103,12 @@ class DiffusionPTQ(Method):
             context, count, context.config.seed, [count] * (len(self.sampler) + 1), "calibration trajectories"
         )
         # before it is quantized
-        look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
+        images = trajectories.images if context.task.has_images else trajectories.images[:DRAWN]
+        look_at(context, decoded(context, images, "full precision"), context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
+        model = context.model
         self.quantized = QuantizedDenoiser(
-            context.model.unet, context.config.quantizer, len(self.sampler), section.group_size
+            model.unet, context.config.quantizer, len(self.sampler), section.group_size, model.call
         )
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.config.quantizers.uniform_affine import UniformAffine
-from quantlab.diffusion.denoiser import network_of
-from quantlab.diffusion.rollout import Condition, Conditional, Network
+from quantlab.diffusion.conditioning import Condition
+from quantlab.diffusion.denoiser import Call, call_unet, network_of
+from quantlab.diffusion.rollout import Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.models.model_file import load_tensors
@@ -28,12 +29,12 @@ NEW_NAMES = {"weights": "weight_quantizer", "activations": "activation_quantizer
 class QuantizedDenoiser:
     """A quantized copy of a UNet and the pointer that tells its activation quantizers which group is being walked.
 
-    section: of the quantizer. group_size: denoising steps per set of activation scales. Blank until calibrated or
-    loaded.
+    section: of the quantizer. group_size: denoising steps per set of activation scales. call: how the network is
+    called. Blank until calibrated or loaded.
     """
 
-    def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int):
-        self.group_size = group_size
+    def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int, call: Call = call_unet):
+        self.group_size, self.call = group_size, call
         self.pointer = GroupPointer(-(-steps // group_size))
         self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
         self.bias_rows: dict[int, int] = {}  # by step, the row of `output_bias` that corrects the output there
@@ -45,7 +46,7 @@ class QuantizedDenoiser:
         condition.
         """
         return describe_layers(
-            survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)),
+            survey(unet, lambda: network_of(unet, self.call)(condition)(x, 0, 0)),
             self.unet,
             self.policy,
             lambda: self.network(condition)(x, 0, 0),
@@ -54,9 +55,9 @@ class QuantizedDenoiser:
     def network(self, condition: Condition) -> Network:
         """The quantized UNet for walks, without guidance."""
 
-        def network(x: Tensor, t: int, i: int) -> Tensor:
+        def network(x: Tensor, t: float, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
-            output = self.unet(x, t, **condition).sample
+            output = self.call(self.unet, x, t, condition)
             row = self.bias_rows.get(i)
             return output if row is None else output + self.unet.output_bias[row]
 
