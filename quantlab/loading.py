@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.config.sections import section_of
+from quantlab.diffusion.latents import packed
 from quantlab.errors import CorruptFileError
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import load_tensors, read_description, require_described
@@ -17,14 +18,23 @@ from quantlab.models.weights import locate, read
 from quantlab.quantizers.insert import insert
 
 CALLER = "quantlab.load"
+# Of diffusers
+NETWORKS = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "SD3Transformer2DModel",
+    "FluxTransformer2DModel",
+)
 
 
 def load_module(path: str | Path) -> nn.Module:
     """The model in `path`, a run's directory or its model.safetensors, in evaluation mode, on the CPU.
 
-    A classifier takes images and gives logits, as in its run; a denoiser is diffusers' UNet2DModel, called as
-    unet(x, t).sample, and one quantized after training chooses the activation scales of the denoising step that t is
-    nearest to. No random number is drawn from torch's generator.
+    A classifier takes images and gives logits, as in its run; a denoiser is the class of diffusers that it was, called
+    as that, which its pipeline takes in place of its own, and one quantized after training chooses the activation
+    scales of the denoising step that t is nearest to. No random number is drawn from torch's generator.
 
     Raises: RequestError where there is no such file, or it does not say what it holds; CorruptFileError.
     """
@@ -44,9 +54,13 @@ def load_module(path: str | Path) -> nn.Module:
 def _network(architecture: dict[str, Any]) -> nn.Module:
     """The network in full precision, its weights random."""
     if architecture["library"] == "diffusers":
-        from diffusers.models.unets.unet_2d import UNet2DModel
+        import diffusers
 
-        return UNet2DModel.from_config(architecture["config"])
+        name = architecture.get("class", NETWORKS[0])
+        if name not in NETWORKS:
+            raise CorruptFileError(f"the file names {name}, allowed: {', '.join(NETWORKS)}")
+        made: nn.Module = getattr(diffusers, name).from_config(architecture["config"])
+        return made
     return instantiate(_section(architecture["model"]), task=SimpleNamespace(**architecture["task"]))
 
 
@@ -73,13 +87,24 @@ def _quantized(network: nn.Module, facts: dict[str, Any], tensors: Mapping[str, 
         if rows.keys() & set(steps):
             none = torch.zeros_like(unet.output_bias[0])
             biases = torch.stack([unet.output_bias[rows[t]] if t in rows else none for t in steps])
-            output["sample" if isinstance(output, dict) else 0].add_(biases)
+            add_bias(output["sample" if isinstance(output, dict) else 0], biases)
         return output
 
     denoiser.unet.register_forward_pre_hook(choose_scales, with_kwargs=True)
     if rows:
         denoiser.unet.register_forward_hook(correct, with_kwargs=True)
     return denoiser.unet
+
+
+def add_bias(output: Tensor, biases: Tensor) -> None:
+    """Add `biases`, [N, C, 1, 1] or [N, C, H, W], to a network's output in place: [N, C or more, H, W], of which the
+    first C channels are the prediction, or [N, L, 4 C], squares of two by two.
+    """
+    if output.ndim == 3:
+        height, width = (max(side, 2) for side in biases.shape[-2:])
+        output.add_(packed(biases.expand(*biases.shape[:2], height, width)))
+    else:
+        output[:, : biases.shape[1]].add_(biases)
 
 
 def _timestep(args: tuple, kwargs: dict) -> Any:

@@ -15,16 +15,20 @@ from quantlab.diffusion.rollout import Conditional, Network, Progress, seeded_no
 from quantlab.diffusion.samplers import Walk
 from quantlab.run.state import tensors_digest
 
-# (network, x [N, C, H, W], timestep, condition of N rows) -> its prediction [N, C, H, W]
-Call = Callable[[nn.Module, Tensor, float, Condition], Tensor]
+# (network, condition of N rows) -> (x [N, C, H, W], timestep) -> its prediction [N, C, H, W]
+Call = Callable[[nn.Module, Condition], Callable[[Tensor, float], Tensor]]
 # (states [N, ...] on the CPU, device to work on, progress over batches) -> images [N, ...] on the CPU
 Decoder = Callable[[Tensor, torch.device | str, Progress], Tensor]
 
 
-def call_unet(unet: nn.Module, x: Tensor, t: float, condition: Condition) -> Tensor:
+def call_unet(unet: nn.Module, condition: Condition) -> Callable[[Tensor, float], Tensor]:
     """The call of a UNet2DModel, and of every network that takes its condition as keyword arguments."""
-    output: Tensor = unet(x, t, **condition).sample
-    return output
+
+    def called(x: Tensor, t: float) -> Tensor:
+        output: Tensor = unet(x, t, **condition).sample
+        return output
+
+    return called
 
 
 class Denoiser(nn.Module):
@@ -40,6 +44,7 @@ class Denoiser(nn.Module):
     has_weights = False  # False: full-precision weights are still to be trained
     weights_from: str | None = None  # where weights were loaded from, for messages
     notes: Sequence[str] = ()  # for the user, on how the model was read
+    time_scale: float = 1  # of the timesteps of walks, as the network takes them
     alphas_cumprod: Tensor
 
     def __init__(
@@ -144,9 +149,7 @@ def network_of(unet: nn.Module, call: Call = call_unet) -> Conditional:
     """`unet` as walks call it: for a condition, its output at x [N, C, H, W] and timestep t."""
 
     def given(condition: Condition) -> Network:
-        def network(x: Tensor, t: float, i: int) -> Tensor:
-            return call(unet, x, t, condition)
-
-        return network
+        called = call(unet, condition)
+        return lambda x, t, i: called(x, t)
 
     return given

@@ -84,7 +84,7 @@ def load_pretrained(section, task) -> Denoiser:
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
     channels, learned_variance = _check_fits_task(found.network, section, task, where)
     alphas, predicted = alphas_cumprod(found.scheduler, schedule_at), prediction_kind(found.scheduler, schedule_at)
-    sampler = _sampler(alphas, section.sampler, predicted, schedule_at)
+    sampler = sampler_of(alphas, section.sampler, predicted, schedule_at)
     classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     unet.current_state_dict = current_state_dict
@@ -127,7 +127,7 @@ def current_state_dict(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor])
     return present
 
 
-def _sampler(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
+def sampler_of(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
     """The sampler of the config's `sampler` section.
 
     Raises RequestError for more steps than the model was trained with, and for a walk that starts at abar = 0 but
@@ -258,7 +258,9 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
     In a UNet's up block, resnet j reads cat([hidden, skip]), where hidden has the previous layer's output channels
     (Q-Diffusion, Sec. 4.2: the two halves have different ranges).
     """
-    splits = {}
+    splits: dict[str, int] = {}
+    if not hasattr(unet, "up_blocks"):  # a transformer
+        return splits
     deepest = unet.mid_block if unet.mid_block is not None else unet.down_blocks[-1]
     hidden = deepest.resnets[-1].out_channels
     for i, block in enumerate(unet.up_blocks):
@@ -272,9 +274,15 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
 def reconstruction_units(unet: nn.Module) -> list[str]:
     """Names of the modules that block reconstruction treats as one unit, in the order of the forward pass.
 
-    As in Q-Diffusion, residual blocks and attention blocks; the caller adds every other single layer.
+    As in Q-Diffusion, residual blocks and transformer or attention blocks; the caller adds every other single layer.
     """
+    from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import ResnetBlock2D
 
-    return [name for name, module in unet.named_modules() if isinstance(module, (ResnetBlock2D, Attention))]
+    kinds = (ResnetBlock2D, BasicTransformerBlock, Attention)
+    units: list[str] = []
+    for name, module in unet.named_modules():
+        if isinstance(module, kinds) and not any(name.startswith(f"{unit}.") for unit in units):
+            units.append(name)
+    return units

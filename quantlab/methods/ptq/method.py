@@ -263,7 +263,7 @@ class DiffusionPTQ(Method):
             model=tensors_of(self.quantized.unet),
             network=self.quantized.unet,
             model_facts={
-                "timesteps": list(self.sampler.timesteps),
+                "timesteps": [t * self.context.model.time_scale for t in self.sampler.timesteps],
                 "group_size": self.section.group_size,
                 "full_precision_sha256": self.context.model.fingerprint(),
                 "bias_steps": list(self.quantized.bias_rows),

@@ -54,10 +54,11 @@ class QuantizedDenoiser:
 
     def network(self, condition: Condition) -> Network:
         """The quantized UNet for walks, without guidance."""
+        called = self.call(self.unet, condition)
 
         def network(x: Tensor, t: float, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
-            output = self.call(self.unet, x, t, condition)
+            output = called(x, t)
             row = self.bias_rows.get(i)
             return output if row is None else output + self.unet.output_bias[row]
 
