@@ -55,18 +55,17 @@ def look_at(context: RunContext, samples: Tensor, picture: Path) -> dict[str, fl
     """
     config, found = context.config, spectrum_ratio_to_task(context, samples)
     draw_beside_task(context, samples, picture)
-    ratio = found.get("spectrum_ratio", 0)
+    ratio, recipe = found.get("spectrum_ratio", 0), getattr(config.model, "pretrain", None)
     if not ratio <= FAR:  # or NaN
         logger.warning(
             "full-precision samples of model=%s are far from the images of task=%s: the energies of their spatial"
-            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); train longer than"
-            " model.pretrain.steps=%d, or give weights and a sampler that fit",
+            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); %sgive weights and a sampler that fit",
             config.model.name,
             config.task.name,
             ratio,
             FAR,
             picture,
-            config.model.pretrain.steps,
+            f"train longer than model.pretrain.steps={recipe.steps}, or " if recipe is not None else "",
         )
     return found
 
