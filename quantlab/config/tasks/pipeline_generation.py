@@ -1,21 +1,12 @@
 """What conf/task/pipeline_generation.yaml may hold. The values' meaning is said there."""
 
 from collections.abc import Iterator
-from typing import Literal
 
-from quantlab.config.fields import Count, CountFromTwo, Seed, Strict, at_most
+from quantlab.config.fields import at_most
 from quantlab.config.models.pipeline import Pipeline
 from quantlab.config.sections import Parts
 from quantlab.config.tasks.base import Task
-from quantlab.config.tasks.generation import GenerationTask
-
-
-class PairedEvaluation(Strict):
-    samples: CountFromTwo
-    batch_size: Count
-    features: Literal["inception", "none"]
-    seed: Seed
-    step_error_samples: Count
+from quantlab.config.tasks.generation import Evaluation, GenerationTask
 
 
 class PipelineGeneration(Task, target="quantlab.tasks.pipeline_generation.PipelineGeneration"):
@@ -23,7 +14,7 @@ class PipelineGeneration(Task, target="quantlab.tasks.pipeline_generation.Pipeli
     has_parts = False
     main_metrics = GenerationTask.main_metrics
     captions = GenerationTask.captions
-    evaluation: PairedEvaluation
+    evaluation: Evaluation
 
     def check(self, parts: Parts) -> Iterator[str]:
         evaluation = self.evaluation
