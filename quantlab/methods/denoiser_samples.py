@@ -59,7 +59,8 @@ def look_at(context: RunContext, samples: Tensor, picture: Path) -> dict[str, fl
     if not ratio <= FAR:  # or NaN
         logger.warning(
             "full-precision samples of model=%s are far from the images of task=%s: the energies of their spatial"
-            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); %sgive weights and a sampler that fit",
+            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); %sgive weights and a sampler that"
+            " fit",
             config.model.name,
             config.task.name,
             ratio,
