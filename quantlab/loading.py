@@ -16,6 +16,7 @@ from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import load_tensors, read_description, require_described
 from quantlab.models.weights import locate, read
 from quantlab.quantizers.insert import insert
+from quantlab.run.formats import with_added_keys
 
 CALLER = "quantlab.load"
 # Of diffusers
@@ -136,4 +137,4 @@ def _section(plain: dict[str, Any]) -> Any:
     section = section_of(target)
     if section is None:
         raise CorruptFileError(f"the file names {target}, which may not be instantiated")
-    return section.model_validate(plain)
+    return section.model_validate(with_added_keys(plain))

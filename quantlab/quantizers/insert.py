@@ -36,6 +36,7 @@ def planned_bits(network: nn.Module, policy: Policy) -> dict[str, LayerBits]:
     Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what
     to type.
     """
+    policy.suit(network)
     layers = quantizable_layers(network)
     operands = [f"{name}.processor.{operand}" for name in _attentions(network, policy) for operand in OPERANDS]
     require_matches(policy.rules, [*layers, *operands])

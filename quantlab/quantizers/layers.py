@@ -158,7 +158,7 @@ def _reason(surveyed: Survey, name: str, is_called: bool, policy: Policy) -> str
         return "never called"
     if name not in surveyed.quantizable:
         return "kind"
-    is_ruled = any(rule.pattern.search(name) for rule in policy.rules)
+    is_ruled = any(rule.pattern.search(name) for rule in (*policy.rules, *policy.preset_rules))
     if 32 not in (policy.whole.weight, policy.whole.activation) and not is_ruled:
         if name == surveyed.quantizable[0]:
             return "first"

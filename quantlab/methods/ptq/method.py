@@ -24,9 +24,12 @@ from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, 
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of
+from quantlab.models.weight_names import shortened
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
-from quantlab.quantizers.insert import planned_bits
+from quantlab.quantizers.insert import planned_bits, quantizable_layers
+from quantlab.quantizers.policy import LayerBits
+from quantlab.quantizers.presets import chosen
 from quantlab.quantizers.rounding import fix_rounding, learn_rounding
 
 logger = logging.getLogger("quantlab")
@@ -112,6 +115,7 @@ class DiffusionPTQ(Method):
         )
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
+        self.say_of_preset()
         self.described = self.quantized.describe(
             context.model.unet, first, trajectories.condition_of(slice(1), context.device)
         )
@@ -119,6 +123,23 @@ class DiffusionPTQ(Method):
         self.loss_scales = self.group_errors([*self.groups, *self.single_steps])
         self.make_learnable()
         self.quantized.drop_float_weights()
+
+    def say_of_preset(self) -> None:
+        """Log what the quantizer's preset holds in other bits than it quantizes to."""
+        policy, unet = self.quantized.policy, self.context.model.unet
+        bits = planned_bits(unet, policy)
+        left = {name: bits.get(name, LayerBits(32, 32)) for name in quantizable_layers(unet)}
+        other = {name: one for name, one in left.items() if one != policy.whole}
+        if policy.preset_rules:
+            wide = [name for name in other if name not in bits]
+            logger.info(
+                "quantizer.preset=%s: of %d layers %d stay in full precision (%s), %d have other bits than the rest",
+                chosen(policy.preset, unet),
+                len(left),
+                len(wide),
+                shortened(wide),
+                len(other) - len(wide),
+            )
 
     def make_learnable(self) -> None:
         unet, section = self.quantized.unet, self.section
