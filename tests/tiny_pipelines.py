@@ -9,9 +9,14 @@ from diffusers import (
     DDPMPipeline,
     DiTPipeline,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LDMPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -41,6 +46,10 @@ PLAIN = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types
 
 def ddim(**options):
     return DDIMScheduler(**NOISE | {"clip_sample": False, "steps_offset": 1} | options)
+
+
+def flow(**options):
+    return FlowMatchEulerDiscreteScheduler(**options)
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -145,6 +154,43 @@ def sdxl():
     return StableDiffusionXLPipeline(autoencoder(), *texts, unet.eval(), ddim(steps_offset=0), add_watermarker=False)
 
 
+def sd3():
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=32,
+        pooled_projection_dim=64,
+        out_channels=4,
+        pos_embed_max_size=16,
+    )
+    decoder = autoencoder(shift_factor=0.06, scaling_factor=1.5)
+    texts = (clip(projected=True), clip_tokenizer(), clip(projected=True), clip_tokenizer(), t5(), t5_tokenizer())
+    return StableDiffusion3Pipeline(transformer.eval(), flow(shift=3.0), decoder, *texts)
+
+
+def flux():
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=[4, 4, 8],
+    )
+    decoder = autoencoder(shift_factor=0.1, scaling_factor=0.5, use_quant_conv=False, use_post_quant_conv=False)
+    texts = (clip(), clip_tokenizer(), t5(), t5_tokenizer())
+    return FluxPipeline(flow(use_dynamic_shifting=True, base_image_seq_len=4), decoder, *texts, transformer.eval())
+
+
 def pixart():
     transformer = PixArtTransformer2DModel(
         sample_size=8,
@@ -161,7 +207,7 @@ def pixart():
     return PixArtSigmaPipeline(t5_tokenizer(), t5(), autoencoder(), transformer.eval(), ddim(steps_offset=0))
 
 
-KINDS = {"ddpm": ddpm, "ldm": ldm, "dit": dit, "sd": sd, "sdxl": sdxl, "pixart": pixart}
+KINDS = {"ddpm": ddpm, "ldm": ldm, "dit": dit, "sd": sd, "sdxl": sdxl, "pixart": pixart, "sd3": sd3, "flux": flux}
 
 
 def save(kind: str, folder: Path, **options) -> Path:

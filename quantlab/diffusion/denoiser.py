@@ -120,6 +120,9 @@ class Denoiser(nn.Module):
         """Network evaluations in one denoising step."""
         return 2 if self.is_guided else 1
 
+    def release(self) -> None:
+        """Let go of the full-precision weights, where `network` can fetch them again."""
+
     def prepare(self, cache: Any, device: torch.device | str) -> None:
         """What is to be there before walks, beside the weights: see `Conditioning.prepare`."""
         if self.conditioning is not None:

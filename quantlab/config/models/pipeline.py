@@ -1,10 +1,12 @@
 """What conf/model/pipeline.yaml and the named pipelines may hold. The values' meaning is said there."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from quantlab.config.fields import Count, CountFromZero, File, ModelPath, NotNegative, OrNull, Strict, Switch, Text
 from quantlab.config.models.base import AnyModel
 from quantlab.config.models.diffusers_denoiser import Sampler
+from quantlab.config.sections import Parts
 
 if TYPE_CHECKING:
     from quantlab.config.methods.base import Method
@@ -31,6 +33,16 @@ class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     guidance: PipelineGuidance
     null_class: OrNull[CountFromZero]
     prompts: Prompts
+    compute: Literal["float32", "bfloat16"]
+    gradient_checkpointing: Switch
+
+    def check(self, parts: Parts) -> Iterator[str]:
+        yield from super().check(parts)
+        if self.compute != "float32" and getattr(parts.method, "reconstruction", None) == "block":
+            yield (
+                f"model.compute: got {self.compute}, but method.reconstruction=block trains units by themselves, in"
+                " float32, allowed: float32; type model.compute=float32"
+            )
 
     def misfit(self, method: "Method") -> str | None:
         if method.name != "pretrain":

@@ -93,6 +93,8 @@ class Block(Objective):
     collection_cost: network evaluations that it takes to collect a unit's inputs in both networks.
     """
 
+    needs_full_precision = True
+
     def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collection_cost: float):
         super().__init__(method)
         self.names, self.unit, self.collection_cost = names, unit, collection_cost

@@ -123,6 +123,8 @@ class DiffusionPTQ(Method):
         self.loss_scales = self.group_errors([*self.groups, *self.single_steps])
         self.make_learnable()
         self.quantized.drop_float_weights()
+        if not any(phase.objective.needs_full_precision for phase in self.phases):
+            context.model.release()
 
     def say_of_preset(self) -> None:
         """Log what the quantizer's preset holds in other bits than it quantizes to."""

@@ -36,7 +36,8 @@ class QuantizedDenoiser:
     def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int, call: Call = call_unet):
         self.group_size, self.call = group_size, call
         self.pointer = GroupPointer(-(-steps // group_size))
-        self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
+        # Its parameters are those of full precision, which nothing here changes, until they are let go of
+        self.unet = copy.deepcopy(unet, {id(one): one for one in unet.parameters()}).eval().requires_grad_(False)
         self.bias_rows: dict[int, int] = {}  # by step, the row of `output_bias` that corrects the output there
         self.policy = instantiate(section, pointer=self.pointer)
         insert(self.unet, self.policy, shortcut_splits(unet))
@@ -70,11 +71,14 @@ class QuantizedDenoiser:
         self.bias_rows = {i: row for row, i in enumerate(biases)}
 
     def snapshot(self) -> "QuantizedDenoiser":
-        """A copy that later learning does not touch, without the float weights: about a quarter of the network's
-        size.
+        """A copy that later learning does not touch, without the float weights. It shares what stays: parameters in
+        full precision and codes, in whose place learned rounding puts others.
         """
-        float_weights = [layer.weight for layer in weight_quantized_layers(self.unet).values()]
-        twin = copy.deepcopy(self, {id(weight): weight for weight in float_weights})  # they are not copied
+        layers = weight_quantized_layers(self.unet).values()
+        shared = [*(one for one in self.unet.parameters() if not one.requires_grad), *(one.weight for one in layers)]
+        shared = [one for one in shared if one.ndim]  # scales of inputs, which have no dimensions, are learned
+        shared += [one for layer in layers for one in layer.weight_quantizer.buffers()]
+        twin = copy.deepcopy(self, {id(one): one for one in shared})
         twin.drop_float_weights()
         return twin
 

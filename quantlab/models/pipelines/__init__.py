@@ -8,9 +8,10 @@ import functools
 from typing import Any
 
 from quantlab.diffusion.denoiser import Denoiser
+from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
 from quantlab.models.diffusers_denoiser import sampler_of
-from quantlab.models.diffusers_directory import KEY
+from quantlab.models.diffusers_directory import KEY, NetworkFolder
 from quantlab.models.diffusers_scheduler import alphas_cumprod, prediction_kind
 from quantlab.models.pipelines import networks
 from quantlab.models.pipelines.decoder import AUTOENCODERS, LatentDecoder
@@ -34,11 +35,31 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 class PipelineDenoiser(Denoiser):
-    """A pipeline's denoiser, whose weights are never trained here."""
+    """A pipeline's denoiser, whose weights are never trained here, and lie on disk while nobody asks for them.
+
+    folder: where they lie; None where others have taken their place.
+    """
+
+    folder: NetworkFolder | None = None
+    is_released = False
 
     @functools.cached_property
     def _fingerprint(self) -> str:
         return super().fingerprint()
+
+    def release(self) -> None:
+        if self.folder is not None and self.has_weights and not self.is_released:
+            self._fingerprint  # noqa: B018 -- while they are here
+            networks.release(self.unet)
+            self.is_released = True
+
+    def unguided(self) -> Conditional:
+        if self.is_released and self.folder is not None:
+            device = self.alphas_cumprod.device
+            networks.load(self.unet, self.folder)
+            self.unet.to(device)
+            self.is_released = False
+        return super().unguided()
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -66,7 +87,11 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     network = networks.build(family.folder, str(family.config["_class_name"]))
     shape = (family.channels, image_size // factor, image_size // factor)
     denoiser = PipelineDenoiser(network, shape, alphas, sampler, family.conditioning, family.call, decoder)
+    denoiser.time_scale = family.time_scale
+    if section.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
     if section.weights is None:
+        denoiser.folder = family.folder
         denoiser.weights_from, notes = networks.load(network, family.folder)
         denoiser.notes, denoiser.has_weights = [_described(denoiser, found.kind, image_size), *notes], True
     return denoiser

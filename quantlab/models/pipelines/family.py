@@ -34,6 +34,7 @@ class Family:
     networks: ClassVar[tuple[str, ...]]
     autoencoder: ClassVar[str | None] = "vae"
     patch: ClassVar[int] = 1
+    time_scale: ClassVar[float] = 1  # of timesteps, as the network takes them
 
     def __init__(self, found: PipelineDirectory, section: Any):
         self.found, self.section = found, section
@@ -68,13 +69,20 @@ class Family:
         """The scheduler's config as the pipeline takes it."""
         return config
 
+    def timesteps(self, scheduler: Mapping[str, Any], side: int, steps: int) -> dict[str, Any]:
+        """What the pipeline gives `set_timesteps` besides the number of steps, for states of that side."""
+        return {}
+
     # the call --------------------------------------------------------------------------------------------------------
     def call(self, network: nn.Module, condition: Condition) -> Callable[[Tensor, float], Tensor]:
         """`network` for walks of a condition of N rows: (x [N, C, h, w], t) -> its prediction, of x's shape."""
         given = {} if self.conditioning is None else self.conditioning.arguments(condition)
+        narrow = self.section.compute == "bfloat16"
 
         def called(x: Tensor, t: float) -> Tensor:
-            return self.output(network, x, self.time(x, t), given)[:, : self.channels]
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=narrow):
+                output = self.output(network, x, self.time(x, t), given)
+            return output[:, : self.channels].float()
 
         return called
 
@@ -167,6 +175,16 @@ class Family:
                 f"{KEY}: the text encoders of {self.found.root} cannot be loaded ({first_line(error)}); restore them"
                 " from where the model came from, with weights in safetensors"
             ) from error
+
+
+def dynamic_shift(scheduler: Mapping[str, Any], tokens: int, largest: float) -> float:
+    """mu of a scheduler that shifts a flow's sigmas by the number of image tokens: a line through two points of its
+    config.
+    """
+    few, many = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", largest)
+    slope = (high - low) / (many - few)
+    return float(tokens * slope + (low - slope * few))
 
 
 def _without_bars() -> None:
