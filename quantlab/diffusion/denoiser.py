@@ -33,8 +33,9 @@ class Classes:
 class Denoiser(nn.Module):
     """A denoising network, the noise schedule that it was trained with, and its sampler.
 
-    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, float [train_timesteps]; sampler:
-    the walk, which knows the network's kind of prediction; classes: of a class-conditional network.
+    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, of a flow sigma, float
+    [train_timesteps]; sampler: the walk, which knows the network's kind of prediction; classes: of a class-conditional
+    network.
     """
 
     kind = "denoiser"
@@ -62,10 +63,11 @@ class Denoiser(nn.Module):
         x0 = batch["image"]
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device) if t is None else t
         noise = torch.randn_like(x0) if noise is None else noise
-        alpha = self.alphas_cumprod[t][:, None, None, None]
-        x = prediction.noised(x0, noise, alpha)
-        out: Tensor = self.unet(x, t, **self._training_condition(batch)).sample
-        return (out - prediction.target(self.sampler.prediction, x0, noise, alpha)).square().mean()
+        kind, level = self.sampler.prediction, self.alphas_cumprod[t][:, None, None, None]
+        x = prediction.noised(x0, noise, level, kind)
+        told = t + 1 if kind == "flow" else t  # a flow's sigma is its timestep over their number
+        out: Tensor = self.unet(x, told, **self._training_condition(batch)).sample
+        return (out - prediction.target(kind, x0, noise, level)).square().mean()
 
     def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
         if self.classes is None:
@@ -125,13 +127,18 @@ class Denoiser(nn.Module):
 
 
 def network_of(unet: nn.Module) -> Conditional:
-    """`unet` as walks call it: for a condition, its output at x [N, C, H, W] and timestep t (an int)."""
+    """`unet` as walks call it: for a condition, its output at x [N, C, H, W] and timestep t."""
 
     def given(condition: Condition) -> Network:
-        def network(x: Tensor, t: int, i: int) -> Tensor:
-            output: Tensor = unet(x, t, **condition).sample
+        def network(x: Tensor, t: float, i: int) -> Tensor:
+            output: Tensor = unet(x, time_input(t), **condition).sample
             return output
 
         return network
 
     return given
+
+
+def time_input(t: float) -> float | Tensor:
+    """The timestep t as networks of diffusers take it: of a plain number UNet2DModel would cut a fraction off."""
+    return t if t == int(t) else torch.tensor(t)

@@ -24,7 +24,7 @@ def guided(conditional: Conditional, scale: float, null_condition: Condition, ba
         null = {name: null_condition[name].to(value).expand(value.shape) for name, value in condition.items()}
         joined = {name: torch.cat([null[name], value]) for name, value in condition.items()}
 
-        def network(x: Tensor, t: int, i: int) -> Tensor:
+        def network(x: Tensor, t: float, i: int) -> Tensor:
             if batched:
                 unconditional, conditioned = conditional(joined)(torch.cat([x, x]), t, i).chunk(2)
             else:

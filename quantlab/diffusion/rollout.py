@@ -11,7 +11,7 @@ from quantlab.diffusion.samplers import State, Walk
 # further inputs of a network besides x and t: tensors [N, ...] by argument name
 Condition = Mapping[str, Tensor]
 # (x [N, C, H, W], timestep, index of the step in the walk) -> its output
-Network = Callable[[Tensor, int, int], Tensor]
+Network = Callable[[Tensor, float, int], Tensor]
 Conditional = Callable[[Condition], Network]  # a condition of N rows -> the network with that condition
 
 

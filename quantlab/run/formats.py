@@ -33,7 +33,11 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     number = config.get(KEY, 1)
     require_readable(number, where, made_by)
     config = _copy({key: value for key, value in config.items() if key != KEY})
-    return _from_1(config) if number == 1 else config
+    if number == 1:
+        config = _from_1(config)
+    if isinstance(model := config.get("model"), dict):  # keys that were added since
+        _fill(model, MODELS.get(_class(model), {}))
+    return config
 
 
 def require_readable(number: Any, where: str, made_by: str = "") -> None:
@@ -76,7 +80,7 @@ def _phase(step: int, method: Any, trainer: Any) -> int:
 # of a section, by its class; filled in where they are missing
 TRAINER = {"compile": False, "drop_last": True}
 PRETRAIN = {"optimizer": "adamw"}
-WALK = {"sampler": {"name": "ddim"}, "guidance": {"scale": 1.0, "batched": True}}
+WALK = {"sampler": {"name": "ddim", "shift": 1.0}, "guidance": {"scale": 1.0, "batched": True}}
 MODELS: dict[str, dict[str, Any]] = {
     "build_ddim": WALK | {"prediction": "epsilon", "class_conditional": False, "class_dropout": 0.1},
     "load_pretrained": WALK,
@@ -135,7 +139,6 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     for section in (model, task.get("feature_network")):
         if isinstance(section, dict):
             _fill(section, {"pretrain": PRETRAIN})
-    _fill(model, MODELS.get(_class(model), {}))
     _fill(task, TASKS.get(_class(task), {}))
     _fill_quantizer(quantizer)
     if _class(method) == "AccuQuant" and "initialization" not in method:

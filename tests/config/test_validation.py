@@ -125,7 +125,10 @@ def test_all_problems_at_once(mapping):
 @pytest.mark.parametrize(
     "overrides, said",
     [
-        (["model=task_classifier"], "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10; type model=ddim"),
+        (
+            ["model=task_classifier"],
+            "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10, flow_matching; type model=ddim",
+        ),
         (
             ["quantizer=none"],
             (

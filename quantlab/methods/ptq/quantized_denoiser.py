@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.config.quantizers.uniform_affine import UniformAffine
-from quantlab.diffusion.denoiser import network_of
+from quantlab.diffusion.denoiser import network_of, time_input
 from quantlab.diffusion.rollout import Condition, Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
@@ -54,9 +54,9 @@ class QuantizedDenoiser:
     def network(self, condition: Condition) -> Network:
         """The quantized UNet for walks, without guidance."""
 
-        def network(x: Tensor, t: int, i: int) -> Tensor:
+        def network(x: Tensor, t: float, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
-            output = self.unet(x, t, **condition).sample
+            output = self.unet(x, time_input(t), **condition).sample
             row = self.bias_rows.get(i)
             return output if row is None else output + self.unet.output_bias[row]
 
