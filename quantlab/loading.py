@@ -78,21 +78,22 @@ def _quantized(network: nn.Module, facts: dict[str, Any], tensors: Mapping[str, 
     denoiser.drop_float_weights()
     if steps := facts.get("bias_steps"):
         denoiser.correct_output(dict.fromkeys(steps, tensors["output_bias"][0]))
-    rows = {timesteps[i]: row for i, row in denoiser.bias_rows.items()}
+    walked = WalkedSteps(timesteps)
 
     def choose_scales(unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        denoiser.pointer.index = group_of(_timestep(args, kwargs), timesteps, facts["group_size"])
+        walked.call(_timestep(args, kwargs))
+        denoiser.pointer.index = walked.group(facts["group_size"])
 
     def correct(unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        steps = [timesteps[i] for i in nearest_steps(_timestep(args, kwargs), timesteps)]
-        if rows.keys() & set(steps):
+        rows = denoiser.bias_rows
+        if rows.keys() & set(walked.steps):
             none = torch.zeros_like(unet.output_bias[0])
-            biases = torch.stack([unet.output_bias[rows[t]] if t in rows else none for t in steps])
+            biases = torch.stack([unet.output_bias[rows[i]] if i in rows else none for i in walked.steps])
             add_bias(output["sample" if isinstance(output, dict) else 0], biases)
         return output
 
     denoiser.unet.register_forward_pre_hook(choose_scales, with_kwargs=True)
-    if rows:
+    if denoiser.bias_rows:
         denoiser.unet.register_forward_hook(correct, with_kwargs=True)
     return denoiser.unet
 
@@ -113,22 +114,33 @@ def _timestep(args: tuple, kwargs: dict) -> Any:
     return kwargs["timestep"] if "timestep" in kwargs else args[1]
 
 
-def nearest_steps(t: int | float | Tensor, timesteps: list[int]) -> list[int]:
-    """Of each of the timesteps `t` the denoising step that it is nearest to."""
-    several = torch.as_tensor(t).reshape(-1).tolist()
-    return [min(range(len(timesteps)), key=lambda i: abs(timesteps[i] - one)) for one in several]
-
-
-def group_of(t: int | float | Tensor, timesteps: list[int], group_size: int) -> int:
-    """The set of activation scales for timestep `t`: that of the nearest denoising step.
-
-    Raises: ValueError for timesteps of several sets in one batch.
+class WalkedSteps:
+    """Which denoising steps the calls of a network are: the nearest to their timesteps. Of steps at one timestep, as
+    PNDM's second and third, calls that follow one another are one after the other.
     """
-    groups = {step // group_size for step in nearest_steps(t, timesteps)}
-    if len(groups) > 1:
-        several = sorted(set(torch.as_tensor(t).reshape(-1).tolist()))
-        raise ValueError(f"timesteps {several} of one batch have different activation scales")
-    return groups.pop()
+
+    def __init__(self, timesteps: list[int | float]):
+        self.timesteps = timesteps
+        self.steps: list[int] = []  # of the last call, one for each of its timesteps
+
+    def call(self, t: int | float | Tensor) -> None:
+        before, self.steps = self.steps, [self._nearest(one) for one in torch.as_tensor(t).reshape(-1).tolist()]
+        first = self.steps[0]
+        alike = [i for i, one in enumerate(self.timesteps) if one == self.timesteps[first]]
+        if len(alike) > 1 and before and before[0] in alike and len(set(self.steps)) == 1:
+            following = alike[(alike.index(before[0]) + 1) % len(alike)]
+            self.steps = [following] * len(self.steps)
+
+    def _nearest(self, t: float) -> int:
+        return min(range(len(self.timesteps)), key=lambda i: abs(self.timesteps[i] - t))
+
+    def group(self, group_size: int) -> int:
+        """The set of activation scales. Raises: ValueError for timesteps of several sets in one batch."""
+        groups = {step // group_size for step in self.steps}
+        if len(groups) > 1:
+            several = sorted({self.timesteps[step] for step in self.steps})
+            raise ValueError(f"timesteps {several} of one batch have different activation scales")
+        return groups.pop()
 
 
 def _section(plain: dict[str, Any]) -> Any:

@@ -7,14 +7,18 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMPipeline,
+    DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
     LDMPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
+    PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -46,6 +50,14 @@ PLAIN = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types
 
 def ddim(**options):
     return DDIMScheduler(**NOISE | {"clip_sample": False, "steps_offset": 1} | options)
+
+
+def pndm():
+    return PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+
+
+def euler():
+    return EulerDiscreteScheduler(**NOISE, timestep_spacing="leading", steps_offset=1)
 
 
 def flow(**options):
@@ -101,7 +113,7 @@ def autoencoder(latent_channels: int = 4, **options) -> AutoencoderKL:
 
 
 def ddpm():
-    return DDPMPipeline(UNet2DModel(**BLOCKS, **PLAIN).eval(), DDIMScheduler(clip_sample=False))
+    return DDPMPipeline(UNet2DModel(**BLOCKS, **PLAIN).eval(), DDPMScheduler())
 
 
 def ldm(**options):
@@ -134,7 +146,7 @@ def dit():
 def sd():
     unet = UNet2DConditionModel(**BLOCKS, **CROSS, cross_attention_dim=32, attention_head_dim=4)
     return StableDiffusionPipeline(
-        autoencoder(), clip(), clip_tokenizer(), unet.eval(), ddim(), None, None, requires_safety_checker=False
+        autoencoder(), clip(), clip_tokenizer(), unet.eval(), pndm(), None, None, requires_safety_checker=False
     )
 
 
@@ -146,12 +158,12 @@ def sdxl():
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        transformer_layers_per_block=(1, 2),
+        transformer_layers_per_block=(1, 1),
         projection_class_embeddings_input_dim=6 * 8 + 32,
         cross_attention_dim=64,
     )
     texts = (clip(), clip(projected=True), clip_tokenizer(), clip_tokenizer())
-    return StableDiffusionXLPipeline(autoencoder(), *texts, unet.eval(), ddim(steps_offset=0), add_watermarker=False)
+    return StableDiffusionXLPipeline(autoencoder(), *texts, unet.eval(), euler(), add_watermarker=False)
 
 
 def sd3():
@@ -204,7 +216,7 @@ def pixart():
         out_channels=8,
         use_additional_conditions=False,
     )
-    return PixArtSigmaPipeline(t5_tokenizer(), t5(), autoencoder(), transformer.eval(), ddim(steps_offset=0))
+    return PixArtSigmaPipeline(t5_tokenizer(), t5(), autoencoder(), transformer.eval(), DPMSolverMultistepScheduler())
 
 
 KINDS = {"ddpm": ddpm, "ldm": ldm, "dit": dit, "sd": sd, "sdxl": sdxl, "pixart": pixart, "sd3": sd3, "flux": flux}

@@ -25,7 +25,7 @@ def call_unet(unet: nn.Module, condition: Condition) -> Callable[[Tensor, float]
     """The call of a UNet2DModel, and of every network that takes its condition as keyword arguments."""
 
     def called(x: Tensor, t: float) -> Tensor:
-        output: Tensor = unet(x, t, **condition).sample
+        output: Tensor = unet(x, time_input(t), **condition).sample
         return output
 
     return called
@@ -34,10 +34,10 @@ def call_unet(unet: nn.Module, condition: Condition) -> Callable[[Tensor, float]
 class Denoiser(nn.Module):
     """A denoising network, the noise schedule that it was trained with, and its sampler.
 
-    unet: the network; shape: of the states that it walks through, (C, H, W); alphas_cumprod: abar, float
-    [train_timesteps]; sampler: the walk, which knows the network's kind of prediction; conditioning: what the network
-    is called with besides x and t, None for an unconditional one; call: how it is called; decoder: what makes images of
-    the states at the ends of walks, None where they are images.
+    unet: the network; shape: of the states that it walks through, (C, H, W); alphas_cumprod: abar, of a flow sigma,
+    float [train_timesteps]; sampler: the walk, which knows the network's kind of prediction; conditioning: what the
+    network is called with besides x and t, None for an unconditional one; call: how it is called; decoder: what makes
+    images of the states at the ends of walks, None where they are images.
     """
 
     kind = "denoiser"
@@ -75,10 +75,11 @@ class Denoiser(nn.Module):
         x0 = batch["image"]
         t = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device) if t is None else t
         noise = torch.randn_like(x0) if noise is None else noise
-        alpha = self.alphas_cumprod[t][:, None, None, None]
-        x = prediction.noised(x0, noise, alpha)
-        out: Tensor = self.unet(x, t, **self._training_condition(batch)).sample
-        return (out - prediction.target(self.sampler.prediction, x0, noise, alpha)).square().mean()
+        kind, level = self.sampler.prediction, self.alphas_cumprod[t][:, None, None, None]
+        x = prediction.noised(x0, noise, level, kind)
+        told = t + 1 if kind == "flow" else t  # a flow's sigma is its timestep over their number
+        out: Tensor = self.unet(x, told, **self._training_condition(batch)).sample
+        return (out - prediction.target(kind, x0, noise, level)).square().mean()
 
     def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
         if not isinstance(self.conditioning, Classes):
@@ -156,3 +157,8 @@ def network_of(unet: nn.Module, call: Call = call_unet) -> Conditional:
         return lambda x, t, i: called(x, t)
 
     return given
+
+
+def time_input(t: float) -> float | Tensor:
+    """The timestep t as networks of diffusers take it: of a plain number UNet2DModel would cut a fraction off."""
+    return t if t == int(t) else torch.tensor(t)

@@ -45,7 +45,7 @@ from quantlab.quantizers.rounding import held_weights
 
 Step = Callable[[int, State], State]  # (index of the step, state) -> next state
 Loss = Callable[[Tensor], Tensor]  # (x at the end of the group, [N, C, H, W]) -> scalar
-# (index of the step) -> the weights with which the memory that it leaves enters the x after the next step
+# (index of the step) -> the weights with which the memory that it leaves enters the x of all later steps
 MemoryWeights = Callable[[int], tuple[float, ...]]
 
 
@@ -82,7 +82,7 @@ def copied_gradient(
     """Add AccuQuant's approximate gradient to .grad (paper Fig. 2, dashed arrows); returns the loss.
 
     Eq. (2) with dx~_{t-M}/dx~_{t-k} = I: every step gets a copy of g, and no gradient flows through a step's input.
-    A step's output also reaches the x after the next step, through the solver's memory and with the weights that
+    A step's output also reaches the x of later steps, through the solver's memory and with the weights that
     `memory_weights` gives, inside the group or after it.
     """
     *earlier, last = steps
@@ -148,11 +148,6 @@ class Group(Objective):
     def evaluations(self, steps: Sequence[int]) -> float:
         return forward_passes(self.method.section.gradient, len(steps)) * self.method.context.model.passes
 
-    def memory_weights(self, i: int) -> tuple[float, ...]:
-        """The weights with which the memory that step i leaves enters the x after the next step."""
-        sampler = self.method.sampler
-        return sampler.memory_weights(i + 1) if i + 1 < len(sampler) else ()
-
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         method, section, group = self.method, self.method.section, batch["steps"]
         scale = method.loss_scales[group] if section.loss == "mse" else method.loss_scales[group] ** 0.5
@@ -162,7 +157,9 @@ class Group(Objective):
 
         steps, start = method.sampler.active(group), State(batch["start"], tuple(batch["memory"]))
         with held_weights(method.weights):
-            value = GRADIENTS[section.gradient](method.quantized_step(batch), steps, start, loss, self.memory_weights)
+            value = GRADIENTS[section.gradient](
+                method.quantized_step(batch), steps, start, loss, method.sampler.memory_weights
+            )
         return {"loss": value} | method.regularize(method.weights)
 
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from quantlab.diffusion.conditioning import Classes, Guidance
 from quantlab.diffusion.denoiser import Denoiser
 from quantlab.diffusion.rollout import seeded_normal
-from quantlab.diffusion.samplers import Walk, build_sampler
+from quantlab.diffusion.samplers import build_sampler
 from quantlab.errors import RequestError
 from quantlab.models.diffusers_directory import NETWORK, ONLY, read_directory
-from quantlab.models.diffusers_scheduler import alphas_cumprod, prediction_kind
+from quantlab.models.diffusers_scheduler import flow_levels, noise_levels
+from quantlab.models.scheduler_sampler import sampler_of
 from quantlab.models.timm_classifier import first_line
 from quantlab.models.weight_names import match
 
@@ -62,13 +63,10 @@ def build_ddim(section, task) -> Denoiser:
         beta_end=noise.beta_end,
     )
     unet.current_state_dict = current_state_dict
-    return Denoiser(
-        unet,
-        (task.channels, task.image_size, task.image_size),
-        scheduler.alphas_cumprod,
-        build_sampler(scheduler.alphas_cumprod, section.sampler, section.prediction),
-        classes,
-    )
+    levels, shape = scheduler.alphas_cumprod, (task.channels, task.image_size, task.image_size)
+    if section.prediction == "flow":
+        levels = flow_levels(noise.train_timesteps)
+    return Denoiser(unet, shape, levels, build_sampler(levels, section.sampler, section.prediction), classes)
 
 
 def load_pretrained(section, task) -> Denoiser:
@@ -83,14 +81,19 @@ def load_pretrained(section, task) -> Denoiser:
     found = read_directory(section.path)
     where, schedule_at = (f"model.path: {file}" for file in (found.folder / "config.json", found.scheduler_file))
     channels, learned_variance = _check_fits_task(found.network, section, task, where)
-    alphas, predicted = alphas_cumprod(found.scheduler, schedule_at), prediction_kind(found.scheduler, schedule_at)
-    sampler = sampler_of(alphas, section.sampler, predicted, schedule_at)
+    levels = noise_levels(found.scheduler, schedule_at)
+    sampler = sampler_of(section.sampler, found.scheduler, schedule_at)
     classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     unet.current_state_dict = current_state_dict
-    denoiser = Denoiser(unet, (channels, task.image_size, task.image_size), alphas, sampler, classes)
-    own = found.scheduler["_class_name"] + " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
-    denoiser.notes = [f"sampled with model.sampler, {section.sampler.name}; its own scheduler is {own}"]
+    denoiser = Denoiser(unet, (channels, task.image_size, task.image_size), levels, sampler, classes)
+    own = found.scheduler["_class_name"]
+    if section.sampler.name == "scheduler":
+        clips = " with clip_sample=true" * sampler.clip_sample
+        denoiser.notes = [f"sampled as its scheduler file says, {own}{clips}, in {len(sampler)} steps"]
+    else:
+        clips = " with clip_sample=true" * bool(found.scheduler.get("clip_sample"))
+        denoiser.notes = [f"sampled with model.sampler, {section.sampler.name}; its own scheduler is {own}{clips}"]
     if classes is not None and classes.null_class is None:
         denoiser.notes.append("it has no null class, so walks are not guided")
     if learned_variance:
@@ -125,36 +128,6 @@ def current_state_dict(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor])
             tensor = tensor[: len(epsilon)]
         present[name] = tensor
     return present
-
-
-def sampler_of(alphas: Tensor, sampler, predicted: str, where: str) -> Walk:
-    """The sampler of the config's `sampler` section.
-
-    Raises RequestError for more steps than the model was trained with, and for a walk that starts at abar = 0 but
-    cannot: that state is pure noise, where epsilon carries no information about the image.
-    """
-    if sampler.steps > len(alphas):
-        raise RequestError(
-            f"model.sampler.steps: got {sampler.steps}, allowed: up to the {len(alphas)} "
-            f"(num_train_timesteps) of {where.removeprefix('model.path: ')}; type "
-            f"model.sampler.steps={len(alphas)}"
-        )
-    walk = build_sampler(alphas, sampler, predicted)
-    if 0 in walk.alphas and (predicted == "epsilon" or walk.needs_signal):
-        if predicted != "epsilon":
-            remedy = "model.sampler.name=ddim"
-        else:
-            remedy = (
-                "model.sampler.spacing=uniform"
-                if sampler.spacing == "trailing"
-                else f"model.sampler.steps={len(alphas) // 2}"
-            )
-        raise RequestError(
-            f"{where}: its last timestep has no signal at all (rescale_betas_zero_snr), and the walk of "
-            f"{sampler.steps} steps starts there, allowed: one that skips it, or ddim and ddpm if the "
-            f"network predicts v or the image; type {remedy}"
-        )
-    return walk
 
 
 def _check_fits_task(config: dict, section, task, where: str) -> tuple[int, bool]:

@@ -34,8 +34,9 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     require_readable(number, where, made_by)
     config = _copy({key: value for key, value in config.items() if key != KEY})
     config = _from_1(config) if number == 1 else config
-    if isinstance(config.get("quantizer"), dict):
-        config["quantizer"] = with_added_keys(config["quantizer"])
+    for group in ("model", "quantizer"):
+        if isinstance(config.get(group), dict):
+            config[group] = with_added_keys(config[group])
     return config
 
 
@@ -83,14 +84,14 @@ ADDED: dict[str, dict[str, Any]] = {"UniformAffinePolicy": {"preset": "none"}}
 def with_added_keys(section: dict[str, Any]) -> dict[str, Any]:
     """A section of a run, or of a saved model, with the keys that have been added since."""
     section = _copy(section)
-    _fill(section, ADDED.get(_class(section), {}))
+    _fill(section, ADDED.get(_class(section)) or MODELS.get(_class(section), {}))
     return section
 
 
 # of a section of format 1, by its class; filled in where they are missing
 TRAINER = {"compile": False, "drop_last": True}
 PRETRAIN = {"optimizer": "adamw"}
-WALK = {"sampler": {"name": "ddim"}, "guidance": {"scale": 1.0, "batched": True}}
+WALK = {"sampler": {"name": "ddim", "shift": 1.0}, "guidance": {"scale": 1.0, "batched": True}}
 MODELS: dict[str, dict[str, Any]] = {
     "build_ddim": WALK | {"prediction": "epsilon", "class_conditional": False, "class_dropout": 0.1},
     "load_pretrained": WALK,
@@ -149,7 +150,6 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     for section in (model, task.get("feature_network")):
         if isinstance(section, dict):
             _fill(section, {"pretrain": PRETRAIN})
-    _fill(model, MODELS.get(_class(model), {}))
     _fill(task, TASKS.get(_class(task), {}))
     _fill_quantizer(quantizer)
     if _class(method) == "AccuQuant" and "initialization" not in method:

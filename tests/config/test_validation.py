@@ -127,7 +127,7 @@ def test_all_problems_at_once(mapping):
     [
         (
             ["model=task_classifier"],
-            "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10, pipeline; type model=ddim",
+            "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10, flow_matching, pipeline; type model=ddim",
         ),
         (
             ["quantizer=none"],

@@ -31,7 +31,7 @@ def test_an_error_in_one_step_appears_there_and_is_carried_on(eta, tmp_path):
     reference = Trajectories(tmp_path, sampler, {})
     result = compare_walks(wrong, reference, batch_size=4, error_samples=5, keep=(2,))
 
-    alphas, sigma = sampler.alphas, sampler.noise_scale
+    alphas, sigma = (*sampler.levels, sampler.ends[-1]), sampler.noise_scale
     b = (1 - alphas[3] - sigma(2) ** 2) ** 0.5 - (alphas[3] / alphas[2]) ** 0.5 * (1 - alphas[2]) ** 0.5
     expected = (0.5 * b) ** 2
     assert result.step_error == pytest.approx([0, 0, expected, 0, 0], abs=1e-9, rel=1e-4)

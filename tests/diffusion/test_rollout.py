@@ -42,7 +42,7 @@ def test_skipped_steps_cost_nothing():
 def test_noise_variance_of_eta_one_is_ddpms():
     # sigma^2 = (1-abar')/(1-abar) * (1 - abar/abar')
     sampler = ddim(eta=1.0)
-    here, there = sampler.alphas[3], sampler.alphas[4]
+    here, there = sampler.levels[3], sampler.ends[3]
     assert sampler.noise_scale(3) ** 2 == pytest.approx((1 - there) / (1 - here) * (1 - here / there))
     assert sampler.noise_scale(19) == 0
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from policies import section
+from policies import section as quantizer_section
 
 from quantlab.diffusion.rollout import network_step, seeded_normal
 from quantlab.diffusion.samplers import State, build_sampler
@@ -17,14 +17,23 @@ ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 
 
 @pytest.fixture(
-    params=[("ddim", 0.0, False), ("ddim", 0.6, False), ("ddim", 0.0, True), ("dpm_solver", 0.0, False)],
-    ids=["eta0", "eta0.6", "clipped", "dpm_solver"],
+    params=[
+        ("ddim", 0.0, False, "epsilon"),
+        ("ddim", 0.6, False, "epsilon"),
+        ("ddim", 0.0, True, "epsilon"),
+        ("pndm", 0.0, False, "epsilon"),
+        ("dpm_solver", 0.0, False, "epsilon"),
+        ("dpm_solver_sde", 0.0, False, "epsilon"),
+        ("unipc", 0.0, False, "epsilon"),
+        ("unipc", 0.0, False, "flow"),
+    ],
+    ids=["eta0", "eta0.6", "clipped", "pndm", "dpm_solver", "sde", "unipc", "unipc-flow"],
 )
 def problem(request):
     """Steps, start, loss, step function and learned parameters of one group of 4 steps."""
     from diffusers.models.unets.unet_2d import UNet2DModel
 
-    name, eta, clip = request.param
+    name, eta, clip, prediction = request.param
     torch.manual_seed(1)
     unet = (
         UNet2DModel(
@@ -41,9 +50,11 @@ def problem(request):
         .eval()
         .requires_grad_(False)
     )
-    sampler = build_sampler(ALPHAS, SimpleNamespace(name=name, steps=8, eta=eta, spacing="uniform", clip_sample=clip))
+    spacing = "trailing" if prediction == "flow" else "uniform"
+    section = SimpleNamespace(name=name, steps=8, eta=eta, spacing=spacing, clip_sample=clip, shift=1.0)
+    sampler = build_sampler(torch.arange(1, 1001) / 1000 if prediction == "flow" else ALPHAS, section, prediction)
     search = {"scale_search": "min_max"}
-    own = section("uniform_affine", 4, 6, own={"weight": search, "activation": search})
+    own = quantizer_section("uniform_affine", 4, 6, own={"weight": search, "activation": search})
     quantized = QuantizedDenoiser(unet, own, steps=8, group_size=4)
     quantized.unet.double()
     calibrate_weights(quantized.unet)
@@ -60,11 +71,8 @@ def problem(request):
     def step(i, state):
         return network_step(quantized.network({}), sampler, i, state, noise[i - 4])
 
-    def memory_weights(i):
-        return sampler.memory_weights(i + 1) if i < 7 else ()
-
     start = State(start, tuple(seeded_normal((3, 1, 8, 8), 3).double() for _ in range(sampler.memories)))
-    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned, memory_weights
+    return [4, 5, 6, 7], start, lambda end: (end - target).square().mean(), step, learned, sampler.memory_weights
 
 
 def gradients(function, problem):
@@ -125,6 +133,24 @@ def test_one_step_groups_make_all_three_the_same(problem):
     for a, b, c in zip(*results):
         torch.testing.assert_close(a, b)
         torch.testing.assert_close(b, c)
+
+
+def test_copy_is_exact_where_the_output_does_not_depend_on_the_state():
+    """Along a flow with Euler's steps, where a = 1."""
+    section = SimpleNamespace(name="flow_euler", steps=6, eta=0.0, spacing="linspace", clip_sample=False, shift=3.0)
+    sampler = build_sampler(torch.arange(1, 1001) / 1000, section, "flow")
+    learned = torch.randn(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+    def step(i, state):
+        return network_step(lambda x, t, i: learned[i] * torch.ones_like(x), sampler, i, state)
+
+    start = State(seeded_normal((2, 1, 2, 2), 0).double())
+    found = []
+    for function in (copied_gradient, backpropagated_gradient):
+        learned.grad = None
+        function(step, range(6), start, lambda end: end.square().mean(), sampler.memory_weights)
+        found.append(learned.grad.clone())
+    torch.testing.assert_close(*found)
 
 
 def test_the_time_left_knows_what_a_step_costs():

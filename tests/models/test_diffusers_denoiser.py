@@ -150,9 +150,16 @@ def test_walks_that_the_model_has_not(directory):
     assert "type model.sampler.spacing=uniform" in refusal(directory, sampler=trailing)
     assert load(directory).has_weights
     edit(directory / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert load(directory, sampler=every).sampler.alphas[0] == 0  # v says what the image is where epsilon cannot
+    assert load(directory, sampler=every).sampler.levels[0] == 0  # v says what the image is where epsilon cannot
     euler = SimpleNamespace(name="euler", steps=1000, eta=0.0, spacing="uniform", clip_sample=False)
-    assert "type model.sampler.name=ddim" in refusal(directory, sampler=euler)
+    assert load(directory, sampler=euler).sampler.levels[0] == 2**-24  # as diffusers' own
+    edit(directory / "scheduler" / "scheduler_config.json", _class_name="EulerDiscreteScheduler")
+    assert load(directory).has_weights
+    own = SimpleNamespace(name="scheduler", steps=8, eta=0.0, spacing="uniform", clip_sample=False)
+    assert (
+        load(directory, sampler=own).notes[0]
+        == "sampled as its scheduler file says, EulerDiscreteScheduler, in 8 steps"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, schedulers
 
 from quantlab.errors import RequestError
-from quantlab.models.diffusers_scheduler import DDPM_FORWARD, alphas_cumprod
+from quantlab.models.diffusers_scheduler import DDPM_FORWARD, FLOWS, alphas_cumprod, noise_levels, prediction_kind
 
 
 @pytest.mark.parametrize("name", DDPM_FORWARD)
@@ -24,7 +24,17 @@ def test_betas_are_taken_as_they_are_given():
     found = alphas_cumprod({"_class_name": "PNDMScheduler", "num_train_timesteps": 3, "trained_betas": betas}, "here")
     torch.testing.assert_close(found, torch.tensor([0.9, 0.9 * 0.8, 0.9 * 0.8 * 0.5]))
     rescaled = alphas_cumprod({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "here")
+    euler = alphas_cumprod({"_class_name": "EulerDiscreteScheduler", "rescale_betas_zero_snr": True}, "here")
+    assert torch.equal(euler, rescaled)  # it writes 2^-24 for its own last step, above the one before
     assert rescaled[-1] == 0 and torch.equal(rescaled, DDIMScheduler(rescale_betas_zero_snr=True).alphas_cumprod)
+
+
+def test_a_flow_has_every_noise_up_to_one():
+    flow = noise_levels({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}, "here")
+    assert len(flow) == 1000 and flow[-1] == 1 and flow[0] == pytest.approx(0.001)  # trained unshifted or not
+    solver = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    assert torch.equal(noise_levels(solver, "here"), flow)
+    assert prediction_kind(solver, "here") == prediction_kind({"_class_name": FLOWS[0]}, "here") == "flow"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +45,7 @@ def test_betas_are_taken_as_they_are_given():
             "ScoreSdeVeScheduler (variance exploding) is not supported, allowed: those with DDPM's forward",
         ),
         ({"_class_name": "ScoreSdeVpScheduler"}, "ScoreSdeVpScheduler (of continuous time)"),
-        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "(flow matching)"),
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "(flow matching with another solver)"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "(consistency)"),
         ({"_class_name": "EDMEulerScheduler"}, "(EDM's preconditioning)"),
         ({"_class_name": "DDIMSchedular"}, "did you mean 'DDIMScheduler'?"),

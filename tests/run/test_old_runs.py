@@ -124,7 +124,7 @@ def test_what_a_run_has_is_kept_and_only_what_it_lacks_is_filled_in():
     method = {"_target_": "quantlab.methods.accuquant.AccuQuant", "learning_rate": {"rounding": 1}}
     given = {**sections, "quantizer": quantizer, "method": method, "trainer": {"drop_last": False}}
     config = formats.migrated_config(given, "run")
-    assert config["model"]["sampler"] == {"name": "euler"} and config["model"]["prediction"] == "epsilon"
+    assert config["model"]["sampler"] == {"name": "euler", "shift": 1.0} and config["model"]["prediction"] == "epsilon"
     assert config["trainer"] == {"drop_last": False, "compile": False}
     assert config["quantizer"]["first_layer"] == {"weight_bits": 3, "activation_bits": 6}
     assert config["method"]["initialization"] == {"iterations": 0, "learning_rate": {"rounding": 1}}

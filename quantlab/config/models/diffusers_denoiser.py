@@ -1,7 +1,7 @@
 """What the YAMLs of denoisers may hold. The values' meaning is said there."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from quantlab.config.fields import (
     ModelPath,
     NotNegative,
     OpenFraction,
+    Positive,
     Strict,
     Switch,
     at_most,
@@ -40,14 +41,22 @@ class NoiseSchedule(Strict):
 
 
 SamplerName = Literal[files_in("diffusion/samplers", "base")]
+SamplerOfFile = Literal[(*files_in("diffusion/samplers", "base"), "scheduler")]
 
 
 class Sampler(Strict):
     name: SamplerName
     steps: Count
     eta: ClosedFraction
-    spacing: Literal["uniform", "trailing", "quadratic"]
+    spacing: Literal["uniform", "trailing", "linspace", "quadratic"]
+    shift: Positive
     clip_sample: Switch
+
+
+class FileSampler(Sampler):
+    """Of a model that may have a scheduler file."""
+
+    name: SamplerOfFile
 
 
 class Guidance(Strict):
@@ -59,7 +68,9 @@ class Denoiser(Model):
     kind = "denoiser"
     task_kinds = ("generation",)
     effects = (
-        Acts("model.sampler.eta", "model.sampler.name", ("ddim",)),
+        Acts("model.sampler.eta", "model.sampler.name", ("ddim", "scheduler")),
+        Acts("model.sampler.shift", "model.prediction", ("flow",)),
+        *only_if("model.sampler.name", get_args(SamplerName), "model.sampler.spacing", "model.sampler.clip_sample"),
         *only_if("model.class_conditional", (True,), "model.guidance", "model.class_dropout"),
     )
 
@@ -67,7 +78,7 @@ class Denoiser(Model):
 class DDIM(Denoiser, target="quantlab.models.diffusers_denoiser.build_ddim"):
     unet: UNet
     noise_schedule: NoiseSchedule
-    prediction: Literal["epsilon", "v", "sample"]
+    prediction: Literal["epsilon", "v", "sample", "flow"]
     class_conditional: Switch
     class_dropout: ClosedFraction
     sampler: Sampler
@@ -106,5 +117,5 @@ class DDIM(Denoiser, target="quantlab.models.diffusers_denoiser.build_ddim"):
 
 class PretrainedDenoiser(Denoiser, target="quantlab.models.diffusers_denoiser.load_pretrained"):
     path: ModelPath
-    sampler: Sampler
+    sampler: FileSampler
     guidance: Guidance

@@ -1,11 +1,12 @@
 """What conf/model/pipeline.yaml and the named pipelines may hold. The values' meaning is said there."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from quantlab.config.effects import Acts, only_if
 from quantlab.config.fields import Count, CountFromZero, File, ModelPath, NotNegative, OrNull, Strict, Switch, Text
 from quantlab.config.models.base import AnyModel
-from quantlab.config.models.diffusers_denoiser import Sampler
+from quantlab.config.models.diffusers_denoiser import FileSampler, SamplerName
 from quantlab.config.sections import Parts
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ class PipelineGuidance(Strict):
     channels: OrNull[Count]
 
 
+class PipelineSampler(FileSampler):
+    steps: OrNull[Count]
+
+
 class Prompts(Strict):
     file: OrNull[File]
     negative: Text
@@ -27,9 +32,13 @@ class Prompts(Strict):
 class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     kind = "denoiser"
     task_kinds = ("generation",)
+    effects = (
+        Acts("model.sampler.eta", "model.sampler.name", ("ddim", "scheduler")),
+        *only_if("model.sampler.name", get_args(SamplerName), "model.sampler.spacing", "model.sampler.clip_sample"),
+    )
     path: OrNull[ModelPath]
     image_size: OrNull[Count]
-    sampler: Sampler
+    sampler: PipelineSampler
     guidance: PipelineGuidance
     null_class: OrNull[CountFromZero]
     prompts: Prompts

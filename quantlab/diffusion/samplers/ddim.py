@@ -17,12 +17,12 @@ class Sampler(Walk):
     """sampler.name=ddim."""
 
     def noise_scale(self, i: int) -> float:
-        here, there = self.alphas[i], self.alphas[i + 1]
+        here, there = self.levels[i], self.ends[i]
         return float(self.eta * ((1 - there) / (1 - here)) ** 0.5 * max(1 - here / there, 0.0) ** 0.5)
 
     def step(self, i: int, state: State, output: Tensor, z: Tensor | None = None) -> State:
         """Eq. (1)."""
-        there, sigma = self.alphas[i + 1], self.noise_scale(i)
+        there, sigma = self.ends[i], self.noise_scale(i)
         x0, eps = self.image_and_noise(i, state.x, output)
         x = there**0.5 * x0 + max(1 - there - sigma**2, 0.0) ** 0.5 * eps
         return self.with_noise(i, x, z)

@@ -17,7 +17,7 @@ from quantlab.diffusion.bias_correction import output_biases
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
-from quantlab.errors import RunError
+from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import DRAWN, look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
@@ -45,6 +45,11 @@ class DiffusionPTQ(Method):
         # refuses what cannot be quantized, before any work
         planned_bits(context.model.unet, instantiate(context.config.quantizer))
         self.sampler = context.model.sampler
+        if section.group_size > len(self.sampler):
+            raise RequestError(
+                f"method.group_size: got {section.group_size}, allowed: 1 to {len(self.sampler)}, the steps of a walk;"
+                f" type method.group_size={len(self.sampler)}"
+            )
         self.groups = self.active_groups(section.group_size)
         self.single_steps = self.active_groups(1)
         if len(self.sampler) % section.group_size:

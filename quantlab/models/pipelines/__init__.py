@@ -10,17 +10,19 @@ from typing import Any
 from quantlab.diffusion.denoiser import Denoiser
 from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
-from quantlab.models.diffusers_denoiser import sampler_of
 from quantlab.models.diffusers_directory import KEY, NetworkFolder
-from quantlab.models.diffusers_scheduler import alphas_cumprod, prediction_kind
+from quantlab.models.diffusers_scheduler import noise_levels
 from quantlab.models.pipelines import networks
 from quantlab.models.pipelines.decoder import AUTOENCODERS, LatentDecoder
 from quantlab.models.pipelines.directory import read_pipeline
 from quantlab.models.pipelines.dit import DiT
 from quantlab.models.pipelines.family import Family
+from quantlab.models.pipelines.flux import Flux
 from quantlab.models.pipelines.pixart import PixArt
+from quantlab.models.pipelines.sd3 import SD3
 from quantlab.models.pipelines.stable_diffusion import SDXL, StableDiffusion
 from quantlab.models.pipelines.unconditional import Latent, Unconditional
+from quantlab.models.scheduler_sampler import sampler_of
 
 FAMILIES: dict[str, type[Family]] = {
     "DDPMPipeline": Unconditional,
@@ -31,6 +33,8 @@ FAMILIES: dict[str, type[Family]] = {
     "PixArtSigmaPipeline": PixArt,
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": SDXL,
+    "StableDiffusion3Pipeline": SD3,
+    "FluxPipeline": Flux,
 }
 
 
@@ -80,13 +84,15 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     image_size = _image_size(family, section.image_size, factor, task)
     _check_outputs(family)
     scheduler, file = found.scheduler()
-    scheduler, at = family.scheduler(scheduler), f"{KEY}: {file}"
-    alphas, predicted = alphas_cumprod(scheduler, at), prediction_kind(scheduler, at)
-    sampler = sampler_of(alphas, section.sampler, predicted, at)
+    scheduler, at, side = family.scheduler(scheduler), f"{KEY}: {file}", image_size // factor
+    steps = section.sampler.steps or family.default("num_inference_steps", 50)
+    given = family.timesteps(scheduler, side, steps) if section.sampler.name == "scheduler" else {}
+    sampler = sampler_of(section.sampler.model_copy(update={"steps": steps}), scheduler, at, **given)
     family.conditioning = family.condition(image_size)
     network = networks.build(family.folder, str(family.config["_class_name"]))
-    shape = (family.channels, image_size // factor, image_size // factor)
-    denoiser = PipelineDenoiser(network, shape, alphas, sampler, family.conditioning, family.call, decoder)
+    levels = noise_levels(scheduler, at)
+    shape = (family.channels, side, side)
+    denoiser = PipelineDenoiser(network, shape, levels, sampler, family.conditioning, family.call, decoder)
     denoiser.time_scale = family.time_scale
     if section.gradient_checkpointing:
         network.enable_gradient_checkpointing()
