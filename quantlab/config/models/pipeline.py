@@ -1,7 +1,9 @@
 """What conf/model/pipeline.yaml and the named pipelines may hold. The values' meaning is said there."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pydantic import model_validator
 
 from quantlab.config.effects import Acts, only_if
 from quantlab.config.fields import Count, CountFromZero, File, ModelPath, NotNegative, OrNull, Strict, Switch, Text
@@ -44,6 +46,14 @@ class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     prompts: Prompts
     compute: Literal["float32", "bfloat16"]
     gradient_checkpointing: Switch
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_recipe(cls, given: Any) -> Any:
+        """method=pretrain puts its seed here; `misfit` says that it cannot."""
+        return (
+            {key: value for key, value in given.items() if key != "pretrain"} if isinstance(given, Mapping) else given
+        )
 
     def check(self, parts: Parts) -> Iterator[str]:
         yield from super().check(parts)

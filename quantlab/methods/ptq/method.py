@@ -21,10 +21,10 @@ from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import DRAWN, look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
+from quantlab.methods.learning_memory import require_memory
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of
-from quantlab.models.weight_names import shortened
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.quantizers.insert import planned_bits, quantizable_layers
@@ -42,8 +42,14 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        # refuses what cannot be quantized, before any work
-        planned_bits(context.model.unet, instantiate(context.config.quantizer))
+        # refuses what cannot be quantized, or does not fit, before any work
+        planned = planned_bits(context.model.unet, instantiate(context.config.quantizer))
+        layers = quantizable_layers(context.model.unet)
+        sizes = {name: layers[name].weight.numel() for name, bits in planned.items() if bits.weight != 32}
+        all_parameters = sum(one.numel() for one in context.model.unet.parameters())
+        if section.learns:
+            rounding = section.learn.rounding and context.config.quantizer.weight.rounding != "nearest"
+            require_memory(sum(sizes.values()), all_parameters - sum(sizes.values()), rounding, context.device)
         self.sampler = context.model.sampler
         if section.group_size > len(self.sampler):
             raise RequestError(
@@ -144,7 +150,7 @@ class DiffusionPTQ(Method):
                 chosen(policy.preset, unet),
                 len(left),
                 len(wide),
-                shortened(wide),
+                ", ".join(wide[:3]) + ", ..." * (len(wide) > 3),
                 len(other) - len(wide),
             )
 

@@ -7,6 +7,7 @@ text encoders and decoder are loaded where they are needed, and let go of.
 import functools
 from typing import Any
 
+from quantlab.diffusion.conditioning import Classes
 from quantlab.diffusion.denoiser import Denoiser
 from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
@@ -19,6 +20,7 @@ from quantlab.models.pipelines.dit import DiT
 from quantlab.models.pipelines.family import Family
 from quantlab.models.pipelines.flux import Flux
 from quantlab.models.pipelines.pixart import PixArt
+from quantlab.models.pipelines.prompts import Prompts
 from quantlab.models.pipelines.sd3 import SD3
 from quantlab.models.pipelines.stable_diffusion import SDXL, StableDiffusion
 from quantlab.models.pipelines.unconditional import Latent, Unconditional
@@ -89,6 +91,7 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     given = family.timesteps(scheduler, side, steps) if section.sampler.name == "scheduler" else {}
     sampler = sampler_of(section.sampler.model_copy(update={"steps": steps}), scheduler, at, **given)
     family.conditioning = family.condition(image_size)
+    _refuse_idle_keys(family)
     network = networks.build(family.folder, str(family.config["_class_name"]))
     levels = noise_levels(scheduler, at)
     shape = (family.channels, side, side)
@@ -119,7 +122,7 @@ def _image_size(family: Family, wanted: int | None, factor: int, task: Any) -> i
             f"model.image_size: got {size}, allowed: multiples of {multiple}, since a latent of {family.found.kind} is"
             f" {factor} pixels wide; type model.image_size={near}"
         )
-    fixed = getattr(family, "fixed_side", None)
+    fixed = family.fixed_side
     if fixed is not None and size != fixed * factor:
         raise RequestError(
             f"model.image_size: got {size}, allowed: {fixed * factor}, for which the positions of"
@@ -131,6 +134,27 @@ def _image_size(family: Family, wanted: int | None, factor: int, task: Any) -> i
             f" type task.image_size={size}"
         )
     return size
+
+
+def _refuse_idle_keys(family: Family) -> None:
+    """Raises RequestError for conditions that the pipeline has nothing for."""
+    section, kind = family.section, family.found.kind
+    if section.prompts.file is not None and not isinstance(family.conditioning, Prompts):
+        raise RequestError(
+            f"model.prompts.file: got {section.prompts.file}, but {kind} draws without text, allowed: null; type"
+            " model.prompts.file=null"
+        )
+    if section.null_class is not None and not isinstance(family.conditioning, Classes):
+        raise RequestError(
+            f"model.null_class: got {section.null_class}, but {kind} has no classes here, allowed: null; type"
+            " model.null_class=null"
+        )
+    channels = section.guidance.channels
+    if channels is not None and channels > family.channels:
+        raise RequestError(
+            f"model.guidance.channels: got {channels}, allowed: 1 to {family.channels}, those of a state, or null for"
+            " all; type model.guidance.channels=null"
+        )
 
 
 def _check_outputs(family: Family) -> None:

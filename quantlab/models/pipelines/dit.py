@@ -11,6 +11,10 @@ from quantlab.models.pipelines.family import Family
 class DiT(Family):
     networks = ("DiTTransformer2DModel",)
 
+    @property
+    def fixed_side(self) -> int:
+        return self.own_side
+
     def condition(self, image_size: int) -> Conditioning | None:
         classes = int(self.config.get("num_embeds_ada_norm") or 1000)
         return Classes(classes, classes, self.guidance())

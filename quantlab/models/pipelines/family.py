@@ -5,6 +5,7 @@ from the next: everything else is done once, in `__init__`.
 """
 
 import contextlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from quantlab.diffusion.conditioning import Condition, Conditioning, Guidance
 from quantlab.errors import RequestError
-from quantlab.models.diffusers_directory import KEY
+from quantlab.models.diffusers_directory import KEY, RESTORE, read_json
 from quantlab.models.pipelines.directory import PipelineDirectory, fetch_folders
 from quantlab.models.pipelines.prompts import Encode, Prompts, read_prompts
 from quantlab.models.timm_classifier import first_line
@@ -64,6 +65,11 @@ class Family:
                 " give another model.path"
             )
         return height
+
+    @property
+    def fixed_side(self) -> int | None:
+        """The only side of states that the network takes, if it takes one alone."""
+        return None
 
     def scheduler(self, config: dict[str, Any]) -> dict[str, Any]:
         """The scheduler's config as the pipeline takes it."""
@@ -115,6 +121,7 @@ class Family:
     # text ------------------------------------------------------------------------------------------------------------
     def prompts(self, image_size: int) -> Prompts:
         section, guidance = self.section.prompts, self.guidance()
+        self.require_encoders()
         chosen = self.encoding_options(image_size)
         return Prompts(
             read_prompts(section.file),
@@ -124,6 +131,28 @@ class Family:
             [self.found.kind, chosen, _encoder_files(self.found)],
             self.arguments,
         )
+
+    def require_encoders(self) -> None:
+        """Raises RequestError where the text encoders cannot be loaded: before any work, since they are loaded late."""
+        if importlib.util.find_spec("transformers") is None:
+            raise RequestError(
+                f"{KEY}: the text encoders of {self.found.kind} need transformers, which is not installed; type pip"
+                " install transformers"
+            )
+        for name in (one for one in self.found.parts if one.startswith("text_encoder")):
+            folder = self.found.root / name
+            if not (folder / "config.json").is_file():
+                raise RequestError(f"{KEY}: {self.found.root} has no {name}/config.json; {RESTORE}")
+            if "auto_map" in read_json(folder / "config.json"):
+                raise RequestError(
+                    f"{KEY}: {folder / 'config.json'}: auto_map names code of the directory's own, which is never run,"
+                    " allowed: classes of transformers; give another model.path"
+                )
+            if self.found.hub is None and not any(folder.glob("*.safetensors")):
+                raise RequestError(
+                    f"{KEY}: {folder} has no weights in safetensors, and pickled ones are never loaded; restore them"
+                    " from where the model came from"
+                )
 
     def encoding_options(self, image_size: int) -> dict[str, Any]:
         """Keyword arguments of `encode`, as plain data."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from quantlab.diffusion.conditioning import Guidance
 from quantlab.diffusion.latents import packed, unpacked
+from quantlab.errors import RequestError
 from quantlab.models.pipelines.directory import PipelineDirectory
 from quantlab.models.pipelines.family import Family, dynamic_shift
 from quantlab.models.pipelines.prompts import Prompts
@@ -54,8 +55,6 @@ class Flux(Family):
 
     def prompts(self, image_size: int) -> Prompts:
         if not self.is_guided and self.section.guidance.scale not in (None, 1):
-            from quantlab.errors import RequestError
-
             raise RequestError(
                 f"model.guidance.scale: got {self.section.guidance.scale}, but {self.found.root} has no embedding of"
                 " guidance (guidance_embeds), allowed: 1; type model.guidance.scale=1"
