@@ -129,7 +129,8 @@ def _products(name: str, multiplications: int, network: nn.Module, policy: Polic
         "multiplications": multiplications,
     }
     if not (is_attention(module) and isinstance(module.processor, QuantizedAttention)):
-        return {f"{name} (products)".strip(): entry | {"reason": "attention product"}}
+        known = policy.attention and is_attention(module)
+        return {f"{name} (products)".strip(): entry | {"reason": "policy" if known else "attention product"}}
     found = {}
     for product, operands in PRODUCTS.items():
         bits = max(policy.operand_bits(name, operand) for operand in operands)
