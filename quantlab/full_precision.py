@@ -37,9 +37,10 @@ def full_precision_at_hand(context: RunContext) -> bool:
     model, path = context.model, context.config.model.weights
     if path is not None and not getattr(model, "has_weights", False):
         load_weights(model, path, "model.weights")
-    pretrain = Pretrain(None, context)
-    if not getattr(model, "has_weights", False) and not pretrain.restore(pretrain.steps):
-        return False
+    if not getattr(model, "has_weights", False):
+        pretrain = Pretrain(None, context)
+        if not pretrain.restore(pretrain.steps):
+            return False
     model.to(context.device).eval()
     return True
 

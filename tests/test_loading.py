@@ -13,7 +13,7 @@ from tiny import TINY
 
 import quantlab as package
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.loading import group_of
+from quantlab.loading import WalkedSteps
 from quantlab.models.model_file import tensors_of
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.run.state import load_state
@@ -136,13 +136,24 @@ def test_what_says_not_what_it_is_is_refused_in_one_line(tmp_path):
         package.load(tmp_path / "foreign.safetensors")
 
 
+def groups(timesteps, group_size, *calls):
+    walked, found = WalkedSteps(timesteps), []
+    for t in calls:
+        walked.call(t)
+        found.append(walked.group(group_size))
+    return found
+
+
 def test_scales_are_those_of_the_nearest_step():
-    assert [group_of(t, [900, 600, 300, 0], 2) for t in (900, 751, 749, 450.5, 449, torch.tensor(10))] == [
-        0, 0, 0, 0, 1, 1,
-    ]  # fmt: skip
-    assert group_of(torch.tensor([900, 600]), [900, 600, 300, 0], 2) == 0
+    calls = (900, 751, 749, 450.5, 449, torch.tensor(10), torch.tensor([900, 600]))
+    assert groups([900, 600, 300, 0], 2, *calls) == [0, 0, 0, 0, 1, 1, 0]
     with pytest.raises(ValueError, match="have different activation scales"):
-        group_of(torch.tensor([900, 0]), [900, 600, 300, 0], 2)
+        groups([900, 600, 300, 0], 2, torch.tensor([900, 0]))
+
+
+def test_steps_at_one_timestep_come_one_after_the_other():
+    walk = (900, 600, torch.tensor([600, 600]), 300)  # of PNDM
+    assert groups([900, 600, 600, 300], 1, *walk, *walk) == [0, 1, 2, 3] * 2
 
 
 def test_import_quantlab_is_light_and_load_is_there():

@@ -132,8 +132,7 @@ Population = _integer(1, 1_000_000)
 Timesteps = _integer(2, 100_000)
 Workers = _integer(0, 512)
 CountOrAuto = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)],
-    says("an integer from 1 to 100000, or auto", "auto"),
+    Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)], says("an integer from 1 to 100000, or auto", "auto")
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST), says("a number above 0, up to 3e38", 0.001)]
@@ -155,6 +154,7 @@ Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
 Directory = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "DIR")]
 ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
+Text = Annotated[str, says("text", "TEXT")]
 File = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.safetensors")]
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.npz")]
 SplitFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "cifar-split.txt")]

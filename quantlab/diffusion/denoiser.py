@@ -2,52 +2,64 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quantlab.diffusion import prediction
+from quantlab.diffusion.conditioning import Classes, Condition, Conditioning
 from quantlab.diffusion.guidance import guided
-from quantlab.diffusion.rollout import Condition, Conditional, Network, seeded_normal
+from quantlab.diffusion.rollout import Conditional, Network, Progress, seeded_normal
 from quantlab.diffusion.samplers import Walk
 from quantlab.run.state import tensors_digest
 
+# (network, condition of N rows) -> (x [N, C, H, W], timestep) -> its prediction [N, C, H, W]
+Call = Callable[[nn.Module, Condition], Callable[[Tensor, float], Tensor]]
+# (states [N, ...] on the CPU, device to work on, progress over batches) -> images [N, ...] on the CPU
+Decoder = Callable[[Tensor, torch.device | str, Progress], Tensor]
 
-@dataclass(frozen=True)
-class Classes:
-    """Class conditioning of a network: how many classes, the index of the null class (None: there is none), and how
-    walks are guided.
-    """
 
-    count: int
-    null_class: int | None
-    scale: float = 1.0  # g of classifier-free guidance
-    batched: bool = True  # both outputs from one pass
-    # share of training images whose class is replaced by the null class (Ho and Salimans 2022, Alg. 1: p_uncond)
-    dropout: float = 0.1
+def call_unet(unet: nn.Module, condition: Condition) -> Callable[[Tensor, float], Tensor]:
+    """The call of a UNet2DModel, and of every network that takes its condition as keyword arguments."""
+
+    def called(x: Tensor, t: float) -> Tensor:
+        output: Tensor = unet(x, time_input(t), **condition).sample
+        return output
+
+    return called
 
 
 class Denoiser(nn.Module):
     """A denoising network, the noise schedule that it was trained with, and its sampler.
 
-    unet: any network called as unet(x, t, **condition).sample; alphas_cumprod: abar, of a flow sigma, float
-    [train_timesteps]; sampler: the walk, which knows the network's kind of prediction; classes: of a class-conditional
-    network.
+    unet: the network; shape: of the states that it walks through, (C, H, W); alphas_cumprod: abar, of a flow sigma,
+    float [train_timesteps]; sampler: the walk, which knows the network's kind of prediction; conditioning: what the
+    network is called with besides x and t, None for an unconditional one; call: how it is called; decoder: what makes
+    images of the states at the ends of walks, None where they are images.
     """
 
     kind = "denoiser"
     has_weights = False  # False: full-precision weights are still to be trained
     weights_from: str | None = None  # where weights were loaded from, for messages
     notes: Sequence[str] = ()  # for the user, on how the model was read
+    time_scale: float = 1  # of the timesteps of walks, as the network takes them
     alphas_cumprod: Tensor
 
-    def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, sampler: Walk, classes: Classes | None = None):
+    def __init__(
+        self,
+        unet: nn.Module,
+        shape: tuple[int, int, int],
+        alphas_cumprod: Tensor,
+        sampler: Walk,
+        conditioning: Conditioning | None = None,
+        call: Call = call_unet,
+        decoder: Decoder | None = None,
+    ):
         super().__init__()
-        self.unet = unet
-        self.sampler, self.classes = sampler, classes
+        self.unet, self.shape = unet, shape
+        self.sampler, self.conditioning, self.call, self.decoder = sampler, conditioning, call, decoder
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
@@ -70,14 +82,9 @@ class Denoiser(nn.Module):
         return (out - prediction.target(kind, x0, noise, level)).square().mean()
 
     def _training_condition(self, batch: dict[str, Tensor]) -> Condition:
-        if self.classes is None:
+        if not isinstance(self.conditioning, Classes):
             return {}
-        labels, null_class = batch["label"], self.classes.null_class
-        if self.training and null_class is not None:
-            labels = torch.where(
-                torch.rand(len(labels), device=labels.device) < self.classes.dropout, null_class, labels
-            )
-        return {"class_labels": labels}
+        return self.conditioning.of_training(batch["label"], drops=self.training)
 
     @torch.no_grad()
     def validation_loss(self, batch: dict[str, Tensor]) -> Tensor:
@@ -88,29 +95,45 @@ class Denoiser(nn.Module):
 
     # walks -----------------------------------------------------------------------------------------------------------
     def condition(self, count: int, seed: int) -> Condition:
-        """The condition of `count` walks, on the CPU: classes drawn uniformly by `seed`; empty for an unconditional
-        network.
-        """
-        if self.classes is None:
-            return {}
-        generator = torch.Generator().manual_seed(seed)
-        return {"class_labels": torch.randint(self.classes.count, (count,), generator=generator)}
+        """The condition of `count` walks, on the CPU, drawn by `seed`; empty for an unconditional network."""
+        return {} if self.conditioning is None else self.conditioning.draw(count, seed)
+
+    @property
+    def is_guided(self) -> bool:
+        return self.conditioning is not None and self.conditioning.guidance.scale != 1
 
     def guide(self, conditional: Conditional) -> Conditional:
         """`conditional`, this network or a quantized copy of it, with this model's guidance."""
-        if self.classes is None or self.classes.scale == 1:
+        if self.conditioning is None or not self.is_guided:
             return conditional
-        null_condition = {"class_labels": torch.tensor([self.classes.null_class])}
-        return guided(conditional, self.classes.scale, null_condition, self.classes.batched)
+        return guided(conditional, self.conditioning.guidance, self.conditioning.null())
 
     def network(self) -> Conditional:
         """The full-precision network with guidance, as walks use it."""
-        return self.guide(network_of(self.unet))
+        return self.guide(self.unguided())
+
+    def unguided(self) -> Conditional:
+        """The full-precision network without guidance."""
+        return network_of(self.unet, self.call)
 
     @property
     def passes(self) -> int:
         """Network evaluations in one denoising step."""
-        return 1 if self.classes is None or self.classes.scale == 1 else 2
+        return 2 if self.is_guided else 1
+
+    def release(self) -> None:
+        """Let go of the full-precision weights, where `network` can fetch them again."""
+
+    def prepare(self, cache: Any, device: torch.device | str) -> None:
+        """What is to be there before walks, beside the weights: see `Conditioning.prepare`."""
+        if self.conditioning is not None:
+            self.conditioning.prepare(cache, device)
+
+    def images(self, x: Tensor, device: torch.device | str = "cpu", progress: Progress = iter) -> Tensor:
+        """The images that the ends of walks stand for: float32 [N, ...], nominally in [-1, 1], on the CPU; x: as many,
+        there too.
+        """
+        return x if self.decoder is None else self.decoder(x, device, progress)
 
     def weights(self) -> nn.Module:
         """The part of this model that checkpoints store."""
@@ -126,15 +149,12 @@ class Denoiser(nn.Module):
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def network_of(unet: nn.Module) -> Conditional:
+def network_of(unet: nn.Module, call: Call = call_unet) -> Conditional:
     """`unet` as walks call it: for a condition, its output at x [N, C, H, W] and timestep t."""
 
     def given(condition: Condition) -> Network:
-        def network(x: Tensor, t: float, i: int) -> Tensor:
-            output: Tensor = unet(x, time_input(t), **condition).sample
-            return output
-
-        return network
+        called = call(unet, condition)
+        return lambda x, t, i: called(x, t)
 
     return given
 

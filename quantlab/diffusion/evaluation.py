@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantlab.diffusion.rollout import Conditional, network_step, walk
-from quantlab.diffusion.trajectories import Progress, Trajectories
+from quantlab.diffusion.rollout import Conditional, Progress, network_step, walk
+from quantlab.diffusion.trajectories import Trajectories
 from quantlab.run.processes import ALONE, Processes
 
 

@@ -9,27 +9,35 @@ the output is the same as guiding epsilon.
 import torch
 from torch import Tensor
 
-from quantlab.diffusion.rollout import Condition, Conditional, Network
+from quantlab.diffusion.conditioning import Condition, Guidance
+from quantlab.diffusion.rollout import Conditional, Network
 
 
-def guided(conditional: Conditional, scale: float, null_condition: Condition, batched: bool = True) -> Conditional:
-    """`conditional`, guided with g = `scale`; null_condition: the unconditional input (tensors [1, ...]).
+def guided(conditional: Conditional, guidance: Guidance, null_condition: Condition) -> Conditional:
+    """`conditional`, guided; null_condition: the unconditional input (tensors [1, ...]).
 
-    batched: both outputs from one pass over a batch of 2 N; otherwise from two passes, in half the memory.
+    Batched, both outputs come from one pass over a batch of 2 N, the unconditional ones first; otherwise from two
+    passes, in half the memory.
     """
-    if scale == 1:
+    if guidance.scale == 1:
         return conditional
 
     def given(condition: Condition) -> Network:
         null = {name: null_condition[name].to(value).expand(value.shape) for name, value in condition.items()}
-        joined = {name: torch.cat([null[name], value]) for name, value in condition.items()}
+        if guidance.batched:
+            joined = conditional({name: torch.cat([null[name], value]) for name, value in condition.items()})
+        else:
+            without, within = conditional(null), conditional(condition)
 
         def network(x: Tensor, t: float, i: int) -> Tensor:
-            if batched:
-                unconditional, conditioned = conditional(joined)(torch.cat([x, x]), t, i).chunk(2)
+            if guidance.batched:
+                unconditional, conditioned = joined(torch.cat([x, x]), t, i).chunk(2)
             else:
-                unconditional, conditioned = conditional(null)(x, t, i), conditional(condition)(x, t, i)
-            return unconditional + scale * (conditioned - unconditional)
+                unconditional, conditioned = without(x, t, i), within(x, t, i)
+            output = unconditional + guidance.scale * (conditioned - unconditional)
+            if guidance.channels is None:
+                return output
+            return torch.cat([output[:, : guidance.channels], conditioned[:, guidance.channels :]], 1)
 
         return network
 

@@ -1,17 +1,17 @@
 """Walks: a network and a sampler applied step by step, and the noise that walks start from."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from quantlab.diffusion.conditioning import Condition
 from quantlab.diffusion.samplers import State, Walk
 
-# further inputs of a network besides x and t: tensors [N, ...] by argument name
-Condition = Mapping[str, Tensor]
 # (x [N, C, H, W], timestep, index of the step in the walk) -> its output
 Network = Callable[[Tensor, float, int], Tensor]
+Progress = Callable[[Iterable[int]], Iterable[int]]  # the same numbers, with a progress bar
 Conditional = Callable[[Condition], Network]  # a condition of N rows -> the network with that condition
 
 

@@ -4,7 +4,7 @@ evaluation.
 Each state is a memory-mapped file, so that walks may exceed memory; only requested states are kept.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from quantlab.diffusion.rollout import Condition, Conditional, network_step, seeded_normal, walk
+from quantlab.diffusion.conditioning import Condition
+from quantlab.diffusion.rollout import Conditional, Progress, network_step, seeded_normal, walk
 from quantlab.diffusion.samplers import State, Walk
 from quantlab.run.processes import ALONE, Processes
 
 Rows = slice | Tensor
-Progress = Callable[[Iterable[int]], Iterable[int]]  # the same numbers, with a progress bar
 
 
 def _mapped(path: Path) -> Tensor:

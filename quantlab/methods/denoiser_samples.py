@@ -35,46 +35,52 @@ def task_images(context: RunContext, count: int = COMPARED) -> Tensor:
     return normalize(images[torch.from_numpy(seeded(0).permutation(len(images))[:count])])
 
 
-def spectrum_ratio_to_task(context: RunContext, samples: Tensor) -> float:
-    """`spectrum_ratio` of samples, float [N, C, H, W] in [-1, 1], to the task's images."""
-    return spectrum_ratio(samples, task_images(context))
+def spectrum_ratio_to_task(context: RunContext, samples: Tensor) -> dict[str, float]:
+    """The metric `spectrum_ratio` of samples, float [N, C, H, W] in [-1, 1], to the task's images, if it has any."""
+    if not context.task.has_images:
+        return {}
+    return {"spectrum_ratio": spectrum_ratio(samples, task_images(context))}
 
 
 def draw_beside_task(context: RunContext, samples: Tensor, picture: Path) -> None:
-    """64 of the task's images, and under them as many of `samples`, as a PNG."""
-    rows = {context.task.name: task_images(context, DRAWN).numpy(), "samples": samples[:DRAWN].nan_to_num().numpy()}
+    """64 of the task's images, if it has any, and under them as many of `samples`, as a PNG."""
+    rows = {context.task.name: task_images(context, DRAWN).numpy()} if context.task.has_images else {}
+    rows["samples"] = samples[:DRAWN].nan_to_num().numpy()
     grids.labelled_rows(rows, picture, columns=COLUMNS)
 
 
-def look_at(context: RunContext, samples: Tensor, picture: Path) -> float:
+def look_at(context: RunContext, samples: Tensor, picture: Path) -> dict[str, float]:
     """The spectrum ratio of full-precision samples to the task's images; `picture` shows both, and a warning names it
     where they are far apart.
     """
-    config, ratio = context.config, spectrum_ratio_to_task(context, samples)
+    config, found = context.config, spectrum_ratio_to_task(context, samples)
     draw_beside_task(context, samples, picture)
+    ratio, recipe = found.get("spectrum_ratio", 0), getattr(config.model, "pretrain", None)
     if not ratio <= FAR:  # or NaN
         logger.warning(
             "full-precision samples of model=%s are far from the images of task=%s: the energies of their spatial"
-            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); train longer than"
-            " model.pretrain.steps=%d, or give weights and a sampler that fit",
+            " frequencies differ %.3g-fold (near: up to %g-fold; both are in %s); %sgive weights and a sampler that"
+            " fit",
             config.model.name,
             config.task.name,
             ratio,
             FAR,
             picture,
-            config.model.pretrain.steps,
+            f"train longer than model.pretrain.steps={recipe.steps}, or " if recipe is not None else "",
         )
-    return ratio
+    return found
 
 
 def measure_full_precision(context: RunContext) -> tuple[dict[str, float], dict[str, Any]]:
-    """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, and its protocol."""
+    """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, where the task has
+    images, and its protocol.
+    """
     samples = draw_images(context, context.model.network(), DRAWN, "samples")
-    ratio = look_at(context, samples, context.directory.samples / "samples.png")
+    metrics = look_at(context, samples, context.directory.samples / "samples.png")
     protocol = {
         "spectrum_samples": DRAWN,
         "noise_seed": context.task.evaluation.seed,
         "denoising_steps": len(context.model.sampler),
         **walk_protocol(context),
     }
-    return {"spectrum_ratio": ratio}, protocol
+    return metrics, protocol

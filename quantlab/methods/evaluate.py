@@ -79,7 +79,7 @@ class Evaluate(OnFinishedRun):
         images = self._samples(context.model.guide(self.quantized.network))
         draw_beside_task(context, images, context.directory.samples / "samples.png")
         distance = fid_to_task(context, context.feature_network())
-        metrics = {"spectrum_ratio": spectrum_ratio_to_task(context, images)}
+        metrics = spectrum_ratio_to_task(context, images)
         return Outcome(metrics | ({"fid": distance.measure(images)} if distance else {}), protocol=self._protocol())
 
     def _samples(self, conditional: Conditional) -> Tensor:

@@ -29,10 +29,9 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
 
     The cache key is the model, its sampler, the seed, and `kept`.
     """
-    model, task = context.model, context.task
-    sampler, condition = model.sampler, model.condition(count, seed)
-    shape = (count, task.channels, task.image_size, task.image_size)
-    guidance = None if model.classes is None else dataclasses.asdict(model.classes)
+    model = context.model
+    model.prepare(context.cache, context.device)
+    sampler, condition, shape = model.sampler, model.condition(count, seed), (count, *model.shape)
     facts = {
         "format": 3,
         "model": model.fingerprint(),
@@ -40,7 +39,7 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
         "seed": seed,
         "sampler": type(sampler).__module__,
         "walk": dataclasses.asdict(sampler),
-        "classes": guidance,
+        "conditioning": None if model.conditioning is None else model.conditioning.facts(),
         "kept": list(kept),
     }
 
@@ -53,7 +52,7 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
             shape,
             seed,
             kept,
-            task.evaluation.batch_size,
+            context.task.evaluation.batch_size,
             lambda batches: context.progress(batches, what),
             context.device,
             context.processes,
@@ -84,8 +83,8 @@ def require_feature_network(config: Any, task: Any) -> None:
 
 
 def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
-    """The Frechet distance to the task's images; features: `context.feature_network()`, None if no FID is measured."""
-    if features is None:
+    """The Frechet distance to the task's images; features: `context.feature_network()`. None without either."""
+    if features is None or not context.task.has_images:
         return None
     return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(
         context.task.reference()
@@ -94,20 +93,25 @@ def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
 
 def draw_images(context: RunContext, conditional: Conditional, count: int, what: str) -> Tensor:
     """`count` images, float32 [N, C, H, W], sampled with a network (guidance included) from the evaluation's noise."""
-    task, model = context.task, context.model
-    shape = (count, task.channels, task.image_size, task.image_size)
-    images = compute_images(
+    model, evaluation = context.model, context.task.evaluation
+    model.prepare(context.cache, context.device)
+    ends = compute_images(
         conditional,
         model.sampler,
-        model.condition(count, task.evaluation.seed),
-        shape,
-        task.evaluation.seed,
-        task.evaluation.batch_size,
+        model.condition(count, evaluation.seed),
+        (count, *model.shape),
+        evaluation.seed,
+        evaluation.batch_size,
         lambda batches: context.progress(batches, what),
         context.device,
     )
-    require_finite(images, what)
-    return images
+    require_finite(ends, what)
+    return decoded(context, ends, what)
+
+
+def decoded(context: RunContext, ends: Tensor, what: str) -> Tensor:
+    """The images, float32 [N, C, H, W], that the ends of walks [N, ...] stand for."""
+    return context.model.images(ends, context.device, lambda batches: context.progress(batches, f"decoding: {what}"))
 
 
 def require_finite(images: Tensor, what: str) -> None:
@@ -127,21 +131,23 @@ def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
         "samples": samples,
         "fid_features": evaluation.features,
         "noise_seed": evaluation.seed,
-        "reference_images": len(task.images()),
+        "reference_images": len(task.images()) if task.has_images else 0,
         "denoising_steps": len(sampler),
         **walk_protocol(context),
     }
     if evaluation.features == "none":
-        del protocol["fid_features"], protocol["reference_images"]
+        del protocol["fid_features"]
+    if evaluation.features == "none" or not task.has_images:
+        del protocol["reference_images"]
     return protocol
 
 
 def walk_protocol(context: RunContext) -> dict[str, Any]:
     """The part of the protocol that describes how samples were drawn."""
-    sampler, classes = context.model.sampler, context.model.classes
+    sampler, conditioning = context.model.sampler, context.model.conditioning
     name = type(sampler).__module__.rpartition(".")[2]
     protocol = {"eta": sampler.eta} if name == "ddim" else {"sampler": name}
-    return protocol if classes is None else protocol | {"guidance_scale": classes.scale}
+    return protocol if conditioning is None else protocol | {"guidance_scale": conditioning.guidance.scale}
 
 
 class GenerationEvaluator:
@@ -161,22 +167,23 @@ class GenerationEvaluator:
         self.fid_to_task = fid_to_task(context, features)
         total = len(self.sampler)
         points = {max(1, round(total * (k + 1) / FID_POINTS)) for k in range(FID_POINTS)}
-        self.fid_steps = [] if self.fid is None else sorted(points)
+        # Latents have no FID, and decoding them all along is more work than the walk
+        self.fid_steps = [] if self.fid is None or context.model.decoder is not None else sorted(points)
         measured = min(evaluation.step_error_samples, evaluation.samples)
         kept = [evaluation.samples if i in (0, total, *self.fid_steps) else measured for i in range(total + 1)]
         self.reference = fetch_trajectories(
             context, evaluation.samples, evaluation.seed, kept, "full-precision samples"
         )
+        self.exact = decoded(context, self.reference.images, "full precision")
         self.walks: dict[str, WalkComparison] = {}
-        self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(context.task.image_size)
+        self.images = self.exact  # of the network evaluated last
+        self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(self.exact.shape[-1])
 
     def baseline(self) -> dict[str, dict[str, float]]:
         """`full_precision`: the fid of its samples. Empty with features=none."""
-        return (
-            {}
-            if self.fid_to_task is None or not self.context.processes.is_first
-            else {"full_precision": {"fid": self.fid_to_task.measure(self.reference.images)}}
-        )
+        if self.fid_to_task is None or not self.context.processes.is_first:
+            return {}
+        return {"full_precision": {"fid": self.fid_to_task.measure(self.exact)}}
 
     def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
         def progress(batches):
@@ -196,11 +203,13 @@ class GenerationEvaluator:
         self.walks[label] = walk
         if not self.context.processes.is_first:
             return {}  # the walks are divided; the first process measures
-        paired = paired_metrics(walk.images, self.reference.images)
-        if self.fid is None:
-            return paired
-        fid_to_fp32 = self.fid.reference(self.reference.images).measure(walk.images)
-        return {"fid_to_fp32": fid_to_fp32, "fid": self.fid_to_task.measure(walk.images), **paired}
+        self.images = decoded(self.context, walk.images, label)
+        metrics = {}
+        if self.fid is not None:
+            metrics["fid_to_fp32"] = self.fid.reference(self.exact).measure(self.images)
+        if self.fid_to_task is not None:
+            metrics["fid"] = self.fid_to_task.measure(self.images)
+        return metrics | paired_metrics(self.images, self.exact)
 
     def series(self) -> dict:
         """The curves along denoising of every evaluated network, as plain data (figures/denoising.json)."""
@@ -213,7 +222,7 @@ class GenerationEvaluator:
             label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error}
             for label, walk in self.walks.items()
         }
-        if self.fid is not None:
+        if self.fid_steps:
             for label, curve in curves.items():
                 curve["fid_to_fp32"] = {"step": self.fid_steps, "value": values[label]}
         return {"timesteps": list(self.sampler.timesteps), "group_size": self.group_size, "curves": curves}
@@ -227,13 +236,12 @@ class GenerationEvaluator:
         directory, series = self.context.directory, self.series()
         directory.write_denoising(series)
         figures.denoising_error(series, directory.figures / "denoising_error.png")
-        if self.fid is not None:
+        if self.fid_steps:
             figures.fid_along_denoising(series, directory.figures / "fid_along_denoising.png")
         self._grids(grids, directory.samples)
 
     def _grids(self, grids, samples: Path) -> None:
-        exact = self.reference.images.numpy()
-        *_, last = self.walks.values()
-        grids.comparison_grid(exact, last.images.numpy(), samples / "comparison.png")
+        exact, last = self.exact.numpy(), self.images.numpy()
+        grids.comparison_grid(exact, last, samples / "comparison.png")
         grids.sample_grid(exact[:64], samples / "full_precision.png")
-        grids.sample_grid(last.images.numpy()[:64], samples / "quantized.png")
+        grids.sample_grid(last[:64], samples / "quantized.png")

@@ -32,5 +32,5 @@ class Sample(OnFinishedRun):
         logger.info("%d samples: %s (uint8 [N, H, W, C]) and samples.png beside it", count, path)
         distance = fid_to_task(context, context.feature_network())
         metrics = {} if distance is None else {"fid": distance.measure(images)}
-        metrics["spectrum_ratio"] = spectrum_ratio_to_task(context, images)
+        metrics |= spectrum_ratio_to_task(context, images)
         return Outcome(metrics, protocol=sampling_protocol(context, count))

@@ -84,7 +84,7 @@ def restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
 def _restore(saved: SavedModel, context: RunContext) -> QuantizedDenoiser | None:
     model, quantizer = context.model, context.config.quantizer
     if quantizer.kind == "post-training":
-        quantized = QuantizedDenoiser(model.unet, quantizer, len(model.sampler), saved.facts["group_size"])
+        quantized = QuantizedDenoiser(model.unet, quantizer, len(model.sampler), saved.facts["group_size"], model.call)
         if steps := saved.facts.get("bias_steps"):
             quantized.correct_output(dict.fromkeys(steps, saved.tensors["output_bias"][0]))
         quantized.load(saved.tensors, str(saved.path), saved.facts)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from quantlab.diffusion.denoiser import Classes, Denoiser, network_of
+from quantlab.diffusion.conditioning import Classes, Guidance
+from quantlab.diffusion.denoiser import Denoiser
 from quantlab.diffusion.rollout import seeded_normal
 from quantlab.diffusion.samplers import build_sampler
 from quantlab.errors import RequestError
@@ -40,9 +41,8 @@ def build_ddim(section, task) -> Denoiser:
                 f"model.class_conditional: got true, but task={task.name} has no labels; type"
                 " model.class_conditional=false"
             )
-        classes = Classes(
-            task.classes, task.classes, section.guidance.scale, section.guidance.batched, section.class_dropout
-        )
+        guidance = Guidance(section.guidance.scale, section.guidance.batched)
+        classes = Classes(task.classes, task.classes, guidance, section.class_dropout)
     unet = UNet2DModel(
         sample_size=task.image_size,
         in_channels=task.channels,
@@ -63,10 +63,10 @@ def build_ddim(section, task) -> Denoiser:
         beta_end=noise.beta_end,
     )
     unet.current_state_dict = current_state_dict
-    levels = scheduler.alphas_cumprod
+    levels, shape = scheduler.alphas_cumprod, (task.channels, task.image_size, task.image_size)
     if section.prediction == "flow":
         levels = flow_levels(noise.train_timesteps)
-    return Denoiser(unet, levels, build_sampler(levels, section.sampler, section.prediction), classes)
+    return Denoiser(unet, shape, levels, build_sampler(levels, section.sampler, section.prediction), classes)
 
 
 def load_pretrained(section, task) -> Denoiser:
@@ -86,7 +86,7 @@ def load_pretrained(section, task) -> Denoiser:
     classes = _classes(found.network, section, task, where)
     unet = _build(found.network | {"out_channels": channels, "sample_size": task.image_size}, where)
     unet.current_state_dict = current_state_dict
-    denoiser = Denoiser(unet, levels, sampler, classes)
+    denoiser = Denoiser(unet, (channels, task.image_size, task.image_size), levels, sampler, classes)
     own = found.scheduler["_class_name"]
     if section.sampler.name == "scheduler":
         clips = " with clip_sample=true" * sampler.clip_sample
@@ -183,7 +183,7 @@ def _classes(config: dict, section, task, where: str) -> Classes | None:
             f"model.guidance.scale: got {section.guidance.scale}, but none of the {count} classes of"
             f" {where.removeprefix('model.path: ')} is a null class, allowed: 1; type model.guidance.scale=1"
         )
-    return Classes(task.classes, null_class, section.guidance.scale, section.guidance.batched)
+    return Classes(task.classes, null_class, Guidance(section.guidance.scale, section.guidance.batched))
 
 
 def _build(config: dict, where: str) -> nn.Module:
@@ -203,7 +203,8 @@ def _build(config: dict, where: str) -> nn.Module:
 def _check_forward(denoiser: Denoiser, task, where: str) -> None:
     """Run one image through the network at the walk's first and last timestep, so that mismatches fail here."""
     shape, training = (1, task.channels, task.image_size, task.image_size), denoiser.unet.training
-    network = network_of(denoiser.unet.eval())(denoiser.condition(1, 0))
+    denoiser.unet.eval()
+    network = denoiser.unguided()(denoiser.condition(1, 0))
     another = "choose another task.image_size or another model.path"
     for t in (denoiser.sampler.timesteps[0], denoiser.sampler.timesteps[-1]):
         try:
@@ -230,7 +231,9 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
     In a UNet's up block, resnet j reads cat([hidden, skip]), where hidden has the previous layer's output channels
     (Q-Diffusion, Sec. 4.2: the two halves have different ranges).
     """
-    splits = {}
+    splits: dict[str, int] = {}
+    if not hasattr(unet, "up_blocks"):  # a transformer
+        return splits
     deepest = unet.mid_block if unet.mid_block is not None else unet.down_blocks[-1]
     hidden = deepest.resnets[-1].out_channels
     for i, block in enumerate(unet.up_blocks):
@@ -244,9 +247,15 @@ def shortcut_splits(unet: nn.Module) -> dict[str, int]:
 def reconstruction_units(unet: nn.Module) -> list[str]:
     """Names of the modules that block reconstruction treats as one unit, in the order of the forward pass.
 
-    As in Q-Diffusion, residual blocks and attention blocks; the caller adds every other single layer.
+    As in Q-Diffusion, residual blocks and transformer or attention blocks; the caller adds every other single layer.
     """
+    from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.attention_processor import Attention
     from diffusers.models.resnet import ResnetBlock2D
 
-    return [name for name, module in unet.named_modules() if isinstance(module, (ResnetBlock2D, Attention))]
+    kinds = (ResnetBlock2D, BasicTransformerBlock, Attention)
+    units: list[str] = []
+    for name, module in unet.named_modules():
+        if isinstance(module, kinds) and not any(name.startswith(f"{unit}.") for unit in units):
+            units.append(name)
+    return units

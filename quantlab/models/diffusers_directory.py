@@ -45,8 +45,8 @@ RESTORE = "restore it from where the model came from"
 
 
 @dataclass
-class DiffusersModel:
-    """The content of `root`. folder: the network's; network, scheduler: their configs, with `_class_name`.
+class NetworkFolder:
+    """A network in `folder`, in or below `root`: its config, with `_class_name`.
 
     hub: the hub id that `root` is a snapshot of, or None.
     """
@@ -54,8 +54,6 @@ class DiffusersModel:
     root: Path
     folder: Path
     network: dict[str, Any]
-    scheduler: dict[str, Any]
-    scheduler_file: Path
     hub: str | None
 
     def weights(self) -> tuple[dict[str, Tensor], Path]:
@@ -81,6 +79,14 @@ class DiffusersModel:
         )
 
 
+@dataclass
+class DiffusersModel(NetworkFolder):
+    """A network and its scheduler's config, with `_class_name`."""
+
+    scheduler: dict[str, Any]
+    scheduler_file: Path
+
+
 def read_directory(path: str) -> DiffusersModel:
     """The unconditional model of pixels at `path`, a directory or a hub id, without its weights.
 
@@ -100,11 +106,12 @@ def read_directory(path: str) -> DiffusersModel:
             "quantized here; give the model as it was before"
         )
     scheduler_file = _scheduler_file(root, folder)
-    return DiffusersModel(root, folder, network, scheduler | read_json(scheduler_file), scheduler_file, hub)
+    return DiffusersModel(root, folder, network, hub, scheduler | read_json(scheduler_file), scheduler_file)
 
 
-def locate(path: str) -> tuple[Path, str | None]:
-    """The directory `path`, and None; or the snapshot of the hub id `path`, downloaded if necessary, and that id.
+def locate(path: str, files: tuple[str, ...] = CONFIGS) -> tuple[Path, str | None]:
+    """The directory `path`, and None; or the snapshot of the hub id `path`, with these files, downloaded if necessary,
+    and that id.
 
     Raises RequestError if there is neither.
     """
@@ -114,12 +121,12 @@ def locate(path: str) -> tuple[Path, str | None]:
         return local, None
     if local.exists():
         raise RequestError(
-            f"{KEY}: {local} is a file, allowed: the directory that holds {NETWORK}'s config.json and "
+            f"{KEY}: {local} is a file, allowed: the directory that holds a network's config.json and "
             f"weights, or the one above it; type {KEY}={local.parent}"
         )
     # If the first half of owner/name is a directory here, a path was meant
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not local.parent.is_dir():
-        return fetch(path, CONFIGS), path
+        return fetch(path, files), path
     beside = [one.name for one in local.parent.iterdir() if one.is_dir()] if local.parent.is_dir() else []
     raise RequestError(
         f"{KEY}: no such directory: {local.absolute()}, allowed: a directory in diffusers' format, or a "

@@ -19,8 +19,8 @@ def weights_of(model: nn.Module) -> nn.Module:
 
 
 def build_model(section, task):
-    """The model that a config's `model` section describes, its initial weights drawn from `section.pretrain.seed`."""
-    seed_everything(section.pretrain.seed)
+    """The model that a config's `model` section describes, its initial weights drawn from its recipe's seed."""
+    seed_everything(section.initial_seed)
     return instantiate(section, task=task)
 
 

@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# Of diffusers, by name: they compute what `QuantizedAttention` computes. Joint attention (SD3, Flux) is another.
+PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
+
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether `module` is an attention of diffusers (it takes a processor and has projections of its own)."""
-    return hasattr(module, "set_processor") and hasattr(module, "to_q")
+    """Whether `module` is an attention of diffusers (it takes a processor and has projections of its own), and computes
+    what attention plainly is.
+    """
+    if not (hasattr(module, "set_processor") and hasattr(module, "to_q")):
+        return False
+    return isinstance(module.processor, QuantizedAttention) or type(module.processor).__name__ in PLAIN
 
 
 class QuantizedAttention(nn.Module):

@@ -36,6 +36,7 @@ def planned_bits(network: nn.Module, policy: Policy) -> dict[str, LayerBits]:
     Raises RequestError for rules that concern no layer, and for layers that cannot be quantized: all of them, and what
     to type.
     """
+    policy.suit(network)
     layers = quantizable_layers(network)
     operands = [f"{name}.processor.{operand}" for name in _attentions(network, policy) for operand in OPERANDS]
     require_matches(policy.rules, [*layers, *operands])
@@ -72,6 +73,8 @@ def insert(network: nn.Module, policy: Policy, splits: Mapping[str, int] | None 
         for place in names_of[layers[name]]:
             network.set_submodule(place, layer)
     for name, attention in attentions.items():
+        if policy.preset_rules and all(policy.operand_bits(name, operand) == 32 for operand in OPERANDS):
+            continue  # its own processor may be a fused one, which keeps no product in memory
         device = next(network.parameters()).device
         set_processor: Any = attention.set_processor
         set_processor(attention_products(name, policy).to(device))

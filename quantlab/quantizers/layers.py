@@ -129,7 +129,8 @@ def _products(name: str, multiplications: int, network: nn.Module, policy: Polic
         "multiplications": multiplications,
     }
     if not (is_attention(module) and isinstance(module.processor, QuantizedAttention)):
-        return {f"{name} (products)".strip(): entry | {"reason": "attention product"}}
+        known = policy.attention and is_attention(module)
+        return {f"{name} (products)".strip(): entry | {"reason": "policy" if known else "attention product"}}
     found = {}
     for product, operands in PRODUCTS.items():
         bits = max(policy.operand_bits(name, operand) for operand in operands)
@@ -158,7 +159,7 @@ def _reason(surveyed: Survey, name: str, is_called: bool, policy: Policy) -> str
         return "never called"
     if name not in surveyed.quantizable:
         return "kind"
-    is_ruled = any(rule.pattern.search(name) for rule in policy.rules)
+    is_ruled = any(rule.pattern.search(name) for rule in (*policy.rules, *policy.preset_rules))
     if 32 not in (policy.whole.weight, policy.whole.activation) and not is_ruled:
         if name == surveyed.quantizable[0]:
             return "first"

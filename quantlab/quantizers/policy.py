@@ -39,10 +39,11 @@ class Rule:
 
 
 class Policy:
-    """Bits of a layer: those of the first rule whose pattern is found in its name; else `first` for the network's first
-    Conv2d or Linear and `last` for its last, in the order of its modules; else `whole`. (In all of timm's families but
-    FastViT, whose stem has two branches, and VOLO, which has two heads, these are the first and the last that are
-    called.) 32 bits in `whole` switch weights or activations off altogether: no exception quantizes them.
+    """Bits of a layer: those of the first rule, the section's or a preset's, whose pattern is found in its name; else
+    `first` for the network's first Conv2d or Linear and `last` for its last, in the order of its modules; else `whole`.
+    (In all of timm's families but FastViT, whose stem has two branches, and VOLO, which has two heads, these are the
+    first and the last that are called.) 32 bits in `whole` switch weights or activations off altogether: no exception
+    quantizes them.
 
     A quantizer's file gives `weight`, `activation` and what differs below. learn_weight_scale: whether what moves the
     transition points of weights is learned.
@@ -61,11 +62,16 @@ class Policy:
         self.rules = [
             Rule(re.compile(rule.modules), LayerBits(rule.weight_bits, rule.activation_bits)) for rule in section.policy
         ]
+        self.preset_rules: list[Rule] = []  # of a preset: after the section's own
         self._gradient = section.gradient
+
+    def suit(self, network: nn.Module) -> None:
+        """Take the exceptions that a preset makes for this network."""
 
     def bits(self, name: str, is_first: bool = False, is_last: bool = False) -> LayerBits:
         """Bits of the module called `name`."""
-        own = next((rule.bits for rule in self.rules if rule.pattern.search(name)), None)
+        rules = (*self.rules, *self.preset_rules)
+        own = next((rule.bits for rule in rules if rule.pattern.search(name)), None)
         if own is None and (is_first or is_last):
             own = self.first if is_first else self.last
         if own is None:

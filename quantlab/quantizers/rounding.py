@@ -119,18 +119,22 @@ def learned_roundings(network: nn.Module) -> list[LearnedRounding]:
 def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
     """Inside the block the learned weights are fixed tensors; at its end their gradients reach the rounding variables.
 
-    For an iteration that runs the network many times between two updates: the rounding is then computed and
-    differentiated once instead of every time.
+    For an iteration that runs the network many times between two updates: the rounding is then computed twice, to be
+    held and to be differentiated, instead of every time. No graph of it is kept meanwhile, and of the gradients of held
+    weights each goes as its own is made: beside the rounding variables there are two tensors of their size, not five.
     """
-    computed = [(one, one(None)) for one in learned]
-    held = [weight.detach().requires_grad_(weight.requires_grad) for _, weight in computed]
+    learned = list(learned)
     try:
-        for (one, _), fixed in zip(computed, held):
-            one.held = fixed
+        for one in learned:
+            with torch.no_grad():
+                fixed = one(None)
+            one.held = fixed.requires_grad_(one.rounding.requires_grad)
         yield
+        gradients = [None if one.held is None else one.held.grad for one in learned]
     finally:
-        for one, _ in computed:
+        for one in learned:
             one.held = None
-    for (_, weight), fixed in zip(computed, held):
-        if fixed.grad is not None:
-            weight.backward(fixed.grad)  # type: ignore[no-untyped-call]
+    for number, one in enumerate(learned):
+        gradient, gradients[number] = gradients[number], None
+        if gradient is not None:
+            one(None).backward(gradient)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ steps.
 The maths is in `functional`; how the rounding of weights is learned, in `rounding`.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize, fake_quantize, quantize, search_range
 from quantlab.quantizers.integers import Grid, IntegerTensor
-from quantlab.quantizers.policy import Layer, Policy
+from quantlab.quantizers.policy import Layer, LayerBits, Policy, Rule
+from quantlab.quantizers.presets import exemptions
 from quantlab.quantizers.reservoir import Reservoir
 
 if TYPE_CHECKING:
@@ -180,8 +182,12 @@ class UniformAffinePolicy(Policy):
     def __init__(self, section: "UniformAffine", pointer: GroupPointer | None = None):
         super().__init__(section)
         self.attention, self.split_shortcuts = section.attention, section.split_shortcuts
-        self.softmax_bits, self.pointer = section.softmax_bits, pointer or GroupPointer(1)
+        self.softmax_bits, self.pointer, self.preset = section.softmax_bits, pointer or GroupPointer(1), section.preset
         self._weight, self._activation, self._p = section.weight, section.activation, section.p
+
+    def suit(self, network: nn.Module) -> None:
+        found = exemptions(self.preset, network)
+        self.preset_rules = [Rule(re.compile(pattern), LayerBits(*bits)) for pattern, bits in found]
 
     def weight(self, shape: torch.Size, bits: int) -> UniformAffineWeight:
         chosen = self._weight

@@ -35,11 +35,10 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     number = config.get(KEY, 1)
     require_readable(number, where, made_by)
     config = _copy({key: value for key, value in config.items() if key not in (KEY, IDENTITY)})
-    if number == 1:
-        config = _from_1(config)
-    for group, added in (("model", MODELS), ("method", METHODS)):  # keys that were added since
-        if isinstance(section := config.get(group), dict):
-            _fill(section, added.get(_class(section), {}))
+    config = _from_1(config) if number == 1 else config
+    for group in ("model", "quantizer", "method"):
+        if isinstance(config.get(group), dict):
+            config[group] = with_added_keys(config[group])
     return config
 
 
@@ -80,7 +79,18 @@ def _phase(step: int, method: Any, trainer: Any) -> int:
     return int(step > total * initialization.iterations // whole)
 
 
-# of a section, by its class; filled in where they are missing
+# of sections of any format, by their class; filled in where they are missing
+ADDED: dict[str, dict[str, Any]] = {"UniformAffinePolicy": {"preset": "none"}}
+
+
+def with_added_keys(section: dict[str, Any]) -> dict[str, Any]:
+    """A section of a run, or of a saved model, with the keys that have been added since."""
+    section = _copy(section)
+    _fill(section, (MODELS | METHODS | ADDED).get(_class(section), {}))
+    return section
+
+
+# of a section of format 1, by its class; filled in where they are missing
 TRAINER = {"compile": False, "drop_last": True}
 PRETRAIN = {"optimizer": "adamw"}
 WALK = {"sampler": {"name": "ddim", "shift": 1.0}, "guidance": {"scale": 1.0, "batched": True}}

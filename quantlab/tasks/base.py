@@ -142,6 +142,7 @@ class ImageTask:
     collate = staticmethod(collate)
     channels: int
     classes: int | None  # number of classes; None: no labels
+    has_images = True  # False: only what a model makes of itself is measured
     draws = False  # whether `draw` writes figures
     # processes that load data unless trainer.num_workers is given; 0 for data in memory
     workers = 0

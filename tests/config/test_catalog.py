@@ -14,6 +14,7 @@ def test_every_option_is_valid_and_says_what_it_is(group, option):
         ("method", "sample"): ["method.run=somewhere"],
         ("experiment", "supernet/mobilenet_retrain"): ["model.subnet=" + "-".join("1" * 21)],
         ("quantizer", "none"): ["method=pretrain"],
+        ("task", "pipeline_generation"): ["model=pipeline"],
     }
     single = {
         "nas_bench_201": "3-3-3-1-2-3",

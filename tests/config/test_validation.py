@@ -127,7 +127,9 @@ def test_all_problems_at_once(mapping):
     [
         (
             ["model=task_classifier"],
-            "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10, flow_matching; type model=ddim",
+            "needs a denoiser model, one of: ddim, ddim_mnist, ddpm_cifar10, dit_xl2, flow_matching, flux,"
+            " ldm4_bedroom, ldm4_celeba, ldm4_imagenet, ldm8_church, pipeline, pixart, sd3, sdxl, stable_diffusion;"
+            " type model=ddim",
         ),
         (
             ["quantizer=none"],

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from quantlab.diffusion.conditioning import Guidance
 from quantlab.diffusion.guidance import guided
 from quantlab.diffusion.rollout import seeded_normal, walk
 from quantlab.diffusion.samplers import build_sampler
@@ -68,10 +69,20 @@ def test_guidance_by_hand(batched):
 
         return network
 
-    network = guided(conditional, 3.0, {"class_labels": torch.tensor([10])}, batched)(
+    network = guided(conditional, Guidance(3.0, batched), {"class_labels": torch.tensor([10])})(
         {"class_labels": torch.tensor([1, 2])}
     )
     # 10 + 3 (1 - 10) and 10 + 3 (2 - 10), besides x
     assert network(torch.zeros(2, 1), 0, 0).flatten().tolist() == [-17.0, -14.0]
     assert rows == ([4] if batched else [2, 2])
-    assert guided(conditional, 1, {}) is conditional
+    assert guided(conditional, Guidance(1.0), {}) is conditional
+
+
+def test_of_an_output_only_some_channels_are_guided():
+    def conditional(condition):
+        return lambda x, t, i: x + condition["class_labels"].float()[:, None]
+
+    network = guided(conditional, Guidance(3.0, channels=1), {"class_labels": torch.tensor([10])})(
+        {"class_labels": torch.tensor([1])}
+    )
+    assert network(torch.zeros(1, 2), 0, 0).tolist() == [[-17.0, 1.0]]

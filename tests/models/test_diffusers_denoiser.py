@@ -180,7 +180,7 @@ def test_what_the_network_predicts_is_the_schedulers_word(values, kind, director
 def test_a_network_that_is_told_classes(count, directory):
     tiny_unet(num_class_embeds=count).save_pretrained(directory / "unet")
     denoiser = load(directory)
-    assert denoiser.classes.null_class == (10 if count == 11 else None) and denoiser.passes == 1
+    assert denoiser.conditioning.null_class == (10 if count == 11 else None) and denoiser.passes == 1
     labels = denoiser.condition(500, 3)["class_labels"]
     assert labels.unique().tolist() == list(range(10)) and torch.equal(
         labels, denoiser.condition(500, 3)["class_labels"]

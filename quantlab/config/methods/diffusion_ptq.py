@@ -71,7 +71,8 @@ class DiffusionPTQ(Method):
                 f"({regularizer.beta_start}); type method.rounding_regularizer.beta_end={regularizer.beta_start}"
             )
         if parts.model is not None and parts.model.kind in self.model_kinds:
-            yield from at_most("method.group_size", self.group_size, "model.sampler.steps", parts.model.sampler.steps)
+            steps = parts.model.sampler.steps  # null: what a pipeline takes by itself
+            yield from at_most("method.group_size", self.group_size, "model.sampler.steps", steps or self.group_size)
         if parts.quantizer is not None and parts.quantizer.kind == self.quantizer_kind and self.learns:
             yield from self._nothing_to_learn(parts.quantizer)
 

@@ -1,7 +1,7 @@
 """What all models' sections have, and the kinds there are: a kind says which tasks it does."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from quantlab.config.fields import (
     BatchSize,
@@ -34,18 +34,19 @@ class PretrainRecipe(Strict):
     ema_decay: Fraction
 
 
-class Model(Targeted):
+class AnyModel(Targeted):
     """`task_kinds`: the tasks that it does; `normalizes`: whether normalization follows its layers, so that a layer's
-    output may lose its size; `not_opened`: why a finished run of it cannot be evaluated, if it cannot.
+    output may lose its size; `not_opened`: why a finished run of it cannot be evaluated, if it cannot; `initial_seed`:
+    of the weights before any are loaded.
     """
 
     group = "model"
     task_kinds: ClassVar[tuple[str, ...]]
     normalizes: ClassVar[bool] = True
     not_opened: ClassVar[str | None] = None
+    initial_seed: ClassVar[Any] = 0
     name: Name
     weights: OrNull[File]
-    pretrain: PretrainRecipe
 
     def misfit(self, method: "Method") -> str | None:
         """A line where the method takes no such model, but would if a key of it were another."""
@@ -60,6 +61,16 @@ class Model(Targeted):
                 f"task: got '{task.name}' ({task.kind}), but model={self.name} is a {self.kind}, allowed:"
                 f" {', '.join(fitting)}; type task={[*without_data, *fitting][0]}"
             )
+
+
+class Model(AnyModel):
+    """One that can be trained in full precision."""
+
+    pretrain: PretrainRecipe
+
+    @property
+    def initial_seed(self) -> int:  # type: ignore[override]
+        return self.pretrain.seed
 
 
 class Classifier(Model, default_for="classifier"):

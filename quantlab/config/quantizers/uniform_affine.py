@@ -75,3 +75,4 @@ class UniformAffine(Targeted, target="quantlab.quantizers.uniform_affine.Uniform
     first_layer: AffineEnd
     last_layer: AffineEnd
     policy: list[AffineRule]
+    preset: Literal["auto", "none", "q_diffusion", "ptqd", "tfmq", "pcr", "vidit_q", "transformer"]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quantlab.diffusion.denoiser import network_of
 from quantlab.errors import RequestError
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
@@ -94,6 +93,8 @@ class Block(Objective):
     collection_cost: network evaluations that it takes to collect a unit's inputs in both networks.
     """
 
+    needs_full_precision = True
+
     def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collection_cost: float):
         super().__init__(method)
         self.names, self.unit, self.collection_cost = names, unit, collection_cost
@@ -124,7 +125,7 @@ class Block(Objective):
         rows, device, sampler = slice(method.section.calibration.range_samples), method.context.device, method.sampler
         trajectories = method.dataset.trajectories
         condition = trajectories.condition_of(rows, device)
-        quantized, exact = method.quantized.network(condition), network_of(method.context.model.unet)(condition)
+        quantized, exact = method.quantized.network(condition), method.context.model.unguided()(condition)
         self.collected = {}
         for group in method.groups:
             inputs, targets = [], []
@@ -172,11 +173,10 @@ class Block(Objective):
 def phases(method: DiffusionPTQ) -> list[Phase]:
     """One phase per unit. Raises RequestError if collecting the units' inputs uses up the budget."""
     section, context, sampler = method.section, method.context, method.sampler
-    probe = torch.zeros(
-        1, context.task.channels, context.task.image_size, context.task.image_size, device=context.device
-    )
-    condition = {name: value.to(context.device) for name, value in context.model.condition(1, 0).items()}
-    names = forward_order(context.model.unet, lambda: network_of(context.model.unet)(condition)(probe, 0, 0))
+    model, probe = context.model, torch.zeros(1, *context.model.shape, device=context.device)
+    model.prepare(context.cache, context.device)
+    condition = {name: value.to(context.device) for name, value in model.condition(1, 0).items()}
+    names = forward_order(model.unet, lambda: model.unguided()(condition)(probe, 0, 0))
     batches = len(sampler.active(range(len(sampler)))) * section.calibration.range_samples / section.batch_size
     # Two passes that end at the unit, each on average over half of the network
     collection_cost = batches * (len(names) + 1) / len(names)

@@ -19,14 +19,17 @@ from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
-from quantlab.methods.denoiser_samples import look_at
-from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
+from quantlab.methods.denoiser_samples import DRAWN, look_at
+from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
+from quantlab.methods.learning_memory import require_memory
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.models.model_file import tensors_of
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
-from quantlab.quantizers.insert import planned_bits
+from quantlab.quantizers.insert import planned_bits, quantizable_layers
+from quantlab.quantizers.policy import LayerBits
+from quantlab.quantizers.presets import chosen
 from quantlab.quantizers.rounding import fix_rounding, learn_rounding
 
 logger = logging.getLogger("quantlab")
@@ -41,9 +44,20 @@ class DiffusionPTQ(Method):
         super().__init__(section, context)
         if context.processes.count > 1:
             self.require_work_for_several()
-        # refuses what cannot be quantized, before any work
-        planned_bits(context.model.unet, instantiate(context.config.quantizer))
+        # refuses what cannot be quantized, or does not fit, before any work
+        planned = planned_bits(context.model.unet, instantiate(context.config.quantizer))
+        layers = quantizable_layers(context.model.unet)
+        sizes = {name: layers[name].weight.numel() for name, bits in planned.items() if bits.weight != 32}
+        all_parameters = sum(one.numel() for one in context.model.unet.parameters())
+        if section.learns:
+            rounding = section.learn.rounding and context.config.quantizer.weight.rounding != "nearest"
+            require_memory(sum(sizes.values()), all_parameters - sum(sizes.values()), rounding, context.device)
         self.sampler = context.model.sampler
+        if section.group_size > len(self.sampler):
+            raise RequestError(
+                f"method.group_size: got {section.group_size}, allowed: 1 to {len(self.sampler)}, the steps of a walk;"
+                f" type method.group_size={len(self.sampler)}"
+            )
         self.groups = self.active_groups(section.group_size)
         self.single_steps = self.active_groups(1)
         if len(self.sampler) % section.group_size:
@@ -130,13 +144,17 @@ class DiffusionPTQ(Method):
         )
         # before it is quantized
         if context.processes.is_first:
-            look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
+            images = trajectories.images if context.task.has_images else trajectories.images[:DRAWN]
+            images = decoded(context, images, "full precision")
+            look_at(context, images, context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
+        model = context.model
         self.quantized = QuantizedDenoiser(
-            context.model.unet, context.config.quantizer, len(self.sampler), section.group_size
+            model.unet, context.config.quantizer, len(self.sampler), section.group_size, model.call
         )
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
+        self.say_of_preset()
         self.described = self.quantized.describe(
             context.model.unet, first, trajectories.condition_of(slice(1), context.device)
         )
@@ -144,6 +162,25 @@ class DiffusionPTQ(Method):
         self.loss_scales = self.group_errors([*self.groups, *self.single_steps])
         self.make_learnable()
         self.quantized.drop_float_weights()
+        if not any(phase.objective.needs_full_precision for phase in self.phases):
+            context.model.release()
+
+    def say_of_preset(self) -> None:
+        """Log what the quantizer's preset holds in other bits than it quantizes to."""
+        policy, unet = self.quantized.policy, self.context.model.unet
+        bits = planned_bits(unet, policy)
+        left = {name: bits.get(name, LayerBits(32, 32)) for name in quantizable_layers(unet)}
+        other = {name: one for name, one in left.items() if one != policy.whole}
+        if policy.preset_rules:
+            wide = [name for name in other if name not in bits]
+            logger.info(
+                "quantizer.preset=%s: of %d layers %d stay in full precision (%s), %d have other bits than the rest",
+                chosen(policy.preset, unet),
+                len(left),
+                len(wide),
+                ", ".join(wide[:3]) + ", ..." * (len(wide) > 3),
+                len(other) - len(wide),
+            )
 
     def make_learnable(self) -> None:
         unet, section = self.quantized.unet, self.section
@@ -298,7 +335,7 @@ class DiffusionPTQ(Method):
             model=tensors_of(self.quantized.unet),
             network=self.quantized.unet,
             model_facts={
-                "timesteps": list(self.sampler.timesteps),
+                "timesteps": [t * self.context.model.time_scale for t in self.sampler.timesteps],
                 "group_size": self.section.group_size,
                 "full_precision_sha256": self.context.model.fingerprint(),
                 "bias_steps": list(self.quantized.bias_rows),

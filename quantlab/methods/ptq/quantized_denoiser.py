@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from quantlab.config import instantiate
 from quantlab.config.quantizers.uniform_affine import UniformAffine
-from quantlab.diffusion.denoiser import network_of, time_input
-from quantlab.diffusion.rollout import Condition, Conditional, Network
+from quantlab.diffusion.conditioning import Condition
+from quantlab.diffusion.denoiser import Call, call_unet, network_of
+from quantlab.diffusion.rollout import Conditional, Network
 from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.models.model_file import load_tensors
@@ -28,14 +29,15 @@ NEW_NAMES = {"weights": "weight_quantizer", "activations": "activation_quantizer
 class QuantizedDenoiser:
     """A quantized copy of a UNet and the pointer that tells its activation quantizers which group is being walked.
 
-    section: of the quantizer. group_size: denoising steps per set of activation scales. Blank until calibrated or
-    loaded.
+    section: of the quantizer. group_size: denoising steps per set of activation scales. call: how the network is
+    called. Blank until calibrated or loaded.
     """
 
-    def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int):
-        self.group_size = group_size
+    def __init__(self, unet: nn.Module, section: UniformAffine, steps: int, group_size: int, call: Call = call_unet):
+        self.group_size, self.call = group_size, call
         self.pointer = GroupPointer(-(-steps // group_size))
-        self.unet = copy.deepcopy(unet).eval().requires_grad_(False)
+        # Its parameters are those of full precision, which nothing here changes, until they are let go of
+        self.unet = copy.deepcopy(unet, {id(one): one for one in unet.parameters()}).eval().requires_grad_(False)
         self.bias_rows: dict[int, int] = {}  # by step, the row of `output_bias` that corrects the output there
         self.policy = instantiate(section, pointer=self.pointer)
         insert(self.unet, self.policy, shortcut_splits(unet))
@@ -45,7 +47,7 @@ class QuantizedDenoiser:
         condition.
         """
         return describe_layers(
-            survey(unet, lambda: network_of(unet)(condition)(x, 0, 0)),
+            survey(unet, lambda: network_of(unet, self.call)(condition)(x, 0, 0)),
             self.unet,
             self.policy,
             lambda: self.network(condition)(x, 0, 0),
@@ -53,10 +55,11 @@ class QuantizedDenoiser:
 
     def network(self, condition: Condition) -> Network:
         """The quantized UNet for walks, without guidance."""
+        called = self.call(self.unet, condition)
 
         def network(x: Tensor, t: float, i: int) -> Tensor:
             self.pointer.index = i // self.group_size
-            output = self.unet(x, time_input(t), **condition).sample
+            output = called(x, t)
             row = self.bias_rows.get(i)
             return output if row is None else output + self.unet.output_bias[row]
 
@@ -68,11 +71,14 @@ class QuantizedDenoiser:
         self.bias_rows = {i: row for row, i in enumerate(biases)}
 
     def snapshot(self) -> "QuantizedDenoiser":
-        """A copy that later learning does not touch, without the float weights: about a quarter of the network's
-        size.
+        """A copy that later learning does not touch, without the float weights. It shares what stays: parameters in
+        full precision and codes, in whose place learned rounding puts others.
         """
-        float_weights = [layer.weight for layer in weight_quantized_layers(self.unet).values()]
-        twin = copy.deepcopy(self, {id(weight): weight for weight in float_weights})  # they are not copied
+        layers = weight_quantized_layers(self.unet).values()
+        shared = [*(one for one in self.unet.parameters() if not one.requires_grad), *(one.weight for one in layers)]
+        shared = [one for one in shared if one.ndim]  # scales of inputs, which have no dimensions, are learned
+        shared += [one for layer in layers for one in layer.weight_quantizer.buffers()]
+        twin = copy.deepcopy(self, {id(one): one for one in shared})
         twin.drop_float_weights()
         return twin
 

@@ -25,7 +25,7 @@ class Step(Objective):
 
     def __init__(self, method: DiffusionPTQ, compared: str):
         super().__init__(method)
-        self.compared = compared
+        self.compared, self.needs_full_precision = compared, compared == "output"
 
     def denoising_steps(self, step: int, first: int) -> range:
         return self.method.shuffled(self.method.single_steps, step - first)
