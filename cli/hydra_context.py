@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from hydra import initialize_config_module
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins import file_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -29,8 +29,10 @@ class ConfigDir(SearchPathPlugin):
             search_path.append(provider="command-line", path=f"file://{folder}")
 
 
-class BoundedFiles(FileConfigSource):
-    """Hydra's reader of files, which expands aliases without end; it says which file is wrong, too."""
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's reader of files, which expands aliases without end; it says which file is wrong, too. Named as Hydra's,
+    whose registry knows its classes by name.
+    """
 
     def load_config(self, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path))
@@ -45,7 +47,7 @@ class BoundedFiles(FileConfigSource):
 def hydra_context(config_dir: str | None) -> Iterator[None]:
     """While the block runs, `hydra.compose` finds quantlab's configs and those of `config_dir`."""
     Plugins.instance().register(ConfigDir)
-    SourcesRegistry.instance().types["file"] = BoundedFiles  # there is no public way to replace one
+    SourcesRegistry.instance().types["file"] = FileConfigSource  # there is no public way to replace one
     token = _CONFIG_DIR.set(config_dir)
     try:
         with initialize_config_module("quantlab.conf", job_name="quantlab", version_base="1.3"):
