@@ -18,7 +18,8 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = _parser()
     found, unknown = parser.parse_known_intermixed_args(list(words))
-    if unknown:
+    found.overrides += [word for word in unknown if not word.startswith("-")]
+    if unknown := [word for word in unknown if word.startswith("-")]:
         known = [option for action in parser._actions for option in action.option_strings]
         raise RequestError(
             *(

@@ -26,11 +26,10 @@ examples:
 END = """\
 options:
   -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; skips finished jobs
-  -y, --yes           start a sweep of more than 1,000 jobs
   --config-dir DIR    your own options: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
   --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group
-  --version           the version
+  --version, --yes    the version; start a sweep of more than 1,000 jobs
   --cfg job           the whole config, as YAML; --resolve fills in interpolations, --package model shows a part
   --hydra-help, --info, --shell-completion: Hydra's own
 

@@ -13,12 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.hydra_nodes import foreign_nodes
-from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
+from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse, word_problem
 from quantlab.config import RunConfig, judged, with_finished_run
 from quantlab.config.catalog import hidden
 from quantlab.errors import RequestError
+from quantlab.run.signals import check
 
 MAX_NAME = 150
+# what Hydra and OmegaConf raise of words that do not compose
+UNREADABLE = (HydraException, OmegaConfBaseException, TypeError, ValueError, KeyError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,14 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
         problems += [*unknown, *foreign_nodes(composed), *_own_problems(root, composed.hydra)]
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         mapping = OmegaConf.to_container(own, resolve=True)
-        mapping = mapping if wrong_groups else with_finished_run(mapping, job)
+        try:
+            mapping = mapping if wrong_groups else with_finished_run(mapping, job)
+        except RequestError as error:
+            problems += error.problems  # of method.run; what else is wrong is said too
         config, found = judged(mapping, without=wrong_groups)
         directory = OmegaConf.select(composed, directory_key)
         return Examined(
-            [*problems, *found],
+            list(dict.fromkeys([*problems, *found])),
             config,
             tuple(override.input_line for override in parsed if not override.is_hydra_override()),
             composed,
@@ -70,8 +76,9 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
         )
     except RequestError as error:
         problems += error.problems
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(_first_line(error))
+    except UNREADABLE as error:
+        check()  # it may stand for a signal
+        problems += _guilty(root, sound) or [f"{root}: {_first_line(error)}; mend the YAML"]
     return Examined(problems)
 
 
@@ -90,6 +97,30 @@ def _compose(root: str, sound: list[Override], naming: list[str]) -> tuple[DictC
         unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
     words = [word for word in words if word not in unknown]
     return compose(root, [*words, *naming], return_hydra_config=True), [*unknown.values()]
+
+
+def _guilty(root: str, sound: list[Override]) -> list[str]:
+    """Of words that Hydra cannot compose, or whose ${...} lead nowhere, those that are wrong by themselves."""
+    choosing = [override for override in sound if is_group(override) and not override.is_delete()]
+    base = choosing if _reason(root, choosing) is None else []
+    suspects = sound if base else choosing or sound
+    reasons = {one.input_line: _reason(root, [*(word for word in base if word is not one), one]) for one in suspects}
+    return [word_problem(one, reason) for one in suspects if (reason := reasons[one.input_line]) is not None]
+
+
+def _reason(root: str, overrides: list[Override]) -> str | None:
+    """Why these words alone do not compose, in Hydra's words; None where they do."""
+    try:
+        composed = compose(root, [override.input_line for override in overrides], return_hydra_config=True)
+        own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        for part in (own, composed.hydra.run):
+            OmegaConf.to_container(part, resolve=True)
+        list(foreign_nodes(composed))
+    except UNREADABLE as error:
+        return _first_line(error)
+    except RequestError:  # which is said as it is
+        return None
+    return None
 
 
 def _own_problems(root: str, hydra: DictConfig) -> Iterator[str]:

@@ -26,6 +26,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
+from quantlab.cli.job import UNREADABLE
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
@@ -180,6 +181,9 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
             _under_hydra([*asked, *flags(arguments), *words])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except UNREADABLE:
+        check()
+        code = 1
     if code:
         check_request(arguments)  # says it in a line
         raise RequestError(" ".join(complained.getvalue().split()) or f"Hydra stopped with exit code {code}")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from quantlab.errors import Interrupted, LoadingError, QuantlabError
 from quantlab.run.log import unstoppable_stderr
 from quantlab.run.signals import as_interrupted
+
+# how Python's loader, torch and numpy say it
+NO_MEMORY = re.compile(r"failed to map segment|allocate memory|out of memory|not enough memory|Unable to allocate")
 
 
 @contextmanager
@@ -72,6 +76,12 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
             lines = str(error).splitlines() or [type(error).__name__]
             lines = tuple(f"error: {line}" for line in lines)
             return Outcome(error.exit_code, lines, directory=directory, trace=trace)
+        case ImportError() | MemoryError() | RuntimeError() if NO_MEMORY.search(str(error)) or isinstance(
+            error, MemoryError
+        ):
+            said = " ".join(str(error).split())[:160]
+            remedy = "close other programs, or type smaller sizes (model.width=, a batch_size=, task.image_size=)"
+            return Outcome(1, (f"error: not enough memory ({said}); {remedy}",), directory=directory, trace=trace)
         case OSError() if error.strerror:
             where = f": {error.filename}" if error.filename is not None else ""
             line = f"error: {error.strerror}{where}"

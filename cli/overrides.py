@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from quantlab.config.catalog import CONF, groups, options
-from quantlab.errors import did_you_mean, listed
+from quantlab.errors import did_you_mean, listed, nearest_of
 from quantlab.run.parsing import DEEPEST
 
 MOST_JOBS = 10_000  # of a sweep
@@ -38,7 +38,9 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
         # Hydra sets this only when it parses all words at once.
         override.input_line = word
         key = override.key_or_group
-        if override.is_sweep_override() and not multirun:
+        if problem := _form_problem(override):
+            problems.append(f"{word}: {problem}")
+        elif override.is_sweep_override() and not multirun:
             problems.append(f"{word}: several values are only for sweeps; type quantlab -m {shlex.quote(word)}")
         elif override.is_sweep_override() and key in ("output_dir", "resume"):
             problems.append(f"{word}: cannot be swept, each job has its own directory below it; type one value")
@@ -59,6 +61,20 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
     return parsed, problems
 
 
+def _form_problem(override: Override) -> str:
+    """What Hydra's grammar allows and no config has."""
+    key, group = override.key_or_group, is_group(override)
+    if not key.strip("."):
+        return "names no key; type KEY=VALUE"
+    if override.is_force_add() and group:
+        return f"an option is chosen without ++; type {key}={override.get_value_element_as_str()}"
+    if override.is_delete() and group and key != "experiment":
+        return f"every run has a {key}; type {key}={next(iter(options(key)))}, or another of quantlab --help {key}"
+    if override.is_delete() and group and override.value() is not None and not isinstance(override.value(), str):
+        return f"an option has a name; type ~{key}"
+    return ""
+
+
 def _depth(word: str) -> int:
     """How deeply brackets are nested, whether or not they match: Hydra's parser recurses into them."""
     deepest = depth = 0
@@ -73,26 +89,29 @@ def _swept_values(override: Override) -> list[str] | str:
     them.
     """
     if override.is_interval_sweep():
-        return "an interval has no values to iterate over; list the values, as in seed=0,1,2"
+        return f"an interval has no values to iterate over; type them, as in {override.key_or_group}=0,1,2"
     if override.value_type is ValueType.RANGE_SWEEP:
-        found = override.value()
+        found, key = override.value(), override.key_or_group
         if found.step == 0 or not math.isfinite(found.start) or not math.isfinite(found.stop):
-            return "never ends, allowed: a range of finite numbers by a step other than 0; as in seed=range(0,3)"
+            return f"never ends, allowed: a range of finite numbers by a step other than 0; type {key}=range(0,3)"
         if (found.stop - found.start) / found.step > MOST_JOBS:
             return f"holds more than {MOST_JOBS:,} values; type fewer"
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
-        return list(override.sweep_string_iterator()) or "holds no value, allowed: at least one; as in seed=range(0,3)"
+        return list(override.sweep_string_iterator()) or (
+            f"holds no value, allowed: at least one; type {override.key_or_group}=range(0,3)"
+        )
     group, patterns = override.key_or_group, override.value()
     if not is_group(override):
         return (
-            f"glob chooses among the options of a group, allowed: {', '.join(groups())}; list the values, as in"
-            " seed=0,1,2"
+            f"glob chooses among the options of a group, allowed: {', '.join(groups())}; type the values, as in"
+            f" {group}=0,1,2"
         )
     names = [
         name for name in options(group) if _is_like(name, patterns.include) and not _is_like(name, patterns.exclude)
     ]
     allowed = listed(patterns.include[0].strip("*"), options(group), f"quantlab --help {group}")
-    return list(map(as_value, names)) or f"matches no {group}, allowed: a pattern of {allowed}"
+    example = next(iter(options(group)))
+    return list(map(as_value, names)) or f"matches no {group}, allowed: a pattern of {allowed}; type {group}={example}"
 
 
 def _is_like(name: str, patterns: Iterable[str]) -> bool:
@@ -142,10 +161,34 @@ def key_problems(overrides: Iterable[Override], known: Collection[str]) -> dict[
         if key.startswith(("hydra.", "hydra/")):
             continue
         value = override.get_value_element_as_str() if not override.is_delete() else ""
+        parent, _, leaf = key.rpartition(".")
         near, others = _nearest_key(key, known)
-        advice = f" Type {_quoted_in(near)}={value}" if near else f"; allowed here: {', '.join(others)}"
-        problems[override.input_line] = f"{key}: no such key{near}{advice}"
+        if near:
+            advice = f"{near} Type {_quoted_in(near)}={value}"
+        elif others:
+            place = f"{parent}." if parent in known else ""
+            advice = f", allowed here: {nearest_of(leaf, others)}; type {place}{others[0]}=VALUE"
+        else:
+            advice = f": {parent} has no keys; type {parent}=VALUE"
+        problems[override.input_line] = f"{key}: no such key{advice}"
     return problems
+
+
+def word_problem(override: Override, reason: str) -> str:
+    """The line of a word that Hydra cannot compose, alone; `reason`: in its words."""
+    key, word = override.key_or_group, override.input_line
+    value = "" if override.is_delete() else override.get_value_element_as_str()
+    if is_group(override):
+        return f"{word}: its YAML cannot be composed ({reason}); mend it, or type another {key}"
+    if "${" in word:
+        return f"{key}: got {value}, whose ${{...}} leads nowhere; type {key}=VALUE, or ${{KEY}} of a key that is there"
+    if key.startswith(("hydra.", "hydra/")):
+        return f"{word}: Hydra has no such setting, or it takes no such value; drop it"
+    if override.is_delete():
+        return f"{word}: there is no such key, or it has another value; type ~{key}, or drop it"
+    if override.is_add():
+        return f"{word}: {key} is there already; type {key}={value}"
+    return f"{key}: got {value}, which cannot stand there; type {key}=VALUE"
 
 
 def dotted_keys(value: Any, prefix: str = "") -> Iterator[str]:
@@ -183,13 +226,19 @@ def _syntax_problem(parser: OverridesParser, word: str, reason: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         homes = [f"{group}={word}" for group in groups() if word in options(group)]
-        return f"{word}: not of the form key=value" + (f"; did you mean {' or '.join(homes)}?" if homes else "")
+        near = f"; did you mean {' or '.join(homes)}?" if homes else ""
+        return f"{word}: not of the form key=value{near} Type {homes[0]}" if homes else _no_form(word)
     quoted = f"{key}='{value}'"
     try:
         parser.parse_override(quoted)
     except HydraException:
         return f"{word}: not an override that Hydra can read ({reason}); type key=value"
     return f'{word}: not an override that Hydra can read ({reason}); to take the value as text, type "{quoted}"'
+
+
+def _no_form(word: str) -> str:
+    named = re.match(r"[~+]*([\w.]+)", word)
+    return f"{word}: not of the form key=value; type {named[1] if named else 'KEY'}=VALUE"
 
 
 def _quoted_in(near: str) -> str:

@@ -92,5 +92,14 @@ def listed(got: str, allowed: Collection[str], everything: str) -> str:
     return f"{', '.join(few)}, ... ({everything} lists all {len(allowed)})"
 
 
+def nearest_of(got: str, allowed: Collection[str]) -> str:
+    """The names `allowed` for an error message: all where they are few, or the nearest five."""
+    if len(allowed) <= 8:
+        return ", ".join(map(str, allowed))
+    few = nearest(got, allowed, count=5)
+    few += [name for name in allowed if name not in few][: 5 - len(few)]
+    return f"{', '.join(map(str, few))}, ... ({len(allowed)} in all)"
+
+
 def _plain(name: object) -> str:
     return str(name).lower().replace("-", "").replace("_", "")

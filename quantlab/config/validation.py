@@ -11,7 +11,7 @@ from quantlab.config.catalog import composed, merged, options
 from quantlab.config.effects import Acts
 from quantlab.config.fields import Directory, OrNull, Seed, Strict
 from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_of, without_target
-from quantlab.errors import CorruptFileError, RequestError, did_you_mean
+from quantlab.errors import CorruptFileError, RequestError, did_you_mean, nearest_of
 from quantlab.run.directory import RunDirectory
 
 
@@ -156,7 +156,7 @@ def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
             if name == "_target_" and section_of(inner) is None:
                 yield (
                     f"{key}_target_: got {_shown(inner)}, which may not be instantiated; allowed: "
-                    f"quantlab's own classes only{did_you_mean(inner, by_target())}"
+                    f"quantlab's own classes only{did_you_mean(inner, by_target())}; drop it"
                 )
             else:
                 yield from _foreign_targets(inner, f"{key}{name}.")
@@ -171,7 +171,7 @@ def _lines(error: ValidationError, prefix: tuple, value: Any, known: list[str] |
         location, context = problem["loc"], problem.get("ctx", {})
         key = ".".join(map(str, prefix + location))
         if location[-1:] == ("_target_",) and problem["type"] == "extra_forbidden":
-            yield f"{key}: a _target_ may not stand here; remove it"
+            yield f"{key}: got {_shown(problem['input'])}, but a _target_ may not stand here; remove it"
             continue
         match problem["type"]:
             case "extra_forbidden":
@@ -205,7 +205,13 @@ def _unknown(prefix: tuple, location: tuple, value: Any, error: ValidationError,
     siblings = known or _declared(error, location, value)
     parent = "".join(f"{part}." for part in prefix + location[:-1])
     near = did_you_mean(str(location[-1]), siblings)
-    advice = f" Type {parent}{near.split(chr(39))[1]}=VALUE" if near else f"; allowed here: {', '.join(siblings)}"
+    if near:
+        advice = f" Type {parent}{near.split(chr(39))[1]}=VALUE"
+    elif siblings:
+        shown = nearest_of(str(location[-1]), siblings)
+        advice = f", allowed here: {shown}; type {parent}{siblings[0]}=VALUE, or drop {parent}{location[-1]}"
+    else:
+        advice = f"; drop {parent}{location[-1]}"
     return f"{parent}{location[-1]}: no such key{near}{advice}"
 
 
@@ -228,6 +234,15 @@ def _declared(error: ValidationError, location: tuple, value: Any) -> list[str]:
 
 def _shown(value: Any) -> str:
     """A value as a person would type it in YAML, cut where it is long."""
-    text = {None: "null", True: "true", False: "false"}.get(value) if value is None or isinstance(value, bool) else None
-    text = text or repr(value)
+    text = _typed(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _typed(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_typed(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_typed, value)) + "]"
+    return repr(value)

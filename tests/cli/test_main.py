@@ -101,7 +101,7 @@ def test_a_run_may_be_gone_on_with_on_this_machine_in_another_way(command, runne
         (["--cfg", "jobs"], ["--cfg/-c: invalid choice: 'jobs'"]),
         (["--hlep"], ["--hlep: no such option; did you mean '--help'?"]),
         (["-m", "output_dir=a,b"], ["output_dir=a,b: cannot be swept"]),
-        (["-m", "seed=interval(0,1)"], ["list the values, as in seed=0,1,2"]),
+        (["-m", "seed=interval(0,1)"], ["an interval has no values to iterate over; type them, as in seed=0,1,2"]),
         (["-m", "seed=glob(*)"], ["glob chooses among the options of a group"]),
         (["-m", "model=glob(resnt*)"], ["matches no model, allowed: a pattern of ", "quantlab --help model lists all"]),
         (["-m", "hydra.verbose=true,false"], ["Hydra's own keys cannot be swept"]),
