@@ -131,6 +131,9 @@ Layers = _integer(1, 2_000)
 Population = _integer(1, 1_000_000)
 Timesteps = _integer(2, 100_000)
 Workers = _integer(0, 512)
+CountOrAuto = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)], says("auto, or an integer from 1 to 1000000", "auto")
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST), says("a number above 0, up to 3e38", 0.001)]
 BinEdges = Annotated[

@@ -37,8 +37,9 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     config = _copy({key: value for key, value in config.items() if key not in (KEY, IDENTITY)})
     if number == 1:
         config = _from_1(config)
-    if isinstance(model := config.get("model"), dict):  # keys that were added since
-        _fill(model, MODELS.get(_class(model), {}))
+    for group, added in (("model", MODELS), ("method", METHODS)):  # keys that were added since
+        if isinstance(section := config.get(group), dict):
+            _fill(section, added.get(_class(section), {}))
     return config
 
 
@@ -106,7 +107,7 @@ GRADIENT = {
     "shift": 4,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "AccuQuant": {"initialization": {"iterations": 0}, "bias_correction": "none"},
+    "AccuQuant": {"initialization": {"iterations": 0}, "bias_correction": "none", "keep_graphs": 1},
     "build_ptq": {"bias_correction": "none"},
     "QAT": {
         "start": None,
@@ -145,7 +146,6 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     _fill_quantizer(quantizer)
     if _class(method) == "AccuQuant" and "initialization" not in method:
         method["initialization"] = {"iterations": 0, "learning_rate": _copy(method.get("learning_rate"))}
-    _fill(method, METHODS.get(_class(method), {}))
     return config
 
 
