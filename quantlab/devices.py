@@ -39,10 +39,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         project_dir=config.output_dir,
         dynamo_backend="inductor" if config.trainer.compile else None,
     )
-    if accelerator.num_processes > 1 and not config.method.trains_network:
+    if accelerator.num_processes > 1 and not (config.method.trains_network or config.method.divides_batches):
         raise RequestError(
-            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train"
-            " with method=pretrain first, then run this method alone, which finds the weights in cache_dir"
+            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train or"
+            " quantize: run it without torchrun, which finds weights and trajectories in cache_dir"
         )
     if accelerator.device.type == "cuda":  # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)

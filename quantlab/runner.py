@@ -4,6 +4,7 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from types import NoneType
 from typing import Any
 
@@ -117,7 +118,7 @@ def prepare(
         accelerator=accelerator,
         cache=Cache(config.cache_dir),
         directory=RunDirectory(config.output_dir),
-        progress=interruptible_bar,
+        progress=partial(interruptible_bar, shown=accelerator.is_local_main_process),
         feature_network=lambda: feature_network(context),
         trained=lambda section: trained_model(context, section),
         full_precision_at_hand=lambda: full_precision_at_hand(context),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quantlab.models.given import given_model
 from quantlab.run.directory import RunDirectory
+from quantlab.run.processes import Processes
 
 
 @dataclass
@@ -38,6 +39,10 @@ class RunContext:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def processes(self) -> Processes:
+        return Processes(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
 
 
 @dataclass

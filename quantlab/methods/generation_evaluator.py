@@ -56,10 +56,12 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
             task.evaluation.batch_size,
             lambda batches: context.progress(batches, what),
             context.device,
+            context.processes,
         )
         require_finite(Trajectories(folder, sampler, condition).images, what)  # else they are not kept
 
-    return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
+    folder = context.cache.fetch_files("trajectories", facts, make, context.processes)
+    return Trajectories(folder, sampler, condition)
 
 
 def require_feature_network(config: Any, task: Any) -> None:
@@ -172,7 +174,7 @@ class GenerationEvaluator:
         """`full_precision`: the fid of its samples. Empty with features=none."""
         return (
             {}
-            if self.fid_to_task is None
+            if self.fid_to_task is None or not self.context.processes.is_first
             else {"full_precision": {"fid": self.fid_to_task.measure(self.reference.images)}}
         )
 
@@ -188,9 +190,12 @@ class GenerationEvaluator:
             self.fid_steps,
             progress,
             self.context.device,
+            self.context.processes,
         )
         require_finite(walk.images, f"samples: {label}")
         self.walks[label] = walk
+        if not self.context.processes.is_first:
+            return {}  # the walks are divided; the first process measures
         paired = paired_metrics(walk.images, self.reference.images)
         if self.fid is None:
             return paired
@@ -217,6 +222,8 @@ class GenerationEvaluator:
         """Write figures/denoising.json, its plots, and the sample grids of the network evaluated last."""
         from quantlab.report import figures, grids
 
+        if not self.context.processes.is_first:
+            return
         directory, series = self.context.directory, self.series()
         directory.write_denoising(series)
         figures.denoising_error(series, directory.figures / "denoising_error.png")

@@ -39,6 +39,7 @@ class DiffusionPTQ(Method):
     judges_samples = True
     row_baselines = ("uncorrected",)
     sampled_from = True
+    divides_batches = True
     undrawn = ("network_evaluations",)
     effects = (
         Acts("method.learning_rate.rounding", "method.learn.rounding", (True,)),

@@ -17,7 +17,7 @@ from quantlab.diffusion.bias_correction import output_biases
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
-from quantlab.errors import RunError
+from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, fetch_trajectories
@@ -39,6 +39,8 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
+        if context.processes.count > 1:
+            self.require_work_for_several()
         # refuses what cannot be quantized, before any work
         planned_bits(context.model.unet, instantiate(context.config.quantizer))
         self.sampler = context.model.sampler
@@ -55,6 +57,30 @@ class DiffusionPTQ(Method):
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
         self.phase: Phase | None = None  # the current one
+
+    def require_work_for_several(self) -> None:
+        """Raises RequestError where several processes cannot divide the work: batches of equal shares, and nothing to
+        train before it, which one of them would do while the others wait.
+        """
+        size, count = self.section.batch_size, self.context.processes.count
+        if size % count:
+            raise RequestError(
+                f"method.batch_size: got {size}, allowed: multiples of the {count} processes; type"
+                f" method.batch_size={-(-size // count) * count}, or another --nproc-per-node"
+            )
+        try:
+            self.context.provide_full_precision()
+            self.context.feature_network()
+        except RequestError as error:
+            raise RequestError(
+                f"{error}; or run this command without torchrun, with method=ptq method.reconstruction=none, which"
+                " trains all that is missing and keeps it in cache_dir"
+            ) from None
+
+    def shared(self, rows: Tensor) -> Tensor:
+        """This process's share of `rows`, int64 [N], as the first process drew them."""
+        processes = self.context.processes
+        return processes.share(processes.sum(rows if processes.is_first else torch.zeros_like(rows)))
 
     def make_phases(self) -> list[Phase]:
         """What is minimized, in order; without phases nothing is learned."""
@@ -103,7 +129,8 @@ class DiffusionPTQ(Method):
             context, count, context.config.seed, [count] * (len(self.sampler) + 1), "calibration trajectories"
         )
         # before it is quantized
-        look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
+        if context.processes.is_first:
+            look_at(context, trajectories.images, context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
         self.quantized = QuantizedDenoiser(
             context.model.unet, context.config.quantizer, len(self.sampler), section.group_size
@@ -196,6 +223,11 @@ class DiffusionPTQ(Method):
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         values = self.phase.objective.gradients(batch)
+        if (processes := self.context.processes).count > 1:  # means over equal shares of the batch
+            for parameter in (parameter for group in self.optimizer.param_groups for parameter in group["params"]):
+                if parameter.grad is not None:
+                    parameter.grad = processes.sum(parameter.grad) / processes.count
+            values["loss"] = processes.sum(values["loss"]) / processes.count
         self.network_evaluations += self.phase.objective.evaluations(self.sampler.active(batch["steps"]))
         return values
 
