@@ -170,18 +170,17 @@ DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss}
 class Group(Objective):
     """The end of a group of denoising steps, Eq. (1)."""
 
+    def __init__(self, method: DiffusionPTQ):
+        super().__init__(method)
+        kept, gradient = method.section.keep_graphs, method.section.gradient
+        # None: as many as fit, to be found
+        self.graphs: int | None = 1 if gradient == "bptt" else None if kept == "auto" else kept
+
     def denoising_steps(self, step: int, first: int) -> range:
         method, step = self.method, step - first
         if method.section.group_order == "sequential":
             return method.groups[step * len(method.groups) // (method.phase_starts[-1] - first)]
         return method.shuffled(method.groups, step)
-
-    def __init__(self, method: DiffusionPTQ):
-        super().__init__(method)
-        kept = method.section.keep_graphs
-        self.graphs: int | None = (
-            None if kept == "auto" and method.section.gradient != "bptt" else kept
-        )  # None: to find
 
     def evaluations(self, steps: Sequence[int]) -> float:
         passes = forward_passes(self.method.section.gradient, len(steps), self.graphs or 1)
@@ -205,9 +204,9 @@ class Group(Objective):
 
         steps, start = method.sampler.active(group), State(batch["start"], tuple(batch["memory"]))
         with held_weights(method.weights):
-            value = GRADIENTS[section.gradient](
-                method.quantized_step(batch), steps, start, loss, method.sampler.memory_weights
-            )
+            step = method.quantized_step(batch)
+            graphs = self.graphs_of(step, steps, start)
+            value = GRADIENTS[section.gradient](step, steps, start, loss, method.sampler.memory_weights, graphs)
         return {"loss": value} | method.regularize(method.weights)
 
 
