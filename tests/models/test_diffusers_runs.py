@@ -14,6 +14,7 @@ from quantlab.methods.generation_evaluator import fetch_trajectories
 from quantlab.methods.pretrain import Pretrain
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.run.cache import Cache
+from quantlab.run.processes import ALONE
 
 
 class Recipe(SimpleNamespace):
@@ -53,6 +54,7 @@ def test_walks_are_keyed_by_weights_and_config(directory, tmp_path):
             cache=Cache(tmp_path / "cache"),
             progress=lambda batches, _: batches,
             device="cpu",
+            processes=ALONE,
         )
         return fetch_trajectories(context, 2, 0, [2] * 5, "walks").images
 
