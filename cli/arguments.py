@@ -58,6 +58,7 @@ def _parser() -> _Parser:
         ["--help", "-h"],
         ["--version"],
         ["--multirun", "-m"],
+        ["--yes", "-y"],
         ["--resolve"],
         ["--hydra-help"],
         ["--shell-completion", "-sc"],

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from quantlab.config.catalog import root_configs, with_folders
+from quantlab.config.catalog import groups, root_configs, with_folders
 from quantlab.errors import RequestError, did_you_mean
+from quantlab.run.parsing import ParseError, read_yaml
 
 
 @contextmanager
@@ -44,7 +43,26 @@ def own_folders(arguments: argparse.Namespace) -> Iterator[None]:
                 f"--config-name: got '{arguments.config_name}', allowed: {', '.join(root_configs())}{near or ';'} "
                 "Type --config-dir DIR --config-name NAME for DIR/NAME.yaml"
             )
+        for folder in folders:
+            _require_readable(folder)
         yield
+
+
+def _require_readable(folder: Path) -> None:
+    """Raises RequestError for a YAML of the user's that is none, or that Hydra would read without end: it expands
+    aliases and knows no bounds.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    files = [*folder.glob("*.yaml"), *(file for group in groups() for file in (folder / group).rglob("*.yaml"))]
+    for file in sorted(files):
+        try:
+            read_yaml(file)
+            OmegaConf.load(file)
+        except (ParseError, YAMLError, OSError, OmegaConfBaseException) as error:
+            raise RequestError(f"{file}: not readable as YAML: {' '.join(str(error).split())}; mend it") from None
 
 
 def _search_path(typed: Sequence[str], root: Path | None) -> list[str]:
@@ -62,9 +80,9 @@ def _search_path(typed: Sequence[str], root: Path | None) -> list[str]:
         where = typed[-1]
     else:
         try:
-            loaded = OmegaConf.load(root)
-            value = OmegaConf.select(loaded, "hydra.searchpath") if OmegaConf.is_dict(loaded) else []
-        except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            loaded = read_yaml(root)
+            value = OmegaConf.select(OmegaConf.create(loaded), "hydra.searchpath") if isinstance(loaded, dict) else []
+        except (ParseError, OmegaConfBaseException) as error:
             raise RequestError(f"{root}: not readable as YAML ({' '.join(str(error).split())}); mend it") from None
         value = [] if value is None else OmegaConf.to_container(value) if OmegaConf.is_list(value) else value
         where = f"{root}: hydra.searchpath"

@@ -8,7 +8,7 @@ from quantlab.config.catalog import groups, headline, options, root_config, tabl
 
 ORDER = ("method", "model", "task", "quantizer", "trainer", "logger", "experiment")
 
-MANY = 6  # options in one folder of a group: more are listed on demand
+MANY = 3  # options in one folder of a group: more are listed on demand
 
 USAGE = """\
 quantlab: compose a task, a model, a quantizer and a method into one run with metrics and figures.
@@ -26,6 +26,7 @@ examples:
 END = """\
 options:
   -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; skips finished jobs
+  -y, --yes           start a sweep of more than 1,000 jobs
   --config-dir DIR    your own options: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
   --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import yaml
 from hydra import compose
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse
 from quantlab.config import RunConfig, judged, with_finished_run
 from quantlab.config.catalog import hidden
@@ -53,7 +53,7 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
     problems += wrong_options.values()
     try:
         composed, unknown = _compose(root, sound, naming)
-        problems += [*unknown, *_own_problems(root, composed.hydra)]
+        problems += [*unknown, *foreign_nodes(composed), *_own_problems(root, composed.hydra)]
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         mapping = OmegaConf.to_container(own, resolve=True)
         mapping = mapping if wrong_groups else with_finished_run(mapping, job)
@@ -72,8 +72,6 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
         problems += error.problems
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_first_line(error))
-    except yaml.YAMLError as error:
-        problems.append(f"not readable as YAML: {' '.join(str(error).split())}; mend the file")
     return Examined(problems)
 
 

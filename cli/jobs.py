@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
 from quantlab.cli.outcome import Outcome, outcome_of
-from quantlab.cli.request import Job, Request, check_request, said_once
+from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
 from quantlab.config import to_plain
 from quantlab.errors import Interrupted, RequestError
@@ -171,10 +171,13 @@ def let_hydra_answer(arguments: argparse.Namespace) -> int:
     if arguments.multirun:
         raise RequestError("-m: a question is answered for one job; drop -m, and type one value for each key")
     printed, complained = io.StringIO(), io.StringIO()
-    code = 0
+    asked, code = question(arguments), 0
+    # Hydra's help configures logging, and is the same whatever was typed
+    words = [] if "--hydra-help" in asked else arguments.overrides
+    refuse_foreign_nodes(arguments.config_name, arguments.config_dir, words)
     try:
         with redirect_stdout(printed), redirect_stderr(complained):
-            _under_hydra([*question(arguments), *flags(arguments), *arguments.overrides])
+            _under_hydra([*asked, *flags(arguments), *words])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     if code:

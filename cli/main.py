@@ -17,8 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Modules are loaded from here on, where a signal is answered.
         try:
             from quantlab.cli.outcome import ends_with_its_reader
+            from quantlab.run.log import unstoppable_stderr
 
-            with ends_with_its_reader():
+            with unstoppable_stderr(), ends_with_its_reader():
                 code = _answer(words)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
             from quantlab.cli.outcome import outcome_of

@@ -8,6 +8,7 @@ from typing import Any
 from quantlab.cli.request import Job, Request
 from quantlab.errors import CorruptFileError
 from quantlab.run.directory import RunDirectory
+from quantlab.run.log import print_if_read
 
 
 def finish(request: Request, interrupted: int | None) -> int:
@@ -15,7 +16,7 @@ def finish(request: Request, interrupted: int | None) -> int:
     interrupted it.
     """
     states = [_state(job.directory, interrupted) for job in request.jobs]
-    print(summary(request, states))
+    print_if_read(summary(request, states))
     if interrupted is not None:
         print(f"quantlab: resume with: quantlab {shlex.join(request.again)}", file=sys.stderr)
         return interrupted
@@ -36,10 +37,15 @@ def _state(directory: Path, interrupted: int | None) -> str:
     """What the job in `directory` left, once all have ended. One that left nothing failed before it had begun, or
     never began.
     """
-    state = RunDirectory(directory).state()
+    run = RunDirectory(directory)
+    state = run.state()
+    if state == "completed" and not run.is_completed():
+        return "failed"  # its results are gone
     if state is None:
         return "failed" if interrupted is None else "not started"
-    return "failed" if state == "running" else state  # its process died
+    if state == "running":
+        return "running" if run.lock.is_held() else "failed"  # in another process, or its process died
+    return state
 
 
 def _main_metric(job: Job) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quantlab.errors import Interrupted, LoadingError, QuantlabError
+from quantlab.run.log import unstoppable_stderr
 from quantlab.run.signals import as_interrupted
 
 
@@ -20,7 +21,8 @@ def ends_with_its_reader() -> Iterator[None]:
     """Where the reader of stdout goes away (`quantlab --help | head`), nobody wants the rest: no error."""
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         # What is still buffered would be tried again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,11 +40,12 @@ class Outcome:
 
     def tell(self) -> "Outcome":
         """Say the lines on stderr, with the traceback before them where HYDRA_FULL_ERROR=1 asks for it."""
-        if self.trace and os.environ.get("HYDRA_FULL_ERROR") == "1":
-            print(self.trace, file=sys.stderr, end="")
-        for line in self.lines:
-            print(f"quantlab: {line}", file=sys.stderr)
-        sys.stderr.flush()
+        with unstoppable_stderr():
+            if self.trace and os.environ.get("HYDRA_FULL_ERROR") == "1":
+                print(self.trace, file=sys.stderr, end="")
+            for line in self.lines:
+                print(f"quantlab: {line}", file=sys.stderr)
+            sys.stderr.flush()
         return self
 
 

@@ -1,5 +1,6 @@
 """Overrides `key=value` one by one: their grammar, the groups and options they choose, the keys they set."""
 
+import math
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator
@@ -14,6 +15,9 @@ from hydra.errors import HydraException
 
 from quantlab.config.catalog import CONF, groups, options
 from quantlab.errors import did_you_mean, listed
+from quantlab.run.parsing import DEEPEST
+
+MOST_JOBS = 10_000  # of a sweep
 
 
 def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
@@ -23,6 +27,9 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed, problems = [], []
     for word in words:
+        if _depth(word) > DEEPEST:
+            problems.append(f"{word[:40]}...: brackets are nested more than {DEEPEST} levels deep; type a plain value")
+            continue
         try:
             override = parser.parse_override(word)
         except HydraException as error:
@@ -52,12 +59,27 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
     return parsed, problems
 
 
+def _depth(word: str) -> int:
+    """How deeply brackets are nested, whether or not they match: Hydra's parser recurses into them."""
+    deepest = depth = 0
+    for letter in word:
+        depth += (letter in "([{") - (letter in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _swept_values(override: Override) -> list[str] | str:
     """The values of `choice()`, `range()`, `glob()`, `shuffle()`, `sort()` in Hydra's grammar, or the problem with
     them.
     """
     if override.is_interval_sweep():
         return "an interval has no values to iterate over; list the values, as in seed=0,1,2"
+    if override.value_type is ValueType.RANGE_SWEEP:
+        found = override.value()
+        if found.step == 0 or not math.isfinite(found.start) or not math.isfinite(found.stop):
+            return "never ends, allowed: a range of finite numbers by a step other than 0; as in seed=range(0,3)"
+        if (found.stop - found.start) / found.step > MOST_JOBS:
+            return f"holds more than {MOST_JOBS:,} values; type fewer"
     if override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
         return list(override.sweep_string_iterator()) or "holds no value, allowed: at least one; as in seed=range(0,3)"
     group, patterns = override.key_or_group, override.value()

@@ -5,13 +5,13 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 
 import argparse
 import itertools
+import math
 import os
 import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from hydra import compose
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -21,13 +21,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.arguments import flags
 from quantlab.cli.hydra_context import hydra_context
+from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
-from quantlab.cli.overrides import as_value, parse
+from quantlab.cli.overrides import MOST_JOBS, as_value, parse
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
 from quantlab.errors import RequestError
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
+
+JOBS_WITHOUT_A_WORD = 1_000
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
         parsed, problems = parse(overrides, multirun)
-        words = _expand(parsed)
+        words = _expand(parsed, arguments.yes)
         varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         swept = [[word for word in job if _key(word) in varied] for job in words]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
@@ -85,10 +88,12 @@ def check_request(arguments: argparse.Namespace) -> Request:
     problems += said_once([job.problems for job in examined], swept)
     if problems:
         raise RequestError(*problems)
+    for cache in dict.fromkeys(one.config.cache_dir for one in examined):
+        _refuse_unusable_cache(Path(cache))
     directory, new = _settled(examined[0], multirun)
     typed = [override.input_line for override in parsed]
     return Request(
-        words=(*["-m"] * multirun, *flags(arguments), *typed),
+        words=(*["-m"] * multirun, *["--yes"] * arguments.yes, *flags(arguments), *typed),
         multirun=multirun,
         jobs=tuple(_job(one, directory, own) for one, own in zip(examined, swept, strict=True)),
         directory=directory,
@@ -96,6 +101,17 @@ def check_request(arguments: argparse.Namespace) -> Request:
         source=(*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))),
         hydra=_started_in(examined[0].hydra, directory, typed, RunMode.MULTIRUN if multirun else RunMode.RUN),
     )
+
+
+def refuse_foreign_nodes(root: str, config_dir: str | None, words: list[str]) -> None:
+    """Raises `RequestError` where Hydra, which is to answer a question, would build what is not on the allowlist."""
+    with hydra_context(config_dir):
+        try:
+            problems = list(foreign_nodes(compose(root, words, return_hydra_config=True)))
+        except (HydraException, OmegaConfBaseException):
+            return  # Hydra cannot compose it either
+    if problems:
+        raise RequestError(*problems)
 
 
 def _settled(job: Examined, multirun: bool) -> tuple[Path, tuple[Path, ...]]:
@@ -149,20 +165,29 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
             if "params" in hydra.sweeper and hydra.sweeper.params
             else {}
         )
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+    except (HydraException, OmegaConfBaseException):
         return multirun, overrides  # said when the jobs are composed
     own = [f"{key}={value}" for key, value in params.items()] if multirun else []
     return multirun, [*own, *overrides]
 
 
-def _expand(parsed: list[Override]) -> list[list[str]]:
-    """The overrides of every job, in the order in which they start: what was typed last varies first."""
+def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
+    """The overrides of every job, in the order in which they start: what was typed last varies first.
+
+    Raises `RequestError` for more jobs than anybody wants, or than one wants without the word (`yes`).
+    """
     choices = {}
     for override in parsed:
         key, values = override.get_key_element(), [override.input_line]
         if override.is_sweep_override():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         choices[key] = values
+    jobs = math.prod(map(len, choices.values()))
+    if jobs > MOST_JOBS or jobs > JOBS_WITHOUT_A_WORD and not yes:
+        what = " x ".join(f"{len(values):,} of {key}" for key, values in choices.items() if len(values) > 1)
+        most = f"up to {JOBS_WITHOUT_A_WORD:,}, with --yes up to {MOST_JOBS:,}"
+        advice = "type fewer values" + (", or --yes too" if jobs <= MOST_JOBS else "")
+        raise RequestError(f"-m: got {jobs:,} jobs ({what}), allowed: {most}; {advice}")
     return [list(job) for job in itertools.product(*choices.values())]
 
 
@@ -192,13 +217,25 @@ def _refuse_unusable(directory: Path, may_stand: bool) -> None:
             f"output_dir: {directory} already holds a run; to go on with it, type quantlab "
             f"{shlex.quote(f'resume={directory}')}; or type another output_dir"
         )
+    _require_writable(directory, "output_dir")
+
+
+def _refuse_unusable_cache(directory: Path) -> None:
+    """One that is there may be read-only: it may hold all that is needed."""
+    if not directory.is_dir():
+        _require_writable(directory, "cache_dir")
+    elif not os.access(directory, os.R_OK | os.X_OK):
+        raise RequestError(f"cache_dir: cannot read {directory} (permission denied); type another cache_dir")
+
+
+def _require_writable(directory: Path, key: str) -> None:
     standing = directory
-    while not standing.exists() and standing != standing.parent:
+    while not os.path.lexists(standing) and standing != standing.parent:
         standing = standing.parent
     try:
         with tempfile.TemporaryFile(dir=standing) as probe:
             probe.write(b"quantlab")
     except OSError as error:
         raise RequestError(
-            f"output_dir: cannot write {directory} ({error.strerror}: {standing}); type another output_dir"
+            f"{key}: cannot write {directory} ({error.strerror}: {standing}); type another {key}"
         ) from None

@@ -1,19 +1,26 @@
 """Resuming one run by `resume=DIR`, or the jobs of a sweep that is started again in the same directory."""
 
+import contextlib
+import re
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.config import RunConfig, config_hash, load_config, to_plain, validate
+from quantlab.config.catalog import root_settings
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run.directory import RunDirectory
+from quantlab.run.parsing import ParseError, parse_yaml
 
 # a run's location and device do not make it another experiment
 NOT_THE_EXPERIMENT = ("output_dir", "resume", "device")
 
 # allowed together with resume=: how the run is executed on this machine, not what it computes
-BESIDE_RESUME = ("device", "trainer.num_workers")
+BESIDE_RESUME = ("device", "cache_dir", "trainer.num_workers")
 
 
 def resume(words: list[str]) -> Outcome:
@@ -33,12 +40,15 @@ def resume(words: list[str]) -> Outcome:
         raise RequestError(f"resume: no such directory: {directory}; type the directory of an earlier run")
     if not RunDirectory(directory).holds_a_run():
         raise RequestError(f"resume: {directory} holds no run (no config.yaml); type the directory of an earlier run")
-    if RunDirectory(directory).state() == "completed":
+    if RunDirectory(directory).is_completed():
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
-    # The directory may have been moved since.
+    _refuse_running(directory)
+    # The directory may have been moved since, or handed over.
     config = _changed(load_config(directory), others).model_copy(
         update={"output_dir": str(directory), "resume": str(directory)}
     )
+    if not any(word.startswith("cache_dir=") for word in others):
+        config = config.model_copy(update={"cache_dir": _cache_of(config)})
     try:
         _run(config, typed=RunDirectory(directory).read_typed())
     except (Exception, KeyboardInterrupt, Interrupted) as error:
@@ -62,10 +72,17 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
     if may_stand and RunDirectory(directory).holds_a_run():
         if taken := taken_by_another(config, directory):
             raise RequestError(*taken)
-        if RunDirectory(directory).state() == "completed":
+        if RunDirectory(directory).is_completed():
             return
+        _refuse_running(directory)
         config = config.model_copy(update={"resume": str(directory)})
     _run(config, typed)
+
+
+def _refuse_running(directory: Path) -> None:
+    """Raises `RequestError` where a process is working on the run, before anything is loaded."""
+    if RunDirectory(directory).lock.is_held():
+        raise RunDirectory(directory).lock.refusal()
 
 
 def _changed(config: RunConfig, words: list[str]) -> RunConfig:
@@ -76,8 +93,38 @@ def _changed(config: RunConfig, words: list[str]) -> RunConfig:
     for word in words:
         key, _, value = word.partition("=")
         group, _, name = key.rpartition(".")
-        (plain[group] if group else plain)[name] = yaml.safe_load(value)
+        (plain[group] if group else plain)[name] = _parsed(word, value)
     return validate(plain) if words else config
+
+
+def _cache_of(config: RunConfig) -> str:
+    """The cache that the config names where one is there, else the user's own: nothing new is made wherever somebody
+    else's config says.
+    """
+    own = str(Path(OmegaConf.create(root_settings(["cache_dir"])).cache_dir).expanduser())
+    if config.cache_dir == own or holds_a_cache(Path(config.cache_dir)):
+        return config.cache_dir
+    print(
+        f"quantlab: cache_dir of this run, {config.cache_dir}, holds no cache; {own} is used (to use it, type"
+        f" {shlex.quote(f'cache_dir={config.cache_dir}')} too)",
+        file=sys.stderr,
+    )
+    return own
+
+
+def holds_a_cache(folder: Path) -> bool:
+    """Whether `quantlab.run.cache` has written there: KIND/16 hexadecimal digits."""
+    with contextlib.suppress(OSError):
+        things = (entry for entry in folder.glob("*/*") if re.fullmatch("[0-9a-f]{16}", entry.name) and entry.is_dir())
+        return any(any(thing.iterdir()) for thing in things)
+    return False
+
+
+def _parsed(word: str, value: str) -> Any:
+    try:
+        return parse_yaml(value)
+    except ParseError as error:
+        raise RequestError(f"{word}: not a value in YAML ({error}); type KEY=VALUE") from None
 
 
 def _experiment(config: RunConfig) -> str:

@@ -2,7 +2,9 @@
 
 import resource
 import sys
+from pathlib import Path
 
+import psutil  # of accelerate's requirements
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -37,10 +39,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         project_dir=config.output_dir,
         dynamo_backend="inductor" if config.trainer.compile else None,
     )
-    if accelerator.num_processes > 1 and not config.method.trains_network:
+    if accelerator.num_processes > 1 and not (config.method.trains_network or config.method.divides_batches):
         raise RequestError(
-            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train: train"
-            " with method=pretrain first, then run this method alone, which finds the weights in cache_dir"
+            f"method={config.method.name} runs in one process; several (torchrun) are for methods that train or"
+            " quantize: run it without torchrun, which finds weights and trajectories in cache_dir"
         )
     if accelerator.device.type == "cuda":  # the jobs of a sweep share the process, and each reports its own peak
         torch.cuda.reset_peak_memory_stats(accelerator.device)
@@ -62,3 +64,17 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be allocated: on CUDA on the device, else in main memory, of which a container may have less
+    than its machine.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    free = psutil.virtual_memory().available
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, int(most) - int(used.read_text()))
+    return max(free, 0)

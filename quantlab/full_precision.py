@@ -1,15 +1,20 @@
 """Full-precision weights for a model: those it came with, or trained once and cached."""
 
 import logging
+import shutil
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from quantlab.config import to_plain
-from quantlab.errors import RequestError
+from quantlab.errors import CorruptFileError, RequestError
 from quantlab.methods.base import RunContext, run_length
 from quantlab.methods.pretrain import CACHE, Pretrain, source_of
 from quantlab.models.given import given_model, load_weights, say_of_weights
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.trainer import Trainer
 
@@ -69,17 +74,29 @@ def train_or_restore(context: RunContext) -> None:
     with context.cache.lock(CACHE, facts):
         if pretrain.restore(total):
             return
-        path = context.cache.folder(CACHE, facts) / "run"
-        directory = RunDirectory(path)
-        if directory.holds_a_run():
-            directory = RunDirectory.open(path)
-        else:
-            directory = RunDirectory.create(path, to_plain(context.config), [])
+        directory = _opened(context.cache.folder(CACHE, facts) / "run", to_plain(context.config))
         what = f"training {name} in full precision (once, cached)"
         logger.info("%s: %d steps", what, total)
-        Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
-        pretrain.keep()
-        directory.write_status("completed", exit_code=0)
+        with closing(directory):
+            Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
+            pretrain.keep()
+            directory.write_status("completed", exit_code=0)
+
+
+def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
+    """The training run in the cache, gone on with where its checkpoints serve. Nobody asked for it by name, so that one
+    that does not serve is made anew.
+    """
+    if RunDirectory(path).holds_a_run():
+        directory = RunDirectory.open(path)
+        try:
+            Checkpoints.of(directory).load_latest()
+            return directory
+        except (CorruptFileError, RequestError) as error:
+            logger.warning("%s; it is trained from the start", str(error).partition("; start")[0])
+            directory.close()
+    shutil.rmtree(path, ignore_errors=True)
+    return RunDirectory.create(path, config, [])
 
 
 def feature_network(context: RunContext):

@@ -43,9 +43,9 @@ class Bar(tqdm):
         super().set_postfix_str(s, refresh and not self.in_lines)
 
 
-def interruptible_bar(batches: Iterable, what: str) -> Iterator:
+def interruptible_bar(batches: Iterable, what: str, shown: bool = True) -> Iterator:
     """`batches` with a bar on stderr, shown only once they have taken a second."""
-    for batch in Bar(batches, what, delay=1, leave=False):
+    for batch in Bar(batches, what, delay=1, leave=False, disable=not shown):
         check()  # a signal that a library caught ends the run here
         yield batch
 

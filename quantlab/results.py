@@ -9,8 +9,10 @@ import torch
 import quantlab
 from quantlab.config import config_hash
 from quantlab.devices import peak_memory
+from quantlab.errors import RunError
 from quantlab.methods.base import Outcome, RunContext
 from quantlab.report.layers import quantized_share
+from quantlab.run.plain_json import not_finite
 
 
 def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float) -> dict[str, Any]:
@@ -40,14 +42,26 @@ def results_of(context: RunContext, outcome: Outcome, steps: int, seconds: float
             "config_sha256": config_hash(config, without=("output_dir", "resume", "cache_dir")),
         },
     }
+    bad = [*not_finite({"baseline": outcome.baseline, "best": outcome.best, "diagnostics": outcome.diagnostics})]
+    notes = [*outcome.notes, *([f"NaN or infinite: {', '.join(bad[:5])}"] if bad else [])]
     layers = context.directory.read_layers()
     more = {
         "quantized": None if layers is None else quantized_share(layers, bits),
         "best": outcome.best,
         "diagnostics": outcome.diagnostics,
-        "notes": outcome.notes,
+        "notes": notes,
     }
     return results | {key: value for key, value in more.items() if value}
+
+
+def require_finite_metrics(outcome: Outcome, steps: int) -> None:
+    """Raises RunError where a metric of the run is NaN or infinite: what it measured says nothing of a model."""
+    if bad := not_finite(outcome.metrics):
+        since = f"after {steps} steps whose losses and weights were finite" if steps else "without a step of training"
+        raise RunError(
+            f"the run ends with {', '.join(bad)} NaN or infinite, {since}: the model's outputs are too large to be"
+            " measured; lower the learning rate, or give other weights or bits, and start again"
+        )
 
 
 def commit() -> str | None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from types import NoneType
 from typing import Any
 
@@ -21,8 +22,9 @@ from quantlab.models.given import say_of_weights
 from quantlab.models.model_file import describe_model, save_model_file
 from quantlab.progress import Stopwatch, interruptible_bar
 from quantlab.report import figures, page
-from quantlab.results import results_of
+from quantlab.results import require_finite_metrics, results_of
 from quantlab.run.cache import Cache
+from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, check, deferred, interruptible
 from quantlab.trainer import Trainer
@@ -43,7 +45,10 @@ def run(config: RunConfig, typed: list[str]) -> None:
         context, method = prepare(config, watch=watch)
         context.directory = open_directory(context, config, typed)
         main = context.accelerator.is_main_process
-        with context.directory.log.attached() if main else contextlib.nullcontext():
+        with (
+            contextlib.closing(context.directory),
+            context.directory.log.attached() if main else contextlib.nullcontext(),
+        ):
             for line in without_effect(config.effects, to_plain(config), typed) if main else ():
                 logger.warning(line)
             try:
@@ -51,6 +56,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 init_trackers(context.accelerator, config)
                 steps = method.work()
                 outcome = method.finish()
+                require_finite_metrics(outcome, steps)
                 if main:
                     conclude(context, outcome, steps, watch.seconds)
                 check()  # a signal that a library caught has still ended the run
@@ -115,7 +121,7 @@ def prepare(
         accelerator=accelerator,
         cache=Cache(config.cache_dir),
         directory=RunDirectory(config.output_dir),
-        progress=interruptible_bar,
+        progress=partial(interruptible_bar, shown=accelerator.is_local_main_process),
         feature_network=lambda: feature_network(context),
         trained=lambda section: trained_model(context, section),
         full_precision_at_hand=lambda: full_precision_at_hand(context),
@@ -138,6 +144,11 @@ def open_directory(context: RunContext, config: RunConfig, typed: list[str]) -> 
         return RunDirectory(path)
     if config.resume is not None:
         directory = RunDirectory.open(path)
+        try:
+            Checkpoints.of(directory).require_own()
+        except BaseException:
+            directory.close()
+            raise
         directory.write_status("running")
     else:
         directory = RunDirectory.create(path, to_plain(config) | {"output_dir": path}, typed)
@@ -151,11 +162,10 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
     if outcome.network is not None:
         facts = facts | describe_model(context.config, context.task, outcome.network)
     if outcome.model is not None:
-        save_model_file(directory.model_path, outcome.model, facts)
+        save_model_file(directory.model_path, outcome.model, facts, directory.bound)
     if outcome.best_model is not None:
-        save_model_file(
-            directory.best_model_path, outcome.best_model, facts | {"weights": f"step {outcome.best['step']}"}
-        )
+        facts |= {"weights": f"step {outcome.best['step']}"}
+        save_model_file(directory.best_model_path, outcome.best_model, facts, directory.bound)
     results = results_of(context, outcome, steps, seconds)
     rows = directory.metrics.read()
     if len(rows) > 1:

@@ -5,6 +5,7 @@ a run that is killed and resumed repeats the same bits as one that never stopped
 states.
 """
 
+import contextlib
 import logging
 import math
 import signal
@@ -22,6 +23,7 @@ from quantlab.run import formats
 from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, deferred, pending
+from quantlab.run.state import first_not_finite
 from quantlab.seeding import seed_everything
 from quantlab.step_batches import StepBatches
 from quantlab.tasks.base import to_device
@@ -38,14 +40,18 @@ class Trainer:
 
     def __init__(self, section, directory: RunDirectory, accelerator, seed: int, watch: Stopwatch | None = None):
         self.section, self.directory, self.accelerator, self.seed = section, directory, accelerator, seed
-        self.checkpoints = Checkpoints(directory.checkpoints)
+        self.checkpoints = Checkpoints.of(directory)
         self.watch = Stopwatch() if watch is None else watch
         self.interval_losses: list = []
-        self.finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+        # the step of the first loss that is not finite; 0: there is none
+        self.bad_since = torch.zeros((), dtype=torch.int64, device=accelerator.device)
         self.validated = True  # whether the checkpoint that this sitting goes on from was
 
     def fit(self, method: Method, description: str = "") -> int:
-        """Train; returns the number of steps the run has made in all. Raises RunError on a non-finite loss."""
+        """Train; returns the number of steps the run has made in all. Raises RunError when it diverges: a loss, the
+        weights after the last update, or what is measured at a checkpoint is NaN or infinite; such a state is not
+        saved.
+        """
         total = run_length(self.section, method.steps, method.steps_per_epoch)
         method.build(total)
         if method.described is not None and self.accelerator.is_main_process:
@@ -70,24 +76,30 @@ class Trainer:
         method.before_step(step)
         values = method.gradients(to_device(batch, self.accelerator.device))
         method.after_backward()
-        method.update()
+        try:
+            method.update()
+        except (OverflowError, RuntimeError) as error:
+            if "overflow" not in str(error):
+                raise
+            raise self._diverged(method, f"the update of step {step + 1} overflows") from error
         method.after_update()
         return values
 
     def _ends_with(self, method: Method, done: int, total: int, values: dict[str, Tensor], bar: Steps) -> bool:
         """What follows a step: log, checkpoint, and whether the loop ends here because of a signal."""
         self.done = done
-        self.finite &= torch.isfinite(values["loss"])
+        is_first = (self.bad_since == 0) & ~torch.isfinite(values["loss"].detach())
+        self.bad_since = torch.where(is_first, done, self.bad_since)
         self.interval_losses.append(values["loss"])
         stopping = self._stopping(done)
         if done == total or done % self.section.log_every == 0:
-            self._require_finite(done)
+            self._require_finite_loss(method)
             self._log(method, done, values, bar)
         if self._is_regular(done, total):
-            self._require_finite(done)
             self._validate_and_save(method, done)
         elif stopping:
-            self._require_finite(done)
+            self._require_finite_loss(method)
+            self._require_finite_state(method, done)
             self._save(method, done)
         if stopping and not pending():
             raise Interrupted(signal.SIGTERM)  # another process got it
@@ -133,8 +145,11 @@ class Trainer:
         try:
             yield
         except Exception as error:
-            if self.accelerator.is_main_process and self.done > self.saved and self.finite:
-                self._save(method, self.done, together=False)  # this process alone has failed
+            if self.accelerator.is_main_process and self.done > self.saved:
+                with contextlib.suppress(RunError):  # a state that is not sound is not saved
+                    self._require_finite_loss(method)
+                    self._require_finite_state(method, self.done)
+                    self._save(method, self.done, together=False)  # this process alone has failed
             if pending():  # a signal to all processes of the run stops those that load its data too
                 raise as_interrupted(error) from None
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -158,8 +173,12 @@ class Trainer:
 
     def _validate_and_save(self, method: Method, done: int) -> None:
         """A checkpoint that every run of this config has, with what the method says of it."""
+        self._require_finite_loss(method)
+        self._require_finite_state(method, done)  # before it is measured: not everything measures NaN
         with self._saved_if_data_fails(method):
             validated = method.validate()
+        if bad := [name for name, value in validated.items() if not math.isfinite(value)]:
+            raise self._diverged(method, f"{', '.join(bad)} of the validation is NaN or infinite after step {done}")
         losses, self.interval_losses = self.interval_losses, []
         score = method.checkpoint_score(validated) or [float(torch.stack(losses).mean()) if losses else math.inf]
         row = {f"validation_{name}": value for name, value in validated.items()}
@@ -198,10 +217,17 @@ class Trainer:
         asked = torch.tensor(float(pending()), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
 
-    def _require_finite(self, done: int) -> None:
-        if not self.finite:
-            kept = self.checkpoints.load_latest()
-            last = f"the last good checkpoint is at step {kept[0]}" if kept else "there is no checkpoint yet"
-            raise RunError(
-                f"the loss became NaN or infinite by step {done}; {last}; lower the learning rate and start again"
-            )
+    def _require_finite_loss(self, method: Method) -> None:
+        if since := int(self.bad_since):
+            raise self._diverged(method, f"the loss is NaN or infinite since step {since}")
+
+    def _require_finite_state(self, method: Method, done: int) -> None:
+        """The loss of a step is of the weights before its update, so that the last one shows here."""
+        state = {key: value for key, value in method.state_dict().items() if not key.startswith("optimizer")}
+        if name := first_not_finite(state):
+            raise self._diverged(method, f"the weights are NaN or infinite after step {done} ({name})")
+
+    def _diverged(self, method: Method, what: str) -> RunError:
+        kept = self.checkpoints.load_latest()
+        last = f"the last good checkpoint is at step {kept[0]}" if kept else "there is no checkpoint yet"
+        return RunError(f"{what}; {last}; lower {method.rate_key} and start again")

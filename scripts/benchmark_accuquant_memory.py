@@ -6,7 +6,7 @@
 On CPU every measurement runs in its own process (peak resident set size, with malloc configured to return freed blocks
 at once); on CUDA it is the allocator's peak. `growth` is the peak over that of the same gradient at the smallest group.
 `forwards per step` is the time of one iteration over (M x the time of one forward pass of the quantized network without
-a graph).
+a graph). `copy, all graphs` is copy with the graphs of all steps of the group kept (`method.keep_graphs`).
 """
 
 import argparse
@@ -70,7 +70,15 @@ def learnable_denoiser(group_size: int, options: dict, device):
     return quantized, sampler
 
 
-def measure(gradient: str, group_size: int, options: dict) -> dict:
+ROWS = {  # name: gradient, and how many steps' graphs are kept of how many; None: all
+    "copy": ("copy", 1),
+    "copy, all graphs": ("copy", None),
+    "exact": ("exact", 1),
+    "bptt": ("bptt", 1),
+}
+
+
+def measure(row: str, group_size: int, options: dict) -> dict:
     """One iteration's peak memory (bytes, beyond the model's) and time (seconds), in this process."""
     import torch
 
@@ -95,9 +103,18 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
+    gradient, kept = ROWS[row]
+
     def iteration():
         with held_weights(weights):
-            GRADIENTS[gradient](step, list(range(group_size)), State(x), lambda end: end.square().mean())
+            GRADIENTS[gradient](
+                step,
+                list(range(group_size)),
+                State(x),
+                lambda end: end.square().mean(),
+                sampler.memory_weights,
+                kept or group_size,
+            )
 
     def forwards():
         with torch.no_grad(), held_weights(weights):
@@ -111,7 +128,7 @@ def measure(gradient: str, group_size: int, options: dict) -> dict:
     whole = min(whole, *(seconds(iteration) for _ in range(options["repeats"])))
     forward = min(seconds(forwards) for _ in range(options["repeats"] + 1))
     return {
-        "gradient": gradient,
+        "gradient": row,
         "group_size": group_size,
         "peak_bytes": peak,
         "seconds": whole,
@@ -161,10 +178,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     output, groups = options.pop("output"), options.pop("groups")
     rows = []
-    for gradient in ("copy", "exact", "bptt"):
+    for row in ROWS:
         for group_size in groups:
-            rows.append(in_process_of_its_own(gradient, group_size, options))
-            print(f"{gradient}, M={group_size}: {rows[-1]['peak_bytes'] / 2**20:.0f} MiB", file=sys.stderr)
+            rows.append(in_process_of_its_own(row, group_size, options))
+            print(f"{row}, M={group_size}: {rows[-1]['peak_bytes'] / 2**20:.0f} MiB", file=sys.stderr)
     print(table(rows))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -232,6 +232,52 @@ def test_nan_stops_the_run_with_one_line(quantlab, tmp_path):
     assert status(directory)["state"] == "failed" and not (directory / "results.json").exists()
 
 
+DIVERGES = ("model.pretrain.optimizer=sgd", "model.pretrain.gradient_clip=null", "model.pretrain.learning_rate=1e30")
+CLASSIFIER = ("task=digits", "model=resnet20", "model.depth=8", "model.width=4", "device=cpu")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (("method=pretrain", *DIVERGES), "loss of the validation is NaN or infinite after step 1"),
+        (("method=qat", *DIVERGES), "loss of the validation is NaN or infinite after step 1"),  # of its start
+        (("method=low_bit", "method.learning_rate.sgd=1e38"), "after step 1"),
+    ],
+)
+def test_divergence_in_the_last_update_fails_and_is_not_cached(words, says, quantlab, tmp_path):
+    directory, cache = tmp_path / "run", tmp_path / "cache"
+    for _ in range(2):  # what a first run left does not change what a second says
+        code, _, err = quantlab(
+            *words, *CLASSIFIER, "trainer.max_steps=1", f"output_dir={directory}", f"cache_dir={cache}"
+        )
+        errors = [line for line in err.splitlines() if line.startswith("quantlab: error")]
+        assert code == 1 and len(errors) == 1 and says in errors[0], err
+        assert status(directory)["state"] == "failed" and not (directory / "results.json").exists()
+        assert not list(cache.rglob("*.safetensors"))
+        shutil.rmtree(directory)
+
+
+def test_numbers_that_end_as_nan_are_a_failed_run(quantlab, tmp_path, monkeypatch):
+    from quantlab.methods.quantized_training import QuantizedTraining
+
+    monkeypatch.setattr(QuantizedTraining, "_test_metrics", lambda self: {"top1": 11.4, "loss": float("nan")})
+    code, _, err = quantlab(*WORDS, "trainer.max_steps=1", f"output_dir={tmp_path / 'run'}")
+    assert code == 1 and "the run ends with loss NaN or infinite, after 1 steps" in err
+    assert status(tmp_path / "run")["state"] == "failed" and not (tmp_path / "run/results.json").exists()
+
+
+def test_a_cached_training_whose_checkpoints_are_all_damaged_is_made_anew(quantlab, tmp_path):
+    words = ("method=qat", *CLASSIFIER, "model.pretrain.steps=4", "trainer.max_steps=4", f"cache_dir={tmp_path / 'c'}")
+    assert quantlab(*words, f"output_dir={tmp_path / 'one'}")[0] == 0
+    (made,) = tmp_path.glob("c/full_precision/*/tensors.json")
+    made.unlink()  # as if it had been killed before its end
+    for file in made.parent.glob("run/checkpoints/step-*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'two'}")
+    assert code == 0 and "it is trained from the start" in err
+    assert results(tmp_path / "one")["metrics"] == results(tmp_path / "two")["metrics"]
+
+
 def test_full_disk_leaves_the_last_checkpoint_and_says_so(quantlab, tmp_path, monkeypatch, uninterrupted):
     from quantlab.run import checkpoints
 

@@ -100,8 +100,9 @@ def test_a_quantized_denoiser_does_at_every_step_and_its_file_alone_says_what_it
     file = shutil.copy(directory / "checkpoints" / "model.safetensors", tmp_path / "alone.safetensors")
     facts = json.loads(header_of(file)["quantlab"])
     assert_same_at_every_step(package.load(file), own, facts["timesteps"], 4, facts["bias_steps"])
-    assert load_state(directory / "checkpoints" / "model")[1] == facts
-    assert facts["architecture"]["class"] == "UNet2DModel" and facts["run_format"] == 2
+    twin = load_state(directory / "checkpoints" / "model")[1]
+    assert twin == {**facts, "bound": twin["bound"]}
+    assert facts["architecture"]["class"] == "UNet2DModel" and facts["run_format"] == 3
     assert facts["bias_steps"] == [3, 5] and (own.output_bias != 0).all((1, 2, 3)).all()
     assert facts["group_size"] == 4 and len(facts["timesteps"]) == 6
     assert facts["quantizer"]["name"] == "uniform_affine"
@@ -127,7 +128,7 @@ def test_what_says_not_what_it_is_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
     said = {"run_format": 9, "architecture": {}}
     save_file({"weight": torch.ones(2)}, tmp_path / "newer.safetensors", {"quantlab": json.dumps(said)})
-    with pytest.raises(RequestError, match="format 9, but this version reads 1 to 2; a newer quantlab reads it"):
+    with pytest.raises(RequestError, match="format 9, but this version reads 1 to 3; a newer quantlab reads it"):
         package.load(tmp_path / "newer.safetensors")
     foreign = {"run_format": 2, "architecture": {"library": "quantlab", "model": {"_target_": "os.system"}, "task": {}}}
     save_file({"weight": torch.ones(2)}, tmp_path / "foreign.safetensors", {"quantlab": json.dumps(foreign)})

@@ -8,11 +8,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import quantlab.conf
+from quantlab.run.parsing import ParseError, parse_yaml, read_yaml
 
 CONF = Path(quantlab.conf.__file__).parent
+NO_GROUPS = ("table",)  # folders of conf/ that a command does not choose from
 
 _OWN: ContextVar[tuple[Path, ...]] = ContextVar("own folders", default=())
 
@@ -54,7 +54,7 @@ def groups() -> list[str]:
         for entry in folder.iterdir()
         if entry.is_dir() and any(entry.glob("*.yaml"))
     }
-    ours = {entry.name for entry in CONF.iterdir() if entry.is_dir()}
+    ours = {entry.name for entry in CONF.iterdir() if entry.is_dir() and entry.name not in NO_GROUPS}
     return sorted(name for name in own | ours if not name.startswith(("_", ".")))
 
 
@@ -74,7 +74,7 @@ def hidden(name: str) -> list[Path]:
 def table_rows() -> dict[str, dict[str, list[dict[str, str]]]]:
     """Rows of the papers' tables beside the experiments, by paper: `with_a_word`, each a `row` and what to `type`, and
     `not_yet`, each a `row` and what it `needs`."""
-    return yaml.safe_load((CONF / "experiment" / "_rows.yaml").read_text(encoding="utf-8"))
+    return read_yaml(CONF / "experiment" / "_rows.yaml")
 
 
 def headline(option: Path) -> str:
@@ -152,15 +152,15 @@ def _file(group: str, name: str) -> Path | None:
 def _content(option: Path) -> dict[str, Any]:
     """The mapping that a YAML holds; empty where it holds none, which is said when it is chosen."""
     try:
-        content = yaml.safe_load(option.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(option)
+    except (OSError, ParseError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def root_settings(keys: Iterable[str]) -> dict[str, Any]:
     """The values of keys of conf/config.yaml. Interpolations stand as they are."""
-    content = yaml.safe_load(root_config())
+    content = parse_yaml(root_config())
     return {key: content[key] for key in keys}
 
 

@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+LARGEST = 3e38  # of a number, nearly float32's
+
 
 class Strict(BaseModel):
     """A mapping whose keys are all known, all present and never converted: the YAMLs are the only source of values."""
@@ -93,29 +95,56 @@ def _ascending(edges: list[float]) -> list[float]:
     return edges
 
 
+def _path(path: str) -> str:
+    """With the home directory for "~". Raises: ValueError for what no file system takes."""
+    if "\0" in path or any(len(os.fsencode(part)) > 255 for part in path.split("/")) or len(os.fsencode(path)) > 4000:
+        raise ValueError("no path")
+    return os.path.expanduser(path)
+
+
 def _from_anywhere(path: str) -> str:
     """A directory that is there is meant wherever the run is resumed from; a hub id stays one."""
-    local = os.path.expanduser(path)
+    local = _path(path)
     return os.path.abspath(local) if os.path.isdir(local) else local
+
+
+def _integer(least: int, most: int) -> Any:
+    bounds = Field(ge=least, le=most)
+    return Annotated[int, bounds, says(f"an integer from {least} to {most}", least, (least, most))]
 
 
 Value = TypeVar("Value")
 OrNull = Annotated[Value | None, WrapValidator(_or_null)]
 
-Count = Annotated[int, Field(ge=1), says("an integer of at least 1", 1)]
-CountFromTwo = Annotated[int, Field(ge=2), says("an integer of at least 2", 2)]
-CountFromZero = Annotated[int, Field(ge=0), says("an integer of at least 0", 0)]
+# Upper bounds that no user meets: beyond them a typing mistake would fill memory, or never end
+Count = _integer(1, 1_000_000_000)
+CountFromZero = _integer(0, 1_000_000_000)
+Images = _integer(1, 10_000_000)
+ImagesFromTwo = _integer(2, 10_000_000)
+Scenes = _integer(1, 1_000_000)  # made here, one by one
+ScenesFromTwo = _integer(2, 1_000_000)
+BatchSize = _integer(1, 1_000_000)
+Pixels = _integer(1, 16_384)
+PixelsFromZero = _integer(0, 16_384)
+Width = _integer(1, 65_536)  # channels, features
+Layers = _integer(1, 2_000)
+Population = _integer(1, 1_000_000)
+Timesteps = _integer(2, 100_000)
+Workers = _integer(0, 512)
+CountOrAuto = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)], says("an integer from 1 to 100000, or auto", "auto")
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32), says("an integer from 0 to 4294967295", 0)]
-Positive = Annotated[float, Field(gt=0), says("a number above 0", 0.001)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST), says("a number above 0, up to 3e38", 0.001)]
 BinEdges = Annotated[
-    list[Annotated[float, Field(ge=0)]],
+    list[Annotated[float, Field(ge=0, le=LARGEST)]],
     Field(min_length=2),
     AfterValidator(_ascending),
     says("at least two ascending numbers", "[300e6,310e6]"),
 ]
-NotNegative = Annotated[float, Field(ge=0), says("a number of at least 0", 0.0)]
-Negative = Annotated[float, Field(lt=0), says("a number below 0", -0.1)]
-AboveOne = Annotated[float, Field(gt=1), says("a number above 1", 1.1)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST), says("a number from 0 to 3e38", 0.0)]
+Negative = Annotated[float, Field(ge=-LARGEST, lt=0), says("a number from -3e38 to below 0", -0.1)]
+AboveOne = Annotated[float, Field(gt=1, le=LARGEST), says("a number above 1, up to 3e38", 1.1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1), says("a number between 0 and 1, both excluded", 0.02)]
 Fraction = Annotated[float, Field(ge=0, lt=1), says("a number from 0 to below 1", 0.0)]
 UpToOne = Annotated[float, Field(gt=0, le=1), says("a number above 0, up to 1", 0.005)]
@@ -123,12 +152,12 @@ ClosedFraction = Annotated[float, Field(ge=0, le=1), says("a number from 0 to 1"
 Switch = Annotated[bool, says("true, false", "true")]
 Signed = Annotated[Literal["auto"] | bool, says("auto, true, false", "auto")]
 Name = Annotated[str, Field(min_length=1), says("text", "NAME")]
-Directory = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "DIR")]
+Directory = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "DIR")]
 ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
 Text = Annotated[str, says("text", "TEXT")]
-File = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.safetensors")]
-TableFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "FILE.npz")]
-SplitFile = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser), says("a path", "cifar-split.txt")]
+File = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.safetensors")]
+TableFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.npz")]
+SplitFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "cifar-split.txt")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]
 Bits = Annotated[
     Literal[2, 3, 4, 5, 6, 7, 8, 32],

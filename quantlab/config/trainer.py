@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from quantlab.config.fields import Count, CountFromZero, OrNull, Switch
+from quantlab.config.fields import Count, OrNull, Switch, Workers
 from quantlab.config.sections import Parts, Section
 
 
@@ -15,7 +15,7 @@ class Trainer(Section, name=""):
     log_every: Count
     mixed_precision: Literal["no", "fp16", "bf16"]
     drop_last: Switch
-    num_workers: OrNull[CountFromZero]
+    num_workers: OrNull[Workers]
     compile: Switch
 
     def check(self, parts: Parts) -> Iterator[str]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quantlab.diffusion.rollout import Conditional, Progress, network_step, walk
 from quantlab.diffusion.trajectories import Trajectories
+from quantlab.run.processes import ALONE, Processes
 
 
 @dataclass
@@ -37,21 +38,23 @@ def compare_walks(
     keep: Sequence[int] = (),
     progress: Progress = iter,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> WalkComparison:
     """Walk the quantized network from the noise of `reference` and compare state by state.
 
     keep: numbers of completed steps whose x is returned. Both errors are measured on the first `error_samples`
-    trajectories, all of whose states must have been kept.
+    trajectories, all of whose states must have been kept. processes: divide the batches; the errors are the same up to
+    the order of sums, the states the same bits.
     """
     sampler, count = reference.sampler, len(reference)
     total, compared = len(sampler), min(error_samples, count)
     accumulated, single = torch.zeros(total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
-    kept = {done: torch.empty_like(reference.images) for done in {*keep, total}}
+    kept = {done: torch.zeros_like(reference.images) for done in {*keep, total}}
 
     def squared(x: Tensor, y: Tensor) -> float:
         return (x - y).square().double().flatten(1).mean(1).sum().item() / compared
 
-    for first in progress(range(0, count, batch_size)):
+    for first in progress(processes.share(range(0, count, batch_size))):
         rows = slice(first, min(first + batch_size, count))
         measured = slice(first, min(rows.stop, compared))
         number = max(measured.stop - first, 0)
@@ -67,4 +70,5 @@ def compare_walks(
             for i in range(total):
                 x = network_step(network, sampler, i, reference.state(i, measured).on(device), noise(i)).x
                 single[i] += squared(x, reference.state(i + 1, measured).x.to(device))
-    return WalkComparison(accumulated.tolist(), single.tolist(), kept)
+    accumulated, single = processes.sum(accumulated), processes.sum(single)
+    return WalkComparison(accumulated.tolist(), single.tolist(), {done: processes.sum(x) for done, x in kept.items()})

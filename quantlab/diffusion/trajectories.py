@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from quantlab.diffusion.conditioning import Condition
 from quantlab.diffusion.rollout import Conditional, Progress, network_step, seeded_normal, walk
 from quantlab.diffusion.samplers import State, Walk
+from quantlab.run.processes import ALONE, Processes
 
 Rows = slice | Tensor
 
@@ -80,23 +81,33 @@ def compute_walks(
     batch_size: int,
     progress: Progress = iter,
     device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
 ) -> None:
     """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
 
     kept: for each of the T + 1 states, of how many walks (the first ones) it is kept. Noise is kept for every step and
-    walk.
+    walk. processes: divide the batches; the files are the same bits.
     """
 
     def file(name: str, rows: int) -> np.memmap:
-        return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float32, shape=(rows, *shape[1:]))
+        path = folder / f"{name}.npy"
+        if not processes.is_first:
+            return np.lib.format.open_memmap(path, mode="r+")
+        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, *shape[1:]))
+
+    if not processes.is_first:
+        processes.wait()  # for the files
 
     states = [
         [file(name, rows) for name in (f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories)))]
         for i, rows in enumerate(kept)
     ]
     noises = {i: file(f"z-{i}", shape[0]) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
-    for i, noise in noises.items():
-        noise[:] = seeded_normal(shape, seed, 1 + i).numpy()
+    if processes.is_first:
+        for i, noise in noises.items():
+            noise[:] = seeded_normal(shape, seed, 1 + i).numpy()
+            noise.flush()
+        processes.wait()
 
     def keep(i: int, first: int, state: State) -> None:
         rows = slice(first, min(first + batch_size, kept[i]))
@@ -104,7 +115,7 @@ def compute_walks(
             array[rows] = tensor[: max(rows.stop - first, 0)].cpu().numpy()
 
     start = seeded_normal(shape, seed, 0)
-    for first in progress(range(0, shape[0], batch_size)):
+    for first in progress(processes.share(range(0, shape[0], batch_size))):
         rows = slice(first, first + batch_size)
         network = conditional({name: value[rows].to(device) for name, value in condition.items()})
         state = sampler.start(start[rows].to(device))

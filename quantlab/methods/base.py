@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quantlab.models.given import given_model
 from quantlab.run.directory import RunDirectory
+from quantlab.run.processes import Processes
 
 
 @dataclass
@@ -38,6 +39,10 @@ class RunContext:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def processes(self) -> Processes:
+        return Processes(self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device)
 
 
 @dataclass
@@ -103,6 +108,7 @@ class Method(Verb):
     steps_per_epoch: int | None = None
     dataset: Any = None  # map-style; `collate` makes a batch of its items
     workers: int = 0  # processes that load it, unless trainer.num_workers says how many
+    rate_key = "method.learning_rate"  # what to lower where it diverges
 
     def work(self) -> int:
         if self.needs_full_precision:

@@ -15,7 +15,7 @@ from torch import Tensor
 from quantlab.diffusion.evaluation import WalkComparison, compare_walks
 from quantlab.diffusion.rollout import Conditional
 from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_walks
-from quantlab.errors import RequestError
+from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
 from quantlab.metrics.fid import FrechetDistance
 from quantlab.metrics.paired import paired_metrics, paired_protocol
@@ -55,9 +55,12 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
             context.task.evaluation.batch_size,
             lambda batches: context.progress(batches, what),
             context.device,
+            context.processes,
         )
+        require_finite(Trajectories(folder, sampler, condition).images, what)  # else they are not kept
 
-    return Trajectories(context.cache.fetch_files("trajectories", facts, make), sampler, condition)
+    folder = context.cache.fetch_files("trajectories", facts, make, context.processes)
+    return Trajectories(folder, sampler, condition)
 
 
 def require_feature_network(config: Any, task: Any) -> None:
@@ -102,12 +105,22 @@ def draw_images(context: RunContext, conditional: Conditional, count: int, what:
         lambda batches: context.progress(batches, what),
         context.device,
     )
+    require_finite(ends, what)
     return decoded(context, ends, what)
 
 
 def decoded(context: RunContext, ends: Tensor, what: str) -> Tensor:
     """The images, float32 [N, C, H, W], that the ends of walks [N, ...] stand for."""
     return context.model.images(ends, context.device, lambda batches: context.progress(batches, f"decoding: {what}"))
+
+
+def require_finite(images: Tensor, what: str) -> None:
+    """Raises RunError where walks end in NaN or infinity: nothing can be measured on them."""
+    if bad := int((~images.isfinite()).flatten(1).any(1).sum()):
+        raise RunError(
+            f"{what}: {bad} of {len(images)} walks end in NaN or infinity, although the losses and weights of all steps"
+            " were finite; lower the learning rate, or give other weights or bits, and start again"
+        )
 
 
 def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
@@ -161,14 +174,17 @@ class GenerationEvaluator:
         self.reference = fetch_trajectories(
             context, evaluation.samples, evaluation.seed, kept, "full-precision samples"
         )
-        self.exact = decoded(context, self.reference.images, "full precision")
+        ends = self.reference.images
+        self.exact = decoded(context, ends, "full precision") if context.processes.is_first else ends
         self.walks: dict[str, WalkComparison] = {}
         self.images = self.exact  # of the network evaluated last
         self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(self.exact.shape[-1])
 
     def baseline(self) -> dict[str, dict[str, float]]:
         """`full_precision`: the fid of its samples. Empty with features=none."""
-        return {} if self.fid_to_task is None else {"full_precision": {"fid": self.fid_to_task.measure(self.exact)}}
+        if self.fid_to_task is None or not self.context.processes.is_first:
+            return {}
+        return {"full_precision": {"fid": self.fid_to_task.measure(self.exact)}}
 
     def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
         def progress(batches):
@@ -182,8 +198,13 @@ class GenerationEvaluator:
             self.fid_steps,
             progress,
             self.context.device,
+            self.context.processes,
         )
-        self.walks[label], self.images = walk, decoded(self.context, walk.images, label)
+        require_finite(walk.images, f"samples: {label}")
+        self.walks[label] = walk
+        if not self.context.processes.is_first:
+            return {}  # the walks are divided; the first process measures
+        self.images = decoded(self.context, walk.images, label)
         metrics = {}
         if self.fid is not None:
             metrics["fid_to_fp32"] = self.fid.reference(self.exact).measure(self.images)
@@ -211,6 +232,8 @@ class GenerationEvaluator:
         """Write figures/denoising.json, its plots, and the sample grids of the network evaluated last."""
         from quantlab.report import figures, grids
 
+        if not self.context.processes.is_first:
+            return
         directory, series = self.context.directory, self.series()
         directory.write_denoising(series)
         figures.denoising_error(series, directory.figures / "denoising_error.png")

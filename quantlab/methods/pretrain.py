@@ -71,6 +71,7 @@ class Pretrain(Method):
     """method=pretrain, and what other methods fetch their full-precision weights through."""
 
     needs_full_precision = False
+    rate_key = "model.pretrain.learning_rate"
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)

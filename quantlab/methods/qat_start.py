@@ -52,13 +52,14 @@ class Start:
                 )
         self.metrics: dict[str, float] = finished["metrics"]
         tensors, facts = load_model(self.path.with_suffix(""))
+        run.require_own(facts, self.path)
         packed = tuple(
             f"{name}.weight_quantizer."
             for name, one in facts.get("layers", {}).items()
             if "shape" in one.get("weight", {})
         )
         if packed:  # codes; the latent weights are the last checkpoint's
-            found = Checkpoints(run.checkpoints).load_latest()
+            found = Checkpoints.of(run).load_latest()
             if found is None:
                 raise RequestError(f"method.start: {run.checkpoints} holds no checkpoint with latent weights")
             kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(packed)}

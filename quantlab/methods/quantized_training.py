@@ -206,7 +206,12 @@ class QuantizedTraining(Method):
         """`step` and test `metrics` of the best validated checkpoint, and its tensors; empty and None where it is
         the last one.
         """
-        context, found = self.context, Checkpoints(self.context.directory.checkpoints).load_best()
+        context, checkpoints = self.context, Checkpoints.of(self.context.directory)
+        found = checkpoints.load_best()
+        if checkpoints.damaged:
+            self.notes.append(
+                f"checkpoints are damaged ({', '.join(checkpoints.damaged)}): the best validated state may be lost"
+            )
         if found is None or found[0] >= self.total_steps:
             return {}, None
         step, state, _ = found

@@ -18,13 +18,18 @@ from quantlab.run.state import load_model
 
 class SavedModel:
     """Tensors and facts of checkpoints/model of the run in `directory`. Raises CorruptFileError where they are not
-    what was written.
+    what was written, RequestError where they are of another run, or config.yaml was changed since.
     """
 
     def __init__(self, directory: str):
-        self.path = RunDirectory(directory).model_path
+        run = RunDirectory(directory)
+        self.path = run.model_path
         loaded: tuple[dict[str, Tensor], dict[str, Any]] = load_model(self.path.with_suffix(""))
         self.tensors, self.facts = loaded
+        try:
+            run.require_own(self.facts, self.path)
+        except RequestError as error:
+            raise RequestError(f"method.run: {error}") from None
         require_finite(self.tensors, f"method.run: {self.path}")
 
     def load_into(self, module: nn.Module) -> None:

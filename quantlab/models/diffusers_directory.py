@@ -22,6 +22,7 @@ from quantlab.errors import RequestError, did_you_mean
 from quantlab.models import weights
 from quantlab.models.diffusers_scheduler import require_ddpm_forward
 from quantlab.models.timm_classifier import first_line
+from quantlab.run import parsing
 from quantlab.run.directory import RunDirectory
 
 KEY = "model.path"
@@ -166,7 +167,7 @@ def fetch(hub: str, patterns: tuple[str, ...], revision: str | None = None) -> P
 def read_json(file: Path) -> dict[str, Any]:
     """The mapping in `file`. Raises RequestError if it cannot be read or holds something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parsing.read_json(file)
     except (OSError, ValueError) as error:
         raise RequestError(f"{KEY}: {file} is not JSON ({first_line(error)}); {RESTORE}") from error
     if not isinstance(content, dict):

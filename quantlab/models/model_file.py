@@ -27,7 +27,8 @@ from quantlab.quantizers.attention import QuantizedAttention
 from quantlab.quantizers.insert import OPERANDS
 from quantlab.quantizers.layer import QuantizedLayer
 from quantlab.quantizers.stored_layer import stored_tensors, take_tensors, weight_facts
-from quantlab.run import formats
+from quantlab.run import binding, formats
+from quantlab.run.parsing import parse_json
 from quantlab.run.state import save_state, strict_load
 
 KEY = "quantlab"  # in the header
@@ -35,10 +36,15 @@ logger = logging.getLogger("quantlab")
 SIZES = ("name", "channels", "classes", "image_size", "scale")  # of a task, what networks are built for
 
 
-def save_model_file(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write `path` and the JSON beside it. Raises: OSError (a full disk), when nothing half-written is left."""
+def save_model_file(
+    path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], bound: Mapping[str, Any] | None = None
+) -> None:
+    """Write `path` and the JSON beside it, which alone says of which run it is (`bound`): the tensors' file of two runs
+    of one config is the same. Raises: OSError (a full disk), when nothing half-written is left.
+    """
+    more = {} if bound is None else {binding.KEY: bound}
     # One key alone: safetensors writes several in no order, and the same run would leave other bytes.
-    save_state(path.with_suffix(""), dict(tensors), header={KEY: json.dumps(facts)}, **facts)
+    save_state(path.with_suffix(""), dict(tensors), header={KEY: json.dumps(facts)}, **facts, **more)
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            facts = parse_json((file.metadata() or {}).get(KEY, "{}"))
     except (SafetensorError, ValueError) as error:
         raise CorruptFileError(f"{path} is damaged: {error}") from None
     formats.require_readable(facts.get(formats.KEY, 1), str(path))

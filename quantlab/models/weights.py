@@ -4,7 +4,6 @@ Only safetensors is read: loading a pickle can run code; `scripts/convert_weight
 `weight_names` matches tensors to networks.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from quantlab.errors import CorruptFileError, RequestError, did_you_mean
 from quantlab.run.directory import RunDirectory
+from quantlab.run.parsing import read_json
 from quantlab.run.state import is_saved_state, load_model
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle", ".th")
@@ -46,6 +46,7 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
             tensors = {name: tensor for shard in _shards(file, key) for name, tensor in load_file(shard).items()}
         elif is_saved_state(file.with_suffix("")) and file.suffix == ".safetensors":
             tensors, facts = load_model(file.with_suffix(""))
+            _require_own(file, facts, key)
         else:
             tensors = load_file(file)
     except (SafetensorError, CorruptFileError, OSError, ValueError) as error:
@@ -62,6 +63,17 @@ def read(path: str | Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]]
         )
     require_finite(tensors, what)
     return tensors, facts
+
+
+def _require_own(file: Path, facts: Mapping[str, Any], key: str) -> None:
+    """Raises RequestError for the model of another run in a run's directory."""
+    run = RunDirectory(file.parent.parent)
+    if file.parent != run.checkpoints or not run.is_ours():
+        return
+    try:
+        run.require_own(facts, file)
+    except RequestError as error:
+        raise RequestError(f"{key}: {error}") from None
 
 
 def require_finite(tensors: Mapping[str, Tensor], what: str) -> None:
@@ -141,7 +153,7 @@ def _require_readable(file: Path, key: str) -> None:
 
 def _shards(index: Path, key: str) -> list[Path]:
     """The files in a Hugging Face index, which are in the same folder."""
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()))
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
     if missing := [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]:
         raise RequestError(
             f"{key}: {index} needs {missing[0]} in the same folder; copy or download all {len(names)} files"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantlab.quantizers.gradient import LEAST, clipped_count, largest_code, quantize_gradient, stochastic_codes
+from quantlab.quantizers.gradient_codes import LEAST, clipped_count, largest_code, quantize_gradient, stochastic_codes
 
 
 class Interval(nn.Module):

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from quantlab.errors import RunError
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
-from quantlab.quantizers.gradient import LEAST, GradientQuantizer, largest_code, max_abs, untouched
+from quantlab.quantizers.gradient import GradientQuantizer, max_abs, untouched
+from quantlab.quantizers.gradient_codes import LEAST, largest_code
 from quantlab.quantizers.insert import quantized_layers
 from quantlab.quantizers.integers import Grid, IntegerTensor, through_zero
 from quantlab.quantizers.layer import QuantizedLayer

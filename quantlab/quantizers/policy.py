@@ -42,14 +42,14 @@ class Policy:
     """Bits of a layer: those of the first rule, the section's or a preset's, whose pattern is found in its name; else
     `first` for the network's first Conv2d or Linear and `last` for its last, in the order of its modules; else `whole`.
     (In all of timm's families but FastViT, whose stem has two branches, and VOLO, which has two heads, these are the
-    first and the last that are called.)
+    first and the last that are called.) 32 bits in `whole` switch weights or activations off altogether: no exception
+    quantizes them.
 
     A quantizer's file gives `weight`, `activation` and what differs below. learn_weight_scale: whether what moves the
     transition points of weights is learned.
     """
 
     trains = True  # latent weights are trained; otherwise weights are constants
-    exceptions_only_relax = False  # they quantize nothing of a kind that the section leaves in full precision
     output_scale = False  # a learned factor on every layer's output
     attention = False  # the operands of its products are quantized too
     split_shortcuts = False  # the halves of a concatenated input have quantizers of their own
@@ -76,10 +76,8 @@ class Policy:
             own = self.first if is_first else self.last
         if own is None:
             return self.whole
-        if self.exceptions_only_relax:
-            weight, activation = self.whole.weight, self.whole.activation
-            return LayerBits(weight if weight == 32 else own.weight, activation if activation == 32 else own.activation)
-        return own
+        weight, activation = self.whole.weight, self.whole.activation
+        return LayerBits(weight if weight == 32 else own.weight, activation if activation == 32 else own.activation)
 
     def weight(self, shape: torch.Size, bits: int) -> WeightQuantizer:
         """Quantizer of a weight of that shape."""

@@ -178,7 +178,6 @@ class UniformAffinePolicy(Policy):
     """quantizer=uniform_affine. pointer: which of their scales the quantizers of inputs take."""
 
     trains = False
-    exceptions_only_relax = True
 
     def __init__(self, section: "UniformAffine", pointer: GroupPointer | None = None):
         super().__init__(section)

@@ -53,7 +53,7 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
 
     Where a curve has more than 40 points, the points are drawn faint under their running mean.
     """
-    styles = _styles(runs)
+    styles = line_styles(runs)
     undrawn = {*UNDRAWN, *(key for method in of_group("method") for key in method.undrawn)}
     keys = list(dict.fromkeys(key for rows in runs.values() for row in rows for key in row if key not in undrawn))
     curves = {key: {label: _curve(runs[label], key) for label in styles} for key in keys}
@@ -77,7 +77,7 @@ def denoising_error(series: Series, path: Path) -> Path:
     """
     figure, panels = new_panels(2, columns=2, sharey=True)
     titles = {"step_error": "error of each step alone", "accumulated_error": "accumulated error"}
-    styles = _styles(series["curves"])
+    styles = line_styles(series["curves"])
     total = len(series["timesteps"])
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         for label, style in styles.items():
@@ -93,7 +93,7 @@ def denoising_error(series: Series, path: Path) -> Path:
 def fid_along_denoising(series: Series, path: Path) -> Path:
     """FID of the quantized model's states to the full-precision model's, at the steps at which it was measured."""
     figure, panels = new_panels(1, columns=1, scale=1.2)
-    for label, style in _styles(series["curves"]).items():
+    for label, style in line_styles(series["curves"]).items():
         fid = series["curves"][label].get("fid_to_fp32")
         if fid:
             panels[0].plot(fid["step"], _floats(fid["value"]), label=label, **_marked(style, len(fid["step"])))
@@ -134,7 +134,7 @@ def named_curves() -> list[Curve]:
     return sorted(curves, key=lambda curve: curve.linewidth)
 
 
-def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Labels in the order of drawing, each with its line: the named, and others before those that are thicker."""
     named = named_curves()
     places = {label: place for place, curve in enumerate(named) for label in curve.labels}

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """How one metric is shown. `better` is an arrow; `unit` is "" for a pure number."""
+    """How one metric is shown. `better` is an arrow; `unit` is "" for a pure number. `is_distance`: a positive number
+    whose scatter grows with it, so that two of them are compared by their ratio.
+    """
 
     better: str
     unit: str
     meaning: str
+    is_distance: bool = False
 
 
 PAIR = "the full-precision sample of the same noise"
@@ -20,7 +23,7 @@ METRICS = {
     "top1": Metric("↑", "%", "classified right at the first guess"),
     "top1_alone": Metric("↑", "%", "of the subnet found: its accuracy trained alone, as the truth has it"),
     "top5": Metric("↑", "%", "right class among the first five guesses"),
-    "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples"),
+    "fid_to_fp32": Metric("↓", "", "Fréchet distance between the samples and the full-precision model's samples", True),
     "fid": Metric("↓", "", "Fréchet distance between the samples and the task's reference set"),
     "spectrum_ratio": Metric(
         "↓",
@@ -29,7 +32,7 @@ METRICS = {
         "mean over frequencies; 1: the same",
     ),
     "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
-    "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}"),
+    "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}", True),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
     "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luminance to the original image"),
     "ssim": Metric("↑", "", f"structural similarity to {PAIR}; in super-resolution of the luminance, to the original"),

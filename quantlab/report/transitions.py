@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
-from quantlab.report.table import Spread
 
 PANELS = {
     "running_transition_rate": "running transition rate K",
@@ -48,29 +47,4 @@ def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path
         axes.set_title(name, fontsize=TITLE_SIZE)
         axes.set_xlabel("normalized latent weight (levels)")
         axes.set_ylabel("share of weights")
-    return save_panels(figure, panels, path)
-
-
-def accuracy_over_targets(found: Mapping[float, Spread], baseline: Spread, path: Path) -> Path:
-    """Top-1 accuracy (percent) against lambda, mean and standard deviation over seeds; the learning-rate schedule's
-    as a line.
-    """
-    figure, panels = new_panels(1, columns=1, scale=1.2)
-    targets = sorted(found)
-    panels[0].errorbar(
-        targets,
-        [found[target].mean for target in targets],
-        [found[target].deviation or 0 for target in targets],
-        color=TARGET,
-        marker="o",
-        markersize=4,
-        capsize=2,
-        label="scheduled transition rate",
-    )
-    panels[0].axhline(baseline.mean, color=MEAN, linestyle="--", label="scheduled learning rate")
-    panels[0].axhspan(
-        *(baseline.mean + side * (baseline.deviation or 0) for side in (-1, 1)), color=MEAN, alpha=0.12, linewidth=0
-    )
-    panels[0].set_xlabel("target transition rate λ")
-    panels[0].set_ylabel("top-1 accuracy (%)")
     return save_panels(figure, panels, path)

@@ -1,8 +1,10 @@
 """Files and directories that are there whole or not at all, whenever a process is killed and whoever else writes."""
 
+import contextlib
 import hashlib
 import itertools
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,8 +83,21 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a kill in the middle of `atomic_write` left in `folder` or below. Only for whoever alone writes
     there.
     """
-    for leftover in folder.rglob(".*.tmp"):
+    for leftover in _leftovers(folder):
         leftover.unlink(missing_ok=True)
+
+
+def remove_old_leftovers(folder: Path, age: float = 60.0) -> None:
+    """As `remove_leftovers`, where another may be writing too: only what nobody has written to for `age` seconds."""
+    for leftover in _leftovers(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > age:
+                leftover.unlink()
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    for pattern in (".*.tmp", ".tmp??????"):  # ours, and those of safetensors
+        yield from folder.rglob(pattern)
 
 
 def claim_directory(path: Path) -> Path:

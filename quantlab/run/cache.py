@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from quantlab.errors import CorruptFileError
-from quantlab.run.atomic_files import file_digest
+from quantlab.run.atomic_files import file_digest, remove_leftovers
+from quantlab.run.processes import ALONE, Processes
 from quantlab.run.state import load_model, load_state, save_model, save_state
 
 logger = logging.getLogger("quantlab")
@@ -40,8 +41,7 @@ class Cache:
         folder = self.folder(kind, facts)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock", is_singleton=True):
-            for leftover in folder.glob(".*.tmp"):  # of a process that was killed: no other writes here now
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(folder)  # of a process that was killed: no other writes here now
             yield
 
     def load(self, kind: str, facts: dict[str, Any]) -> dict[str, Tensor] | None:
@@ -56,23 +56,31 @@ class Cache:
             shutil.rmtree(path.parent, ignore_errors=True)
             return None
 
-    def fetch_files(self, kind: str, facts: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def fetch_files(
+        self, kind: str, facts: dict[str, Any], make: Callable[[Path], None], processes: Processes = ALONE
+    ) -> Path:
         """A folder of files, which `make` writes into it if need be: for what is too large to hold. A damaged one
-        is made again.
+        is made again. All `processes` of a run ask together, and make it together.
         """
         folder = self.folder(kind, facts) / "files"
-        if self._is_sound(folder):
+        if processes.of_first(lambda: self._is_sound(folder)):
             return folder
-        with self.lock(kind, facts):
-            if not self._is_sound(folder):
+        with self.lock(kind, facts) if processes.is_first else nullcontext():
+            if processes.of_first(lambda: self._is_sound(folder)):
+                return folder
+            if processes.is_first:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
-                make(folder)
+            processes.wait()
+            make(folder)
+            processes.wait()
+            if processes.is_first:
                 save_state(
                     folder.with_name("digests"),
                     {path.name: file_digest(path) for path in sorted(folder.iterdir())},
                     **facts,
                 )
+            processes.wait()
         return folder
 
     def _is_sound(self, folder: Path) -> bool:

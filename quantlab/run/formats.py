@@ -5,15 +5,17 @@ format 1. A key that was added later is given the value that does what the earli
 new name. Whoever changes a key, a `_target_` or the state of a method such that finished runs would be misread adds it
 to the changes of the format that is current, or begins a new one.
 
-Format 1 (until November 2026) grew over time, so that its changes ask what is there. Format 2 has the number.
+Format 1 (until November 2026) grew over time, so that its changes ask what is there. Format 2 has the number. Format 3
+has the run's identity in config.yaml, and checkpoints and models that carry it (`binding`).
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from quantlab.errors import RequestError
+from quantlab.run.binding import IDENTITY
 
-FORMAT = 2
+FORMAT = 3
 OLDEST = 1
 KEY = "run_format"
 
@@ -32,9 +34,10 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     """
     number = config.get(KEY, 1)
     require_readable(number, where, made_by)
-    config = _copy({key: value for key, value in config.items() if key != KEY})
-    config = _from_1(config) if number == 1 else config
-    for group in ("model", "quantizer"):
+    config = _copy({key: value for key, value in config.items() if key not in (KEY, IDENTITY)})
+    if number == 1:
+        config = _from_1(config)
+    for group in ("model", "quantizer", "method"):
         if isinstance(config.get(group), dict):
             config[group] = with_added_keys(config[group])
     return config
@@ -84,7 +87,8 @@ ADDED: dict[str, dict[str, Any]] = {"UniformAffinePolicy": {"preset": "none"}}
 def with_added_keys(section: dict[str, Any]) -> dict[str, Any]:
     """A section of a run, or of a saved model, with the keys that have been added since."""
     section = _copy(section)
-    _fill(section, ADDED.get(_class(section)) or MODELS.get(_class(section), {}))
+    for added in (ADDED, MODELS, METHODS):
+        _fill(section, added.get(_class(section), {}))
     return section
 
 
@@ -115,7 +119,7 @@ GRADIENT = {
     "shift": 4,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "AccuQuant": {"initialization": {"iterations": 0}, "bias_correction": "none"},
+    "AccuQuant": {"initialization": {"iterations": 0}, "bias_correction": "none", "keep_graphs": 1},
     "build_ptq": {"bias_correction": "none"},
     "QAT": {
         "start": None,
@@ -154,7 +158,6 @@ def _from_1(config: dict[str, Any]) -> dict[str, Any]:
     _fill_quantizer(quantizer)
     if _class(method) == "AccuQuant" and "initialization" not in method:
         method["initialization"] = {"iterations": 0, "learning_rate": _copy(method.get("learning_rate"))}
-    _fill(method, METHODS.get(_class(method), {}))
     return config
 
 

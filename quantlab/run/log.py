@@ -1,15 +1,65 @@
 """run.log: a run's printed output, which also goes to stderr and stdout around progress bars."""
 
+import contextlib
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 logger = logging.getLogger("quantlab")
+
+
+def print_if_read(text: str) -> None:
+    """`text` on stdout, unless that is closed, full, or a pipe without a reader: what was done is done all the same."""
+    if sys.stdout is None:
+        return
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
+
+
+@contextmanager
+def unstoppable_stderr() -> Iterator[None]:
+    """Within the block what is said on stderr is lost where that is closed, full, or a pipe without a reader, but stops
+    nothing.
+    """
+    before = sys.stderr
+    sys.stderr = before if isinstance(before, _Unstoppable) else _Unstoppable(before)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+class _Unstoppable:
+    """A text stream that loses what its stream does not take."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream: TextIO | None = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
 
 
 class RunLog(logging.Handler):
@@ -42,11 +92,7 @@ class RunLog(logging.Handler):
 
     def print(self, text: str) -> None:
         """`text` on stdout, if anyone still reads it, and in the file."""
-        try:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-        except (OSError, ValueError):  # closed, full, or a pipe without a reader
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
+        print_if_read(text)
         self.append(text)
 
     def append(self, text: str) -> None:

@@ -1,13 +1,16 @@
 """metrics.jsonl: one line per logged step, appended; a resumed run repeats no line."""
 
-import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from quantlab.errors import CorruptFileError
+from quantlab.run.atomic_files import atomic_write
+from quantlab.run.parsing import parse_json
 from quantlab.run.plain_json import to_json
+
+logger = logging.getLogger("quantlab")
 
 
 class MetricsFile:
@@ -18,7 +21,7 @@ class MetricsFile:
         self._logged: set[tuple[int, frozenset[str]]] = set()
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line, `step` first; NaN and infinities become null.
+        """Append one line, `step` first; NaN and infinities become words (`plain_json`).
 
         A line for the same step with the same names is written once: a resumed run repeats the same bits.
         """
@@ -29,38 +32,49 @@ class MetricsFile:
             file.write(to_json({"step": step, **values}) + "\n")
         self._logged.add(key)
 
-    def mend(self) -> None:
-        """Cut off the line that a kill tore, and learn which lines stand."""
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(self.path, len(whole))
-        for line in whole.splitlines():
-            try:
-                names = json.loads(line)
-                self._logged.add((names.pop("step"), frozenset(names)))
-            except (ValueError, KeyError, AttributeError, TypeError):
-                # Bytes that rotted in the middle of the file: what stands around them is still worth keeping.
-                continue
-
-    def read(self) -> list[dict[str, Any]]:
-        """The rows, in order; [] where there is no file. A torn last line (the run was killed) is left out.
-
-        Raises: CorruptFileError for any other line that is no JSON object.
+    def mend(self) -> list[int]:
+        """Take out the line that a kill tore and those whose bytes rotted, and learn which stand; the numbers of the
+        rotten ones, which are kept in `metrics.jsonl.damaged`.
         """
         if not self.path.is_file():
             return []
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            elif number < len(lines):
-                raise CorruptFileError(f"{self.path}: line {number} is no JSON object")
-        return rows
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        rows = [(line, _row(line)) for line in whole.splitlines(keepends=True)]
+        rotten = [number for number, (_, row) in enumerate(rows, start=1) if row is None]
+        if rotten:
+            with open(self.path.with_name(f"{self.path.name}.damaged"), "ab") as file:
+                file.writelines(rows[number - 1][0] for number in rotten)
+            atomic_write(self.path, b"".join(line for line, row in rows if row is not None))
+        elif len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+        self._logged = {(row["step"], frozenset(row.keys() - {"step"})) for _, row in rows if row is not None}
+        return rotten
+
+    def read(self) -> list[dict[str, Any]]:
+        """The rows, by step; [] where there is no file. What is no row is left out: the last line, which a kill tore,
+        in silence, and any other with a warning.
+        """
+        if not self.path.is_file():
+            return []
+        rows = [_row(line) for line in self.path.read_bytes().splitlines()]
+        rotten = [number for number, row in enumerate(rows, start=1) if row is None and number < len(rows)]
+        if rotten:
+            logger.warning("%s: %s left out, no JSON object with a step", self.path, lines(rotten))
+        # A resumed run appends again what was taken out.
+        return sorted((row for row in rows if row is not None), key=lambda row: row["step"])
+
+
+def lines(numbers: list[int]) -> str:
+    """`line 3`, `lines 3, 7`."""
+    shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"line{'s' if len(numbers) > 1 else ''} {shown}"
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, if it is what `append` writes."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None

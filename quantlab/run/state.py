@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run.atomic_files import atomic_write, file_digest, replaced_whole
+from quantlab.run.parsing import MOST_JSON, ParseError, parse_json, read_bounded
 
 FORMAT = "quantlab state 1"
 DOCUMENT_START = b'{"sha256":"'
@@ -79,10 +80,10 @@ def is_saved_state(path: str | Path) -> bool:
     """Whether `<path>.json` is one of ours, sound or not, and not what another tool left beside its own
     .safetensors file.
     """
+    file = _json_path(path)
     try:
-        with _json_path(path).open("rb") as file:
-            return file.read(len(DOCUMENT_START)) == DOCUMENT_START
-    except OSError:
+        return file.is_file() and read_bounded(file, MOST_JSON).startswith(DOCUMENT_START)
+    except (OSError, ParseError):
         return False
 
 
@@ -110,6 +111,23 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def first_not_finite(state: Any) -> str | None:
+    """The place, such as `model.conv.weight`, of the first tensor of a nested state that holds NaN or infinity; None
+    where there is none.
+    """
+    tensors: dict[str, Tensor] = {}
+    _encode(state, "", tensors)
+    by_device: dict[torch.device, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            by_device.setdefault(tensor.device, {})[name] = tensor.isfinite().all()
+    for verdicts in by_device.values():  # one synchronization each
+        for name, is_finite in zip(verdicts, torch.stack([*verdicts.values()]).tolist()):
+            if not is_finite:
+                return name
+    return None
 
 
 def strict_load(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -165,13 +183,15 @@ def _document(content: Mapping[str, Any]) -> bytes:
 def _read_content(path: str | Path) -> dict[str, Any]:
     json_path = _json_path(path)
     try:
-        data = json_path.read_bytes()
+        data = read_bounded(json_path, MOST_JSON)
     except FileNotFoundError:
         if _tensors_path(path).exists():
             raise CorruptFileError(f"{json_path} is missing, and {_tensors_path(path).name} needs it") from None
         raise RequestError(f"nothing is saved at {path}: there is no {json_path.name}") from None
+    except ParseError as error:
+        raise CorruptFileError(f"{json_path} is damaged: it {error}") from None
     try:
-        content = json.loads(data)["content"]
+        content = parse_json(data)["content"]
         # One content has one spelling, so that a flipped byte shows wherever it is, even in a space or in the checksum.
         sound, number = _document(content) == data, content["format"]
     except (ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run.state import load_state, remove_state, save_state
+from quantlab.run.state import load_state, remove_state, save_state, tensors_digest
 from quantlab.search.spaces import Subnet
 
 logger = logging.getLogger("quantlab")
@@ -37,10 +37,11 @@ def accuracies(
     """Top-1 of each subnet, percent, over all `batches`, with their batch statistics.
 
     partial: path without extension of the files that store counts so far, so that an interrupted evaluation can resume;
-    removed at the end.
+    removed at the end. Counts of other weights, subnets or images do not count.
     """
     model.eval()
-    correct, counted, start = _load_counts(partial, subnets)
+    of = "" if partial is None else _digest(model, subnets, len(batches))
+    correct, counted, start = _load_counts(partial, of, len(subnets))
     for number in progress(range(start, len(batches)), f"{what}: {len(subnets)} subnets"):
         batch = batches[number]
         images, labels = batch["image"], batch["label"]
@@ -49,7 +50,7 @@ def accuracies(
             correct[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
         counted += len(labels)
         if partial is not None:
-            _save_counts(partial, subnets, correct, counted, number + 1)
+            _save_counts(partial, of, correct, counted, number + 1)
     if partial is not None:
         remove_state(partial)
     return (100 * correct / counted).tolist()
@@ -111,11 +112,11 @@ def running_statistics(model: nn.Module) -> Iterator[list[nn.BatchNorm2d]]:
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
 
 
-def _load_counts(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.ndarray, int, int]:
+def _load_counts(partial: Path | None, of: str, subnets: int) -> tuple[np.ndarray, int, int]:
     """For each subnet the number of correctly classified images, then the number of images and of batches; zeros if
-    there is no valid file for these subnets.
+    there is no valid file of what is evaluated (`_digest`).
     """
-    nothing = np.zeros(len(subnets), dtype=np.int64), 0, 0
+    nothing = np.zeros(subnets, dtype=np.int64), 0, 0
     if partial is None:
         return nothing
     try:
@@ -125,15 +126,17 @@ def _load_counts(partial: Path | None, subnets: Sequence[Subnet]) -> tuple[np.nd
     except CorruptFileError as error:
         logger.warning("%s; the subnets are evaluated from the start", error)
         return nothing
-    if saved["subnets"] != _digest(subnets) or "images" not in saved:  # not written by earlier versions
+    if saved.get("of") != of:
         return nothing
     return np.array(saved["right"]), saved["images"], saved["batches"]
 
 
-def _save_counts(partial: Path, subnets: Sequence[Subnet], correct: np.ndarray, images: int, batches: int) -> None:
+def _save_counts(partial: Path, of: str, correct: np.ndarray, images: int, batches: int) -> None:
     # A list instead of a tensor, so that everything is in one file, which is replaced atomically
-    save_state(partial, {"subnets": _digest(subnets), "right": correct.tolist(), "images": images, "batches": batches})
+    save_state(partial, {"of": of, "right": correct.tolist(), "images": images, "batches": batches})
 
 
-def _digest(subnets: Sequence[Subnet]) -> str:
-    return hashlib.sha256(repr([tuple(map(int, subnet)) for subnet in subnets]).encode()).hexdigest()
+def _digest(model: nn.Module, subnets: Sequence[Subnet], batches: int) -> str:
+    """sha256 (hex) of what the counts are of: the weights, the subnets in their order, the number of batches."""
+    facts = [tensors_digest(model.state_dict()), [tuple(map(int, subnet)) for subnet in subnets], batches]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

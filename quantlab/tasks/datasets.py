@@ -17,9 +17,11 @@ from PIL import Image
 
 from quantlab.errors import RequestError
 from quantlab.progress import Bar
+from quantlab.run.parsing import ParseError, read_bounded
 
 log = logging.getLogger("quantlab")
 
+MOST_BYTES = 1 << 30  # of one binary file
 Arrays = tuple[np.ndarray, np.ndarray]
 
 # the binary version
@@ -155,9 +157,16 @@ def _read(
             " Give the right folder with data_dir=PATH, or fetch it: task.download=true"
         )
     path = _place(data_dir, there[0])
+    if not (path.is_file() or path.is_dir()):
+        raise RequestError(f"{path} is not a regular file; remove or replace it")
     images, labels = sources[there[0]](path)
-    labelled = len(images) == len(labels) > 0 and np.isin(labels, range(classes)).all()
-    _require(path, labelled, f"images, each with a label 0 to {classes - 1}")
+    _require(path, images.size, "images of at least one pixel")
+    _require(path, len(images) == len(labels), f"as many labels as its {len(images)} images, not {len(labels)}")
+    if len(wrong := np.flatnonzero(~np.isin(labels, range(classes)))):
+        raise RequestError(
+            f"{path}: {split} image {wrong[0]} has the label {labels[wrong[0]]}, allowed: 0 to {classes - 1}; correct"
+            " or replace the file"
+        )
     others = f" (there are also {', '.join(there[1:])}: data_dir={data_dir / there[1]} takes that)" if there[1:] else ""
     log.info("%s: %d %s images from %s%s", title, len(images), {"train": "training"}.get(split, split), path, others)
     return images, labels
@@ -208,8 +217,8 @@ def _cifar_binary(folder: Path, files: list[str], label_bytes: int) -> Arrays:
     for name in files:
         path = folder / name
         try:
-            content = path.read_bytes()
-        except OSError as error:
+            content = read_bounded(path, MOST_BYTES)
+        except (OSError, ParseError) as error:
             raise RequestError(f"{path} cannot be read ({_line(error)}); unpack the archive again") from error
         _require(path, content and len(content) % size == 0, f"a multiple of {size:,} bytes")
         records.append(np.frombuffer(content, np.uint8).reshape(-1, size))
@@ -262,8 +271,8 @@ def _whole(path: Path, name: str, values: np.ndarray, count: int | None = None) 
     for another shape.
     """
     # NaN is not equal to itself
-    fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else values[:0]
-    whole = values.dtype.kind in "iuf" and not fractions.size and not np.isinf(values).any()
+    fractions = values[values != np.rint(values)] if values.dtype.kind == "f" else np.empty(0)
+    whole = values.dtype.kind in "iuf" and not fractions.size and np.isfinite(values).all()
     holds = whole and values.ndim == 1 and count in (None, len(values))
     but = f", not {fractions[0]}" if fractions.size else ""
     _require_array(path, name, values, holds, f"integers [{'N' if count is None else count}]{but}")

@@ -11,9 +11,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict  # pydantic needs this one before Python 3.12
 
 from quantlab.errors import RequestError
+from quantlab.run.parsing import read_json
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
 from quantlab.tasks.image_files import require_sound_files
 
+MOST_BYTES = 1 << 33  # of an annotation file; COCO's largest has half a gigabyte
 LARGEST_ID = 9999  # of a category: detectors have an output for every id up to the largest
 
 Id = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
@@ -144,8 +146,8 @@ def _read_coco(path: Path) -> dict[str, list[dict]]:
             " images; give it with data_dir=PATH, and the names with task.train=NAME task.test=NAME"
         )
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:  # undecodable bytes are a ValueError too
+        content = read_json(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} is not a file of COCO's format ({type(error).__name__}: {error}); restore it"
         ) from error

@@ -8,9 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from quantlab.errors import RequestError, did_you_mean
+from quantlab.run.parsing import read_bounded
 from quantlab.tasks.detection_files import BoxedImage, DetectionFiles
 from quantlab.tasks.image_files import is_image, require_sound_files
 
+MOST_BYTES = 1 << 24  # of one annotation
 log = logging.getLogger("quantlab")
 
 
@@ -122,7 +124,7 @@ class Voc(DetectionFiles):
 
     def _annotated(self, file: Path, annotation: Path) -> BoxedImage:
         try:
-            root = ElementTree.parse(annotation).getroot()
+            root = ElementTree.fromstring(read_bounded(annotation, MOST_BYTES))
             size = tuple(int(root.find(f"size/{side}").text) for side in ("width", "height"))
             one = BoxedImage(file, size, [], [], [], [])
             for found in root.iter("object"):
@@ -131,7 +133,7 @@ class Voc(DetectionFiles):
                 one.ignored.append(found.findtext("difficult", "0").strip() == "1")
                 one.labels.append(found.findtext("name", "").strip())
                 one.sources.append(f"object {len(one.labels)}")
-        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        except (ElementTree.ParseError, OSError, AttributeError, TypeError, ValueError) as error:
             raise RequestError(
                 f"{annotation} is not a file of VOC's format ({type(error).__name__}: {error}); restore it"
             ) from error

@@ -5,13 +5,13 @@ That file (github.com/D-X-Y/AutoDL-Projects, configs/nas-benchmark, MIT licence)
 of images: torchvision's for its files, otherwise a packed file's own order.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quantlab.errors import RequestError
+from quantlab.run.parsing import read_json
 
 PARTS = ("train", "valid")
 
@@ -24,7 +24,7 @@ def read_split(path: str | Path, key: str = "task.split_file") -> tuple[np.ndarr
     """
     file = Path(path)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except OSError:
         raise RequestError(
             f"{key}: no such file: {file}; NAS-Bench-201's is configs/nas-benchmark/cifar-split.txt of "
@@ -58,14 +58,23 @@ def require_images(
         )
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, (float, bool)):  # int() would cut 3.7 to 3
+        raise ValueError(f"{value!r}")
+    return int(value)
+
+
 def _numbers(content: Any, part: str, what: str) -> np.ndarray:
     values = content.get(part) if isinstance(content, dict) else None
     if isinstance(values, list) and len(values) == 2 and values[0] == "int":
         values = values[1]
     try:
-        found = np.array([int(value) for value in values or ()], dtype=np.int64)
-    except (TypeError, ValueError, OverflowError):
-        found = np.arange(0)
+        found = np.array([_whole(value) for value in values or ()], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(
+            f'{what} holds no list of numbers "{part}": got {error}, allowed: '
+            '{"train": [0, 2, ...], "valid": [1, ...]}'
+        ) from None
     if not len(found):
         raise RequestError(
             f'{what} holds no list of numbers "{part}", allowed: {{"train": [0, 2, ...], "valid": [1, ...]}}'

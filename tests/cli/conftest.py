@@ -25,6 +25,7 @@ class StubRunner:
             directory = RunDirectory.create(config.output_dir, to_plain(config), typed)
         else:
             directory = RunDirectory.open(config.resume)
+        directory.close()
         if config.seed in self.fails:
             error = self.fails[config.seed]
             code = getattr(error, "exit_code", 1)

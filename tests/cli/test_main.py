@@ -242,3 +242,14 @@ def test_only_the_first_process_of_torchrun_makes_the_directory(command, runner,
 def test_paths_with_odd_characters(command, runner, tmp_path):
     assert command('output_dir="it\'s a=b, c"')[0] == 0
     assert runner.configs[0].output_dir == str(tmp_path / "it's a=b, c")
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_a_place_that_cannot_be_written_is_refused_and_leaves_nothing(key, command, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere/at/all")
+    for place in ("file", "file/below", "link", "x" * 300):
+        for words in ((), ("-m", "seed=0,1")):
+            code, out, err = command(*words, f"{key}={tmp_path / place}")
+            assert code == 2 and f"error: {key}: " in err and len(err.splitlines()) == 1, err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]

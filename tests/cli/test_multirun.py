@@ -14,6 +14,7 @@ from quantlab.cli.overrides import parse
 from quantlab.cli.request import Job, Request
 from quantlab.config import validation
 from quantlab.errors import Interrupted, RunError
+from quantlab.run.directory import RunDirectory
 
 
 def rows(out):
@@ -51,6 +52,28 @@ def test_a_failing_job_hides_nothing_and_is_resumed_when_typed_again(command, ru
     assert code == 0
     assert [(config.seed, config.resume) for config in runner.configs] == [(0, str(tmp_path / "sweep/seed=0"))]
     assert [state for state, *_ in rows(out).values()] == ["completed", "completed"]
+
+
+def test_a_job_whose_results_are_gone_is_made_again(command, runner, tmp_path):
+    command("-m", "seed=0,1", "output_dir=sweep")
+    (tmp_path / "sweep/seed=0/results.json").unlink()
+    runner.configs.clear()
+    code, out, _ = command("-m", "seed=0,1", "output_dir=sweep")
+    assert code == 0 and [config.resume for config in runner.configs] == [str(tmp_path / "sweep/seed=0")]
+    assert (tmp_path / "sweep/seed=0/results.json").exists()
+
+
+def test_a_job_that_another_process_works_on_is_left_to_it(command, runner, tmp_path):
+    runner.fails[0] = RunError("stopped")
+    command("-m", "seed=0,1", "output_dir=sweep")
+    run = RunDirectory(tmp_path / "sweep/seed=0")
+    run.write_status("running")
+    run.lock.acquire()
+    runner.configs.clear()
+    code, out, err = command("-m", "seed=0,1", "output_dir=sweep")
+    run.close()
+    assert code == 1 and runner.configs == [] and "is working on this run" in err
+    assert [state for state, *_ in rows(out).values()] == ["running", "completed"]
 
 
 def test_another_experiment_in_a_job_directory_is_left_alone(command, runner):
@@ -188,3 +211,22 @@ def test_the_line_to_go_on_keeps_how_hydra_starts_the_jobs(command, runner, tmp_
     words = ("-m", "hydra/launcher=basic", "+hydra.job.env_set.A=b", "seed=0,1")
     err = command(*words, "output_dir=sweep")[2]
     assert err.splitlines()[-1].endswith(f"quantlab {' '.join(words)} output_dir={tmp_path / 'sweep'}")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["seed=range(0,2000)"], "got 2,000 jobs (2,000 of seed), allowed: up to 1,000, with --yes up to 10,000;"),
+        (["seed=range(0,100)", "method.group_size=range(1,12)"], "1,100 jobs (100 of seed x 11 of method.group_size)"),
+        (["--yes", "seed=range(0,200)", "method.group_size=range(1,100)"], "got 19,800 jobs"),
+        (["seed=range(0,1000000000000)"], "holds more than 10,000 values; type fewer"),
+        (["seed=shuffle(range(0,1e300))"], "holds more than 10,000 values; type fewer"),
+        (["seed=range(0,5,0)"], "never ends, allowed: a range of finite numbers by a step other than 0"),
+        (["seed=range(0,inf)"], "never ends"),
+        (["seed=range(1,0)"], "holds no value, allowed: at least one"),
+        (["+x=" + "[" * 3000], "brackets are nested more than 100 levels deep"),
+    ],
+)  # fmt: skip
+def test_sweeps_that_nobody_means_are_refused_at_once(command, runner, words, said):
+    code, out, err = command("-m", *words)
+    assert code == 2 and said in err and runner.configs == [] and len(err.splitlines()) == 1

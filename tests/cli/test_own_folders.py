@@ -1,7 +1,10 @@
 """Users' own YAML, in a folder next to conf/: found as in Hydra, checked like quantlab's own."""
 
+from pathlib import Path
+
 import pytest
 import yaml
+from hostile_text import DEEP, LAUGHS, LOOP
 
 from quantlab.config.catalog import options
 
@@ -103,7 +106,7 @@ def test_a_wrong_place_is_one_line(command, tmp_path, words, said):
             ["model=x"],
             "os.system', which may not be instantiated",
         ),
-        ("model/x.yaml", "a: b: c\n", ["model=x"], "not readable as YAML: mapping values are not allowed here"),
+        ("model/x.yaml", "a: b: c\n", ["model=x"], "not readable as YAML: mapping values are not allowed"),
         ("model/x.yaml", "defaults: [resnet21, _self_]\n", ["model=x"], "resnet21"),
         (
             "model/resnet20.yaml",
@@ -166,3 +169,17 @@ def test_the_config_that_is_shown_is_the_one_that_runs(command, own):
     code, out, _ = command("experiment=mine", "--cfg", "job", "--resolve", "--package", "model", "--config-dir", own())
     shown = yaml.safe_load(out)
     assert code == 0 and (shown["name"], shown["depth"]) == ("mynet", 14)
+
+
+@pytest.mark.parametrize("bad", [LAUGHS, DEEP, LOOP, "x: ${\n", "a: 1\na: 2\n"])
+def test_a_yaml_that_would_never_end_is_refused_by_name(command, runner, own, bad):
+    for name, words in (
+        ("experiment/x.yaml", ["experiment=x"]),
+        ("model/x.yaml", ["model=x"]),
+        ("alone.yaml", ["--config-name", "alone"]),
+    ):
+        folder = own(name, bad)
+        for question in ([], ["--cfg", "job"], ["-m", "seed=0,1"]):
+            code, out, err = command("--config-dir", folder, *words, *question)
+            assert (code, out, runner.configs) == (2, "", []) and f"{name}: not readable as YAML" in err
+        (Path(folder) / name).unlink()

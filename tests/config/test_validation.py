@@ -51,15 +51,15 @@ def test_default_is_typed_and_user_expanded(mapping, monkeypatch):
         ("quantizer.activation.bits", 1, "or 32 (not quantized); type quantizer.activation.bits=2"),
         ("quantizer.gradient.bits", 8, "allowed: 32"),
         ("method.gradient", "exat", "allowed: copy, exact, bptt; did you mean 'exact'? Type method.gradient=exact"),
-        ("method.iterations", 0, "got 0, allowed: an integer of at least 1; type method.iterations=1"),
-        ("method.iterations", 1.0, "allowed: an integer of at least 1"),
+        ("method.iterations", 0, "got 0, allowed: an integer from 1 to 1000000000; type method.iterations=1"),
+        ("method.iterations", 1.0, "allowed: an integer from 1 to 1000000000"),
         ("method.learning_rate.rounding", 0.0, "allowed: a number above 0"),
         ("method.learning_rate.rounding", math.inf, "allowed: a number above 0"),
         ("model.pretrain.ema_decay", 1.0, "allowed: a number from 0 to below 1"),
         ("model.sampler.clip_sample", 1, "allowed: true, false"),
         ("model.sampler.steps", None, "got null"),
         ("quantizer.policy.0.modules", "(", "allowed: a regular expression (missing )"),
-        ("trainer.max_steps", 0, "allowed: an integer of at least 1, or null; type trainer.max_steps=1"),
+        ("trainer.max_steps", 0, "allowed: an integer from 1 to 1000000000, or null; type trainer.max_steps=1"),
         ("trainer.max_steps", True, "got true"),
         ("task.evaluation", 3, "allowed: a mapping"),
         ("seed", -1, "allowed: an integer from 0"),
@@ -180,3 +180,18 @@ def test_damaged_config_file_names_itself(tmp_path, text, said):
         load_config(tmp_path / "config.yaml")
     assert all(str(tmp_path) in problem for problem in caught.value.problems)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("trainer.num_workers", 10**30, "an integer from 0 to 512, or null; type trainer.num_workers=512"),
+        ("trainer.max_steps", 10**30, "an integer from 1 to 1000000000, or null; type trainer.max_steps=1000000000"),
+        ("task.image_size", 10**6, "an integer from 1 to 16384; type task.image_size=16384"),
+        ("task.evaluation.samples", 10**12, "an integer from 2 to 10000000"),
+        ("method.learning_rate.rounding", 1e300, "a number above 0, up to 3e38"),
+    ],
+)
+def test_what_no_user_means_is_refused(mapping, key, value, said):
+    put(mapping, key, value)
+    assert f"allowed: {said}" in only_problem(mapping)

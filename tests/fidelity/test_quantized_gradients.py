@@ -9,8 +9,9 @@ import pytest
 import torch
 from stored import normal, stored, uniform
 
-from quantlab.quantizers import gradient as module
-from quantlab.quantizers.gradient import GradientQuantizer, quantize_gradient, update_intervals
+from quantlab.quantizers import gradient_codes as module
+from quantlab.quantizers.gradient import GradientQuantizer, update_intervals
+from quantlab.quantizers.gradient_codes import quantize_gradient
 from quantlab.quantizers.gradient_interval import (
     DSGC,
     Fixed,

@@ -8,7 +8,15 @@ from policies import section as quantizer_section
 
 from quantlab.diffusion.rollout import network_step, seeded_normal
 from quantlab.diffusion.samplers import State, build_sampler
-from quantlab.methods.accuquant import AccuQuant, backpropagated_gradient, copied_gradient, exact_gradient
+from quantlab.methods import kept_graphs
+from quantlab.methods.accuquant import (
+    AccuQuant,
+    backpropagated_gradient,
+    copied_gradient,
+    exact_gradient,
+    forward_passes,
+)
+from quantlab.methods.kept_graphs import graph_bytes
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.quantizers.calibration import calibrate_weights, grouped_activations, observed_ranges
 from quantlab.quantizers.rounding import learn_rounding
@@ -135,6 +143,42 @@ def test_one_step_groups_make_all_three_the_same(problem):
         torch.testing.assert_close(b, c)
 
 
+@pytest.mark.parametrize("function", [copied_gradient, exact_gradient])
+def test_kept_graphs_change_no_bit_and_save_forward_passes(function, problem):
+    steps, start, loss, step, learned, memory_weights = problem
+    found = []
+    for graphs in (1, 2, 4, 9):
+        calls = []
+
+        def counted(i, state):
+            calls.append(i)
+            return step(i, state)
+
+        for parameter in learned:
+            parameter.grad = None
+        value = function(counted, steps, start, loss, memory_weights, graphs)
+        # every step with a graph takes 3, every step simulated before it 1
+        assert len(calls) + 2 * len(steps) == forward_passes("copy", len(steps), graphs)
+        found.append([value, *(parameter.grad.clone() for parameter in learned)])
+    for others in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(found[0], others))
+
+
+def test_the_size_of_a_graph_by_hand():
+    x, weight = torch.randn(8, 4), torch.nn.Parameter(torch.randn(4, 4))
+    # saved: x and weight x, of 8 x 4 floats each; the weight is there anyway, and x unless it is named
+    assert graph_bytes(lambda: (x @ weight).exp(), [weight, x]) == 8 * 4 * 4
+    assert graph_bytes(lambda: (x @ weight).exp(), [weight]) == 2 * 8 * 4 * 4
+
+
+def test_one_graph_always_fits(monkeypatch):
+    x = torch.ones(2, requires_grad=True)
+    monkeypatch.setattr(kept_graphs, "free_memory", lambda device: 100)
+    assert kept_graphs.graphs_that_fit(lambda: x.exp(), [], torch.device("cpu")) == 10  # 0.8 * 100 / 8
+    monkeypatch.setattr(kept_graphs, "free_memory", lambda device: 0)
+    assert kept_graphs.graphs_that_fit(lambda: x.exp(), [], torch.device("cpu")) == 1
+
+
 def test_copy_is_exact_where_the_output_does_not_depend_on_the_state():
     """Along a flow with Euler's steps, where a = 1."""
     section = SimpleNamespace(name="flow_euler", steps=6, eta=0.0, spacing="linspace", clip_sample=False, shift=3.0)
@@ -157,6 +201,7 @@ def test_the_time_left_knows_what_a_step_costs():
     method, rates = AccuQuant.__new__(AccuQuant), SimpleNamespace()
     method.section = SimpleNamespace(
         gradient="copy",
+        keep_graphs=1,
         group_order="random",
         iterations=126,
         learning_rate=rates,

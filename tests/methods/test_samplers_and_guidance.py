@@ -21,8 +21,10 @@ GUIDED = ("model.class_conditional=true", "model.guidance.scale=2.0")
         ("model.sampler.name=euler", "model.prediction=v"),
         ("model.sampler.name=dpm_solver", "model.prediction=sample", "method.gradient=exact"),
         ("model.sampler.name=dpm_solver", *GUIDED, CLIPPED),
+        ("model.sampler.name=unipc", "model=flow_matching", "model.sampler.shift=2.0", "method.keep_graphs=auto"),
+        ("model.sampler.name=pndm", "model.prediction=v", "method.gradient=exact", "method.keep_graphs=2"),
     ],
-    ids=["ddpm", "euler-v", "dpm_solver-sample", "dpm_solver-guided"],
+    ids=["ddpm", "euler-v", "dpm_solver-sample", "dpm_solver-guided", "unipc-flow-auto", "pndm-v-kept"],
 )
 def test_accuquant_runs_and_is_near_full_precision(words, quantlab, tmp_path):
     directory = tmp_path / "run"
@@ -32,9 +34,13 @@ def test_accuquant_runs_and_is_near_full_precision(words, quantlab, tmp_path):
     assert found["metrics"]["mse_to_fp32"] < 1e-2
     name = words[0].removeprefix("model.sampler.name=")
     assert found["protocol"]["sampler"] == name and "eta" not in found["protocol"]
-    # M = 3: 4 M - 1 passes of a group, 3 of a single step; twice that with guidance
+    # M = 3: 4 M - 1 passes of a group, less those of kept graphs, 3 of a single step; twice that with guidance
     passes = 2 if "model.guidance.scale=2.0" in words else 1
-    assert found["cost"]["network_evaluations"] == passes * (2 * 3 + 4 * 11)
+    group = 9 if "method.keep_graphs=auto" in words else 10 if "method.keep_graphs=2" in words else 11
+    groups = [group] * 4
+    if name == "pndm":  # seven evaluations for six steps: the last group has one, and comes once of every three times
+        groups = [group, group, 3, group]
+    assert found["cost"]["network_evaluations"] == passes * (2 * 3 + sum(groups))
     assert found["protocol"].get("guidance_scale") == (2.0 if passes == 2 else None)
 
 
@@ -76,12 +82,14 @@ def test_two_passes_or_one_guide_alike(quantlab, tmp_path):
     ("words", "said"),
     [
         (("model.sampler.name=ddin",), "did you mean 'ddim'"),
+        (("model.prediction=flow",), "type model.sampler.name=flow_euler model.sampler.spacing=trailing"),
+        (("model.sampler.name=pndm", "model.sampler.clip_sample=true"), "type model.sampler.clip_sample=false"),
         (
             ("model.sampler.name=dpm_solver", "model.sampler.spacing=quadratic", "model.sampler.steps=50"),
             "type model.sampler.spacing=trailing",
         ),
     ],
-    ids=["name", "repeated timesteps"],
+    ids=["name", "flow", "clipped outputs", "repeated timesteps"],
 )
 def test_what_no_walk_can_be_is_refused_before_any_work(words, said, quantlab, tmp_path):
     code, _, err = quantlab(

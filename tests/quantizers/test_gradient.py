@@ -5,15 +5,9 @@ import torch
 from gradient_quantizers import large_gradient, passed_back
 from torch import nn
 
-from quantlab.quantizers import gradient as gradient_module
-from quantlab.quantizers.gradient import (
-    GradientQuantizer,
-    calibrate_gradients,
-    max_abs,
-    quantize_gradient,
-    stochastic_codes,
-    update_intervals,
-)
+from quantlab.quantizers import gradient_codes
+from quantlab.quantizers.gradient import GradientQuantizer, calibrate_gradients, max_abs, update_intervals
+from quantlab.quantizers.gradient_codes import quantize_gradient, stochastic_codes
 from quantlab.quantizers.gradient_interval import DSGC, Fixed, Piecewise
 
 
@@ -39,7 +33,7 @@ def every_noise(monkeypatch):
     """Each of the 65,536 values of u once, along the first dimension."""
     high, low = torch.arange(65536) // 256, torch.arange(65536) % 256
     monkeypatch.setattr(
-        gradient_module, "uniform_noise", lambda like: (high.to(torch.uint8)[:, None], low.to(torch.uint8)[:, None])
+        gradient_codes, "uniform_noise", lambda like: (high.to(torch.uint8)[:, None], low.to(torch.uint8)[:, None])
     )
 
 

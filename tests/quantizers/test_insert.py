@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from policies import policy as quantizer_policy
 from policies import quantize, section
 from torch import nn
 
@@ -60,6 +61,13 @@ def test_first_and_last_of_a_unet_are_its_outer_convolutions():
     planned = planned_bits(unet(), affine(4, 6, first=(8, 7), last=(7, 8)))
     assert (planned.pop("conv_in"), planned.pop("conv_out")) == (LayerBits(8, 7), LayerBits(7, 8))
     assert set(planned.values()) == {LayerBits(4, 6)}
+
+
+@pytest.mark.parametrize("name", ["lsq", "uniform_affine"])
+def test_full_precision_of_all_layers_is_full_precision_of_the_exceptions_too(name):
+    planned = planned_bits(unet(), quantizer_policy(name, 32, 6, first=(8, 8), last=(8, 8), rules=[("mid", 4, 4)]))
+    assert {bits.weight for bits in planned.values()} == {32}
+    assert {bits.activation for bits in planned.values()} == {4, 6, 8}
 
 
 def test_rules_speak_of_operands_of_attention_too():

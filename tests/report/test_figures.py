@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantlab.report.figures import _styles as styles_of
 from quantlab.report.figures import compared_training_curves, denoising_error, fid_along_denoising, training_curves
+from quantlab.report.figures import line_styles as styles_of
 
 
 def series(*names, steps=20):

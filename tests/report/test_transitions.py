@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from quantlab.report.figures import _distinct_layers
-from quantlab.report.table import Spread
-from quantlab.report.transitions import MEAN, TARGET, accuracy_over_targets, latent_weight_histograms, transition_curves
+from quantlab.report.transitions import MEAN, TARGET, latent_weight_histograms, transition_curves
 
 
 def pixels(path, color, tolerance=24):
@@ -55,9 +54,3 @@ def test_histograms_show_their_transition_points(tmp_path):
     with_points = latent_weight_histograms({"a": layer, "b": layer}, tmp_path / "a.png")
     without = latent_weight_histograms({"a": layer | {"transition_points": []}}, tmp_path / "b.png")
     assert pixels(with_points, MEAN) > 5000 and pixels(with_points, TARGET) > 300 and pixels(without, TARGET) == 0
-
-
-def test_accuracy_over_targets_shows_its_points_and_the_baseline(tmp_path):
-    found = {1e-3: Spread(60.0, 0.5, 3), 5e-3: Spread(66.0, None, 1)}
-    path = accuracy_over_targets(found, Spread(64.0, 0.3, 3), tmp_path / "targets.png")
-    assert pixels(path, TARGET) > 300 and pixels(path, MEAN) > 300

@@ -18,7 +18,10 @@ CONFIG = {"seed": 0, "method": {"name": "accuquant", "learning_rate": 1e-5}, "re
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    """A run that another process began, as it were."""
+    run = RunDirectory.create(tmp_path / "outputs" / "run", CONFIG, ["method=accuquant", "method.learning_rate=1e-5"])
+    run.close()
+    return run
 
 
 def metrics_lines(run):
@@ -26,8 +29,10 @@ def metrics_lines(run):
 
 
 def test_new_run_records_config_what_was_typed_and_state(run):
-    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {"run_format": 2, **CONFIG}
-    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {"run_format": 2, **CONFIG}
+    own = {"run_format": 3, "run_identity": run.bound["run"]}
+    assert len(own["run_identity"]) == 32
+    assert yaml.safe_load((run.path / "config.yaml").read_text()) == {**own, **CONFIG}
+    assert OmegaConf.load(run.path / ".hydra" / "config.yaml") == {**own, **CONFIG}
     assert yaml.safe_load((run.path / ".hydra" / "overrides.yaml").read_text())[0] == "method=accuquant"
     assert json.loads((run.path / "status.json").read_text()) == {"state": "running", "error": None, "exit_code": None}
     assert not run.results_path.exists()
@@ -41,7 +46,8 @@ def test_new_run_records_config_what_was_typed_and_state(run):
 def test_text_that_looks_like_a_number_stays_text(tmp_path):
     run = RunDirectory.create(tmp_path / "run", {"name": "1e-5", "flag": "yes", "float": 1e-5}, [])
     assert run.read_config() == {"name": "1e-5", "flag": "yes", "float": 1e-5}
-    assert OmegaConf.load(run.config_path) == {"run_format": 2, "name": "1e-5", "flag": "yes", "float": 1e-5}
+    written = OmegaConf.load(run.config_path)
+    assert (written.name, written.flag, written.float) == ("1e-5", "yes", 1e-5)
 
 
 def test_directory_that_holds_a_run_is_refused(run):
@@ -98,6 +104,7 @@ def test_of_processes_that_create_one_directory_together_one_wins_and_the_others
         )
         assert sorted(file.name for file in path.rglob("*")) == [
             ".hydra",
+            ".lock",
             "config.yaml",
             "config.yaml",
             "overrides.yaml",
@@ -160,6 +167,31 @@ def test_unwritable_place_is_a_wrong_request(tmp_path):
         RunDirectory.create(tmp_path / "file" / "run", CONFIG, [])
 
 
+def test_checkpoints_whose_config_is_gone_are_not_taken_for_a_new_run(run):
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000010.json").write_text("{}")
+    run.config_path.unlink()
+    with pytest.raises(RequestError, match="checkpoints of a run whose config.yaml is gone"):
+        RunDirectory.create(run.path, CONFIG, [])
+
+
+def edited(run, **changed):
+    run.config_path.write_text(yaml.safe_dump({**yaml.safe_load(run.config_path.read_text()), **changed}))
+    return RunDirectory(run.path)
+
+
+def test_a_file_of_another_run_or_another_config_is_refused(run, tmp_path):
+    facts, file = {"bound": run.bound}, run.checkpoints / "step-00000010.json"
+    edited(run, data_dir="/elsewhere", device="cuda").require_own(facts, file)  # moved, not changed
+    run.require_own({}, file)  # of an earlier version
+    with pytest.raises(RequestError, match=r"made with another config .* now \(seed: 0 then, 1 now\)") as caught:
+        edited(run, seed=1).require_own(facts, file)
+    assert len(str(caught.value).splitlines()) == 1
+    other = RunDirectory.create(tmp_path / "other", CONFIG, [])
+    with pytest.raises(RequestError, match="step-00000010.json belongs to another run"):
+        other.require_own(facts, file)
+
+
 def test_damaged_config_names_the_file(run):
     run.config_path.write_text("seed: [0")
     with pytest.raises(CorruptFileError, match="config.yaml is damaged"):
@@ -194,7 +226,8 @@ def test_metrics_are_one_line_per_step_with_step_first(run):
     run.metrics.append(10, {"loss": 0.1, "accuracy": np.float64(2.5), "scale": math.nan, "bound": -math.inf})
     run.metrics.append(20, {"loss": 1 / 3})
     assert (
-        run.metrics.path.read_text() == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": null, "bound": null}\n'
+        run.metrics.path.read_text()
+        == '{"step": 10, "loss": 0.1, "accuracy": 2.5, "scale": "NaN", "bound": "-Infinity"}\n'
         '{"step": 20, "loss": 0.3333333333333333}\n'
     )
 
@@ -218,6 +251,24 @@ def test_resume_cuts_the_torn_line_and_repeats_no_step(run):
     ]
 
 
+ROTTEN = (b'{"step": 20, "loss"\xff 0.25}', b'{"step": 20, "lo', b"[20]", b'{"step": "x"}', b"")
+
+
+@pytest.mark.parametrize("rotten", ROTTEN)
+def test_a_rotten_line_is_taken_out_and_kept_aside(rotten, run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("quantlab"), "propagate", True)
+    run.metrics.append(10, {"loss": 0.5})
+    run.metrics.append(30, {"loss": 0.125})
+    first, last = run.metrics.path.read_bytes().splitlines()
+    run.metrics.path.write_bytes(b"\n".join([first, rotten, last, b""]))
+
+    resumed = RunDirectory.open(run.path)
+    assert "metrics.jsonl: line 2 taken out" in caplog.text
+    resumed.metrics.append(20, {"loss": 0.25})  # made again
+    assert [row["step"] for row in resumed.metrics.read()] == [10, 20, 30]
+    assert (run.path / "metrics.jsonl.damaged").read_bytes() == rotten + b"\n"
+
+
 @pytest.mark.parametrize("kept", range(0, 30, 3))
 def test_metrics_survive_a_kill_at_any_byte(run, kept):
     run.metrics.append(10, {"loss": 0.5})
@@ -236,10 +287,16 @@ def results():
 
 
 def test_results_state_their_schema_first(run):
-    run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    run.write_results({**results(), "metrics": {"psnr": 24.1}, "baseline": {"uncorrected": {"fid": math.nan}}})
     written = json.loads(run.results_path.read_text())
     assert next(iter(written.items())) == ("schema", 1)
-    assert written["metrics"] == {"fid": None, "psnr": 24.1}
+    assert written["metrics"] == {"psnr": 24.1} and written["baseline"] == {"uncorrected": {"fid": "NaN"}}
+
+
+def test_results_whose_metrics_are_not_finite_are_refused(run):
+    with pytest.raises(ValueError, match="metrics of a completed run are finite, but fid is not"):
+        run.write_results({**results(), "metrics": {"fid": math.nan, "psnr": 24.1}})
+    assert not run.results_path.exists()
 
 
 def test_results_that_lack_keys_are_refused(run):
@@ -282,8 +339,20 @@ def test_leftovers_of_a_kill_are_removed_on_resume(run):
     for folder in (run.path, run.checkpoints, run.path / ".hydra"):
         folder.mkdir(exist_ok=True)
         (folder / ".status.json.123.tmp").write_text("half")
+        (folder / ".tmpa1B2c3").write_text("half")  # as safetensors calls it
     RunDirectory.open(run.path)
-    assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*.tmp"))
+    assert not list(run.path.rglob("*.tmp")) and not list(run.path.rglob(".*tmp*"))
+
+
+@pytest.mark.parametrize("results_file", [None, "{", '{"schema": 1}'])
+def test_a_run_whose_results_are_gone_is_not_completed(results_file, run):
+    run.write_results({**results(), "metrics": {}})
+    run.write_status("completed", exit_code=0)
+    assert run.is_completed()
+    run.results_path.unlink()
+    if results_file is not None:
+        run.results_path.write_text(results_file)
+    assert not run.is_completed()
 
 
 def test_what_only_describes_a_run_may_be_missing(run):

@@ -98,14 +98,14 @@ def test_their_configs_are_whole(name, old):
     assert load_config(old(name).path).method.name == name.rpartition("_")[0]
 
 
-@pytest.mark.parametrize("number, reader", [(3, "quantlab 0.1.0"), (0, "quantlab 0.1.0"), ("x", "quantlab 0.1.0")])
+@pytest.mark.parametrize("number, reader", [(4, "quantlab 0.1.0"), (0, "quantlab 0.1.0"), ("x", "quantlab 0.1.0")])
 def test_a_format_of_another_version_is_refused_in_one_line_that_says_which_reads_it(number, reader, old, quantlab):
     run = old("qat_650b4e0")
     config = yaml.safe_load(run.config_path.read_text())
     run.config_path.write_text(yaml.safe_dump({formats.KEY: number, **config}))
     code, _, err = quantlab("method=evaluate", f"method.run={run}", f"output_dir={run.path / 'evaluated'}")
     (line,) = err.strip().splitlines()
-    assert code == 2 and f"format {number}, but this version reads 1 to 2" in line and reader in line
+    assert code == 2 and f"format {number}, but this version reads 1 to 3" in line and reader in line
     assert not (run.path / "evaluated").exists()
 
 

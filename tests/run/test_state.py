@@ -296,6 +296,14 @@ def test_all_damaged_is_an_error_not_a_fresh_start(checkpoints):
         checkpoints.load_latest()
 
 
+def test_a_renamed_checkpoint_is_refused(checkpoints):
+    for suffix in ("json", "safetensors"):
+        (checkpoints.directory / f"step-00000400.{suffix}").rename(checkpoints.directory / f"step-00000990.{suffix}")
+    for asked in (checkpoints.load_latest, checkpoints.require_own):
+        with pytest.raises(RequestError, match="step-00000990.json is the checkpoint of step 400, not of step 990"):
+            asked()
+
+
 def test_kill_between_the_two_files_leaves_the_older_checkpoint_latest(checkpoints):
     (checkpoints.directory / "step-00000400.json").unlink()
     (checkpoints.directory / ".step-00000400.json.77.tmp").write_text("half")

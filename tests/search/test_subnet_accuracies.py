@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quantlab.models.nas_bench_201 import NasBench201Supernet
-from quantlab.search.evaluation import _save_counts, accuracies, recalibrated_accuracies
+from quantlab.search.evaluation import _digest, _save_counts, accuracies, recalibrated_accuracies
 from quantlab.search.nas_bench_201 import NasBench201
 
 SPACE = NasBench201(width=4, cells=1, image_size=8, channels=1, classes=4)
@@ -63,13 +63,20 @@ def test_an_interrupted_evaluation_goes_on(supernet, batches, tmp_path):
 
 def test_what_was_counted_for_other_subnets_does_not_count(supernet, batches, tmp_path):
     partial = tmp_path / "ranking"
-    _save_counts(partial, SUBNETS[::-1], np.full(5, 32), 32, 1)
+    _save_counts(partial, _digest(supernet, SUBNETS[::-1], 3), np.full(5, 32), 32, 1)
+    assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))
+
+
+def test_what_was_counted_with_other_weights_does_not_count(supernet, batches, tmp_path):
+    partial = tmp_path / "ranking"
+    other = NasBench201Supernet(SPACE)  # of another run
+    _save_counts(partial, _digest(other, SUBNETS, 3), np.full(5, 32), 32, 1)
     assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))
 
 
 def test_counts_that_were_changed_do_not_count(supernet, batches, tmp_path):
     partial = tmp_path / "ranking"
-    _save_counts(partial, SUBNETS, np.full(5, 31), 32, 1)
+    _save_counts(partial, _digest(supernet, SUBNETS, 3), np.full(5, 31), 32, 1)
     file = tmp_path / "ranking.json"
     file.write_text(file.read_text().replace("31", "30"))
     assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from quantlab.errors import RequestError
 from quantlab.tasks.datasets import load_cifar10, load_cifar100, load_mnist
+from quantlab.tasks.split_file import read_split
 
 DATA = Path(os.environ.get("QUANTLAB_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -47,7 +48,7 @@ def test_torchvision_layout_of_mnist(tmp_path):
 
 def test_labels_that_do_not_fit_are_refused(tmp_path):
     np.savez(tmp_path / "mnist.npz", train_images=np.zeros((2, 28, 28), np.uint8), train_labels=np.array([3, 10]))
-    with pytest.raises(RequestError, match="label 0 to 9"):
+    with pytest.raises(RequestError, match="image 1 has the label 10, allowed: 0 to 9"):
         load_mnist(tmp_path, download=False)
 
 
@@ -63,7 +64,7 @@ def test_binary_version_of_cifar100_has_the_fine_label_second(tmp_path):
     with pytest.raises(RequestError, match="a multiple of 3,074 bytes"):
         load_cifar100(tmp_path, download=False, split="test")
     (folder / "test.bin").write_bytes(bytes([1, 100]) + images[0].tobytes())
-    with pytest.raises(RequestError, match="label 0 to 99"):
+    with pytest.raises(RequestError, match="image 0 has the label 100, allowed: 0 to 99"):
         load_cifar100(tmp_path, download=False, split="test")
 
 
@@ -234,3 +235,39 @@ def test_real_cifar10_tiny(tmp_path):
     images, labels = load_cifar10(tmp_path, download=False)
     assert images.shape == (1000, 3, 32, 32) and np.bincount(labels).tolist() == [100] * 10
     assert images.mean(axis=(0, 2, 3)) / 255 == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "labels, says",
+    [
+        (np.array(3), "train_labels is int64 \\[\\], allowed: integers \\[4\\]"),
+        (np.array([0, 1, 2, 10]), "train image 3 has the label 10, allowed: 0 to 9"),
+        (np.array([0, 1, 2, 3.7]), "not 3.7"),
+        (np.array(["0", "1", "2", "3"]), "train_labels is <U1 \\[4\\], allowed: integers"),
+    ],
+)
+def test_labels_that_are_none_are_named_with_their_entry(labels, says, tmp_path):
+    images = np.ones((4, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", train_images=images, train_labels=labels)
+    with pytest.raises(RequestError, match=says):
+        load_mnist(tmp_path, download=False)
+
+
+def test_images_without_pixels_and_pipes_are_refused(tmp_path):
+    write_mnist(tmp_path / "a", np.empty((3, 0, 0), dtype=np.uint8), np.zeros(3, dtype=np.uint8))
+    with pytest.raises(RequestError, match="cannot be read"):
+        load_mnist(tmp_path / "a", download=False)
+    os.mkfifo(tmp_path / "mnist.npz")
+    with pytest.raises(RequestError, match="mnist.npz is not a regular file"):
+        load_mnist(tmp_path, download=False)
+    (tmp_path / "cifar-100-binary").mkdir()
+    os.mkfifo(tmp_path / "cifar-100-binary" / "train.bin")
+    with pytest.raises(RequestError, match="train.bin cannot be read .*is not a regular file"):
+        load_cifar100(tmp_path, download=False)
+
+
+@pytest.mark.parametrize("indices", ["[0, 3.7]", "[true, 2]", '["a"]', "[null]", "[1e999]"])
+def test_a_split_names_the_entry_that_is_no_index(indices, tmp_path):
+    (tmp_path / "split.txt").write_text('{"train": ' + indices + ', "valid": [1]}')
+    with pytest.raises(RequestError, match='no list of numbers "train": got'):
+        read_split(tmp_path / "split.txt")

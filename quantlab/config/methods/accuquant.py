@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from quantlab.config.fields import Count, CountFromZero, Strict
+from quantlab.config.effects import Acts
+from quantlab.config.fields import Count, CountFromZero, CountOrAuto, Strict
 from quantlab.config.methods.base import Curve
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ, LearningRates
 
@@ -13,9 +14,11 @@ class Initialization(Strict):
 
 
 class AccuQuant(DiffusionPTQ, target="quantlab.methods.accuquant.AccuQuant"):
+    effects = (*DiffusionPTQ.effects, Acts("method.keep_graphs", "method.gradient", ("copy", "exact")))
     curves = (Curve(("accuquant",), "#D55E00", linewidth=2.2, marker="o"),)
     iterations: Count
     initialization: Initialization
     gradient: Literal["copy", "exact", "bptt"]
+    keep_graphs: CountOrAuto
     group_order: Literal["random", "sequential"]
     loss: Literal["mse", "l1"]

@@ -23,10 +23,11 @@ class Curve(NamedTuple):
 class Method(Targeted):
     """`model_kinds`, `task_kinds`, `quantizer_kind`: what the method works with (empty: anything); `quantizes`: whether
     it needs bits; `trains_network`: whether it trains the network as a whole: torchrun may start it, trainer.compile
-    compile it, and an epoch is a walk through the task's images; `not_compiled`: why trainer.compile cannot all the
-    same; `makes_steps`: whether it has a loop at all; `loads_data`: whether other processes can load for it;
-    `judges_samples`: whether it measures the FID of a denoiser's samples, so that it needs a feature network;
-    `opens_run`: whether it acts on the finished run that its key `run` names.
+    compile it, and an epoch is a walk through the task's images; `divides_batches`: whether torchrun may start it
+    all the same; `not_compiled`: why trainer.compile cannot nevertheless; `makes_steps`: whether it has a loop at
+    all; `loads_data`: whether other processes can load for it; `judges_samples`: whether it measures the FID of a
+    denoiser's samples, so that it needs a feature network; `opens_run`: whether it acts on the finished run that
+    its key `run` names.
 
     For tables and pages: `variant_keys`: what `variant` tells, so that they are no settings; `main_metrics`: what tells
     how good a run is before the task's; `own_pretraining`: whether its YAML sets model.pretrain.seed to the run's own
@@ -41,6 +42,7 @@ class Method(Targeted):
     quantizer_kind: ClassVar[str | None] = None
     quantizes: ClassVar[bool] = False
     trains_network: ClassVar[bool] = False
+    divides_batches: ClassVar[bool] = False
     not_compiled: ClassVar[str | None] = None
     makes_steps: ClassVar[bool] = True
     loads_data: ClassVar[bool] = True

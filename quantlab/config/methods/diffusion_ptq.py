@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from typing import Literal
 
 from quantlab.config.effects import Acts, only_if
-from quantlab.config.fields import Count, Fraction, NotNegative, Positive, Strict, Switch, at_most
+from quantlab.config.fields import BatchSize, Count, Fraction, Images, NotNegative, Positive, Strict, Switch, at_most
 from quantlab.config.methods.base import Method
 from quantlab.config.sections import Parts
 
 
 class Calibration(Strict):
-    trajectories: Count
-    range_samples: Count
+    trajectories: Images
+    range_samples: Images
 
 
 class Learn(Strict):
@@ -39,6 +39,7 @@ class DiffusionPTQ(Method):
     judges_samples = True
     row_baselines = ("uncorrected",)
     sampled_from = True
+    divides_batches = True
     undrawn = ("network_evaluations",)
     effects = (
         Acts("method.learning_rate.rounding", "method.learn.rounding", (True,)),
@@ -46,7 +47,7 @@ class DiffusionPTQ(Method):
         *only_if("quantizer.weight.rounding", ("adaround",), "method.rounding_regularizer"),
     )
     group_size: Count
-    batch_size: Count
+    batch_size: BatchSize
     calibration: Calibration
     learn: Learn
     learning_rate: LearningRates

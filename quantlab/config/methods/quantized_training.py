@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quantlab.config.effects import Acts, only_if
-from quantlab.config.fields import Count, CountFromZero, Fraction, NotNegative, OpenFraction, Positive, Strict
+from quantlab.config.fields import (
+    BatchSize,
+    Count,
+    CountFromZero,
+    Fraction,
+    NotNegative,
+    OpenFraction,
+    Positive,
+    Strict,
+)
 from quantlab.config.methods.base import Method
 
 
@@ -39,7 +48,7 @@ class QuantizedTraining(Method):
     )
     optimizer: Literal["sgd", "adam", "adamw"]
     epochs: Count
-    batch_size: Count
+    batch_size: BatchSize
     decay: Literal["cosine", "step", "constant"]
     decay_every: Literal["epoch", "step"]
     milestones: Annotated[list[OpenFraction], Field(min_length=1)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from quantlab.config.fields import Count, Directory, OrNull
+from quantlab.config.fields import Directory, Images, OrNull
 from quantlab.config.methods.base import Method
 from quantlab.config.sections import Parts
 
@@ -14,7 +14,7 @@ class Sample(Method, target="quantlab.methods.sample.Sample"):
     judges_samples = True
     opens_run = True
     run: OrNull[Directory]
-    samples: Count
+    samples: Images
 
     def check(self, parts: Parts) -> Iterator[str]:
         yield from super().check(parts)

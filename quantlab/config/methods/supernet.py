@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal
 from quantlab.config.effects import GIVEN, Acts, only_if
 from quantlab.config.fields import (
     AboveOne,
+    BatchSize,
     BinEdges,
     Count,
     CountFromZero,
     Fraction,
+    Images,
     Name,
     NotNegative,
     OrNull,
+    Population,
     Positive,
     Strict,
     Switch,
@@ -36,11 +39,11 @@ class Ranking(Strict):
     column: OrNull[Name]
     subset: OrNull[Name]
     subnets: OrNull[Count]
-    images: OrNull[Count]
+    images: OrNull[Images]
     batches: Literal["whole", "random"]
-    batch_size: Count
+    batch_size: BatchSize
     batch_norm: Literal["batch", "recalibrated"]
-    calibration_images: Count
+    calibration_images: Images
     stand_alone: StandAlone
 
 
@@ -51,11 +54,11 @@ class Search(Strict):
     strategy: Literal["evolutionary", "random", "exhaustive"]
     complexity_limit: OrNull[Positive]
     complexity: OrNull[Complexity]
-    population: Count
+    population: Population
     generations: Count
-    parents: Count
-    crossover: Count
-    mutation: Count
+    parents: Population
+    crossover: Population
+    mutation: Population
     mutation_probability: UpToOne
 
 
@@ -104,7 +107,7 @@ class Supernet(Method, target="quantlab.methods.supernet.Supernet"):
     fsnas_split: CountFromZero
     flops_bins: OrNull[BinEdges]
     epochs: Count
-    batch_size: Count
+    batch_size: BatchSize
     learning_rate: Positive
     momentum: Fraction
     weight_decay: NotNegative

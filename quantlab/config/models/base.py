@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from quantlab.config.fields import (
+    BatchSize,
     Count,
     CountFromZero,
     File,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class PretrainRecipe(Strict):
     seed: Seed
     steps: Count
-    batch_size: Count
+    batch_size: BatchSize
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Positive
     weight_decay: NotNegative

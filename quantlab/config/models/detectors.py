@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantlab.config.fields import Count, CountFromTwo, Fraction, Name, OpenFraction, Positive, Strict, at_most
+from quantlab.config.fields import (
+    Fraction,
+    Images,
+    ImagesFromTwo,
+    Layers,
+    Name,
+    OpenFraction,
+    Pixels,
+    Positive,
+    Strict,
+    Width,
+    at_most,
+)
 from quantlab.config.models.base import Model
 from quantlab.config.sections import Parts
 
@@ -19,25 +31,25 @@ class Backbone(Strict):
 
 
 class Pyramid(Strict):
-    levels: Annotated[list[Count], Field(min_length=1)]
-    channels: Count
+    levels: Annotated[list[Layers], Field(min_length=1)]
+    channels: Width
     norm: Literal["none", "batch"]
     extra_levels: Literal["none", "pool", "p6p7"]
 
 
 class Proposals(Strict):
-    train: Count
-    test: Count
+    train: Images
+    test: Images
 
 
 class Sampled(Strict):
-    anchors: CountFromTwo
-    proposals: CountFromTwo
+    anchors: ImagesFromTwo
+    proposals: ImagesFromTwo
 
 
 class RegionsOfInterest(Strict):
-    size: Count
-    features: Count
+    size: Pixels
+    features: Width
 
 
 class Detector(Model, default_for="detector"):
@@ -45,13 +57,13 @@ class Detector(Model, default_for="detector"):
     task_kinds = ("detection",)
     backbone: Backbone
     pyramid: Pyramid
-    min_size: Count
-    max_size: Count
-    anchor_sizes: Annotated[list[Annotated[list[Count], Field(min_length=1)]], Field(min_length=1)]
+    min_size: Pixels
+    max_size: Pixels
+    anchor_sizes: Annotated[list[Annotated[list[Pixels], Field(min_length=1)]], Field(min_length=1)]
     anchor_ratios: Annotated[list[Positive], Field(min_length=1)]
     score_threshold: Fraction
     nms_threshold: OpenFraction
-    detections: Count
+    detections: Images
 
     def check(self, parts: Parts) -> Iterator[str]:
         yield from super().check(parts)

@@ -9,14 +9,16 @@ from quantlab.config.effects import Acts, only_if
 from quantlab.config.fields import (
     ClosedFraction,
     Count,
-    CountFromTwo,
     Fraction,
+    Layers,
     ModelPath,
     NotNegative,
     OpenFraction,
     Positive,
     Strict,
     Switch,
+    Timesteps,
+    Width,
     at_most,
     files_in,
 )
@@ -25,16 +27,16 @@ from quantlab.config.sections import Parts
 
 
 class UNet(Strict):
-    block_out_channels: Annotated[list[Count], Field(min_length=1)]
+    block_out_channels: Annotated[list[Width], Field(min_length=1)]
     attention: list[Switch]
-    layers_per_block: Count
-    attention_head_dim: Count
-    norm_num_groups: Count
+    layers_per_block: Layers
+    attention_head_dim: Width
+    norm_num_groups: Width
     dropout: Fraction
 
 
 class NoiseSchedule(Strict):
-    train_timesteps: CountFromTwo
+    train_timesteps: Timesteps
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     beta_start: OpenFraction
     beta_end: OpenFraction

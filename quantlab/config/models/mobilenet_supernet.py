@@ -4,22 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from quantlab.config.fields import Count, Fraction, Strict, Stride
+from quantlab.config.fields import Fraction, Layers, Strict, Stride, Width
 from quantlab.config.models.searchable import Searchable
 
 
 class MobileNetStage(Strict):
-    channels: Count
-    layers: Count
+    channels: Width
+    layers: Layers
     stride: Stride
 
 
 class MobileNetSupernet(Searchable, target="quantlab.models.mobilenet_supernet.build_mobilenet_supernet"):
-    stem: Count
+    stem: Width
     stem_stride: Stride
-    first: Count
+    first: Width
     stages: Annotated[list[MobileNetStage], Field(min_length=1)]
-    last: Count
+    last: Width
     initialization: Literal["torch", "he_fan_out"]
     dropout: Fraction
 

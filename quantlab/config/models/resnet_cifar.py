@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from quantlab.config.fields import Count, Switch
+from quantlab.config.fields import Layers, Switch, Width
 from quantlab.config.models.base import Classifier
 from quantlab.config.sections import Parts
 
 
 class CifarResNet(Classifier, target="quantlab.models.resnet_cifar.build_resnet_cifar"):
-    depth: Count
-    width: Count
+    depth: Layers
+    width: Width
     final_batch_norm: Switch
 
     def check(self, parts: Parts) -> Iterator[str]:

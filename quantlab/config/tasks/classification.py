@@ -7,12 +7,13 @@ from pydantic import Field
 
 from quantlab.config.effects import only_if
 from quantlab.config.fields import (
-    Count,
-    CountFromZero,
+    BatchSize,
     Directory,
     Fraction,
     OpenFraction,
     OrNull,
+    Pixels,
+    PixelsFromZero,
     Positive,
     Seed,
     SplitFile,
@@ -37,13 +38,13 @@ class Normalization(Strict):
 
 
 class AccuracyEvaluation(Strict):
-    batch_size: Count
+    batch_size: BatchSize
 
 
 class ClassificationTask(Task):
     kind = "classification"
     main_metrics = ("top1",)
-    image_size: Count
+    image_size: Pixels
     validation_fraction: OpenFraction
     split_seed: Seed
     normalization: Normalization
@@ -55,7 +56,7 @@ class ClassificationTask(Task):
 
 
 class Augmentation(Strict):
-    crop_padding: CountFromZero
+    crop_padding: PixelsFromZero
     horizontal_flip: Switch
 
 

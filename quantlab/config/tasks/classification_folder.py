@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from quantlab.config.fields import Channels, Count, Directory, OpenFraction, Positive, Strict, Switch, UpToOne, at_most
+from quantlab.config.fields import Channels, Directory, OpenFraction, Pixels, Positive, Strict, Switch, UpToOne, at_most
 from quantlab.config.sections import Parts
 from quantlab.config.tasks.classification import ClassificationTask
 
@@ -18,7 +18,7 @@ class ResizedCrop(Strict):
 
 class ClassFolders(ClassificationTask):
     data_dir: Directory
-    decode_size: Count
+    decode_size: Pixels
     augmentation: ResizedCrop
 
     def check(self, parts: Parts) -> Iterator[str]:

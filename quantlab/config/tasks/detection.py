@@ -6,13 +6,16 @@ from typing import Annotated
 from pydantic import Field
 
 from quantlab.config.fields import (
-    Count,
-    CountFromTwo,
+    BatchSize,
     Directory,
     Fraction,
+    Images,
     Name,
     NotNegative,
     OpenFraction,
+    Pixels,
+    Scenes,
+    ScenesFromTwo,
     Seed,
     Strict,
     Switch,
@@ -28,8 +31,8 @@ class Mirroring(Strict):
 
 
 class BoxEvaluation(Strict):
-    batch_size: Count
-    drawn_images: Count
+    batch_size: BatchSize
+    drawn_images: Images
     drawn_score: Fraction
 
 
@@ -51,16 +54,16 @@ class DetectionTask(Task, default_for="detection"):
 
 
 class Scenes(Strict):
-    train: CountFromTwo
-    validation: Count
-    test: Count
+    train: ScenesFromTwo
+    validation: Scenes
+    test: Scenes
 
 
 class DigitScenes(DetectionTask, target="quantlab.tasks.detection_scenes.DigitScenes"):
-    image_size: Count
+    image_size: Pixels
     scenes: Scenes
-    digits_per_scene: Annotated[list[Count], Field(min_length=2, max_length=2)]
-    scales: Annotated[list[Count], Field(min_length=1)]
+    digits_per_scene: Annotated[list[Pixels], Field(min_length=2, max_length=2)]
+    scales: Annotated[list[Pixels], Field(min_length=1)]
     background: NotNegative
     noise: NotNegative
     test_fraction: OpenFraction

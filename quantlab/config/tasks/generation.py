@@ -3,18 +3,29 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from quantlab.config.fields import Channels, Count, CountFromTwo, Directory, Seed, Strict, Switch, at_most
+from quantlab.config.fields import (
+    BatchSize,
+    Channels,
+    Directory,
+    Images,
+    ImagesFromTwo,
+    Pixels,
+    Seed,
+    Strict,
+    Switch,
+    at_most,
+)
 from quantlab.config.models.task_classifier import TaskClassifier
 from quantlab.config.sections import Parts
 from quantlab.config.tasks.base import TRAINING_CURVES, Task
 
 
 class Evaluation(Strict):
-    samples: CountFromTwo
-    batch_size: Count
+    samples: ImagesFromTwo
+    batch_size: BatchSize
     features: Literal["task_classifier", "inception", "none"]
     seed: Seed
-    step_error_samples: Count
+    step_error_samples: Images
 
 
 class GenerationTask(Task, default_for="generation"):
@@ -35,7 +46,7 @@ class GenerationTask(Task, default_for="generation"):
         "quantized": "Samples of the quantized model, from the same noise.",
         "samples": "Samples of the model; where the task's images are drawn too, they are above.",
     }
-    image_size: Count
+    image_size: Pixels
     evaluation: Evaluation
     feature_network: TaskClassifier
 

@@ -1,6 +1,17 @@
 """What the YAMLs of super-resolution tasks may hold. The values' meaning is said there."""
 
-from quantlab.config.fields import Count, CountFromZero, Directory, Name, Seed, Strict, Switch, UpscalingFactor
+from quantlab.config.fields import (
+    BatchSize,
+    Directory,
+    Images,
+    Name,
+    Pixels,
+    PixelsFromZero,
+    Seed,
+    Strict,
+    Switch,
+    UpscalingFactor,
+)
 from quantlab.config.tasks.base import Task
 
 
@@ -10,8 +21,8 @@ class PairAugmentation(Strict):
 
 
 class RestorationEvaluation(Strict):
-    batch_size: Count
-    border: CountFromZero
+    batch_size: BatchSize
+    border: PixelsFromZero
 
 
 class SuperResolution(Task, default_for="super_resolution"):
@@ -24,7 +35,7 @@ class SuperResolution(Task, default_for="super_resolution"):
         )
     }
     scale: UpscalingFactor
-    patch_size: Count
+    patch_size: Pixels
     augmentation: PairAugmentation
     evaluation: RestorationEvaluation
 
@@ -42,5 +53,5 @@ class PhotoFolders(SuperResolution, target="quantlab.tasks.super_resolution.Phot
     data_dir: Directory
     train_folder: Name
     test_folder: Name
-    validation_images: Count
+    validation_images: Images
     split_seed: Seed

@@ -26,8 +26,9 @@ def build_sampler(levels: Tensor, section: Any, prediction: str = "epsilon") -> 
     if process not in sampler_class(section.name).processes:
         names = [one.name for one in pkgutil.iter_modules(__path__) if one.name != "base"]
         fitting = [name for name in names if process in sampler_class(name).processes]
+        advised = "flow_euler model.sampler.spacing=trailing" if process == "flow" else "ddim"
         raise RequestError(
             f"model.sampler.name: got {section.name}, but the network predicts {prediction}, allowed with it:"
-            f" {', '.join(fitting)}; type model.sampler.name={'flow_euler' if process == 'flow' else 'ddim'}"
+            f" {', '.join(fitting)}; type model.sampler.name={advised}"
         )
     return sampler_class(section.name).build(levels, section, prediction)

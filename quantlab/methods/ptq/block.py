@@ -156,6 +156,7 @@ class Block(Objective):
         available = len(self.collected[group][2])
         wanted = min(method.section.batch_size, available)
         rows = torch.randint(available, (wanted,)).to(method.context.device)
+        rows = method.shared(rows)
         loss = self.error(group, rows) / max(self.loss_scales[group], 1e-12)
         if loss.requires_grad:
             loss.backward()

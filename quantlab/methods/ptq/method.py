@@ -42,6 +42,8 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
+        if context.processes.count > 1:
+            self.require_work_for_several()
         # refuses what cannot be quantized, or does not fit, before any work
         planned = planned_bits(context.model.unet, instantiate(context.config.quantizer))
         layers = quantizable_layers(context.model.unet)
@@ -69,6 +71,30 @@ class DiffusionPTQ(Method):
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
         self.phase: Phase | None = None  # the current one
+
+    def require_work_for_several(self) -> None:
+        """Raises RequestError where several processes cannot divide the work: batches of equal shares, and nothing to
+        train before it, which one of them would do while the others wait.
+        """
+        size, count = self.section.batch_size, self.context.processes.count
+        if size % count:
+            raise RequestError(
+                f"method.batch_size: got {size}, allowed: multiples of the {count} processes; type"
+                f" method.batch_size={-(-size // count) * count}, or another --nproc-per-node"
+            )
+        try:
+            self.context.provide_full_precision()
+            self.context.feature_network()
+        except RequestError as error:
+            raise RequestError(
+                f"{error}; or run this command without torchrun, with method=ptq method.reconstruction=none, which"
+                " trains all that is missing and keeps it in cache_dir"
+            ) from None
+
+    def shared(self, rows: Tensor) -> Tensor:
+        """This process's share of `rows`, int64 [N], as the first process drew them."""
+        processes = self.context.processes
+        return processes.share(processes.sum(rows if processes.is_first else torch.zeros_like(rows)))
 
     def make_phases(self) -> list[Phase]:
         """What is minimized, in order; without phases nothing is learned."""
@@ -117,8 +143,10 @@ class DiffusionPTQ(Method):
             context, count, context.config.seed, [count] * (len(self.sampler) + 1), "calibration trajectories"
         )
         # before it is quantized
-        images = trajectories.images if context.task.has_images else trajectories.images[:DRAWN]
-        look_at(context, decoded(context, images, "full precision"), context.directory.samples / "full_precision.png")
+        if context.processes.is_first:
+            images = trajectories.images if context.task.has_images else trajectories.images[:DRAWN]
+            picture = context.directory.samples / "full_precision.png"
+            look_at(context, decoded(context, images, "full precision"), picture)
         self.dataset = GroupDataset(trajectories)
         model = context.model
         self.quantized = QuantizedDenoiser(
@@ -232,6 +260,11 @@ class DiffusionPTQ(Method):
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         values = self.phase.objective.gradients(batch)
+        if (processes := self.context.processes).count > 1:  # means over equal shares of the batch
+            for parameter in (parameter for group in self.optimizer.param_groups for parameter in group["params"]):
+                if parameter.grad is not None:
+                    parameter.grad = processes.sum(parameter.grad) / processes.count
+            values["loss"] = processes.sum(values["loss"]) / processes.count
         self.network_evaluations += self.phase.objective.evaluations(self.sampler.active(batch["steps"]))
         return values
 
@@ -268,6 +301,11 @@ class DiffusionPTQ(Method):
             diagnostics["soft_error"] = self.relative_error()
         fix_rounding(self.quantized.unet)
         diagnostics["hard_error"] = self.relative_error()
+        if not math.isfinite(diagnostics["hard_error"]):
+            raise RunError(
+                "the quantized network's walks end in NaN or infinity after the last update, although all losses were"
+                f" finite; lower {self.rate_key} and start again"
+            )
         evaluator = GenerationEvaluator(self.context, self.section.group_size)
         guide = self.context.model.guide
         baseline = evaluator.baseline()

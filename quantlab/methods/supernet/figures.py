@@ -145,30 +145,6 @@ def noise_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     return save_panels(figure, [axes], path)
 
 
-def noise_comparison(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> Path:
-    """Running mean of the cosine between momentum and next gradient, a colour for each label, a curve for each of its
-    runs.
-
-    runs: by label the rows of metrics.jsonl of one or more runs, as with momentum separation and without.
-    """
-    figure, (axes,) = new_panels(1, columns=1, scale=1.3)
-    axes.axhline(0, color="#777777", linewidth=0.8)
-    for color, (label, several) in zip((POINTS, "#D55E00", "#009E73", "#CC79A7"), runs.items(), strict=False):
-        several = [[row for row in rows if is_number(row.get(NOISE))] for rows in several]
-        mean = np.mean([row[NOISE] for rows in several for row in rows])
-        for number, rows in enumerate(several):
-            curve = [
-                {"step": row["step"], NOISE: value}
-                for row, value in zip(rows, _running_mean([row[NOISE] for row in rows]))
-            ]
-            draw_curve(axes, curve, NOISE, color=color, label=None if number else f"{label}: mean {mean:.3f}")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.2 * (high - low))  # room for the legend
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("cosine of momentum and next gradient")
-    return save_panels(figure, [axes], path)
-
-
 def _running_mean(values: Sequence[float]) -> np.ndarray:
     """Over a twentieth of the values, fewer at the ends."""
     window = np.ones(min(2 * (len(values) // 40) + 1, len(values)))

@@ -17,7 +17,6 @@ from quantlab.methods.supernet.figures import (
     cell_graph,
     chain_figure,
     fairness_curves,
-    noise_comparison,
     noise_curve,
     ranking_scatter,
 )
@@ -138,18 +137,6 @@ def test_the_running_mean_of_the_cosine_is_that_of_its_neighbours(drawn, tmp_pat
     values = points.get_ydata()
     assert len(values) == 80 and mean.get_ydata()[40] == pytest.approx(values[38:43].mean())
     assert mean.get_ydata()[0] == pytest.approx(values[:3].mean())
-
-
-def test_noise_is_compared_in_two_colours(drawn, tmp_path):
-    def run(level):
-        return [{"step": step, "momentum_cosine": level} for step in range(40)] + [{"step": 40, "validation_loss": 1.0}]
-
-    path = noise_comparison({"one momentum": [run(0.1), run(0.2)], "separated": [run(0.4)]}, tmp_path / "noise.png")
-    zero, *curves = drawn[0].axes[0].lines
-    assert [curve.get_ydata()[20] for curve in curves] == pytest.approx([0.1, 0.2, 0.4])
-    assert curves[0].get_color() == curves[1].get_color() != curves[2].get_color() and path.is_file()
-    words = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
-    assert words == ["one momentum: mean 0.150", "separated: mean 0.400"]
 
 
 @pytest.mark.parametrize("draw", [fairness_curves, noise_curve])

@@ -1,0 +1,176 @@
+"""A table of the papers, or of quantlab's own studies, from one command: its runs, its numbers and its figure.
+
+    python scripts/reproduce.py --list
+    python scripts/reproduce.py accuquant_quality                                # the first profile: digits
+    python scripts/reproduce.py accuquant_quality --profile mnist --data-dir DIR --workers 2
+    python scripts/reproduce.py qat_cifar --rows resnet20_cifar10_sgdt --seeds 0 --data-dir DIR device=cuda
+    python scripts/reproduce.py qat_optimizers --profile smoke                   # a few steps of everything, in minutes
+
+Tables are conf/table/*.yaml. Every run is an ordinary quantlab run, RUNS/TABLE/PROFILE/ROW_COLUMN/seed=N; completed
+ones are skipped and those that were cut short go on, so the command can be interrupted and repeated. A cell whose run
+fails, or whose data or weights are not there, is listed with the reason and stops nothing. OUTPUT/TABLE-PROFILE.md,
+.csv and .json (and .png where columns are the points of a curve) hold what there is.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from quantlab.errors import RequestError
+from quantlab.report.measured_table import Measured, measure, to_json, to_markdown, to_rows
+from quantlab.report.table_definition import Cell, TableDefinition, cells, load_definition, table_names
+
+
+def main() -> int:
+    try:
+        return reproduce(parse(sys.argv[1:]))
+    except RequestError as error:
+        print(f"reproduce: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", nargs="?", help="see --list")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="of quantlab, for every run")
+    parser.add_argument("--list", action="store_true", help="the tables, their profiles, and what they need")
+    parser.add_argument("--profile", help="the size and data of the runs; the table's first if not given")
+    parser.add_argument("--seeds", type=numbers, help="such as 0,1,2; the table's own if not given")
+    parser.add_argument("--rows", type=names, default=[], help="only these, such as step,accuquant")
+    parser.add_argument("--columns", type=names, default=[], help="only these")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help="where the runs go (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--render", action="store_true", help="the table of the runs that are there; run nothing")
+    return parser.parse_intermixed_args(words)
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def numbers(text: str) -> list[int]:
+    seeds = [int(word) for word in names(text)]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: every seed once")
+    return seeds
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """0, or 1 where a run failed."""
+    if options.list or options.table is None:
+        print_tables()
+        return 0 if options.list else 2
+    table = load_definition(options.table)
+    profile = options.profile or next(iter(table.profiles))
+    asked = cells(table, profile, options.rows, options.columns)
+    folder = options.runs / options.table / profile
+    seeds = options.seeds or table.profiles[profile].seeds or table.seeds
+    if options.dry_run:
+        for cell in asked:
+            print(" ".join(["quantlab", *command(cell, folder, seeds, options)]))
+        return 0
+    failed = 0 if options.render else run(table, asked, folder, seeds, options)
+    measured = measure(table, profile, cells(table, profile), folder)
+    print(write(measured, options))
+    return failed
+
+
+def print_tables() -> None:
+    for name in table_names():
+        table = load_definition(name)
+        print(f"{name}: {table.title}")
+        for profile, said in table.profiles.items():
+            count = len(cells(table, profile))
+            needs = f"; needs {said.needs}" if said.needs else ""
+            print(f"  --profile {profile}: {said.title} ({count} cells, {len(said.seeds or table.seeds)} seeds{needs})")
+
+
+def command(cell: Cell, folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> list[str]:
+    """The words of a sweep over the seeds of one cell, behind `quantlab`."""
+    places = [f"output_dir={folder / cell.name}"] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
+    return ["-m", *cell.words, *options.words, f"seed={','.join(map(str, seeds))}", *places]
+
+
+def run(
+    table: TableDefinition, asked: list[Cell], folder: Path, seeds: Sequence[int], options: argparse.Namespace
+) -> int:
+    """Every cell in a process of its own; 1 where one failed. The first runs alone: it trains and caches the
+    full-precision model that others share.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    start = starts(table, asked, folder, options)
+    asked = [cell._replace(words=[start(word) for word in cell.words]) for cell in asked]
+    threads = max(1, (os.cpu_count() or 1) // options.workers)  # small tensors gain nothing from more
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+    def sweep(cell: Cell) -> bool:
+        return call(command(cell, folder, seeds, options), folder / f"{cell.name}.log", environment) == 0
+
+    first, *others = asked
+    progress = tqdm(total=len(asked), desc=f"{options.table}, cells", unit="cell")
+    done = []
+    with progress, ThreadPoolExecutor(options.workers) as pool:
+        for succeeded in (sweep(first), *pool.map(sweep, others)):
+            done.append(succeeded)
+            progress.update()
+    return int(not all(done))
+
+
+def starts(
+    table: TableDefinition, asked: list[Cell], folder: Path, options: argparse.Namespace
+) -> Callable[[str], str]:
+    """Make the runs that the cells start from; a function that puts their directories into a word."""
+    places = {}
+    for name, words in table.first.items():
+        if any(f"{{{name}}}" in word for cell in asked for word in cell.words):
+            start = Cell("start", name, words)
+            call(command(start, folder, [0], options), folder / f"{start.name}.log", dict(os.environ))
+            places[f"{{{name}}}"] = str((folder / start.name / "seed=0").resolve())
+
+    def put(word: str) -> str:
+        for braced, place in places.items():
+            word = word.replace(braced, place)
+        return word
+
+    return put
+
+
+def call(words: list[str], log: Path, environment: dict[str, str]) -> int:
+    with log.open("w") as file:
+        line = [sys.executable, "-m", "quantlab.cli", *words]
+        return subprocess.run(line, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+
+
+def write(measured: Measured, options: argparse.Namespace) -> str:
+    """OUTPUT/TABLE-PROFILE.*; returns the Markdown."""
+    typed = ["python", "scripts/reproduce.py", options.table, "--profile", measured.profile, *options.words]
+    line = " ".join(typed + (["--data-dir", "DIR"] if options.data_dir else []))
+    options.output.mkdir(parents=True, exist_ok=True)
+    stem = options.output / f"{options.table}-{measured.profile}"
+    text = to_markdown(measured, line)
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+    stem.with_suffix(".json").write_text(to_json(measured, line), encoding="utf-8")
+    rows = to_rows(measured)
+    with stem.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    if measured.table.x and measured.values:
+        from quantlab.report.table_figure import table_curves
+
+        table_curves(measured, stem.with_suffix(".png"))
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
