@@ -174,7 +174,8 @@ class GenerationEvaluator:
         self.reference = fetch_trajectories(
             context, evaluation.samples, evaluation.seed, kept, "full-precision samples"
         )
-        self.exact = decoded(context, self.reference.images, "full precision")
+        ends = self.reference.images
+        self.exact = decoded(context, ends, "full precision") if context.processes.is_first else ends
         self.walks: dict[str, WalkComparison] = {}
         self.images = self.exact  # of the network evaluated last
         self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(self.exact.shape[-1])

@@ -5,10 +5,9 @@ value; where its rounding is learned, the rounding variable, its gradient and Ad
 the value. Activations come on top, which gradient checkpointing, smaller batches and bfloat16 make less of.
 """
 
-from pathlib import Path
-
 import torch
 
+from quantlab.devices import free_memory
 from quantlab.errors import RequestError
 
 GIB = 2**30
@@ -16,28 +15,12 @@ CALIBRATED = 4 + 4 + 1  # full precision, value, code: while ranges are chosen
 LEARNED = 4 + 4 + 8 + 4 + 1 + 1  # variable, its gradient or the value's, moments, value, codes
 
 
-def available_bytes(device: torch.device) -> int | None:
-    """What is free on a device; None where nobody says."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found and device.type == "cpu" else None
-
-
 def require_memory(quantized: int, others: int, learns_rounding: bool, device: torch.device) -> None:
     """Raises RequestError, with what would fit, where learning needs more memory than there is.
 
     quantized: how many weights are quantized; others: parameters besides them. The full-precision network is loaded.
     """
-    available = available_bytes(device)
-    if available is None:
-        return
-    loaded = 4 * (quantized + others)
-    available += loaded
+    available = free_memory(device) + 4 * (quantized + others)
     scales, rounding = (4 * others + quantized * each for each in (CALIBRATED, LEARNED))
     if (rounding if learns_rounding else scales) <= available:
         return

@@ -102,7 +102,7 @@ def test_nothing_is_written_and_the_command_ends_with_2(pipelines, quantlab, tmp
 
 
 def test_too_little_memory_is_said_with_what_would_fit(monkeypatch):
-    monkeypatch.setattr(learning_memory, "available_bytes", lambda device: 12 * 2**30)
+    monkeypatch.setattr(learning_memory, "free_memory", lambda device: 12 * 2**30)
     cpu = torch.device("cpu")
     with pytest.raises(RequestError) as caught:
         learning_memory.require_memory(850_000_000, 10_000_000, True, cpu)
