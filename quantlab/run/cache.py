@@ -30,8 +30,7 @@ class Cache:
         """Where the thing described by `facts` (plain data) lies; its last part is the first 16 digits of their
         sha256.
         """
-        canonical = json.dumps(facts, sort_keys=True, default=str)
-        return self.root / kind / hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return self.root / kind / hashlib.sha256(_canonical(facts).encode()).hexdigest()[:16]
 
     @contextmanager
     def lock(self, kind: str, facts: dict[str, Any]) -> Iterator[None]:
@@ -45,12 +44,16 @@ class Cache:
             yield
 
     def load(self, kind: str, facts: dict[str, Any]) -> dict[str, Tensor] | None:
-        """The tensors, or None if they were never made. Damaged ones are named, removed, and count as never made."""
+        """The tensors, or None if they were never made. Those that are damaged, or of other facts, as where a file was
+        put in the place of another, are named, removed, and count as never made.
+        """
         path = self.folder(kind, facts) / "tensors"
         if not path.with_name("tensors.json").exists():
             return None
         try:
-            return load_model(path)[0]
+            tensors, found = load_model(path)
+            _require_same(found, facts, path)
+            return tensors
         except CorruptFileError as error:
             logger.warning("%s; it will be made again", error)
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -63,10 +66,10 @@ class Cache:
         is made again. All `processes` of a run ask together, and make it together.
         """
         folder = self.folder(kind, facts) / "files"
-        if processes.of_first(lambda: self._is_sound(folder)):
+        if processes.of_first(lambda: self._is_sound(folder, facts)):
             return folder
         with self.lock(kind, facts) if processes.is_first else nullcontext():
-            if processes.of_first(lambda: self._is_sound(folder)):
+            if processes.of_first(lambda: self._is_sound(folder, facts)):
                 return folder
             if processes.is_first:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -83,11 +86,12 @@ class Cache:
             processes.wait()
         return folder
 
-    def _is_sound(self, folder: Path) -> bool:
+    def _is_sound(self, folder: Path, facts: dict[str, Any]) -> bool:
         if not folder.with_name("digests.json").exists():
             return False
         try:
-            digests, _ = load_state(folder.with_name("digests"))
+            digests, found = load_state(folder.with_name("digests"))
+            _require_same(found, facts, folder)
             for name, digest in digests.items():
                 if not (folder / name).is_file() or file_digest(folder / name) != digest:
                     raise CorruptFileError(f"{folder / name} is damaged or missing")
@@ -112,3 +116,12 @@ class Cache:
                 found = make()
                 self.save(kind, facts, found)
         return found
+
+
+def _canonical(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def _require_same(found: dict[str, Any], facts: dict[str, Any], path: Path) -> None:
+    if found != json.loads(_canonical(facts)):  # tuples and keys as JSON has them
+        raise CorruptFileError(f"{path} holds something else than its place says")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quantlab.errors import CorruptFileError, RequestError
+from quantlab.errors import CorruptFileError, RequestError, RunError
 from quantlab.run.state import load_state, remove_state, save_state, tensors_digest
 from quantlab.search.spaces import Subnet
 
@@ -46,7 +46,7 @@ def accuracies(
         batch = batches[number]
         images, labels = batch["image"], batch["label"]
         for first in range(0, len(subnets), SUBNETS_AT_ONCE):
-            found = model.logits_of(images, subnets[first : first + SUBNETS_AT_ONCE]).argmax(2) == labels
+            found = _predicted(model.logits_of(images, subnets[first : first + SUBNETS_AT_ONCE])) == labels
             correct[first : first + SUBNETS_AT_ONCE] += found.sum(1).cpu().numpy()
         counted += len(labels)
         if partial is not None:
@@ -83,10 +83,22 @@ def recalibrated_accuracies(
             model.eval()
             correct, counted = 0, 0
             for batch in batches:
-                correct += int((model(batch["image"]).argmax(1) == batch["label"]).sum())
+                correct += int((_predicted(model(batch["image"])) == batch["label"]).sum())
                 counted += len(batch["label"])
             found.append(100 * correct / counted)
     return found
+
+
+def _predicted(logits: Tensor) -> Tensor:
+    """The class of each image, from logits [..., classes]. Raises RunError for NaN or infinity, of which argmax would
+    make a class too.
+    """
+    if not logits.isfinite().all():
+        raise RunError(
+            "subnets give NaN or infinite logits with the supernet's weights, although those are finite; lower"
+            " method.learning_rate and start again"
+        )
+    return logits.argmax(-1)
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def whole(name: str, shared: Path) -> Path:
     directory = shared / name
     with FileLock(shared / f"{name}.lock"):
         if not (directory / "results.json").exists():
-            code, said = quantlab(*SMALL[name], f"output_dir={directory}", f"cache_dir={shared / 'cache'}")
+            # what it trains is not to be found in the cache already
+            cache = shared / (f"cache of {name}" if name.startswith("pretrain") else "cache")
+            code, said = quantlab(*SMALL[name], f"output_dir={directory}", f"cache_dir={cache}")
             assert code == 0, said[-2000:]
     return directory
 

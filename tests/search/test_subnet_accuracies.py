@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from quantlab.errors import RunError
 from quantlab.models.nas_bench_201 import NasBench201Supernet
 from quantlab.search.evaluation import _digest, _save_counts, accuracies, recalibrated_accuracies
 from quantlab.search.nas_bench_201 import NasBench201
@@ -80,6 +81,17 @@ def test_counts_that_were_changed_do_not_count(supernet, batches, tmp_path):
     file = tmp_path / "ranking.json"
     file.write_text(file.read_text().replace("31", "30"))
     assert accuracies(supernet, SUBNETS, batches, plain, partial) == pytest.approx(one_by_one(supernet, batches))
+
+
+def test_logits_that_are_not_finite_are_no_class(supernet, batches):
+    with torch.no_grad():
+        supernet.fc.weight.fill_(float("inf"))
+    for evaluate in (
+        lambda: accuracies(supernet, SUBNETS, batches, plain),
+        lambda: recalibrated_accuracies(supernet, SUBNETS, batches, batches, plain),
+    ):
+        with pytest.raises(RunError, match="NaN or infinite logits"):
+            evaluate()
 
 
 def test_recalibrated_statistics_are_those_of_the_calibration_images_and_leave_no_trace(supernet, batches):
