@@ -44,10 +44,10 @@ def resume(words: list[str]) -> Outcome:
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
     _refuse_running(directory)
     # The directory may have been moved since, or handed over.
-    config = _changed(load_config(directory), others).model_copy(
-        update={"output_dir": str(directory), "resume": str(directory)}
-    )
-    if not any(word.startswith("cache_dir=") for word in others):
+    config = _changed(load_config(directory), others)
+    stands = Path(config.output_dir).absolute() == directory  # where it was started
+    config = config.model_copy(update={"output_dir": str(directory), "resume": str(directory)})
+    if not stands and not any(word.startswith("cache_dir=") for word in others):
         config = config.model_copy(update={"cache_dir": _cache_of(config)})
     try:
         _run(config, typed=RunDirectory(directory).read_typed())

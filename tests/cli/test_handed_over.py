@@ -50,6 +50,10 @@ def test_the_cache_is_ones_own_unless_it_is_typed_or_one_is_there(stopped, comma
     theirs, own = tmp_path / "theirs", tmp_path / "own"
     monkeypatch.setenv("QUANTLAB_CACHE", str(own))
     run = stopped(f"cache_dir={theirs}")
+    command(f"resume={run}")  # where it was started it has its own, made or not
+    assert runner.configs[-1].cache_dir == str(theirs)
+    run = run.rename(tmp_path / "handed_over")
+    interrupt(run)
     theirs.mkdir()
     (theirs / "precious" / "file").mkdir(parents=True)
     code, out, err = command(f"resume={run}", "trainer.num_workers=0")
