@@ -92,6 +92,8 @@ def load_config(path: str | Path) -> RunConfig:
         raise RequestError(f"{missing}: no such file; name the directory of a run, which holds a config.yaml") from None
     except (OSError, CorruptFileError) as error:
         raise RequestError(f"{file}: not readable ({' '.join(str(error).split())}); restore it or run anew") from None
+    if lost := [group for group in GROUPS if mapping.get(group) is None]:
+        raise RequestError(f"{file} is cut short: it lacks {', '.join(lost)}; .hydra/config.yaml beside it is a copy")
     try:
         return validate(mapping)
     except RequestError as error:

@@ -166,7 +166,12 @@ def test_target_of_another_group_is_refused(mapping):
 
 @pytest.mark.parametrize(
     "text, said",
-    [(None, "no such file"), ("a: [", "not readable"), ("- 1", "not readable"), ("seed: 0", "task: got null")],
+    [
+        (None, "no such file"),
+        ("a: [", "not readable"),
+        ("- 1", "not readable"),
+        ("seed: 0", "is cut short: it lacks task, model"),
+    ],
 )
 def test_damaged_config_file_names_itself(tmp_path, text, said):
     if text is not None:
