@@ -16,9 +16,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hydra
-
-# Hydra's own type of what HydraContext wants; there is no public way to one
-from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
@@ -26,6 +23,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
+from quantlab.cli.callbacks import Callbacks
 from quantlab.cli.job import UNREADABLE
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once

@@ -1,6 +1,9 @@
 """What Hydra would build from its own section is held against an allowlist before anything is built."""
 
 import pytest
+from omegaconf import OmegaConf
+
+from quantlab.cli.callbacks import Callbacks
 
 MKDIR = "{_target_: os.mkdir, path: owned}"
 PLAIN = "hydra.experimental.callbacks.LogJobReturnCallback"
@@ -46,3 +49,26 @@ def test_what_hydra_ships_may_be_built(command, tmp_path):
     assert command(callback, "output_dir=run")[0] == 0
     code, out, err = command(callback, "hydra/job_logging=stdout", "--cfg", "hydra")
     assert code == 0, err
+
+
+def test_callbacks_are_told_in_order_and_one_that_raises_is_a_warning():
+    told = []
+
+    class Tells:
+        def __init__(self, name):
+            self.name = name
+
+        def on_job_start(self, config, **more):
+            told.append((self.name, sorted(more)))
+            if self.name == "b":
+                raise ValueError("no")
+
+        on_job_end = on_job_start
+
+    callbacks = Callbacks(OmegaConf.create({"hydra": {"callbacks": {}}}))
+    callbacks.all = [Tells("a"), Tells("b")]
+    with pytest.warns(UserWarning, match="Tells.on_job_start raised ValueError: no"):
+        callbacks.on_job_start(config=None, task_function=None)
+    with pytest.warns(UserWarning, match="Tells.on_job_end raised ValueError: no"):
+        callbacks.on_job_end(config=None, job_return=None)
+    assert told == [("a", ["task_function"]), ("b", ["task_function"]), ("b", ["job_return"]), ("a", ["job_return"])]
