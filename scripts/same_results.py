@@ -5,7 +5,7 @@
 
 Compares all numbers in results.json except seconds and memory, and every line of metrics.jsonl. Completed runs are
 skipped, so the script can be interrupted and restarted. Exit 1: something differs; the table shows what and by how
-much.
+much. Half of the file is the list of commands.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 here; pictures are drawn to the paths that are named here. Nothing here needs torch.
 
 Every file but the two that grow (`metrics.jsonl`, `run.log`) is replaced as a whole, so that a reader never meets half
-a file, whenever the run was killed.
+a file, whenever the run was killed. Longer than other files, so that the layout of a run stands in one place.
 """
 
 import functools

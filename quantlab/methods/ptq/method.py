@@ -12,24 +12,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quantlab.config import instantiate
 from quantlab.diffusion.bias_correction import output_biases
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
-from quantlab.errors import RequestError, RunError
+from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import DRAWN, look_at
 from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
-from quantlab.methods.learning_memory import require_memory
+from quantlab.methods.ptq.group_errors import group_errors, relative_error
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
+from quantlab.methods.ptq.requirements import require_possible
 from quantlab.models.model_file import tensors_of
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
-from quantlab.quantizers.insert import planned_bits, quantizable_layers
-from quantlab.quantizers.policy import LayerBits
-from quantlab.quantizers.presets import chosen
 from quantlab.quantizers.rounding import fix_rounding, learn_rounding
 
 logger = logging.getLogger("quantlab")
@@ -42,54 +39,18 @@ class DiffusionPTQ(Method):
 
     def __init__(self, section, context: RunContext):
         super().__init__(section, context)
-        if context.processes.count > 1:
-            self.require_work_for_several()
-        # refuses what cannot be quantized, or does not fit, before any work
-        planned = planned_bits(context.model.unet, instantiate(context.config.quantizer))
-        layers = quantizable_layers(context.model.unet)
-        sizes = {name: layers[name].weight.numel() for name, bits in planned.items() if bits.weight != 32}
-        all_parameters = sum(one.numel() for one in context.model.unet.parameters())
-        if section.learns:
-            rounding = section.learn.rounding and context.config.quantizer.weight.rounding != "nearest"
-            require_memory(sum(sizes.values()), all_parameters - sum(sizes.values()), rounding, context.device)
+        require_possible(section, context)
         self.sampler = context.model.sampler
-        if section.group_size > len(self.sampler):
-            raise RequestError(
-                f"method.group_size: got {section.group_size}, allowed: 1 to {len(self.sampler)}, the steps of a walk;"
-                f" type method.group_size={len(self.sampler)}"
-            )
         self.groups = self.active_groups(section.group_size)
         self.single_steps = self.active_groups(1)
         if len(self.sampler) % section.group_size:
-            logger.info(
-                "group_size=%d does not divide %d denoising steps: the last group has %d",
-                section.group_size,
-                len(self.sampler),
-                len(self.sampler.groups(section.group_size)[-1]),
-            )
+            shorter = len(self.sampler.groups(section.group_size)[-1])
+            text = "group_size=%d does not divide %d denoising steps: the last group has %d"
+            logger.info(text, section.group_size, len(self.sampler), shorter)
         self.network_evaluations = 0.0  # forward passes of one batch; a backward pass counts as two
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
         self.phase: Phase | None = None  # the current one
-
-    def require_work_for_several(self) -> None:
-        """Raises RequestError where several processes cannot divide the work: batches of equal shares, and nothing to
-        train before it, which one of them would do while the others wait.
-        """
-        size, count = self.section.batch_size, self.context.processes.count
-        if size % count:
-            raise RequestError(
-                f"method.batch_size: got {size}, allowed: multiples of the {count} processes; type"
-                f" method.batch_size={-(-size // count) * count}, or another --nproc-per-node"
-            )
-        try:
-            self.context.provide_full_precision()
-            self.context.feature_network()
-        except RequestError as error:
-            raise RequestError(
-                f"{error}; or run this command without torchrun, with method=ptq method.reconstruction=none, which"
-                " trains all that is missing and keeps it in cache_dir"
-            ) from None
 
     def shared(self, rows: Tensor) -> Tensor:
         """This process's share of `rows`, int64 [N], as the first process drew them."""
@@ -154,7 +115,7 @@ class DiffusionPTQ(Method):
         )
         self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
-        self.say_of_preset()
+        self.quantized.say_of_preset(model.unet)
         self.described = self.quantized.describe(
             context.model.unet, first, trajectories.condition_of(slice(1), context.device)
         )
@@ -164,23 +125,6 @@ class DiffusionPTQ(Method):
         self.quantized.drop_float_weights()
         if not any(phase.objective.needs_full_precision for phase in self.phases):
             context.model.release()
-
-    def say_of_preset(self) -> None:
-        """Log what the quantizer's preset holds in other bits than it quantizes to."""
-        policy, unet = self.quantized.policy, self.context.model.unet
-        bits = planned_bits(unet, policy)
-        left = {name: bits.get(name, LayerBits(32, 32)) for name in quantizable_layers(unet)}
-        other = {name: one for name, one in left.items() if one != policy.whole}
-        if policy.preset_rules:
-            wide = [name for name in other if name not in bits]
-            logger.info(
-                "quantizer.preset=%s: of %d layers %d stay in full precision (%s), %d have other bits than the rest",
-                chosen(policy.preset, unet),
-                len(left),
-                len(wide),
-                ", ".join(wide[:3]) + ", ..." * (len(wide) > 3),
-                len(other) - len(wide),
-            )
 
     def make_learnable(self) -> None:
         unet, section = self.quantized.unet, self.section
@@ -202,27 +146,10 @@ class DiffusionPTQ(Method):
         groups = [{"params": parameters, "name": name} for name, parameters in learned.items() if parameters]
         self.optimizer = torch.optim.Adam(groups) if groups else None
 
-    @torch.no_grad()
-    def group_errors(
-        self, groups: list[range], quantized: QuantizedDenoiser | None = None, rows: int = 64
-    ) -> dict[range, float]:
-        """Mean squared error per pixel at the end of each group, walked from its full-precision start.
-
-        On the first `rows` calibration trajectories, with the quantized network unless another is given. The errors of
-        the calibrated ranges scale the training loss: a loss of 1 is the error after calibration alone.
-        """
-        chosen, trajectories, device = slice(rows), self.dataset.trajectories, self.context.device
-        network = self.context.model.guide((quantized or self.quantized).network)(
-            trajectories.condition_of(chosen, device)
-        )
-        errors = {}
-        for steps in groups:
-            state = trajectories.state(steps.start, chosen).on(device)
-            for i in steps:
-                z = trajectories.noise(i, chosen)
-                state = network_step(network, self.sampler, i, state, None if z is None else z.to(device))
-            errors[steps] = float((state.x - trajectories.state(steps.stop, chosen).x.to(device)).square().mean())
-        return errors
+    def group_errors(self, groups: list[range], quantized: QuantizedDenoiser | None = None) -> dict[range, float]:
+        """Of the quantized network, unless another is given."""
+        conditional = self.context.model.guide((quantized or self.quantized).network)
+        return group_errors(conditional, self.dataset.trajectories, groups, self.context.device)
 
     def quantized_network(self, batch: dict) -> Network:
         """The quantized network with guidance and the condition of the walks of `batch`."""
@@ -343,10 +270,7 @@ class DiffusionPTQ(Method):
         )
 
     def relative_error(self) -> float:
-        """Error at the end of the groups relative to the calibrated ranges, averaged over groups: 1 means no gain."""
-        before, now = self.group_errors(self.groups, self.ranges_only), self.group_errors(self.groups)
-        ratios = [now[steps] / before[steps] for steps in self.groups if before[steps] > 0]
-        return sum(ratios) / max(len(ratios), 1)
+        return relative_error(self.group_errors(self.groups, self.ranges_only), self.group_errors(self.groups))
 
     # memory --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:

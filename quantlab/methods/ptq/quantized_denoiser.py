@@ -1,6 +1,7 @@
 """A quantized copy of a denoiser's network, and which activation scales it walks with."""
 
 import copy
+import logging
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -18,9 +19,19 @@ from quantlab.diffusion.trajectories import Trajectories
 from quantlab.models.diffusers_denoiser import shortcut_splits
 from quantlab.models.model_file import load_tensors
 from quantlab.quantizers.calibration import calibrate_weights, observed_ranges
-from quantlab.quantizers.insert import drop_float_weights, insert, weight_quantized_layers
+from quantlab.quantizers.insert import (
+    drop_float_weights,
+    insert,
+    planned_bits,
+    quantizable_layers,
+    weight_quantized_layers,
+)
 from quantlab.quantizers.layers import describe_layers, survey
+from quantlab.quantizers.policy import LayerBits
+from quantlab.quantizers.presets import chosen
 from quantlab.quantizers.uniform_affine import GroupPointer
+
+logger = logging.getLogger("quantlab")
 
 OLD_NAME = r"(.+)\.(weights|activations)\.([01])\.(codes|scale|zero_point|rounding|weight|log_scale\.\d+)"
 NEW_NAMES = {"weights": "weight_quantizer", "activations": "activation_quantizer"}
@@ -41,6 +52,23 @@ class QuantizedDenoiser:
         self.bias_rows: dict[int, int] = {}  # by step, the row of `output_bias` that corrects the output there
         self.policy = instantiate(section, pointer=self.pointer)
         insert(self.unet, self.policy, shortcut_splits(unet))
+
+    def say_of_preset(self, unet: nn.Module) -> None:
+        """Log what the quantizer's preset holds in other bits than it quantizes to; `unet`: in full precision."""
+        if not self.policy.preset_rules:
+            return
+        bits = planned_bits(unet, self.policy)
+        left = {name: bits.get(name, LayerBits(32, 32)) for name in quantizable_layers(unet)}
+        other = {name: one for name, one in left.items() if one != self.policy.whole}
+        wide = [name for name in other if name not in bits]
+        logger.info(
+            "quantizer.preset=%s: of %d layers %d stay in full precision (%s), %d have other bits than the rest",
+            chosen(self.policy.preset, unet),
+            len(left),
+            len(wide),
+            ", ".join(wide[:3]) + ", ..." * (len(wide) > 3),
+            len(other) - len(wide),
+        )
 
     def describe(self, unet: nn.Module, x: Tensor, condition: Condition) -> dict[str, dict]:
         """Facts of layers.json; `unet` is the network in full precision, x [N, C, H, W] one of its inputs, with its
