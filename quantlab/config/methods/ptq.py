@@ -8,7 +8,8 @@ from quantlab.config.fields import Count, files_in
 from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ
 
-BASELINES = files_in("methods/ptq", "method", "objective", "quantized_denoiser")
+SHARED = ("group_errors", "method", "objective", "quantized_denoiser", "requirements")  # of all baselines
+BASELINES = files_in("methods/ptq", *SHARED)
 
 
 class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
