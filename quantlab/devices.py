@@ -4,7 +4,7 @@ import resource
 import sys
 from pathlib import Path
 
-import psutil  # of accelerate's requirements
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from quantlab.config.catalog import composed, options, root_settings, target_of
+from quantlab.report.metrics import reads_as_number
 from quantlab.report.runs import flatten
 
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # what Hydra's grammar reads as text ...
@@ -73,21 +74,15 @@ def as_value(value: Any) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\'", "\\\\'").replace("'", "\\'")
         return (
-            value if PLAIN.fullmatch(value) and value.lower() not in WORDS and not _is_number(value) else f"'{escaped}'"
+            value
+            if PLAIN.fullmatch(value) and value.lower() not in WORDS and not reads_as_number(value)
+            else f"'{escaped}'"
         )
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{as_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(as_value, value)) + "]"
     return repr(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def shell_command(words: Iterable[str]) -> str:

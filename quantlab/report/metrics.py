@@ -69,6 +69,15 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def reads_as_number(text: str) -> bool:
+    """Whether `text` is the spelling of a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def format_number(value: float | None, digits: int = 4) -> str:
     """`value` with `digits` significant digits (integers and numbers above 10^digits in full); a dash for None."""
     if value is None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from quantlab.config.catalog import CONF
 from quantlab.errors import RequestError, did_you_mean
-from quantlab.report.metrics import METRICS
+from quantlab.report.metrics import METRICS, reads_as_number
 from quantlab.run.parsing import ParseError, read_yaml
 
 TABLES = CONF / "table"
@@ -92,7 +92,7 @@ class TableDefinition(_Strict):
         ):
             if unknown := sorted(named - set(known)):
                 raise ValueError(f"{kind} {unknown[0]!r} does not exist; allowed: {', '.join(known)}")
-        if self.x and (odd := [name for name in self.columns if name != ALL and not _is_number(name)]):
+        if self.x and (odd := [name for name in self.columns if name != ALL and not reads_as_number(name)]):
             raise ValueError(f"x: column {odd[0]!r} is no number")
         return self
 
@@ -148,11 +148,3 @@ def _known(kind: str, name: str, allowed: Any) -> str:
     if name not in allowed:
         raise RequestError(f"{kind}: got {name!r}, allowed: {', '.join(allowed)}{did_you_mean(name, list(allowed))}")
     return name
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -27,6 +27,11 @@ class Evaluation(Strict):
     seed: Seed
     step_error_samples: Images
 
+    def problems(self) -> Iterator[str]:
+        """What its values forbid each other, a line each."""
+        of = "task.evaluation"
+        yield from at_most(f"{of}.step_error_samples", self.step_error_samples, f"{of}.samples", self.samples)
+
 
 class GenerationTask(Task, default_for="generation"):
     kind = "generation"
@@ -51,13 +56,7 @@ class GenerationTask(Task, default_for="generation"):
     feature_network: TaskClassifier
 
     def check(self, parts: Parts) -> Iterator[str]:
-        evaluation = self.evaluation
-        yield from at_most(
-            "task.evaluation.step_error_samples",
-            evaluation.step_error_samples,
-            "task.evaluation.samples",
-            evaluation.samples,
-        )
+        yield from self.evaluation.problems()
 
 
 class DigitsGeneration(GenerationTask, target="quantlab.tasks.generation.DigitsGeneration"):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from quantlab.config.fields import at_most
 from quantlab.config.models.pipeline import Pipeline
 from quantlab.config.sections import Parts
 from quantlab.config.tasks.base import Task
@@ -17,13 +16,7 @@ class PipelineGeneration(Task, target="quantlab.tasks.pipeline_generation.Pipeli
     evaluation: Evaluation
 
     def check(self, parts: Parts) -> Iterator[str]:
-        evaluation = self.evaluation
-        yield from at_most(
-            "task.evaluation.step_error_samples",
-            evaluation.step_error_samples,
-            "task.evaluation.samples",
-            evaluation.samples,
-        )
+        yield from self.evaluation.problems()
         if parts.model is not None and not isinstance(parts.model, Pipeline):
             yield (
                 f"task: got '{self.name}', which has no images, but model={parts.model.name} needs some, allowed: any"
