@@ -31,11 +31,13 @@ class StepBatches:
 
     def __iter__(self) -> Iterator:
         self.waiting = True
-        for batch in iterate_batches(self.batches):
+        try:
+            for batch in iterate_batches(self.batches):
+                self.waiting = False
+                yield batch
+                self.waiting = True
+        finally:  # whoever catches a first death saves the run: the other processes end meanwhile
             self.waiting = False
-            yield batch
-            self.waiting = True
-        self.waiting = False
 
     @contextmanager
     def no_death_inside_a_step(self) -> Iterator[None]:
@@ -56,6 +58,7 @@ class StepBatches:
         try:
             yield
         finally:
+            self.batches = ()  # ends the processes, while none of them is waited for
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if raises is None else raises)
 
 

@@ -1,0 +1,54 @@
+"""Processes that load data die while nobody waits for them."""
+
+import multiprocessing
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from quantlab.step_batches import StepBatches
+
+
+@pytest.fixture
+def batches():
+    data = torch.arange(8.0).reshape(8, 1)
+    method = SimpleNamespace(dataset=data, collate=torch.stack, batch_indices=lambda step: [step % 8])
+    accelerator = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
+    return StepBatches(method, 0, 8, accelerator, workers=2)
+
+
+@pytest.fixture
+def deaths():
+    """How often the handler that was there before has heard of a process's end."""
+    heard = []
+    before = signal.signal(signal.SIGCHLD, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_nothing_is_said_of_a_process_that_ends_after_the_loop_has_failed(deaths):
+    def fails():
+        raise OSError("no such file")
+        yield
+
+    batches = StepBatches.__new__(StepBatches)
+    batches.batches, batches.waiting = fails(), False
+    with batches.no_death_inside_a_step():
+        with pytest.raises(OSError, match="no such file"):
+            list(batches)
+        signal.raise_signal(signal.SIGCHLD)  # as the other processes end, while the run is saved
+        assert not deaths
+    signal.raise_signal(signal.SIGCHLD)
+    assert len(deaths) == 1
+
+
+def test_the_processes_end_before_their_deaths_are_heard_again(batches):
+    before = multiprocessing.active_children()
+    with batches.no_death_inside_a_step():
+        for step, batch in enumerate(batches):
+            if step == 2:
+                before[0].kill()  # it has nothing left that the loop will ask for
+                break
+    assert not set(before) & set(multiprocessing.active_children())
+    signal.raise_signal(signal.SIGCHLD)
