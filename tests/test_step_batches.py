@@ -46,7 +46,7 @@ def test_nothing_is_said_of_a_process_that_ends_after_the_loop_has_failed(deaths
 def test_the_processes_end_before_their_deaths_are_heard_again(batches):
     before = multiprocessing.active_children()
     with batches.no_death_inside_a_step():
-        for step, batch in enumerate(batches):
+        for step, _ in enumerate(batches):
             if step == 2:
                 before[0].kill()  # it has nothing left that the loop will ask for
                 break
