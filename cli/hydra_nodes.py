@@ -5,7 +5,6 @@ Python's logging builds handlers from `hydra.job_logging` and `hydra.hydra_loggi
 get code of their choice run by it.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,10 +29,16 @@ def foreign_nodes(composed: DictConfig) -> Iterator[str]:
 
     Raises: OmegaConfBaseException for an interpolation that leads nowhere.
     """
-    config = copy.deepcopy(composed)
-    with read_write(config), open_dict(config):
-        config.hydra.runtime.output_dir = "."  # Hydra sets it when the job starts; log files lie there
-    hydra = config.hydra
+    hydra = composed.hydra
+    with read_write(hydra), open_dict(hydra):
+        hydra.runtime.output_dir = "."  # Hydra sets it when the job starts; log files lie there
+        try:
+            yield from _foreign(hydra)
+        finally:
+            hydra.runtime.output_dir = "???"
+
+
+def _foreign(hydra: DictConfig) -> Iterator[str]:
     for node, kind in PLUGINS.items():
         allowed = [name for name, found in Plugins.instance().class_name_to_class.items() if issubclass(found, kind)]
         yield from _foreign_targets(_plain(hydra, node), f"hydra.{node}", allowed)

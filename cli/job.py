@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from quantlab.cli.compositions import Compositions
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.overrides import dotted_keys, group_problems, is_group, key_problems, parse, word_problem
 from quantlab.config import RunConfig, judged, with_finished_run
@@ -40,10 +41,11 @@ class Examined:
     by_clock: bool = False
 
 
-def examine(root: str, job: list[str], directory_key: str, unread: set[str], naming: list[str]) -> Examined:
+def examine(compositions: Compositions, job: list[str], directory_key: str, unread: set[str]) -> Examined:
     """One job, with every problem that it has; its directory stands under `directory_key`. `unread`: groups of which an
-    option was chosen that could not be read; naming: the words by which the jobs of a sweep are named.
+    option was chosen that could not be read.
     """
+    root, naming = compositions.root, compositions.naming
     parsed, problems = parse(job, multirun=False)
     wrong_options = group_problems(parsed)
     wrong_groups = unread | {override.key_or_group for override in parsed if override.input_line in wrong_options}
@@ -55,7 +57,7 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
     ]
     problems += wrong_options.values()
     try:
-        composed, unknown = _compose(root, sound, naming)
+        composed, unknown = _compose(compositions, sound)
         problems += [*unknown, *foreign_nodes(composed), *_own_problems(root, composed.hydra)]
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         mapping = OmegaConf.to_container(own, resolve=True)
@@ -82,21 +84,20 @@ def examine(root: str, job: list[str], directory_key: str, unread: set[str], nam
     return Examined(problems)
 
 
-def _compose(root: str, sound: list[Override], naming: list[str]) -> tuple[DictConfig, list[str]]:
+def _compose(compositions: Compositions, sound: list[Override]) -> tuple[DictConfig, list[str]]:
     """A job as Hydra composes it, and the problems of the words that name no key, which were left out."""
     OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
-    words, unknown = [override.input_line for override in sound], {}
     try:
-        return compose(root, [*words, *naming], return_hydra_config=True), []
+        return compositions.compose(sound), []
     except HydraException:
         chosen = [
             override.input_line
             for override in sound
             if is_group(override) or override.key_or_group == "hydra.searchpath"
         ]
-        unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(root, chosen)))))
-    words = [word for word in words if word not in unknown]
-    return compose(root, [*words, *naming], return_hydra_config=True), [*unknown.values()]
+        unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(compositions.root, chosen)))))
+    known = [override for override in sound if override.input_line not in unknown]
+    return compositions.compose(known), [*unknown.values()]
 
 
 def _guilty(root: str, sound: list[Override]) -> list[str]:

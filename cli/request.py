@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.arguments import flags
+from quantlab.cli.compositions import Compositions
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
@@ -27,6 +28,7 @@ from quantlab.cli.overrides import MOST_JOBS, as_value, parse
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
 from quantlab.errors import RequestError
+from quantlab.progress import Bar
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
 
@@ -84,7 +86,10 @@ def check_request(arguments: argparse.Namespace) -> Request:
         naming = _naming(parsed) if multirun else []
         read = {override.key_or_group for override in parsed}
         unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
-        examined = [examine(root, job, key, unread, naming) for job in words]
+        compositions = Compositions(root, naming, several=len(words) > 1)
+        examined = [
+            examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
+        ]
     problems += said_once([job.problems for job in examined], swept)
     if problems:
         raise RequestError(*problems)

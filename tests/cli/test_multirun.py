@@ -187,8 +187,11 @@ def test_what_only_the_runner_can_tell_is_asked_for_all_jobs_before_the_first(co
     assert err == "quantlab: error: model.architecture: timm has no 'resnt18' (job seed=1; 1 of 3 jobs)\n"
 
 
-@pytest.mark.parametrize("words, jobs", [((), 1), (("-m", "seed=0,1,2"), 3)])
-def test_each_job_is_composed_once_and_validated_once(command, runner, monkeypatch, words, jobs):
+@pytest.mark.parametrize(
+    "words, composed, jobs",
+    [((), 1, 1), (("-m", "seed=0,1,2"), 1, 3), (("-m", "quantizer=lsq,ewgs", "seed=0,1"), 2, 4)],
+)
+def test_each_choice_is_composed_once_and_each_job_validated_once(command, runner, monkeypatch, words, composed, jobs):
     counted = {"composed": 0, "validated": 0}
     compose, judge = ConfigLoaderImpl.load_configuration, validation._judge
 
@@ -202,8 +205,8 @@ def test_each_job_is_composed_once_and_validated_once(command, runner, monkeypat
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", composing)
     monkeypatch.setattr(validation, "_judge", judging)
-    assert command(*words, "method=ptq", "output_dir=run")[0] == 0
-    assert len(runner.configs) == jobs and counted == {"composed": jobs, "validated": jobs}
+    assert command("method=qat", *words, "output_dir=run")[0] == 0
+    assert len(runner.configs) == jobs and counted == {"composed": composed, "validated": jobs}
 
 
 def test_the_line_to_go_on_keeps_how_hydra_starts_the_jobs(command, runner, tmp_path):
