@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from quantlab.report.figures import STYLE
+from quantlab.report.png import write_png
 
 TRUE, FOUND = "#56B4E9", "#D55E00"  # Okabe and Ito's, distinguishable for colour-blind readers
 PANEL = 2.1  # inches: width of one image
@@ -53,9 +54,7 @@ def detection_grid(
             f"found, score above {threshold:g}": Line2D([], [], color=FOUND, linewidth=1.6),
         }
         figure.legend(keys.values(), keys, loc="outside upper center", ncols=len(keys))
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    return Path(path)
+        return write_png(path, figure.savefig)
 
 
 def _draw(axes, image: np.ndarray, true: Boxes, found: Boxes) -> None:

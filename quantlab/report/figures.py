@@ -13,6 +13,7 @@ import numpy as np
 from quantlab.config.methods.base import Curve
 from quantlab.config.sections import of_group
 from quantlab.report.metrics import is_number
+from quantlab.report.png import write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -279,6 +280,4 @@ def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
             figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
         elif len(handles) > 1:
             panels[0].legend()
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    return Path(path)
+        return write_png(path, figure.savefig)

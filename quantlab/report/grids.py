@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from quantlab.report.png import write_png
 
 TILE = 96  # pixels: smaller images are enlarged by an integer factor to about this
 GAP = 6  # pixels between tiles
@@ -106,6 +109,4 @@ def _labelled(picture: np.ndarray, labels: tuple[str, ...]) -> np.ndarray:
 def _write(picture: np.ndarray, path: Path) -> Path:
     from PIL import Image
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
-    return Path(path)
+    return write_png(path, partial(Image.fromarray(picture).save, format="png"))
