@@ -47,18 +47,21 @@ def run_campaign(name: str, folder: Path, workers: int, count: int | None) -> No
     log = folder / f"{name}.jsonl"
     left = [seed for seed in seeds(name, "full")[:count] if seed not in made(log)]
     (folder / "shared").mkdir(parents=True, exist_ok=True)
-    with (
-        # a new process for each fifty trials: what they leave in memory goes with it
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=50) as pool,
-        log.open("a") as file,
-    ):
-        trials = [pool.submit(run_quietly, name, seed, folder) for seed in left]
-        for number, done in enumerate(as_completed(trials), 1):
-            trial = done.result()
-            file.write(json.dumps(asdict(trial)) + "\n")
-            file.flush()
-            if trial.fault or number % 50 == 0 or number == len(left):
-                print(f"{name}: {number} of {len(left)}; seed {trial.seed}: {trial.fault or trial.outcome}", flush=True)
+    number, share = 0, 50 * workers
+    for first in range(0, len(left), share):
+        # New processes for each share: what trials leave in memory goes with them. (`max_tasks_per_child` would do it,
+        # but in Python 3.11 a pool that replaces a process can wait for ever: cpython issue 115634.)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, log.open("a") as file:
+            trials = [pool.submit(run_quietly, name, seed, folder) for seed in left[first : first + share]]
+            for done in as_completed(trials):
+                trial, number = done.result(), number + 1
+                file.write(json.dumps(asdict(trial)) + "\n")
+                file.flush()
+                if trial.fault or number % 50 == 0 or number == len(left):
+                    print(
+                        f"{name}: {number} of {len(left)}; seed {trial.seed}: {trial.fault or trial.outcome}",
+                        flush=True,
+                    )
 
 
 def report(folder: Path, commit: str) -> str:
