@@ -67,6 +67,8 @@ def examine(compositions: Compositions, job: list[str], directory_key: str, unre
             problems += error.problems  # of method.run; what else is wrong is said too
         config, found = judged(mapping, without=wrong_groups)
         directory = OmegaConf.select(composed, directory_key)
+        if not isinstance(directory, str):
+            found.append(f"{directory_key}: got {directory or 'null'}, allowed: a path; type output_dir=DIR")
         return Examined(
             list(dict.fromkeys([*problems, *found])),
             config,

@@ -140,14 +140,15 @@ def group_problems(overrides: Iterable[Override]) -> dict[str, str]:
         for option in chosen if isinstance(chosen, list) else [chosen]:
             if option is None or override.is_delete() or option in allowed:
                 continue
-            near = did_you_mean(str(option), allowed)
+            got = option if isinstance(option, str) else override.get_value_element_as_str()
+            near = did_you_mean(got, allowed)
             advice = (
                 f" Type {group}={_quoted_in(near)}"
                 if near
                 else f"; type quantlab --help {group} for a description of each"
             )
-            shown = listed(str(option), allowed, f"quantlab --help {group}") or "none so far"
-            problems[override.input_line] = f"{group}: got '{option}', allowed: {shown}{near}{advice}"
+            shown = listed(got, allowed, f"quantlab --help {group}") or "none so far"
+            problems[override.input_line] = f"{group}: got '{got}', allowed: {shown}{near}{advice}"
     return problems
 
 

@@ -139,7 +139,8 @@ def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
         return None, [f"{group}: has no _target_ (name: {_shown(name)}); type {group}={next(iter(options(group)))}"]
     if schema.group != group:
         fitting = [target for target, section in by_target().items() if section.group == group]
-        return None, [f"{group}._target_: got a {schema.group}, {target}; allowed: {', '.join(fitting)}"]
+        allowed = f"allowed: {', '.join(fitting)}; drop {group}._target_, and type {group}=NAME"
+        return None, [f"{group}._target_: got a {schema.group}, {target}; {allowed}"]
     try:
         return schema.model_validate(value), []
     except ValidationError as error:
