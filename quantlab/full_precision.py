@@ -79,8 +79,8 @@ def train_or_restore(context: RunContext) -> None:
         logger.info("%s: %d steps", what, total)
         with closing(directory):
             Trainer(trainer, directory, context.accelerator, context.config.model.pretrain.seed).fit(pretrain, what)
-            pretrain.keep()
             directory.write_status("completed", exit_code=0)
+        pretrain.keep()  # last: what a kill leaves before it is removed by whoever needs the weights next
 
 
 def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
