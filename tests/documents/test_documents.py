@@ -5,6 +5,7 @@ and files exist.
 import random
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,16 @@ from section_keys import SECTIONS, dotted
 
 from quantlab.cli.arguments import read_arguments
 from quantlab.cli.overrides import parse
+from quantlab.cli.report import _parser
 from quantlab.cli.request import _expand
 from quantlab.config import validate
 from quantlab.config.catalog import groups, options, with_folders
 from quantlab.quantizers.fixed_point import FixedPointWeight
+from quantlab.report.table_definition import cells, load_definition
 from quantlab.search.nas_bench_201 import NasBench201
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import reproduce  # noqa: E402
 
 # Keys and choices that the pages' own parts add
 OWN_OPTIONS = {tuple(Path(block.file).with_suffix("").parts[1:]) for block in OWN_FILES if block.language == "yaml"}
@@ -127,3 +133,21 @@ def test_files_and_options_of_scripts_exist():
         if f'"{flag}"' not in scripts and flag != "--help"
     }
     assert missing == set()
+
+
+def typed(program: str) -> list[list[str]]:
+    """The words behind `program` of every line that types it, without placeholders."""
+    lines = [part.strip() for text in [*LINES, *SPANS] for part in text.split(" && ")]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{program} ")]
+    return [words[len(program.split()) :] for words in found if "--help" not in words and "TABLE" not in words]
+
+
+def test_reports_and_tables_can_be_asked_for():
+    asked = [_parser().parse_args([word.rstrip(".") for word in words]) for words in typed("quantlab-report")]
+    assert len(asked) >= 4
+    tables = [reproduce.parse(words) for words in typed("python scripts/reproduce.py")]
+    assert len(tables) >= 10
+    for one in tables:
+        if not one.list:
+            table = load_definition(one.table)
+            assert cells(table, one.profile or next(iter(table.profiles)), one.rows, one.columns)
