@@ -1,43 +1,41 @@
-"""What the README says can be typed: its Python runs, its commands are sound requests, its keys, names and files
-exist.
+"""What README.md and docs/ say can be typed: their Python runs, their commands are sound requests, their keys, names
+and files exist.
 """
 
 import random
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from documents import LINES, OWN_FILES, PROGRAMS, ROOT, SPANS, TEXT, commands
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from section_keys import SECTIONS, dotted
 
 from quantlab.cli.arguments import read_arguments
 from quantlab.cli.overrides import parse
+from quantlab.cli.report import _parser
 from quantlab.cli.request import _expand
 from quantlab.config import validate
-from quantlab.config.catalog import groups, options
+from quantlab.config.catalog import groups, options, with_folders
 from quantlab.quantizers.fixed_point import FixedPointWeight
+from quantlab.report.table_definition import cells, load_definition
 from quantlab.search.nas_bench_201 import NasBench201
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
-TEXT = "\n".join(document.read_text() for document in DOCUMENTS)
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL))
-PROGRAMS = [code for language, code in BLOCKS if language == "python"]
-LINES = [line for language, code in BLOCKS if not language for line in code.splitlines()]
-NOT_COMPOSED = ("--help", "resume=", "--config-dir", "NAME")  # no config of a run of ours
+sys.path.insert(0, str(ROOT / "scripts"))
+import reproduce  # noqa: E402
 
-
-def commands() -> list[str]:
-    """Every `quantlab ...` that would start a run or a sweep."""
-    parts = [part.strip() for line in [*LINES, *SPANS] for part in line.split(" && ")]
-    found = dict.fromkeys(
-        shlex.join(shlex.split(part, comments=True)) for part in parts if part.startswith("quantlab ")
-    )
-    return [command for command in found if not any(word in command for word in NOT_COMPOSED)]
+# Keys and choices that the pages' own parts add
+OWN_OPTIONS = {tuple(Path(block.file).with_suffix("").parts[1:]) for block in OWN_FILES if block.language == "yaml"}
+OWN_KEYS = {
+    f"{Path(block.file).parts[1]}.{key}"
+    for block in OWN_FILES
+    if block.language == "yaml"
+    for key in OmegaConf.create(block.code)
+}
 
 
 def surroundings() -> dict:
@@ -64,7 +62,7 @@ def surroundings() -> dict:
 def test_a_program_runs_and_its_optimizer_moves_weights(program):
     random.seed(0)
     names = surroundings()
-    exec(compile(program, "README.md", "exec"), names)
+    exec(compile(program, "document", "exec"), names)
     optimizer = names["optimizer"]
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     before = [weight.detach().clone() for weight in weights]
@@ -74,20 +72,26 @@ def test_a_program_runs_and_its_optimizer_moves_weights(program):
     assert not any(torch.equal(weight, old) for weight, old in zip(weights, before))
 
 
+@pytest.fixture(scope="module")
+def folders(own_parts):
+    """What a compose is told of the YAML of the pages' own parts."""
+    with with_folders([own_parts]), initialize_config_module("quantlab.conf", version_base="1.3"):
+        yield [f"hydra.searchpath=[file://{own_parts}]"]
+
+
 @pytest.mark.parametrize("command", commands())
-def test_a_command_is_a_sound_request(command):
+def test_a_command_is_a_sound_request(command, folders):
     arguments = read_arguments(shlex.split(command)[1:])
-    with initialize_config_module("quantlab.conf", version_base="1.3"):
-        parsed, problems = parse(arguments.overrides, arguments.multirun)
-        jobs = _expand(parsed)
-        assert not problems and (len(jobs) > 1) == arguments.multirun
-        for job in (jobs[0], jobs[-1])[: len(jobs)]:
-            mapping = OmegaConf.to_container(compose("config", job), resolve=True)
-            validate({key: value for key, value in mapping.items() if key != "experiment"})
+    parsed, problems = parse(arguments.overrides, arguments.multirun)
+    jobs = _expand(parsed)
+    assert not problems and (len(jobs) > 1) == arguments.multirun
+    for job in (jobs[0], jobs[-1])[: len(jobs)]:
+        mapping = OmegaConf.to_container(compose("config", [*job, *folders]), resolve=True)
+        validate({key: value for key, value in mapping.items() if key != "experiment"})
 
 
 def test_there_is_something_to_test():
-    assert len(PROGRAMS) >= 2 and len(commands()) >= 30
+    assert len(PROGRAMS) >= 3 and len(commands()) >= 50
 
 
 def test_keys_and_choices_exist():
@@ -101,12 +105,12 @@ def test_keys_and_choices_exist():
     wrong = {
         key
         for key in [*named, *(key for key, _, _ in assigned if "." in key)]
-        if key not in known and not key.startswith("hydra.")
+        if key not in known | OWN_KEYS and not key.startswith("hydra.")
     }
     wrong |= {
         f"{key}={value}"
         for key, _, value in assigned
-        if key in groups() and value and value not in ("NAME", "mine") and value not in options(key)
+        if key in groups() and value not in ("", "NAME", *options(key)) and (key, value) not in OWN_OPTIONS
     }
     assert wrong == set()
 
@@ -119,7 +123,31 @@ def test_files_and_options_of_scripts_exist():
         for word in [*words, *re.findall(r"\]\(([^)#:]+)\)", TEXT)]
         if re.match(r"(scripts|results|conf|quantlab|tests)/[\w./]+$", word)
     }
-    missing = {file for file in files if not (ROOT / file).exists()}
+    files -= {block.file for block in OWN_FILES}
+    missing = {file for file in files if "NAME" not in file and not (ROOT / file).exists()}
     lines = [text.partition("#")[0] for text in [*LINES, *SPANS] if "scripts/" in text.partition("#")[0]]
-    missing |= {flag for line in lines for flag in re.findall(r"--[a-z-]+", line) if f'"{flag}"' not in scripts}
+    missing |= {
+        flag
+        for line in lines
+        for flag in re.findall(r"--[a-z-]+", line)
+        if f'"{flag}"' not in scripts and flag != "--help"
+    }
     assert missing == set()
+
+
+def typed(program: str) -> list[list[str]]:
+    """The words behind `program` of every line that types it, without placeholders."""
+    lines = [part.strip() for text in [*LINES, *SPANS] for part in text.split(" && ")]
+    found = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{program} ")]
+    return [words[len(program.split()) :] for words in found if "--help" not in words and "TABLE" not in words]
+
+
+def test_reports_and_tables_can_be_asked_for():
+    asked = [_parser().parse_args([word.rstrip(".") for word in words]) for words in typed("quantlab-report")]
+    assert len(asked) >= 4
+    tables = [reproduce.parse(words) for words in typed("python scripts/reproduce.py")]
+    assert len(tables) >= 10
+    for one in tables:
+        if not one.list:
+            table = load_definition(one.table)
+            assert cells(table, one.profile or next(iter(table.profiles)), one.rows, one.columns)
