@@ -17,14 +17,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import run_job
+from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
 from quantlab.cli.callbacks import Callbacks
 from quantlab.cli.job import UNREADABLE
+from quantlab.cli.launchers import launcher_of
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
@@ -51,7 +51,7 @@ def run_alone(request: Request) -> Outcome:
             config=request.hydra,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
-            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
+            hydra_context=HydraContext(config_loader=Composed(request), callbacks=callbacks),
         )
         callbacks.on_run_end(config=request.hydra, config_name=request.hydra.hydra.job.config_name, job_return=done)
         _ = done.return_value  # raises what `task` raised
@@ -67,10 +67,10 @@ def sweep(request: Request) -> int | None:
         config, name = request.hydra, request.hydra.hydra.job.config_name
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
-            task_function=functools.partial(_job_of_sweep, jobs=request.jobs, source=request.source),
-            config=config,
+        launcher = launcher_of(
+            HydraContext(config_loader=Composed(request), callbacks=callbacks),
+            functools.partial(_job_of_sweep, jobs=request.jobs, source=request.source),
+            config,
         )
         request.directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, request.directory / "multirun.yaml")  # as Hydra's own sweeper does
@@ -80,6 +80,8 @@ def sweep(request: Request) -> int | None:
             if stop.code in INTERRUPTED:
                 return stop.code
             raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+        except Interrupted as error:
+            return error.exit_code
         callbacks.on_multirun_end(config=config, config_name=name)
         for job in done:
             _ = job.return_value  # raises what the job raised
@@ -89,19 +91,41 @@ def sweep(request: Request) -> int | None:
 class Composed:
     """In place of Hydra's loader of configs: gives its launchers the jobs that `check_request` has composed."""
 
-    def __init__(self, jobs: Sequence[Job]):
-        self.jobs = {job.typed: job for job in jobs}
+    def __init__(self, request: Request):
+        self.request = request
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The config of the job of those words, with the `hydra` section of all."""
-        job = self.jobs[tuple(sweep_overrides)]
-        config = copy.deepcopy(master_config)
-        with read_write(config), open_dict(config):
-            config.update(to_plain(job.config))
-            config.hydra.sweep.subdir = job.directory.name
-            config.hydra.job.override_dirname = ",".join(job.swept)
-            config.hydra.overrides.task = list(job.typed)
-        return config
+        return _config_of(self.request.job(tuple(sweep_overrides)), master_config)
+
+
+def _config_of(job: Job, master_config: DictConfig) -> DictConfig:
+    config = copy.deepcopy(master_config)
+    with read_write(config), open_dict(config):
+        config.update(to_plain(job.config))
+        config.hydra.sweep.subdir = job.directory.name
+        config.hydra.job.override_dirname = ",".join(job.swept)
+        config.hydra.overrides.task = list(job.typed)
+    return config
+
+
+def job_in_process(job: Job, number: int, of: int, source: Sequence[str], master_config: DictConfig) -> int:
+    """A job of a sweep of ours in a process of its own, as Hydra starts jobs; its exit code."""
+    outcomes: list[Outcome] = []
+    print(f"quantlab: job {number + 1} of {of}: {' '.join(job.swept)}", file=sys.stderr)
+    setup_globals()
+    config = _config_of(job, master_config)
+    with open_dict(config):
+        config.hydra.job.num, config.hydra.job.id = number, f"{config.hydra.job.name}_{number}"
+    done = run_job(
+        task_function=lambda _: outcomes.append(_one_job(job, source, alone=False)),
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),
+    )
+    _ = done.return_value
+    return outcomes[0].exit_code
 
 
 def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from quantlab.errors import did_you_mean, listed, nearest_of
 from quantlab.run.parsing import DEEPEST
 
 MOST_JOBS = 10_000  # of a sweep
+LAUNCHING = ("hydra.launcher.", "hydra.sweeper.")  # of Hydra's keys those that YAML of ours has
 
 
 def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
@@ -159,7 +160,7 @@ def key_problems(overrides: Iterable[Override], known: Collection[str]) -> dict[
         key = override.key_or_group
         if is_group(override) or override.is_add() or override.is_force_add() or key in known:
             continue
-        if key.startswith(("hydra.", "hydra/")):
+        if key.startswith(("hydra.", "hydra/")) and not key.startswith(LAUNCHING):
             continue
         value = override.get_value_element_as_str() if not override.is_delete() else ""
         parent, _, leaf = key.rpartition(".")
@@ -181,6 +182,13 @@ def word_problem(override: Override, reason: str) -> str:
     value = "" if override.is_delete() else override.get_value_element_as_str()
     if is_group(override):
         return f"{word}: its YAML cannot be composed ({reason}); mend it, or type another {key}"
+    if key in ("hydra/launcher", "hydra/sweeper"):
+        names = GlobalHydra.instance().config_loader().get_group_options(key)
+        near = did_you_mean(value, names)
+        advice = (
+            f" Type {key}={_quoted_in(near)}" if near else f"; type {key}={names[0]}, or install the plugin's package"
+        )
+        return f"{key}: got '{value}', allowed: {', '.join(names)}{near}{advice}"
     if "${" in word:
         return f"{key}: got {value}, whose ${{...}} leads nowhere; type {key}=VALUE, or ${{KEY}} of a key that is there"
     if key.startswith(("hydra.", "hydra/")):

@@ -4,11 +4,14 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 """
 
 import argparse
+import functools
 import itertools
 import math
 import os
 import shlex
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from quantlab.cli.compositions import Compositions
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
+from quantlab.cli.launchers import launch_problems
 from quantlab.cli.overrides import MOST_JOBS, as_value, parse
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
@@ -62,6 +66,14 @@ class Request:
     source: tuple[str, ...] = ()
     hydra: DictConfig | None = None
 
+    def job(self, typed: tuple[str, ...]) -> Job:
+        """The one that was composed of those words."""
+        return self._by_words[typed]
+
+    @functools.cached_property
+    def _by_words(self) -> dict[tuple[str, ...], Job]:
+        return {job.typed: job for job in self.jobs}
+
     @property
     def again(self) -> list[str]:
         """The words that resume this request, in the same directory."""
@@ -91,6 +103,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
             examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
         ]
     problems += said_once([job.problems for job in examined], swept)
+    problems += _launch_problems(parsed, examined, multirun)
     if problems:
         raise RequestError(*problems)
     for cache in dict.fromkeys(one.config.cache_dir for one in examined):
@@ -194,6 +207,31 @@ def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
         advice = "type fewer values" + (", or --yes too" if jobs <= MOST_JOBS else "")
         raise RequestError(f"-m: got {jobs:,} jobs ({what}), allowed: {most}; {advice}")
     return [list(job) for job in itertools.product(*choices.values())]
+
+
+def _launch_problems(parsed: list[Override], examined: list[Examined], multirun: bool) -> Iterator[str]:
+    """What is wrong with how the jobs are started, and with two that would be one."""
+    if not multirun:
+        for override in parsed:
+            if override.key_or_group.startswith(
+                ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper.")
+            ):
+                yield f"{override.input_line}: is of sweeps only; type quantlab -m, or drop it"
+        return
+    composed = [job.hydra for job in examined if job.hydra is not None]
+    if composed:
+        yield from launch_problems(composed[0])
+    launchers = {str(OmegaConf.to_container(one.hydra.launcher)): one for one in composed}
+    if len(launchers) > 1:
+        names = sorted({one.hydra.runtime.choices["hydra/launcher"] for one in launchers.values()})
+        yield f"hydra/launcher: the jobs name different ones ({', '.join(names)}); type hydra/launcher={names[0]}"
+    for override in parsed:
+        if override.is_sweep_override():
+            values = list(override.sweep_string_iterator())
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
+                key = override.get_key_element()
+                once = ",".join(dict.fromkeys(values))
+                yield f"{key}: got {twice[0]} twice, allowed: each value once; type {key}={once}"
 
 
 def _key(word: str) -> str:
