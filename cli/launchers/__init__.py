@@ -6,6 +6,7 @@ directory. So a job that raises, dies or is killed takes no other with it, and t
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Iterator
 
 from hydra.core.plugins import Plugins
@@ -36,3 +37,8 @@ def launch_problems(config: DictConfig) -> Iterator[str]:
         if package and importlib.util.find_spec(package) is None:
             option = plain["_target_"].rsplit(".", 1)[1].lower()
             yield f"hydra/{node}={option}: {package} is not installed; type pip install -e '.[{extra}]' in a clone"
+        if plain.get("cluster") == "slurm" and shutil.which("sbatch") is None:
+            yield (
+                "hydra/launcher=slurm: there is no SLURM here (no command sbatch); start it where there is, or type "
+                "hydra.launcher.cluster=local"
+            )

@@ -71,4 +71,7 @@ def _run(file: Path) -> int:
 
 
 if __name__ == "__main__":
+    from quantlab.cli.launchers.attended import end_with_stdin
+
+    end_with_stdin()
     sys.exit(carry_out(sys.argv[1]))

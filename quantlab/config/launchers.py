@@ -31,7 +31,7 @@ class Processes(Node):
 
 
 class Slurm(Node):
-    cluster: Literal["slurm", "local", "debug"]
+    cluster: Literal["slurm", "local"]
     workers: OrNull[Count]
     partition: OrNull[Name]
     account: OrNull[Name]

@@ -14,6 +14,7 @@ SWEEP = ("-m", "hydra/launcher=processes", "method=ptq", "seed=0,1")
         ((*SWEEP, "+hydra.launcher.jobs=2"), "hydra.launcher.jobs: no such key"),
         (("-m", "hydra/launcher=proceses", "seed=0,1"), "did you mean 'processes'? Type hydra/launcher=processes"),
         (("hydra/launcher=processes", "seed=0"), "hydra/launcher=processes: is of sweeps only; type quantlab -m"),
+        (("-m", "hydra/launcher=slurm", "seed=0,1"), "there is no SLURM here (no command sbatch)"),
         (("-m", "seed=0,1,0"), "seed: got 0 twice, allowed: each value once; type seed=0,1"),
     ],
 )
@@ -29,6 +30,7 @@ def test_a_launcher_without_its_extra_names_it(command, runner, tmp_path, monkey
 
     found = launchers.importlib.util.find_spec
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    monkeypatch.setattr(launchers.shutil, "which", lambda name: name)
     code, out, err = command("-m", f"hydra/launcher={launcher}", "seed=0,1")
     assert (code, list(tmp_path.iterdir())) == (2, [])
     line = f"hydra/launcher={launcher}: {package} is not installed; type pip install -e '.[{launcher}]' in a clone"
