@@ -25,6 +25,7 @@ from quantlab.cli.arguments import flags, question
 from quantlab.cli.callbacks import Callbacks
 from quantlab.cli.job import UNREADABLE
 from quantlab.cli.launchers import launcher_of
+from quantlab.cli.multirun import main_metric
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
@@ -43,7 +44,7 @@ def run_alone(request: Request) -> Outcome:
     def task(_: DictConfig) -> None:
         outcomes.append(_one_job(request.jobs[0], request.source, alone=True))
 
-    with _removing_empty(request.new):
+    with removing_empty(request.new):
         callbacks = Callbacks(request.hydra)
         callbacks.on_run_start(config=request.hydra, config_name=request.hydra.hydra.job.config_name)
         done = run_job(
@@ -62,7 +63,7 @@ def sweep(request: Request) -> int | None:
     """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them,
     if one did.
     """
-    with _removing_empty(request.new):
+    with removing_empty(request.new):
         _refuse_wrong_names(request)
         config, name = request.hydra, request.hydra.hydra.job.config_name
         callbacks = Callbacks(config)
@@ -128,8 +129,10 @@ def job_in_process(job: Job, number: int, of: int, source: Sequence[str], master
     return outcomes[0].exit_code
 
 
-def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> None:
-    """Perhaps in another process: what it leaves is its directory, and what it says on stderr."""
+def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> float | None:
+    """Perhaps in another process: what it leaves is its directory, and what it says on stderr. Returns the main metric:
+    what a sweeper of Hydra's would optimize.
+    """
     check()  # a signal that a library caught still ends the sweep
     number, directory = HydraConfig.get().job.num, Path(HydraConfig.get().runtime.output_dir)
     job = jobs[number]
@@ -140,6 +143,8 @@ def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> 
     if outcome.interrupted:
         # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
         raise SystemExit(outcome.exit_code)
+    found = main_metric(job) if outcome.exit_code == 0 else None
+    return None if found is None else found[1]
 
 
 def _one_job(job: Job, source: Sequence[str], alone: bool) -> Outcome:
@@ -170,7 +175,7 @@ def _refuse_wrong_names(request: Request) -> None:
 
 
 @contextlib.contextmanager
-def _removing_empty(directories: Iterable[Path]) -> Iterator[None]:
+def removing_empty(directories: Iterable[Path]) -> Iterator[None]:
     try:
         yield
     finally:

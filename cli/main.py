@@ -78,11 +78,20 @@ def _start(arguments: argparse.Namespace) -> int:
 
         return let_hydra_answer(arguments)
     request = check_request(arguments)
+    if arguments.dry_run:
+        from quantlab.cli.dry_run import dry_run
+
+        return dry_run(request)
 
     from quantlab.cli.jobs import run_alone, sweep  # what a wrong request does without
 
     if not request.multirun:
         return run_alone(request).exit_code
+
+    if request.search is not None:
+        from quantlab.cli.search import search
+
+        return search(request)
 
     from quantlab.cli.multirun import finish
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from quantlab.cli.search_space import dimension_of
 from quantlab.config.catalog import CONF, groups, options
 from quantlab.errors import did_you_mean, listed, nearest_of
 from quantlab.run.parsing import DEEPEST
@@ -21,9 +22,9 @@ MOST_JOBS = 10_000  # of a sweep
 LAUNCHING = ("hydra.launcher.", "hydra.sweeper.")  # of Hydra's keys those that YAML of ours has
 
 
-def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
+def parse(words: Iterable[str], multirun: bool, searching: bool = False) -> tuple[list[Override], list[str]]:
     """The overrides that follow Hydra's grammar, and one problem for each that does not. Call within Hydra's
-    context.
+    context. searching: several values are the space of a search, and stay as they are.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed, problems = [], []
@@ -49,6 +50,12 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
             problems.append(f"{word}: Hydra's own keys cannot be swept; type one value")
         elif key == "hydra.mode":
             problems.append(f"{word}: sweeps are started with -m; type quantlab -m instead")
+        elif searching and override.is_sweep_override() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            dimension = dimension_of(override)
+            if isinstance(dimension, str):
+                problems.append(f"{word}: {dimension}")
+            else:
+                parsed.append(override)
         elif override.is_sweep_override() and override.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
             values = _swept_values(override)
             if isinstance(values, str):
@@ -90,7 +97,8 @@ def _swept_values(override: Override) -> list[str] | str:
     them.
     """
     if override.is_interval_sweep():
-        return f"an interval has no values to iterate over; type them, as in {override.key_or_group}=0,1,2"
+        key = override.key_or_group
+        return f"an interval has no values to iterate over; type them, as in {key}=0,1,2, or hydra/sweeper=optuna"
     if override.value_type is ValueType.RANGE_SWEEP:
         found, key = override.value(), override.key_or_group
         if found.step == 0 or not math.isfinite(found.start) or not math.isfinite(found.stop):

@@ -35,7 +35,7 @@ def launch_problems(config: DictConfig) -> Iterator[str]:
         yield from node_problems(f"hydra.{node}", plain)
         package, extra = NEEDS.get(plain.get("_target_"), ("", ""))
         if package and importlib.util.find_spec(package) is None:
-            option = plain["_target_"].rsplit(".", 1)[1].lower()
+            option = config.hydra.runtime.choices[f"hydra/{node}"]
             yield f"hydra/{node}={option}: {package} is not installed; type pip install -e '.[{extra}]' in a clone"
         if plain.get("cluster") == "slurm" and shutil.which("sbatch") is None:
             yield (

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from quantlab.config.fields import Count, CountFromZero, Name, OrNull, Positive, Strict, Text, says
+from quantlab.config.fields import Count, CountFromZero, Name, OrNull, Positive, Seed, Strict, Text, says
 from quantlab.config.validation import problem_lines
 
 PLACE = "quantlab.cli.launchers."
@@ -19,7 +19,7 @@ Amounts = Annotated[dict[str, float | int], says("a mapping of amounts", "{tpu: 
 
 
 class Node(Strict):
-    """A node of Hydra's that is ours. `needs`: a package that is not among quantlab's own, and the extra with it."""
+    """A node of Hydra's that is ours."""
 
     target: Text = Field(alias="_target_")
 
@@ -55,13 +55,26 @@ class Ray(Node):
     resources: Amounts
 
 
+class Optuna(Node):
+    trials: Count
+    workers: Count
+    metric: OrNull[Name]
+    direction: Literal["minimize", "maximize"] | None
+    sampler: Literal["tpe", "random", "qmc", "gp"]
+    seed: Seed
+    storage: OrNull[Name]
+    study: Name
+
+
+SEARCH = "quantlab.cli.search.search"
 NODES: dict[str, type[Node]] = {
     f"{PLACE}processes.Processes": Processes,
     f"{PLACE}slurm.Slurm": Slurm,
     f"{PLACE}ray.Ray": Ray,
+    SEARCH: Optuna,
 }
 # by target: the package, and the extra that brings it
-NEEDS = {f"{PLACE}slurm.Slurm": ("submitit", "slurm"), f"{PLACE}ray.Ray": ("ray", "ray")}
+NEEDS = {f"{PLACE}slurm.Slurm": ("submitit", "slurm"), f"{PLACE}ray.Ray": ("ray", "ray"), SEARCH: ("optuna", "sweep")}
 
 
 def own_node(node: Any) -> Node | None:
