@@ -70,14 +70,7 @@ class Sweep:
 
     def a_running_one(self, shell: subprocess.Popen) -> tuple[RunDirectory, int]:
         """A job on which a process works, and the process."""
-        for run in self.until(shell, lambda: [one for one in self.runs if one.state() == "running"]):
-            try:
-                holder = json.loads(run.lock.path.read_text())["pid"]
-                assert run.lock.is_held()
-                return run, holder
-            except (OSError, ValueError, AssertionError):
-                continue  # it has just ended
-        return self.a_running_one(shell)
+        return self.until(shell, lambda: next(filter(None, map(_worked_on, self.runs)), None))
 
     def until(self, shell: subprocess.Popen, found):
         deadline = time.monotonic() + LIMIT
@@ -92,6 +85,15 @@ class Sweep:
         while any(run.lock.is_held() for run in self.runs):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def _worked_on(run: RunDirectory) -> tuple[RunDirectory, int] | None:
+    if run.state() == "running" and run.lock.is_held():
+        try:
+            return run, json.loads(run.lock.path.read_text())["pid"]
+        except (OSError, ValueError):
+            pass  # it has just ended
+    return None
 
 
 @pytest.mark.slow
