@@ -56,20 +56,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Search:
-    """A sweep whose jobs a search chooses. `fixed`: the words of all; `naming`: those by which jobs are named."""
+    """A sweep whose jobs a search chooses. `fixed`: the words of all."""
 
-    root: str
+    compositions: Compositions
     config_dir: str | None
     directory: Path
     fixed: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
-    naming: tuple[str, ...]
 
     def job(self, values: Mapping[str, Any]) -> Job:
         """That of these values. Raises RequestError where they make no sense together."""
         swept = [f"{one.key}={one.word(values[one.key])}" for one in self.dimensions]
         with hydra_context(self.config_dir):
-            examined = examine(self.root, [*self.fixed, *swept], "hydra.sweep.dir", set(), list(self.naming))
+            examined = examine(self.compositions, [*self.fixed, *swept], "hydra.sweep.dir", set())
         if examined.problems:
             raise RequestError(*examined.problems)
         return _job(examined, self.directory, swept)
@@ -145,7 +144,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         new=new,
         source=(*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))),
         hydra=_started_in(examined[0].hydra, directory, typed, RunMode.MULTIRUN if multirun else RunMode.RUN),
-        search=Search(root, arguments.config_dir, directory, tuple(_fixed(parsed)), tuple(dimensions), tuple(naming))
+        search=Search(compositions, arguments.config_dir, directory, tuple(_fixed(parsed)), tuple(dimensions))
         if searching
         else None,
     )

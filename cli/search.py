@@ -45,7 +45,7 @@ def search(request: Request) -> int:
             own = tuple({jobs[number].directory: jobs[number] for number, _ in batch}.values())
             shown = ", ".join(str(number + 1) for number, _ in batch)
             print(f"quantlab: trial {shown} of {options.trials}", file=sys.stderr)
-            interrupted = sweep(replace(request, jobs=own, new=()))
+            interrupted = sweep(replace(request, jobs=own, new=(), search=None))
             for number, _ in batch:
                 _tell(study, number, jobs[number], options.metric, stopped=interrupted is not None)
         return _end(request, study, jobs, interrupted)
