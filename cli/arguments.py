@@ -29,6 +29,8 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
         )
     if found.cfg is None and (found.resolve or found.package is not None):
         raise RequestError("--resolve, --package: only work together with --cfg; type --cfg job too")
+    if found.dry_run and (found.cfg is not None or found.info is not None):
+        raise RequestError("--dry-run: shows the jobs of a sweep, --cfg and --info a config; type one of them")
     if found.config_path is not None:
         raise RequestError("--config-path: would replace quantlab's own YAML; type --config-dir DIR, which adds yours")
     return found
@@ -60,6 +62,7 @@ def _parser() -> _Parser:
         ["--version"],
         ["--multirun", "-m"],
         ["--yes", "-y"],
+        ["--dry-run"],
         ["--resolve"],
         ["--hydra-help"],
         ["--shell-completion", "-sc"],

@@ -26,6 +26,8 @@ examples:
 END = """\
 options:
   -m, --multirun      sweep over values: seed=0,1 'model=glob(resnet*)' 'seed=range(0,5)'; skips finished jobs
+  --dry-run           with -m: the jobs, and what each would cost by what similar runs cost; nothing is run
+  hydra/launcher=processes, slurm, ray   jobs side by side; hydra/sweeper=optuna searches: see docs/sweeps.md
   --config-dir DIR    your own options: DIR/model/mine.yaml is model=mine; also 'hydra.searchpath=[file://DIR]'
   --config-name NAME  DIR/NAME.yaml as the root config, whose defaults begin with '- config'
   -h, --help [GROUP]  this page, or all options of a group

@@ -14,6 +14,7 @@ from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from quantlab.config.launchers import NODES
 from quantlab.errors import did_you_mean
 
 PLUGINS: dict[str, type[Plugin]] = {"launcher": Launcher, "sweeper": Sweeper}
@@ -41,7 +42,7 @@ def foreign_nodes(composed: DictConfig) -> Iterator[str]:
 def _foreign(hydra: DictConfig) -> Iterator[str]:
     for node, kind in PLUGINS.items():
         allowed = [name for name, found in Plugins.instance().class_name_to_class.items() if issubclass(found, kind)]
-        yield from _foreign_targets(_plain(hydra, node), f"hydra.{node}", allowed)
+        yield from _foreign_targets(_plain(hydra, node), f"hydra.{node}", [*allowed, *NODES])
     callbacks = _plain(hydra, "callbacks")
     for name, callback in callbacks.items() if isinstance(callbacks, Mapping) else ():
         yield from _foreign_targets(callback, f"hydra.callbacks.{name}", CALLBACKS)

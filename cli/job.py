@@ -95,9 +95,10 @@ def _compose(compositions: Compositions, sound: list[Override]) -> tuple[DictCon
         chosen = [
             override.input_line
             for override in sound
-            if is_group(override) or override.key_or_group == "hydra.searchpath"
+            if is_group(override) or override.key_or_group.startswith(("hydra.searchpath", "hydra/"))
         ]
-        unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(compose(compositions.root, chosen)))))
+        composed = compose(compositions.root, chosen, return_hydra_config=True)
+        unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(composed))))
     known = [override for override in sound if override.input_line not in unknown]
     return compositions.compose(known), [*unknown.values()]
 

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import run_job
+from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from quantlab.cli.arguments import flags, question
 from quantlab.cli.callbacks import Callbacks
 from quantlab.cli.job import UNREADABLE
+from quantlab.cli.launchers import launcher_of
+from quantlab.cli.multirun import main_metric
 from quantlab.cli.outcome import Outcome, outcome_of
 from quantlab.cli.request import Job, Request, check_request, refuse_foreign_nodes, said_once
 from quantlab.cli.resume import run_or_go_on, taken_by_another
@@ -43,7 +44,7 @@ def run_alone(request: Request) -> Outcome:
     def task(_: DictConfig) -> None:
         outcomes.append(_one_job(request.jobs[0], request.source, alone=True))
 
-    with _removing_empty(request.new):
+    with removing_empty(request.new):
         callbacks = Callbacks(request.hydra)
         callbacks.on_run_start(config=request.hydra, config_name=request.hydra.hydra.job.config_name)
         done = run_job(
@@ -51,7 +52,7 @@ def run_alone(request: Request) -> Outcome:
             config=request.hydra,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
-            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
+            hydra_context=HydraContext(config_loader=Composed(request), callbacks=callbacks),
         )
         callbacks.on_run_end(config=request.hydra, config_name=request.hydra.hydra.job.config_name, job_return=done)
         _ = done.return_value  # raises what `task` raised
@@ -62,15 +63,15 @@ def sweep(request: Request) -> int | None:
     """Run every job of the request, as Hydra's launcher does it; the exit code of the signal that interrupted them,
     if one did.
     """
-    with _removing_empty(request.new):
+    with removing_empty(request.new):
         _refuse_wrong_names(request)
         config, name = request.hydra, request.hydra.hydra.job.config_name
         callbacks = Callbacks(config)
         callbacks.on_multirun_start(config=config, config_name=name)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(config_loader=Composed(request.jobs), callbacks=callbacks),
-            task_function=functools.partial(_job_of_sweep, jobs=request.jobs, source=request.source),
-            config=config,
+        launcher = launcher_of(
+            HydraContext(config_loader=Composed(request), callbacks=callbacks),
+            functools.partial(_job_of_sweep, jobs=request.jobs, source=request.source),
+            config,
         )
         request.directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, request.directory / "multirun.yaml")  # as Hydra's own sweeper does
@@ -80,6 +81,8 @@ def sweep(request: Request) -> int | None:
             if stop.code in INTERRUPTED:
                 return stop.code
             raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
+        except (Interrupted, KeyboardInterrupt) as error:  # libraries make the one into the other
+            return outcome_of(error).exit_code
         callbacks.on_multirun_end(config=config, config_name=name)
         for job in done:
             _ = job.return_value  # raises what the job raised
@@ -89,23 +92,47 @@ def sweep(request: Request) -> int | None:
 class Composed:
     """In place of Hydra's loader of configs: gives its launchers the jobs that `check_request` has composed."""
 
-    def __init__(self, jobs: Sequence[Job]):
-        self.jobs = {job.typed: job for job in jobs}
+    def __init__(self, request: Request):
+        self.request = request
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """The config of the job of those words, with the `hydra` section of all."""
-        job = self.jobs[tuple(sweep_overrides)]
-        config = copy.deepcopy(master_config)
-        with read_write(config), open_dict(config):
-            config.update(to_plain(job.config))
-            config.hydra.sweep.subdir = job.directory.name
-            config.hydra.job.override_dirname = ",".join(job.swept)
-            config.hydra.overrides.task = list(job.typed)
-        return config
+        return _config_of(self.request.job(tuple(sweep_overrides)), master_config)
 
 
-def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> None:
-    """Perhaps in another process: what it leaves is its directory, and what it says on stderr."""
+def _config_of(job: Job, master_config: DictConfig) -> DictConfig:
+    config = copy.deepcopy(master_config)
+    with read_write(config), open_dict(config):
+        config.update(to_plain(job.config))
+        config.hydra.sweep.subdir = job.directory.name
+        config.hydra.job.override_dirname = ",".join(job.swept)
+        config.hydra.overrides.task = list(job.typed)
+    return config
+
+
+def job_in_process(job: Job, number: int, of: int, source: Sequence[str], master_config: DictConfig) -> int:
+    """A job of a sweep of ours in a process of its own, as Hydra starts jobs; its exit code."""
+    outcomes: list[Outcome] = []
+    print(f"quantlab: job {number + 1} of {of}: {' '.join(job.swept)}", file=sys.stderr)
+    setup_globals()
+    config = _config_of(job, master_config)
+    with open_dict(config):
+        config.hydra.job.num, config.hydra.job.id = number, f"{config.hydra.job.name}_{number}"
+    done = run_job(
+        task_function=lambda _: outcomes.append(_one_job(job, source, alone=False)),
+        config=config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+        hydra_context=HydraContext(config_loader=None, callbacks=Callbacks(config)),
+    )
+    _ = done.return_value
+    return outcomes[0].exit_code
+
+
+def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> float | None:
+    """Perhaps in another process: what it leaves is its directory, and what it says on stderr. Returns the main metric:
+    what a sweeper of Hydra's would optimize.
+    """
     check()  # a signal that a library caught still ends the sweep
     number, directory = HydraConfig.get().job.num, Path(HydraConfig.get().runtime.output_dir)
     job = jobs[number]
@@ -116,6 +143,8 @@ def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> 
     if outcome.interrupted:
         # Not an Exception: it passes through Hydra, and the jobs that have not begun never will.
         raise SystemExit(outcome.exit_code)
+    found = main_metric(job) if outcome.exit_code == 0 else None
+    return None if found is None else found[1]
 
 
 def _one_job(job: Job, source: Sequence[str], alone: bool) -> Outcome:
@@ -146,7 +175,7 @@ def _refuse_wrong_names(request: Request) -> None:
 
 
 @contextlib.contextmanager
-def _removing_empty(directories: Iterable[Path]) -> Iterator[None]:
+def removing_empty(directories: Iterable[Path]) -> Iterator[None]:
     try:
         yield
     finally:

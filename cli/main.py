@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from quantlab.errors import Interrupted
 from quantlab.run.signals import SIGNALS, interruptible, signal_that_came
@@ -12,6 +12,16 @@ from quantlab.run.signals import SIGNALS, interruptible, signal_that_came
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the words `argv` (default: the shell's) ask for; return the exit code: 0, 1, 2, 130 or 143."""
     words = list(sys.argv[1:] if argv is None else argv)
+    code = answered(lambda: _answer(words))
+    if argv is None:
+        # Nothing is left to save: a signal that comes while Python packs up ends the process, without a traceback.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+    return code
+
+
+def answered(answer: Callable[[], int]) -> int:
+    """The exit code that `answer` returns, or that of what it raises, which is said on stderr."""
     code = 0
     with interruptible():
         # Modules are loaded from here on, where a signal is answered.
@@ -20,17 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             from quantlab.run.log import unstoppable_stderr
 
             with unstoppable_stderr(), ends_with_its_reader():
-                code = _answer(words)
+                code = answer()
         except (Exception, KeyboardInterrupt, Interrupted) as error:
             from quantlab.cli.outcome import outcome_of
 
             code = outcome_of(error).tell().exit_code
         if (number := signal_that_came()) is not None:
             code = 128 + number  # whatever became of it on the way here
-    if argv is None:
-        # Nothing is left to save: a signal that comes while Python packs up ends the process, without a traceback.
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
     return code
 
 
@@ -72,11 +78,20 @@ def _start(arguments: argparse.Namespace) -> int:
 
         return let_hydra_answer(arguments)
     request = check_request(arguments)
+    if arguments.dry_run:
+        from quantlab.cli.dry_run import dry_run
+
+        return dry_run(request)
 
     from quantlab.cli.jobs import run_alone, sweep  # what a wrong request does without
 
     if not request.multirun:
         return run_alone(request).exit_code
+
+    if request.search is not None:
+        from quantlab.cli.search import search
+
+        return search(request)
 
     from quantlab.cli.multirun import finish
 

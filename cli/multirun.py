@@ -27,7 +27,7 @@ def summary(request: Request, states: list[str]) -> str:
     """One line per job: what was swept, state, main metric, directory."""
     rows = [("job", "state", "metric", "directory")]
     for job, state in zip(request.jobs, states, strict=True):
-        metric = _main_metric(job) if state == "completed" else "-"
+        metric = _shown(main_metric(job)) if state == "completed" else "-"
         rows.append((" ".join(job.swept) or "-", state, metric, str(job.directory) if state != "not started" else "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join("  ".join([*map(str.ljust, row, widths), row[3]]) for row in rows)
@@ -48,18 +48,23 @@ def _state(directory: Path, interrupted: int | None) -> str:
     return state
 
 
-def _main_metric(job: Job) -> str:
-    """`fid_to_fp32=1.9`, or "-" where there is no result: of what the method and the task call their main metrics, and
-    then of all, the first that is there.
+def _shown(metric: tuple[str, float] | None) -> str:
+    """`fid_to_fp32=1.9`, or "-"."""
+    return "-" if metric is None else f"{metric[0]}={metric[1]:.4g}"
+
+
+def main_metric(job: Job) -> tuple[str, float] | None:
+    """Of what the method and the task call their main metrics, and then of all, the first that is there, and its value;
+    None where there is no result.
     """
-    metrics, config = _metrics(job.directory), job.config
+    metrics, config = metrics_of(job.directory), job.config
     for name in (*config.method.main_metrics, *config.task.main_metrics, "loss", *metrics):
         if isinstance(metrics.get(name), (int, float)):
-            return f"{name}={metrics[name]:.4g}"
-    return "-"
+            return name, metrics[name]
+    return None
 
 
-def _metrics(directory: Path) -> dict[str, Any]:
+def metrics_of(directory: Path) -> dict[str, Any]:
     try:
         return (RunDirectory(directory).read_results() or {"metrics": {}})["metrics"]
     except CorruptFileError:

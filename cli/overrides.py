@@ -13,16 +13,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from quantlab.cli.search_space import dimension_of
 from quantlab.config.catalog import CONF, groups, options
 from quantlab.errors import did_you_mean, listed, nearest_of
 from quantlab.run.parsing import DEEPEST
 
 MOST_JOBS = 10_000  # of a sweep
+LAUNCHING = ("hydra.launcher.", "hydra.sweeper.")  # of Hydra's keys those that YAML of ours has
 
 
-def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[str]]:
+def parse(words: Iterable[str], multirun: bool, searching: bool = False) -> tuple[list[Override], list[str]]:
     """The overrides that follow Hydra's grammar, and one problem for each that does not. Call within Hydra's
-    context.
+    context. searching: several values are the space of a search, and stay as they are.
     """
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     parsed, problems = [], []
@@ -48,6 +50,12 @@ def parse(words: Iterable[str], multirun: bool) -> tuple[list[Override], list[st
             problems.append(f"{word}: Hydra's own keys cannot be swept; type one value")
         elif key == "hydra.mode":
             problems.append(f"{word}: sweeps are started with -m; type quantlab -m instead")
+        elif searching and override.is_sweep_override() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            dimension = dimension_of(override)
+            if isinstance(dimension, str):
+                problems.append(f"{word}: {dimension}")
+            else:
+                parsed.append(override)
         elif override.is_sweep_override() and override.value_type is not ValueType.SIMPLE_CHOICE_SWEEP:
             values = _swept_values(override)
             if isinstance(values, str):
@@ -89,7 +97,8 @@ def _swept_values(override: Override) -> list[str] | str:
     them.
     """
     if override.is_interval_sweep():
-        return f"an interval has no values to iterate over; type them, as in {override.key_or_group}=0,1,2"
+        key = override.key_or_group
+        return f"an interval has no values to iterate over; type them, as in {key}=0,1,2, or hydra/sweeper=optuna"
     if override.value_type is ValueType.RANGE_SWEEP:
         found, key = override.value(), override.key_or_group
         if found.step == 0 or not math.isfinite(found.start) or not math.isfinite(found.stop):
@@ -159,7 +168,7 @@ def key_problems(overrides: Iterable[Override], known: Collection[str]) -> dict[
         key = override.key_or_group
         if is_group(override) or override.is_add() or override.is_force_add() or key in known:
             continue
-        if key.startswith(("hydra.", "hydra/")):
+        if key.startswith(("hydra.", "hydra/")) and not key.startswith(LAUNCHING):
             continue
         value = override.get_value_element_as_str() if not override.is_delete() else ""
         parent, _, leaf = key.rpartition(".")
@@ -181,6 +190,13 @@ def word_problem(override: Override, reason: str) -> str:
     value = "" if override.is_delete() else override.get_value_element_as_str()
     if is_group(override):
         return f"{word}: its YAML cannot be composed ({reason}); mend it, or type another {key}"
+    if key in ("hydra/launcher", "hydra/sweeper"):
+        names = GlobalHydra.instance().config_loader().get_group_options(key)
+        near = did_you_mean(value, names)
+        advice = (
+            f" Type {key}={_quoted_in(near)}" if near else f"; type {key}={names[0]}, or install the plugin's package"
+        )
+        return f"{key}: got '{value}', allowed: {', '.join(names)}{near}{advice}"
     if "${" in word:
         return f"{key}: got {value}, whose ${{...}} leads nowhere; type {key}=VALUE, or ${{KEY}} of a key that is there"
     if key.startswith(("hydra.", "hydra/")):

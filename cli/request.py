@@ -4,13 +4,17 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 """
 
 import argparse
+import functools
 import itertools
 import math
 import os
 import shlex
 import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 from hydra.core.override_parser.types import Override
@@ -24,7 +28,9 @@ from quantlab.cli.compositions import Compositions
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
+from quantlab.cli.launchers import launch_problems
 from quantlab.cli.overrides import MOST_JOBS, as_value, parse
+from quantlab.cli.search_space import Dimension, dimension_of
 from quantlab.config import RunConfig
 from quantlab.config.catalog import folders, groups
 from quantlab.errors import RequestError
@@ -33,6 +39,7 @@ from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
 
 JOBS_WITHOUT_A_WORD = 1_000
+SEARCHING = "hydra/sweeper=optuna"
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,30 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Search:
+    """A sweep whose jobs a search chooses. `fixed`: the words of all."""
+
+    compositions: Compositions
+    config_dir: str | None
+    directory: Path
+    fixed: tuple[str, ...]
+    dimensions: tuple[Dimension, ...]
+
+    def job(self, values: Mapping[str, Any]) -> Job:
+        """That of these values. Raises RequestError where they make no sense together."""
+        swept = [f"{one.key}={one.word(values[one.key])}" for one in self.dimensions]
+        with hydra_context(self.config_dir):
+            examined = examine(self.compositions, [*self.fixed, *swept], "hydra.sweep.dir", set())
+        if examined.problems:
+            raise RequestError(*examined.problems)
+        return _job(examined, self.directory, swept)
+
+
+@dataclass(frozen=True)
 class Request:
     """`words`: as one types them; `directory`: absolute, of all; `new`: it and those above it that were not there
     before, innermost first; `source`: the words that say where the configs were found; `hydra`: the config, with its
-    key `hydra`, from which Hydra starts the jobs.
+    key `hydra`, from which Hydra starts the jobs; `search`: what chooses jobs in place of `jobs`.
     """
 
     words: tuple[str, ...]
@@ -61,6 +88,15 @@ class Request:
     new: tuple[Path, ...] = ()
     source: tuple[str, ...] = ()
     hydra: DictConfig | None = None
+    search: Search | None = None
+
+    def job(self, typed: tuple[str, ...]) -> Job:
+        """The one that was composed of those words."""
+        return self._by_words[typed]
+
+    @functools.cached_property
+    def _by_words(self) -> dict[tuple[str, ...], Job]:
+        return {job.typed: job for job in self.jobs}
 
     @property
     def again(self) -> list[str]:
@@ -78,8 +114,10 @@ def check_request(arguments: argparse.Namespace) -> Request:
         multirun, overrides = _with_own_sweep(root, arguments.overrides, arguments.multirun)
         if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
-        parsed, problems = parse(overrides, multirun)
-        words = _expand(parsed, arguments.yes)
+        searching = multirun and SEARCHING in overrides
+        parsed, problems = parse(overrides, multirun, searching)
+        dimensions = [dimension_of(one) for one in parsed if one.is_sweep_override()] if searching else []
+        words = _corners(parsed, dimensions, problems) if searching else _expand(parsed, arguments.yes)
         varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         swept = [[word for word in job if _key(word) in varied] for job in words]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
@@ -91,6 +129,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
             examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
         ]
     problems += said_once([job.problems for job in examined], swept)
+    problems += _launch_problems(parsed, examined, multirun, searching)
     if problems:
         raise RequestError(*problems)
     for cache in dict.fromkeys(one.config.cache_dir for one in examined):
@@ -100,11 +139,14 @@ def check_request(arguments: argparse.Namespace) -> Request:
     return Request(
         words=(*["-m"] * multirun, *["--yes"] * arguments.yes, *flags(arguments), *typed),
         multirun=multirun,
-        jobs=tuple(_job(one, directory, own) for one, own in zip(examined, swept, strict=True)),
+        jobs=() if searching else tuple(_job(one, directory, own) for one, own in zip(examined, swept, strict=True)),
         directory=directory,
         new=new,
         source=(*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))),
         hydra=_started_in(examined[0].hydra, directory, typed, RunMode.MULTIRUN if multirun else RunMode.RUN),
+        search=Search(compositions, arguments.config_dir, directory, tuple(_fixed(parsed)), tuple(dimensions))
+        if searching
+        else None,
     )
 
 
@@ -184,7 +226,7 @@ def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
     choices = {}
     for override in parsed:
         key, values = override.get_key_element(), [override.input_line]
-        if override.is_sweep_override():
+        if override.is_sweep_override() and not override.is_interval_sweep():
             values = [f"{key}={value}" for value in override.sweep_string_iterator()]
         choices[key] = values
     jobs = math.prod(map(len, choices.values()))
@@ -194,6 +236,54 @@ def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
         advice = "type fewer values" + (", or --yes too" if jobs <= MOST_JOBS else "")
         raise RequestError(f"-m: got {jobs:,} jobs ({what}), allowed: {most}; {advice}")
     return [list(job) for job in itertools.product(*choices.values())]
+
+
+def _launch_problems(
+    parsed: list[Override], examined: list[Examined], multirun: bool, searching: bool
+) -> Iterator[str]:
+    """What is wrong with how the jobs are started, and with two that would be one."""
+    if not multirun:
+        for override in parsed:
+            if override.key_or_group.startswith(
+                ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper.")
+            ):
+                yield f"{override.input_line}: is of sweeps only; type quantlab -m, or drop it"
+        return
+    composed = [job.hydra for job in examined if job.hydra is not None]
+    if composed:
+        yield from launch_problems(composed[0])
+        sweeper = composed[0].hydra.runtime.choices["hydra/sweeper"]
+        if not searching and sweeper != "basic":
+            yield f"hydra/sweeper: got {sweeper}, allowed: basic, optuna; type {SEARCHING}, on the command line"
+    launchers = {str(OmegaConf.to_container(one.hydra.launcher)): one for one in composed}
+    if len(launchers) > 1:
+        names = sorted({one.hydra.runtime.choices["hydra/launcher"] for one in launchers.values()})
+        yield f"hydra/launcher: the jobs name different ones ({', '.join(names)}); type hydra/launcher={names[0]}"
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_interval_sweep():
+            values = list(override.sweep_string_iterator())
+            if twice := [value for value, count in Counter(values).items() if count > 1]:
+                key = override.get_key_element()
+                once = ",".join(dict.fromkeys(values))
+                yield f"{key}: got {twice[0]} twice, allowed: each value once; type {key}={once}"
+
+
+def _fixed(parsed: list[Override]) -> list[str]:
+    """The words of every job of a search."""
+    searched = {override.get_key_element() for override in parsed if override.is_sweep_override()}
+    return [override.input_line for override in parsed if override.get_key_element() not in searched]
+
+
+def _corners(parsed: list[Override], dimensions: list[Dimension], problems: list[str]) -> list[list[str]]:
+    """Jobs that show what is wrong with a search: each key at each end or choice, the others at their first."""
+    if not dimensions and not problems:
+        raise RequestError(
+            f"{SEARCHING}: there is nothing to search, allowed: keys with several values; type "
+            "'KEY=interval(0.1,0.9)', or KEY=a,b,c"
+        )
+    first = {one.key: one.corners[0] for one in dimensions}
+    points = [first, *({**first, one.key: corner} for one in dimensions for corner in one.corners[1:])]
+    return [[*_fixed(parsed), *(f"{key}={value}" for key, value in point.items())] for point in points]
 
 
 def _key(word: str) -> str:

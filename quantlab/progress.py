@@ -42,6 +42,11 @@ class Bar(tqdm):
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         super().set_postfix_str(s, refresh and not self.in_lines)
 
+    def redraw(self) -> None:
+        """With the time that has passed since; into a file nothing, a line a minute being enough."""
+        if not self.in_lines:
+            self.refresh()
+
 
 def interruptible_bar(batches: Iterable, what: str, shown: bool = True) -> Iterator:
     """`batches` with a bar on stderr, shown only once they have taken a second."""

@@ -14,23 +14,26 @@ fails, or whose data or weights are not there, is listed with the reason and sto
 
 import argparse
 import csv
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
-from quantlab.errors import RequestError
+from quantlab.cli.launchers.pool import Call, places_of, run_all, usable_cores
+from quantlab.cli.main import main as quantlab
+from quantlab.errors import Interrupted, RequestError
+from quantlab.progress import Bar
 from quantlab.report.measured_table import Measured, measure, to_json, to_markdown, to_rows
 from quantlab.report.table_definition import Cell, TableDefinition, cells, load_definition, table_names
+from quantlab.run.signals import interruptible
 
 
 def main() -> int:
     try:
-        return reproduce(parse(sys.argv[1:]))
+        with interruptible():
+            return reproduce(parse(sys.argv[1:]))
+    except Interrupted as error:
+        print("reproduce: interrupted; the same command goes on", file=sys.stderr)
+        return error.exit_code
     except RequestError as error:
         print(f"reproduce: error: {error}", file=sys.stderr)
         return 2
@@ -48,7 +51,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("outputs/tables"), help="where the runs go (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time")
+    parser.add_argument("--workers", type=count, default=1, help="cells at a time")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--render", action="store_true", help="the table of the runs that are there; run nothing")
     return parser.parse_intermixed_args(words)
@@ -56,6 +59,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: an integer from 1; type --workers 1")
+    return int(text)
 
 
 def numbers(text: str) -> list[int]:
@@ -110,20 +119,18 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     start = starts(table, asked, folder, options)
     asked = [cell._replace(words=[start(word) for word in cell.words]) for cell in asked]
-    threads = max(1, (os.cpu_count() or 1) // options.workers)  # small tensors gain nothing from more
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    calls = [call(command(cell, folder, seeds, options), folder / f"{cell.name}.log") for cell in asked]
+    places = places_of(options.workers, max(1, usable_cores() // options.workers))
+    codes: list[int] = []
+    with Bar(range(len(asked)), f"{options.table}, cells", unit="cell") as progress:
 
-    def sweep(cell: Cell) -> bool:
-        return call(command(cell, folder, seeds, options), folder / f"{cell.name}.log", environment) == 0
-
-    first, *others = asked
-    progress = tqdm(total=len(asked), desc=f"{options.table}, cells", unit="cell")
-    done = []
-    with progress, ThreadPoolExecutor(options.workers) as pool:
-        for succeeded in (sweep(first), *pool.map(sweep, others)):
-            done.append(succeeded)
+        def ended(_: int, code: int) -> None:
+            codes.append(code)
             progress.update()
-    return int(not all(done))
+
+        run_all(calls[:1], places, ended, progress.redraw)
+        run_all(calls[1:], places, ended, progress.redraw)
+    return int(any(codes))
 
 
 def starts(
@@ -134,7 +141,11 @@ def starts(
     for name, words in table.first.items():
         if any(f"{{{name}}}" in word for cell in asked for word in cell.words):
             start = Cell("start", name, words)
-            call(command(start, folder, [0], options), folder / f"{start.name}.log", dict(os.environ))
+            run_all(
+                [call(command(start, folder, [0], options), folder / f"{start.name}.log")],
+                places_of(1, usable_cores()),
+                lambda index, code: None,
+            )
             places[f"{{{name}}}"] = str((folder / start.name / "seed=0").resolve())
 
     def put(word: str) -> str:
@@ -145,10 +156,8 @@ def starts(
     return put
 
 
-def call(words: list[str], log: Path, environment: dict[str, str]) -> int:
-    with log.open("w") as file:
-        line = [sys.executable, "-m", "quantlab.cli", *words]
-        return subprocess.run(line, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+def call(words: list[str], log: Path) -> Call:
+    return Call(quantlab, (words,), log)
 
 
 def write(measured: Measured, options: argparse.Namespace) -> str:

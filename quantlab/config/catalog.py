@@ -12,7 +12,7 @@ import quantlab.conf
 from quantlab.run.parsing import ParseError, parse_yaml, read_yaml
 
 CONF = Path(quantlab.conf.__file__).parent
-NO_GROUPS = ("table",)  # folders of conf/ that a command does not choose from
+NO_GROUPS = ("hydra", "table")  # folders of conf/ that hold no part of a run
 
 _OWN: ContextVar[tuple[Path, ...]] = ContextVar("own folders", default=())
 

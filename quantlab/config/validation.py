@@ -168,6 +168,11 @@ def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
             yield from _foreign_targets(inner, f"{key}{index}.")
 
 
+def problem_lines(error: ValidationError, prefix: tuple, value: Any) -> list[str]:
+    """What is wrong with a mapping that stands under the keys of `prefix`, a line each."""
+    return list(_lines(error, prefix, value))
+
+
 def _lines(error: ValidationError, prefix: tuple, value: Any, known: list[str] | None = None) -> Iterator[str]:
     """pydantic's errors as lines: the dotted key, what was got, what is allowed, what to type."""
     for problem in error.errors():

@@ -25,6 +25,11 @@ def print_if_read(text: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
 
 
+def say(text: str) -> None:
+    """`text` on stderr, above a progress bar that may be there."""
+    tqdm.write(text, file=sys.stderr)
+
+
 @contextmanager
 def unstoppable_stderr() -> Iterator[None]:
     """Within the block what is said on stderr is lost where that is closed, full, or a pipe without a reader, but stops

@@ -2,6 +2,8 @@
 directories.
 """
 
+import pytest
+
 from quantlab.cli.main import main
 
 CLASSIFIER = (
@@ -15,12 +17,13 @@ CLASSIFIER = (
 )
 
 
-def test_jobs_in_other_processes_are_told_by_their_directories(tmp_path, capfd):
+@pytest.mark.parametrize("launcher, workers", [("joblib", "n_jobs"), ("processes", "workers")])
+def test_jobs_in_other_processes_are_told_by_their_directories(launcher, workers, tmp_path, capfd):
     # A rate that ends in NaN: that job fails, and the other is not hidden
     words = (
         "-m",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
+        f"hydra/launcher={launcher}",
+        f"hydra.launcher.{workers}=2",
         *CLASSIFIER,
         "model.pretrain.learning_rate=0.01,1e+30",
         "model.pretrain.steps=4",

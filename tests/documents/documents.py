@@ -36,8 +36,9 @@ def blocks() -> list[Block]:
 BLOCKS = blocks()
 PROGRAMS = [block.code for block in BLOCKS if block.language == "python" and block.file is None]
 OWN_FILES = [block for block in BLOCKS if block.file is not None]
-LINES = [line for block in BLOCKS if not block.language for line in block.code.splitlines()]
-NOT_COMPOSED = ("--help", "resume=", "--config-dir", "--cfg", "NAME")  # no config of a run of ours
+# a command may go on in the next line
+LINES = [line for block in BLOCKS if not block.language for line in block.code.replace("\\\n", " ").splitlines()]
+NOT_COMPOSED = ("--help", "resume=", "--config-dir", "--cfg", "NAME", "KEY=")  # no config of a run of ours
 
 
 def commands() -> list[str]:

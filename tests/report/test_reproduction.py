@@ -156,15 +156,17 @@ def test_the_script_prints_commands_and_refuses_what_does_not_exist(script, caps
 
 
 def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, finished):
-    def call(words, log, environment):
-        place = next(Path(word.partition("=")[2]) for word in words if word.startswith("output_dir="))
-        if place.name == "step_w4a8":
-            log.write_text("quantlab: error: device: got cuda\n")
-            return 2
-        finished(place, 0, fid_to_fp32=1.0)
-        return 0
+    def run_all(calls, places, ended, waiting):
+        for index, (_, (words,), log) in enumerate(calls):
+            place = next(Path(word.partition("=")[2]) for word in words if word.startswith("output_dir="))
+            fails = place.name == "step_w4a8"
+            if fails:
+                log.write_text("quantlab: error: device: got cuda\n")
+            else:
+                finished(place, 0, fid_to_fp32=1.0)
+            ended(index, 2 * fails)
 
-    monkeypatch.setattr(script, "call", call)
+    monkeypatch.setattr(script, "run_all", run_all)
     words = ["accuquant_quality", "--seeds", "0", "--columns", "W4A8", "--runs", "r", "--output", "out"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["reproduce.py", *words])

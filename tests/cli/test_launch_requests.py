@@ -1,0 +1,37 @@
+"""What is wrong with how a sweep is to be started: one line, before anything is written."""
+
+import pytest
+
+SWEEP = ("-m", "hydra/launcher=processes", "method=ptq", "seed=0,1")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ((*SWEEP, "hydra.launcher.workers=0"), "hydra.launcher.workers: got 0, allowed: an integer from 1"),
+        ((*SWEEP, "hydra.launcher.gpus=[-1]"), "hydra.launcher.gpus: got [-1], allowed: a list of the numbers of GPUs"),
+        ((*SWEEP, "hydra.launcher.wrokers=2"), "hydra.launcher.wrokers: no such key; did you mean 'hydra.launcher.wor"),
+        ((*SWEEP, "+hydra.launcher.jobs=2"), "hydra.launcher.jobs: no such key"),
+        (("-m", "hydra/launcher=proceses", "seed=0,1"), "did you mean 'processes'? Type hydra/launcher=processes"),
+        (("hydra/launcher=processes", "seed=0"), "hydra/launcher=processes: is of sweeps only; type quantlab -m"),
+        (("-m", "hydra/launcher=slurm", "seed=0,1"), "there is no SLURM here (no command sbatch)"),
+        (("-m", "seed=0,1,0"), "seed: got 0 twice, allowed: each value once; type seed=0,1"),
+    ],
+)
+def test_one_line_says_what_to_type(command, runner, tmp_path, words, said):
+    code, out, err = command(*words)
+    assert (code, out, runner.configs, list(tmp_path.iterdir())) == (2, "", [], [])
+    assert said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("launcher, package", [("slurm", "submitit"), ("ray", "ray")])
+def test_a_launcher_without_its_extra_names_it(command, runner, tmp_path, monkeypatch, launcher, package):
+    from quantlab.cli import launchers
+
+    found = launchers.importlib.util.find_spec
+    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    monkeypatch.setattr(launchers.shutil, "which", lambda name: name)
+    code, out, err = command("-m", f"hydra/launcher={launcher}", "seed=0,1")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    line = f"hydra/launcher={launcher}: {package} is not installed; type pip install -e '.[{launcher}]' in a clone"
+    assert err == f"quantlab: error: {line}\n"
