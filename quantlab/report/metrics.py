@@ -66,7 +66,8 @@ def heading(name: str) -> str:
 
 def is_number(value: Any) -> bool:
     """True for real numbers, NaN and infinities included; a bool is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    kind = type(value)
+    return kind is float or kind is int or (isinstance(value, Real) and not isinstance(value, bool))
 
 
 def reads_as_number(text: str) -> bool:
