@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--filter", action="append", default=[], metavar="KEY=VALUE",
                         help="only these runs; VALUE[,VALUE...] with * and ?, or KEY!=VALUE, KEY<NUMBER, ...; may be "
                         "repeated")  # fmt: skip
-    parser.add_argument("--columns", metavar="KEY,...", help="these columns, in this order")
+    parser.add_argument("--columns", metavar="KEY,...", help="these columns, in this order (JSON has all)")
     parser.add_argument("--group-by", metavar="KEY,...", help="means over all runs that are equal in these")
     parser.add_argument("--sort", metavar="KEY,...", help="rows in this order: of a metric, the best first")
     parser.add_argument("--reverse", action="store_true", help="turn --sort round")

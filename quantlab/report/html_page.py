@@ -104,7 +104,7 @@ def _data(
             "state": row["state"],
             "error": row["error"] if isinstance(row["error"], str) else "",
             "notes": row["notes"],
-            "commands": commands(run, directory),
+            "commands": _commands(run, directory),
             "config": [_place(row["configuration"], key, values) for key in keys],
             "pictures": [
                 {"caption": caption, "name": picture.name, "image": uri, "link": _link(picture, folder)}
@@ -169,6 +169,14 @@ def _labels(rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> list[str]:
         for row, length in zip(rows, lengths, strict=True)
     ]
     return short_labels([row["method"] for row in rows], facts)
+
+
+def _commands(run: dict[str, Any], directory: RunDirectory) -> list[tuple[str, str]]:
+    """None for a run whose config cannot be what it seems: a page over many runs does not fail by one."""
+    try:
+        return commands(run, directory)
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, QuantlabError):
+        return []
 
 
 def _place(configuration: dict[str, Any], key: str, values: dict[str, int]) -> int | None:

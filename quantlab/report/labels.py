@@ -59,6 +59,8 @@ def _key(fact: dict[str, Any]) -> str:
 
 def _short(key: str, keys: Sequence[str]) -> str:
     last = key.rpartition(".")[2]
+    if last == "name" and "." in key:
+        return key.split(".")[-2].replace("_", " ")
     unlike = sum(other.rpartition(".")[2] == last for other in keys) == 1
     return (last if unlike else ".".join(key.split(".")[-2:])).replace("_", " ")
 
