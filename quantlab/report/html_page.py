@@ -32,7 +32,7 @@ from quantlab.report.whole_report import Report
 from quantlab.run.atomic_files import atomic_write
 from quantlab.run.directory import RunDirectory
 
-MOST_POINTS = 500_000  # of all curves
+MOST_POINTS = 300_000  # of all curves
 FEWEST_POINTS = 60  # of one curve, where it has more
 LONGEST_VALUE = 300  # letters of one value of a config
 
@@ -110,7 +110,7 @@ def _data(
                 {"caption": caption, "name": picture.name, "image": uri, "link": _link(picture, folder)}
                 for (picture, caption), uri in zip(files.items(), uris, strict=True)
             ],
-            "curves": own,
+            **_sharing_steps(own),
         }
         for row, label, run, directory, files, uris, own in zip(
             rows, labels, runs, directories, pictures, images, curves, strict=True
@@ -205,6 +205,13 @@ def _curves(directories: Sequence[RunDirectory], left_out: list[str]) -> list[di
             logged.append({})
     points = max(FEWEST_POINTS, MOST_POINTS // max(1, sum(map(len, logged))))
     return [{name: _thinned(*curve, points) for name, curve in curves.items()} for curves in logged]
+
+
+def _sharing_steps(curves: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+    """`steps`: the distinct lists of steps; `curves`: by name the place of its list among them, and the values."""
+    steps: dict[tuple[int, ...], int] = {}
+    own = {name: [steps.setdefault(tuple(curve["x"]), len(steps)), curve["y"]] for name, curve in curves.items()}
+    return {"steps": list(steps), "curves": own}
 
 
 def _logged(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:

@@ -1,6 +1,7 @@
 "use strict";
 // Shows the data of the page. Text from runs is set as text and never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
+for (const run of data.runs) for (const [name, [steps, values]] of Object.entries(run.curves)) run.curves[name] = { x: run.steps[steps], y: values };
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B", "#7F7F7F", "#5E3C99"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const MOST_DRAWN = 60, MOST_SHOWN = 60, NEIGHBOURS = 3;
@@ -212,7 +213,7 @@ function openRun(place, section) {
     make("p", { className: "faint", textContent: `${run.directory}: ${run.state}` })];
   if (run.error) parts.push(make("pre", { textContent: run.error }));
   if (row) parts.push(make("div", { className: "scroll" }, [make("table", {}, [make("tbody", {}, section.table.columns.map((column, index) => [column, row.cells[index]])
-    .filter(([column, text]) => column.numeric && text !== "–").map(([column, text]) => make("tr", {}, [make("td", { textContent: column.title }), make("td", { textContent: text }), make("td", { className: "faint", textContent: column.meaning })])))])]));
+    .filter(([column, text]) => column.numeric && text !== "–").map(([column, text]) => make("tr", {}, [make("td", { textContent: column.title }), make("td", { textContent: text, className: "fact" }), make("td", { className: "faint", textContent: column.meaning })])))])]));
   if (run.notes) parts.push(make("p", { textContent: `Note: ${run.notes}` }));
   for (const [what, command] of run.commands) parts.push(make("h3", { textContent: what }), make("pre", { textContent: command }));
   parts.push(...neighbours(place, section));

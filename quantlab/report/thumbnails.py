@@ -6,8 +6,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-MOST_BYTES = 9_000_000  # of all pictures of a page, before base64
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_BYTES = 6_000_000  # of all pictures of a page, before base64
 MOST_PIXELS = 250_000_000  # that are read for a page: some seconds
 LARGEST = 40_000_000  # pixels of one picture; a larger one is no picture of ours
 WIDTHS = (320, 1200)  # of a picture on a crowded page, and on one with room
@@ -69,12 +73,20 @@ def _uri(file: Path, bytes_each: int) -> str | None:
         width = min(WIDTHS[1], max(WIDTHS[0], int(bytes_each / 1000 * 24)))
         with Image.open(file, formats=["PNG"]) as picture:
             small = picture.convert("RGB")
-        small.thumbnail((width, 3 * width), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        content = io.BytesIO()
-        small.save(content, "WEBP", quality=60, method=0)
+        content = _webp(small, width)
+        if len(content) > bytes_each:  # noise hardly compresses
+            content = _webp(small, max(WIDTHS[0] // 3, int(width * (bytes_each / len(content)) ** 0.5)))
     except Exception:  # as above; or the run was removed
         return None
-    return _data("webp", content.getvalue())
+    return _data("webp", content)
+
+
+def _webp(picture: "Image.Image", width: int) -> bytes:
+    """Scales the picture down in place, to at most so many pixels."""
+    picture.thumbnail((width, 3 * width), 2, reducing_gap=2.0)  # bilinear
+    content = io.BytesIO()
+    picture.save(content, "WEBP", quality=60, method=0)
+    return content.getvalue()
 
 
 def _data(kind: str, content: bytes) -> str:

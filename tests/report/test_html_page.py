@@ -50,7 +50,7 @@ def test_the_page_has_tables_curves_pictures_commands_and_configs(two_runs, tmp_
     one, other = data["runs"]
     assert (one["label"], other["label"]) == ("accuquant (group size 1)", "accuquant (group size 2)")
     assert one["commands"][0] == ["Repeat it:", "quantlab method=accuquant"]
-    assert one["curves"]["loss"] == {"x": [1, 2, 3], "y": [2.0, None, 1.0]}
+    assert one["steps"] == [[1, 2, 3]] and one["curves"] == {"loss": [0, [2.0, None, 1.0]]}
     key = data["keys"].index("method.group_size")
     assert [data["values"][run["config"][key]] for run in data["runs"]] == ["1", "2"]
     (picture,) = one["pictures"]
@@ -123,6 +123,29 @@ def shown(file, profile):
         [*words, "--virtual-time-budget=8000", "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
     )
     return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_five_hundred_runs_with_pictures_and_long_logs_fit_in_twenty_megabytes(make_run, tmp_path):
+    import random
+    import time
+
+    import numpy as np
+
+    random.seed(0)
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 400, 3), dtype=np.uint8)  # as large when compressed
+    rows = [{"step": step, **{f"quantity_{key}": 1 / (step + key) for key in range(8)}} for step in range(1, 301)]
+    for number in range(500):
+        settings = {"group_size": number // 5}
+        run = make_run(f"runs/{number}", seed=number % 5, metrics={"fid": random.random()}, settings=settings)
+        log(run, *rows)
+        (run / "samples").mkdir()
+        pixels[0, 0] = number % 256
+        Image.fromarray(pixels).save(run / "samples" / "comparison.png")
+    started = time.process_time()
+    file = page_of(tmp_path)
+    assert time.process_time() - started < 15 and file.stat().st_size < 20e6
+    assert all(run["pictures"][0]["image"] for run in data_of(file)["runs"])
 
 
 @pytest.mark.slow
