@@ -1,19 +1,17 @@
 """Curves: training, and errors along denoising. Plain data in, a PNG out, its path returned.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart. Methods keep their colour, line and place in every
-figure.
+Colours and lines: `curve_styles`; what axes say: `axis_words`.
 """
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlab.config.methods.base import Curve
 from quantlab.config.sections import of_group
 from quantlab.report.axis_words import bounds_of, words_of
+from quantlab.report.curve_styles import ONE_RUN, line_styles
 from quantlab.report.metrics import is_number
 from quantlab.report.png import write_png
 
@@ -23,11 +21,7 @@ if TYPE_CHECKING:
 
 Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, curves
 
-ONE_RUN = Curve(("",), "#0072B2")  # the only run of a figure
 TARGET_COLOR = "#D55E00"
-OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255", "#117733", "#332288", "#8C6D31")
-OTHER_LINES = ("-", "-.", ":")
-OTHER_WIDTH = 1.4
 UNDRAWN = ("step", "learning_rate")  # of metrics.jsonl: known before the run, as what methods say is `undrawn`
 MOST_NAMED_PHASES = 4
 FAR = 5  # times what most values are below: further ones squeeze them
@@ -168,61 +162,6 @@ def _mark_phases(axes: "Axes", phases: Mapping[int, str]) -> None:
                 color="#666666",
                 va="top",
             )
-
-
-def named_curves() -> list[Curve]:
-    """Curves that look the same in every figure, in the order of drawing and of the legend."""
-    curves = [ONE_RUN, *(curve for method in of_group("method") for curve in method.curves)]
-    return sorted(curves, key=lambda curve: curve.linewidth)
-
-
-def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Labels in the order of drawing, each with its line: the named, and others before those that are thicker.
-
-    The colour is the method's, what a label says before its brackets: the same in every picture, unless two methods
-    without a curve of their own meet that would share one. Configurations of a method differ in shade and line.
-    """
-    named = named_curves()
-    places = {label: place for place, curve in enumerate(named) for label in curve.labels}
-    others_place = sum(curve.linewidth <= OTHER_WIDTH for curve in named) - 0.5
-    labels = sorted(dict.fromkeys(labels), key=lambda label: (places.get(method_of(label), others_place), "(" in label))
-    colors = _method_colors([method_of(label) for label in labels])
-    styles: dict[str, dict[str, Any]] = {}
-    drawn: dict[str, int] = {}
-    for label in labels:
-        method = method_of(label)
-        place, variant = places.get(method), drawn.get(method, 0)
-        drawn[method] = variant + 1
-        count = sum(method_of(other) == method for other in labels)
-        if place is not None and not variant:
-            styles[label] = {key: value for key, value in named[place]._asdict().items() if key != "labels"}
-        else:
-            line = OTHER_LINES[variant % len(OTHER_LINES)]
-            styles[label] = {"color": colors[method], "linestyle": line, "linewidth": OTHER_WIDTH, "marker": "D"}
-        styles[label]["color"] = _shade(colors[method], variant / max(count, 4))
-    return styles
-
-
-def method_of(label: str) -> str:
-    """What stands before the brackets of a label."""
-    return label.split(" (")[0]
-
-
-def _method_colors(methods: Iterable[str]) -> dict[str, str]:
-    colors = {label: curve.color for curve in named_curves() for label in curve.labels}
-    taken: set[str] = set()
-    for method in sorted({*methods} - colors.keys()):
-        first = zlib.crc32(method.encode()) % len(OTHER_COLORS)
-        order = [*OTHER_COLORS[first:], *OTHER_COLORS[:first]]
-        colors[method] = next((color for color in order if color not in taken), order[0])
-        taken.add(colors[method])
-    return colors
-
-
-def _shade(color: str, share: float) -> str:
-    """`color`, with a share of white of up to two thirds."""
-    parts = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
-    return "#" + "".join(f"{round(part + (255 - part) * share * 2 / 3):02X}" for part in parts)
 
 
 def _marked(style: dict[str, Any], points: int) -> dict[str, Any]:

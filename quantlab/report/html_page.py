@@ -20,7 +20,7 @@ from urllib.parse import quote
 from quantlab import __version__
 from quantlab.errors import QuantlabError
 from quantlab.report.compared import cells, column_title
-from quantlab.report.figures import line_styles
+from quantlab.report.curve_styles import line_styles
 from quantlab.report.labels import short_labels
 from quantlab.report.metrics import METRICS, is_number
 from quantlab.report.page import captioned_pictures, commands

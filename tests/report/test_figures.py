@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from quantlab.report.axis_words import bounds_of, words_of
+from quantlab.report.curve_styles import line_styles as styles_of
 from quantlab.report.figures import (
     compared_training_curves,
     denoising_error,
@@ -12,7 +13,6 @@ from quantlab.report.figures import (
     outlying,
     training_curves,
 )
-from quantlab.report.figures import line_styles as styles_of
 
 
 def series(*names, steps=20):
