@@ -9,33 +9,45 @@ from typing import Any
 
 from quantlab.cli.outcome import ends_with_its_reader
 from quantlab.errors import CorruptFileError, QuantlabError, RequestError
+from quantlab.report.baselines import baseline_rows
+from quantlab.report.html_needs import require_html
 from quantlab.report.runs import find_runs, read_run, short_path
-from quantlab.report.table import (
-    Row,
-    aggregate,
-    baseline_rows,
-    comparison_rows,
-    metric_names,
-    row_key,
-    to_csv,
-    to_markdown,
-)
+from quantlab.report.selection import Names, filtered, parse_filter
+from quantlab.report.table import Row, comparison_rows
+from quantlab.report.whole_report import FORMATS, Chosen, Report
 from quantlab.run.directory import RunDirectory
 
 PROGRAM = "quantlab-report"
+MOST_PLOTTED = 100  # runs, without being asked to: more take minutes, in plots that hardly tell them apart
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare runs. Returns the exit code: 0, 2 for a wrong request, 1 where the output cannot be written."""
     arguments = _parser().parse_args(argv)
     try:
+        if arguments.html is not None:
+            require_html(arguments.html)
         runs = _read(find_runs(arguments.directories))
         rows = comparison_rows(runs)
-        text = _tables([*rows, *baseline_rows(runs, rows)], single=len(runs) == 1)
+        names = Names([*rows, *baseline_rows(runs, rows)])
+        if filters := [parse_filter(text, names) for text in arguments.filter]:
+            runs = [runs[place] for place in filtered(rows, filters)]
+            rows = comparison_rows(runs)
+        chosen = Chosen(
+            names.resolve_all("--columns", arguments.columns),
+            names.resolve_all("--group-by", arguments.group_by),
+            names.resolve_all("--sort", arguments.sort),
+            arguments.reverse,
+        )
+        report = Report([*rows, *baseline_rows(runs, rows)], chosen)
         with ends_with_its_reader():
-            print(text, end="", flush=True)
-        output = arguments.output or _common_parent(arguments.directories) / "report"
-        _write(rows, runs, text, output)
+            print(report.text(arguments.format), end="", flush=True)
+        if arguments.html is None or arguments.output is not None:
+            output = arguments.output or _common_parent(arguments.directories) / "report"
+            plots = len(runs) <= MOST_PLOTTED if arguments.plots is None else arguments.plots
+            _write(report, rows, runs, output, plots)
+        if arguments.html is not None:
+            _write_html(report, rows, runs, arguments.html)
     except QuantlabError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:
@@ -47,14 +59,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=(
-            "Table (Markdown on stdout) and plots over any number of runs, averaged over seeds. Runs that "
-            "differ in anything but the seed, or that were measured by another protocol, are never averaged together."
+            "Tables and plots over any number of runs: a table for each task and protocol, averaged over seeds. Runs "
+            "that differ in anything but the seed, or that were measured by another protocol, are never averaged "
+            "together unless --group-by says so. KEY is a column, a metric or a key of the config, such as "
+            "method.group_size, or its last part."
         ),
-        epilog=f"example: {PROGRAM} outputs/2025-01-31",
+        epilog=f"example: {PROGRAM} outputs/2025-01-31 --filter method=accuquant,ptq/* --sort fid --html runs.html",
     )
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="a run, or a folder that holds runs")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for comparison.md, comparison.csv and plots "
-                        "(default: report/ in the folder that holds all DIR)")  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page to open in a browser, without a "
+                        "network: the tables, curves, pictures, commands and configs of all runs")  # fmt: skip
+    parser.add_argument("--filter", action="append", default=[], metavar="KEY=VALUE",
+                        help="only these runs; VALUE[,VALUE...] with * and ?, or KEY!=VALUE, KEY<NUMBER, ...; may be "
+                        "repeated")  # fmt: skip
+    parser.add_argument("--columns", metavar="KEY,...", help="these columns, in this order (JSON has all)")
+    parser.add_argument("--group-by", metavar="KEY,...", help="means over all runs that are equal in these")
+    parser.add_argument("--sort", metavar="KEY,...", help="rows in this order: of a metric, the best first")
+    parser.add_argument("--reverse", action="store_true", help="turn --sort round")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="of what is printed (default: markdown)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for comparison.md, .csv, .json and .tex, and plots "
+                        "(default: report/ in the folder that holds all DIR; with --html, nothing)")  # fmt: skip
+    parser.add_argument(
+        "--plots",
+        action=argparse.BooleanOptionalAction,
+        help=f"draw the plots (default: of up to {MOST_PLOTTED} runs; --html draws any number's curves)",
+    )
     return parser
 
 
@@ -63,7 +92,7 @@ def _read(directories: Sequence[Path]) -> list[dict[str, Any]]:
     for directory in directories:
         try:
             runs.append(read_run(directory))
-        except CorruptFileError as error:
+        except (CorruptFileError, OSError) as error:
             _note(f"skipped: {error}")
     if not runs:
         what = "no readable run" if directories else "no run"
@@ -75,25 +104,23 @@ def _read(directories: Sequence[Path]) -> list[dict[str, Any]]:
     return runs
 
 
-def _tables(rows: Sequence[Row], single: bool) -> str:
-    """Means over seeds, and below them each run; a single run alone is its own table."""
-    if single:
-        return to_markdown(rows)
-    finished = [row for row in rows if metric_names([row])]
-    repeated = len(finished) - len({(row_key(row), row["seed"]) for row in finished})
-    if repeated:
-        _note(f"{repeated} of the runs repeat a configuration and seed; the means count the first of each only")
-    means = f"## Mean ± sample standard deviation over seeds\n\n{to_markdown(aggregate(rows))}\n" if finished else ""
-    return f"{means}## Runs\n\n{to_markdown(rows)}"
-
-
-def _write(rows: Sequence[Row], runs: Sequence[dict[str, Any]], text: str, output: Path) -> None:
+def _write(report: Report, rows: Sequence[Row], runs: Sequence[dict[str, Any]], output: Path, plots: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    to_csv(rows, output / "comparison.csv")
-    pictures = _plots(rows, runs, output)
+    pictures = _plots(rows, runs, output) if plots else []
     links = "".join(f"\n![{picture.stem}]({picture.name})\n" for picture in pictures)
-    (output / "comparison.md").write_text(f"# Comparison of {len(rows)} runs\n\n{text}{links}", encoding="utf-8")
-    _note(f"wrote comparison.md, comparison.csv and {len(pictures)} plots to {short_path(output)}")
+    texts = {suffix: report.text(name) for name, suffix in FORMATS.items()}
+    texts["md"] = f"# Comparison of {len(rows)} runs\n\n{texts['md']}{links}"
+    for suffix, text in texts.items():
+        (output / f"comparison.{suffix}").write_text(text, encoding="utf-8")
+    _note(f"wrote comparison.{', .'.join(texts)} and {len(pictures)} plots to {short_path(output)}")
+
+
+def _write_html(report: Report, rows: Sequence[Row], runs: Sequence[dict[str, Any]], file: Path) -> None:
+    from quantlab.report.html_page import write_html
+
+    for line in write_html(report, rows, runs, file):
+        _note(line)
+    _note(f"wrote {short_path(file)} ({file.stat().st_size / 1e6:.1f} MB)")
 
 
 def _plots(rows: Sequence[Row], runs: Sequence[dict[str, Any]], output: Path) -> list[Path]:

@@ -169,7 +169,7 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
     results = results_of(context, outcome, steps, seconds)
     rows = directory.metrics.read()
     if len(rows) > 1:
-        figures.training_curves(rows, directory.figures / "training.png")
+        figures.training_curves(rows, directory.figures / "training.png", outcome.phases)
     page.write_page(directory.path, results)
     check()
     with deferred():  # a run is completed whole or not at all

@@ -170,6 +170,8 @@ DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss}
 class Group(Objective):
     """The end of a group of denoising steps, Eq. (1)."""
 
+    words = "groups"
+
     def __init__(self, method: DiffusionPTQ):
         super().__init__(method)
         kept, gradient = method.section.keep_graphs, method.section.gradient
@@ -212,6 +214,8 @@ class Group(Objective):
 
 class SingleStep(Group):
     """Each denoising step by itself: groups of one step."""
+
+    words = "single steps"
 
     def denoising_steps(self, step: int, first: int) -> range:
         return self.method.shuffled(self.method.single_steps, step - first)

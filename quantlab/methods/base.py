@@ -62,6 +62,7 @@ class Outcome:
     model_facts: dict[str, Any] = field(default_factory=dict)
     # sentences without which the results would be misread; in every table
     notes: list[str] = field(default_factory=list)
+    phases: dict[int, str] = field(default_factory=dict)  # what begins after which step, for pictures
 
 
 class Verb:

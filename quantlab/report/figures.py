@@ -1,17 +1,17 @@
 """Curves: training, and errors along denoising. Plain data in, a PNG out, its path returned.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart. Methods keep their colour, line and place in every
-figure.
+Colours and lines: `curve_styles`; what axes say: `axis_words`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlab.config.methods.base import Curve
 from quantlab.config.sections import of_group
+from quantlab.report.axis_words import bounds_of, words_of
+from quantlab.report.curve_styles import ONE_RUN, line_styles
 from quantlab.report.metrics import is_number
 from quantlab.report.png import write_png
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, curves
 
-ONE_RUN = Curve(("",), "#0072B2")  # the only run of a figure
 TARGET_COLOR = "#D55E00"
-OTHER_COLORS = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#009E73", "#000000")
-OTHER_LINES = ("-", "-.", ":")
-OTHER_WIDTH = 1.4
 UNDRAWN = ("step", "learning_rate")  # of metrics.jsonl: known before the run, as what methods say is `undrawn`
+MOST_NAMED_PHASES = 4
+FAR = 5  # times what most values are below: further ones squeeze them
+SMALL = 6.5  # points
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
+MOST_INSIDE = 3  # entries of a legend inside the only axes
 PANEL = (3.4, 2.6)  # inches
 TITLE_SIZE = 9  # points
 LETTER = 0.075  # inches: a generous mean width of a letter of the legend
@@ -44,12 +44,16 @@ STYLE = {
 }
 
 
-def training_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """One small panel per measured key of the rows of metrics.jsonl, against their `step`."""
-    return compared_training_curves({"": rows}, path)
+def training_curves(rows: Sequence[Mapping[str, Any]], path: Path, phases: Mapping[int, str] | None = None) -> Path:
+    """One small panel per measured key of the rows of metrics.jsonl, against their `step`. phases: what begins after
+    which step.
+    """
+    return compared_training_curves({"": rows}, path, phases)
 
 
-def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> Path:
+def compared_training_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, phases: Mapping[int, str] | None = None
+) -> Path:
     """`training_curves` of several runs, by their labels, on the same panels.
 
     Where a curve has more than 40 points, the points are drawn faint under their running mean.
@@ -63,10 +67,13 @@ def compared_training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], pa
     for axes, (key, lines) in zip(panels, curves.items(), strict=False):
         for label, (steps, values) in lines.items():
             _draw_noisy(axes, steps, values, styles[label], label)
+        drawn = np.concatenate([values for _, values in lines.values()])
         if "loss" in key:
-            _log_where_positive(axes, [values for _, values in lines.values()])
-        axes.set_title(key.replace("_", " "), fontsize=TITLE_SIZE)
-        axes.set_xlabel("optimizer step")
+            _log_where_positive(axes, [drawn])
+        fit_axis(axes, drawn, key)
+        axes.set_ylabel(words_of(key))
+        _step_axis(axes)
+        _mark_phases(axes, phases or {})
     return save_panels(figure, panels, path)
 
 
@@ -120,43 +127,41 @@ def _log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
 
     values = np.concatenate(curves)
     values = values[np.isfinite(values)]
-    if not values.size or values.min() <= 0:
+    if not values.size or values.min() <= 0 or values.min() == values.max():
         return
     axes.set_yscale("log")
     if values.max() < 100 * values.min():
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    if np.log10(values.max() / values.min()) < 0.7:  # too narrow for 1, 2, 5
+        axes.yaxis.set_major_locator(LogLocator(subs=range(1, 10)))
 
 
-def named_curves() -> list[Curve]:
-    """Curves that look the same in every figure, in the order of drawing and of the legend."""
-    curves = [ONE_RUN, *(curve for method in of_group("method") for curve in method.curves)]
-    return sorted(curves, key=lambda curve: curve.linewidth)
+def _step_axis(axes: "Axes") -> None:
+    """Ticks at steps that there are: whole numbers, and few steps each by its own."""
+    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in axes.lines)]))
+    if 0 < len(steps) <= 3:
+        axes.set_xticks(steps, [f"{step:g}" for step in steps])
+        axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("optimizer step")
 
 
-def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Labels in the order of drawing, each with its line: the named, and others before those that are thicker."""
-    named = named_curves()
-    places = {label: place for place, curve in enumerate(named) for label in curve.labels}
-    others_place = sum(curve.linewidth <= OTHER_WIDTH for curve in named) - 0.5
-
-    def place_of(label: str) -> float:
-        return places.get(label.split(" (")[0], others_place)
-
-    styles, others = {}, 0
-    taken = set()
-    for label in sorted(dict.fromkeys(labels), key=lambda label: (place_of(label), "(" in label)):
-        place = place_of(label)
-        if place != others_place and place not in taken:
-            styles[label] = {key: value for key, value in named[int(place)]._asdict().items() if key != "labels"}
-            taken.add(place)
-        else:
-            color = OTHER_COLORS[others % len(OTHER_COLORS)]
-            line = OTHER_LINES[others // len(OTHER_COLORS) % len(OTHER_LINES)]
-            styles[label] = {"color": color, "linestyle": line, "linewidth": OTHER_WIDTH, "marker": "D"}
-            others += 1
-    return styles
+def _mark_phases(axes: "Axes", phases: Mapping[int, str]) -> None:
+    for start, name in phases.items():
+        axes.axvline(start + 0.5, color="#BBBBBB", linewidth=0.8, linestyle="--", zorder=0)
+        if name and len(phases) <= MOST_NAMED_PHASES:
+            axes.text(
+                start + 0.5,
+                1.0,
+                f" {name} →",
+                transform=axes.get_xaxis_transform(),
+                fontsize=SMALL,
+                color="#666666",
+                va="top",
+            )
 
 
 def _marked(style: dict[str, Any], points: int) -> dict[str, Any]:
@@ -172,24 +177,69 @@ def _curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.
 def draw_curve(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
     """One key of the rows of metrics.jsonl against `step`, as it is."""
     steps, values = _curve(rows, key)
+    style = {"marker": "o", "markersize": 4} | style if len(steps) == 1 else style
     axes.plot(steps, values, linewidth=1.6, **style)
 
 
 def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> None:
     """Each layer's own values, `layers/KEY` of the rows of metrics.jsonl, as faint lines from light (first layer)
-    to dark (last).
+    to dark (last). Layers that end far from the others are named.
     """
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
     names = list(drawn[0][f"layers/{key}"]) if drawn else []
-    for depth, name in enumerate(names):
-        axes.plot(
-            [row["step"] for row in drawn],
-            [row[f"layers/{key}"].get(name) for row in drawn],
-            color=str(0.8 - 0.6 * depth / max(len(names) - 1, 1)),
-            linewidth=0.5,
-            alpha=0.6,
-        )
+    curves = {name: _floats([row[f"layers/{key}"].get(name) for row in drawn]) for name in names}
+    steps = [row["step"] for row in drawn]
+    for depth, values in enumerate(curves.values()):
+        grey = str(0.8 - 0.6 * depth / max(len(names) - 1, 1))
+        marker = "." if len(steps) == 1 else ""
+        axes.plot(steps, values, color=grey, linewidth=0.5, alpha=0.6, marker=marker)
     axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
+    everything = np.concatenate([np.zeros(1), *curves.values()])
+    span = float(np.ptp(everything[np.isfinite(everything)]))
+    for name in outlying({name: values[-1] for name, values in curves.items()}, span):
+        axes.annotate(name, (steps[-1], curves[name][-1]), xytext=(0, 2), textcoords="offset points",
+                      fontsize=SMALL, ha="right", va="bottom", color="#444444", annotation_clip=True)  # fmt: skip
+
+
+def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[str]:
+    """The names, up to `most`, whose values lie far from the others: from the median by more than five times the median
+    distance from it, and by more than a quarter of `span`, which all that is drawn covers.
+    """
+    finite = {name: value for name, value in values.items() if np.isfinite(value)}
+    if len(finite) < 5:
+        return []
+    numbers = np.array(list(finite.values()))
+    middle = float(np.median(numbers))
+    distance = max(5 * float(np.median(np.abs(numbers - middle))), span / 4)
+    far = sorted(finite, key=lambda name: -abs(finite[name] - middle))
+    return [name for name in far[:most] if abs(finite[name] - middle) > distance > 0]
+
+
+def fit_axis(axes: "Axes", values: np.ndarray, key: str) -> None:
+    """No room for values that the quantity cannot have, no axis of noise around a constant, and no axis that a few
+    values far above all others squeeze: those are cut off, and the largest is told.
+    """
+    values = values[np.isfinite(values)]
+    if not values.size or axes.get_yscale() == "log":
+        return
+    axes.ticklabel_format(axis="y", useOffset=False)
+    low, high = axes.get_ylim()
+    least, most = bounds_of(key)
+    if np.ptp(values) == 0:
+        size = abs(float(values[0]))
+        low, high = (values[0] - size / 2, values[0] + size / 2) if size else (0.0, min(most, 1.0))
+    bulk = float(np.quantile(values, 0.95))
+    if values.size >= 20 and least >= 0 and bulk > 0 and values.max() > FAR * bulk:
+        high = 1.5 * bulk
+        axes.text(
+            0.99, 0.99, f"↑ up to {values.max():.3g}", transform=axes.transAxes, fontsize=SMALL, ha="right", va="top"
+        )
+    low = max(low, least) if values.min() >= least else low
+    high = min(high, most) if values.max() <= most else high
+    room = 0.03 * (high - low)  # a line on the bound is seen beside the axis
+    axes.set_ylim(low - room * (low == least), high + room * (high == most))
+    ticks = [tick for tick in axes.get_yticks() if least <= tick <= most and low - room <= tick <= high + room]
+    axes.set_yticks(ticks)
 
 
 def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
@@ -226,9 +276,11 @@ def layer_curves(
         label = f"{label}, mean over layers" if own else label
         if any(is_number(row.get(target)) for row in rows):
             draw_curve(axes, rows, target, color=TARGET_COLOR, label=label, linestyle="--")
+        own_values = [value for line in axes.lines for value in np.asarray(line.get_ydata(), dtype=float)]
         axes.set_ylim(bottom=0)
-        axes.set_title(title, fontsize=TITLE_SIZE)
-        axes.set_xlabel("optimizer step")
+        fit_axis(axes, np.array(own_values), key)
+        axes.set_ylabel(title)
+        _step_axis(axes)
     return save_panels(figure, axes_of, path)
 
 
@@ -277,6 +329,11 @@ def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
             columns = max(1, min(len(handles), int(figure.get_figwidth() / entry)))
             lines = -(-len(handles) // columns)
             figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (lines - 1))
+            figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
+        elif len(handles) > MOST_INSIDE:
+            columns = 1 if max(map(len, handles)) > 24 else 2
+            lines = -(-len(handles) // columns)
+            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
             figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
         elif len(handles) > 1:
             panels[0].legend()

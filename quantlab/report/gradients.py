@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from quantlab.report.axis_words import words_of
 from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
 
 PANELS = {
-    "gradient_clip_ratio": "clip ratio γ",
-    "gradient_clipped_share": "share of clipped gradients R",
-    "gradient_error": "error of all gradients E(G)",
-    "large_gradient_error": "error of large gradients E(G_L)",
+    key: words_of(key)
+    for key in ("gradient_clip_ratio", "gradient_clipped_share", "gradient_error", "large_gradient_error")
 }
-TARGETS = {"gradient_clipped_share": ("gradient_clipped_share_target", "target α/(2^b − 1)")}
+TARGETS = {"gradient_clipped_share": ("gradient_clipped_share_target", r"target $\alpha/(2^b - 1)$")}
 MEAN, TARGET = "#0072B2", "#D55E00"
 
 
@@ -41,10 +40,10 @@ def gradient_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path) -> 
                 color=TARGET,
                 linestyle="--",
                 linewidth=0.9,
-                label="interval ±γ" if side == 1 else None,
+                label=r"interval $\pm\gamma$" if side == 1 else None,
             )
         axes.set_yscale("log")
         axes.set_title(name, fontsize=TITLE_SIZE)
-        axes.set_xlabel("gradient / largest magnitude")
-        axes.set_ylabel("share of gradients")
+        axes.set_xlabel("gradient / largest magnitude of its layer")
+        axes.set_ylabel("share of gradients (0 to 1)")
     return save_panels(figure, panels, path)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from quantlab.report.figures import Series
+from quantlab.report.labels import short_labels
 from quantlab.report.metrics import is_number
-from quantlab.report.table import Row, cell, grouped
+from quantlab.report.table import Row, grouped
 from quantlab.run.directory import CURVES
 
 
@@ -36,16 +37,32 @@ def denoising_overlays(runs: Sequence[tuple[Row, Series]]) -> dict[str, Series]:
 
 
 def training_overlays(runs: Sequence[tuple[Row, list[dict[str, Any]]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Rows by label for `figures.compared_training_curves`, averaged over seeds: one dict per task and model."""
-    overlays = {}
-    for name, group in grouped(runs, key=lambda run: f"{run[0]['task']}_{run[0]['model']}").items():
-        bits = len({row["bits"] for row, _ in group}) > 1
-        by_label: dict[str, list[list[dict[str, Any]]]] = {}
-        for row, rows in group:
-            method = f"{row['method']} {row['bits']}" if bits else row["method"]
-            by_label.setdefault(_label(method, row), []).append(rows)
-        overlays[name] = {label: _mean_rows(seeds) for label, seeds in by_label.items()}
+    """Rows by label for `figures.compared_training_curves`: one dict per task and protocol.
+
+    A curve is the mean over seeds of one configuration and one length: of runs of which one was longer, each length
+    has its own.
+    """
+    overlays: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for group in grouped(runs, key=lambda run: repr([run[0]["task"], run[0]["protocol"]])).values():
+        labels = curve_labels([row for row, _ in group], [_length(rows) for _, rows in group])
+        by_label = grouped(zip(labels, group), key=lambda item: item[0])
+        curves = {label: _mean_rows([rows for _, (_, rows) in items]) for label, items in by_label.items()}
+        overlays[_free(group[0][0]["task"], overlays)] = curves
     return overlays
+
+
+def curve_labels(rows: Sequence[Row], lengths: Sequence[int | None]) -> list[str]:
+    """Of runs of one task and protocol: equal for runs that differ in nothing but the seed."""
+    facts = [
+        {"bits": row["bits"], "model": row["model"], **row["settings"], "length": f"{length} steps"}
+        for row, length in zip(rows, lengths)
+    ]
+    return short_labels([row["method"] for row in rows], facts)
+
+
+def _length(rows: Sequence[dict[str, Any]]) -> int | None:
+    """The last step of a run."""
+    return max((row["step"] for row in rows), default=None)
 
 
 def _mean_rows(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -66,8 +83,10 @@ def _merged_curves(group: Sequence[tuple[Row, Series]]) -> dict[str, dict[str, A
         same = [(row, curve) for other, row, curve in curves if other == name]
         by_seed = grouped(same, key=lambda item: repr(item[0]["seed"])).values()
         agree = all(item[1] == seed[0][1] for seed in by_seed for item in seed)
-        for label, items in grouped(same, key=lambda item: name if agree else _label(name, item[0])).items():
-            firsts = [seed[0][1] for seed in grouped(items, key=lambda item: repr(item[0]["seed"])).values()]
+        facts = [{} if agree else {"method": row["method"], **row["settings"]} for row, _ in same]
+        labels = short_labels([name] * len(same), facts)
+        for label, items in grouped(zip(labels, same), key=lambda item: item[0]).items():
+            firsts = [seed[0][1][1] for seed in grouped(items, key=lambda item: repr(item[1][0]["seed"])).values()]
             merged[label] = _mean_curve(firsts)
     return merged
 
@@ -87,11 +106,6 @@ def _mean(lists: Sequence[Sequence[float | None]]) -> list[float]:
 
 def _place(row: Row) -> str:
     return f"{row['task']}_{row['model']}_{row['bits']}"
-
-
-def _label(name: str, row: Row) -> str:
-    settings = cell({key.removeprefix("method."): value for key, value in row["settings"].items()})
-    return f"{name} ({settings})" if settings else name
 
 
 def _free(name: str, taken: dict[str, Any]) -> str:

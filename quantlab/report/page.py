@@ -10,23 +10,12 @@ from quantlab.config.tasks.base import TRAINING_CURVES
 from quantlab.report.commands import as_value, shell_command, training_command
 from quantlab.report.layers import full_precision_section, quantized_words
 from quantlab.report.metrics import METRICS, column_order, format_bits, format_number, heading, is_number
+from quantlab.report.protocol import protocol_words
 from quantlab.report.runs import flatten, read_run, short_path
 from quantlab.report.table import method_label
 from quantlab.run.directory import RunDirectory
 
 FIRST_ROWS = ("bicubic", "full_precision")  # of the baselines in a table: what nothing was quantized for
-
-PROTOCOL_WORDS = {
-    "samples": "{} samples",
-    "fid_features": "FID on the features of {}",
-    "reference_images": "{} reference images",
-    "held_out_images": "{} held-out images",
-    "train_images": "{} training images",
-    "validation_images": "{} validation images",
-    "test_images": "{} test images",
-    "test_boxes": "{} test boxes",
-    "denoising_steps": "{} denoising steps",
-}
 
 
 def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Path:
@@ -47,7 +36,7 @@ def write_page(run_directory: Path, results: dict[str, Any] | None = None) -> Pa
         _title(run),
         _numbers(run, directory),
         kept,
-        _pictures(directory, captions(run["config"])),
+        _pictures(directory, run["config"]),
         _commands(run, directory),
         _provenance(run),
     ]
@@ -72,15 +61,6 @@ def final_table(results: dict[str, Any], label: str | None = None) -> str:
         if note
     ]
     return "\n".join([what, rule, text[0], rule, *text[1:], rule, *notes])
-
-
-def protocol_words(protocol: dict[str, Any]) -> str:
-    """`1024 samples; FID on the features of task_classifier`: how the metrics were measured, in words."""
-    words = []
-    for key, value in flatten(protocol):
-        template = PROTOCOL_WORDS.get(key, key.replace("_", " ").replace(".", " ") + " {}")
-        words.append(template.format(value))
-    return "; ".join(words)
 
 
 def _title(run: dict[str, Any]) -> str:
@@ -193,32 +173,43 @@ def captions(config: dict[str, Any]) -> dict[str, str]:
     return {**found, "training": found.get("training", TRAINING_CURVES)}
 
 
-def _pictures(directory: RunDirectory, captions: dict[str, str]) -> str:
-    found = directory.pictures()
-    order = list(captions)
+def captioned_pictures(directory: RunDirectory, config: dict[str, Any]) -> dict[Path, str]:
+    """The pictures of a run with their captions, in the order of its page."""
+    known, found = captions(config), directory.pictures()
+    order = list(known)
     found.sort(key=lambda file: order.index(file.stem) if file.stem in order else len(order))
-    blocks = []
-    for file in found:
-        caption = captions.get(file.stem, file.stem.replace("_", " ").capitalize() + ".")
-        blocks.append(f"![{file.stem}]({quote(file.relative_to(directory.path).as_posix())})\n\n{caption}")
+    return {file: known.get(file.stem, file.stem.replace("_", " ").capitalize() + ".") for file in found}
+
+
+def _pictures(directory: RunDirectory, config: dict[str, Any]) -> str:
+    blocks = [
+        f"![{file.stem}]({quote(file.relative_to(directory.path).as_posix())})\n\n{caption}"
+        for file, caption in captioned_pictures(directory, config).items()
+    ]
     return "\n\n".join(["## Pictures", *blocks]) if blocks else ""
 
 
-def _commands(run: dict[str, Any], directory: RunDirectory) -> str:
+def commands(run: dict[str, Any], directory: RunDirectory) -> list[tuple[str, str]]:
+    """What one may want to do with a run next, in words, and the command."""
     # The directory is taken now, so that a repetition must go to another one.
     typed = [word for word in directory.read_typed() if not word.startswith(("output_dir=", "resume="))]
-    commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
+    found_commands = [("Repeat it:", shell_command(["quantlab", *typed]))]
     method, results = section_in("method", run["config"]), run["results"]
     found = (results.get("diagnostics") or {}).get("found") if results else None
     if results is None:
         word = f"resume={short_path(run['directory'])}"
-        commands.append(("Go on with it:", shell_command(["quantlab", word])))
+        found_commands.append(("Go on with it:", shell_command(["quantlab", word])))
     elif method is not None and method.sampled_from:
         word = "method.run=" + as_value(short_path(run["directory"]))
-        commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
+        found_commands.append(("Sample from it:", shell_command(["quantlab", "method=sample", word])))
     elif method is not None and method.finds_subnet and found and {"task", "model"} <= run["config"].keys():
-        commands.append(("Train the subnet found, alone:", training_command(run["config"], found)))
-    return "\n\n".join(["## Commands", *(f"{what}\n\n```\n{command}\n```" for what, command in commands)])
+        found_commands.append(("Train the subnet found, alone:", training_command(run["config"], found)))
+    return found_commands
+
+
+def _commands(run: dict[str, Any], directory: RunDirectory) -> str:
+    blocks = [f"{what}\n\n```\n{command}\n```" for what, command in commands(run, directory)]
+    return "\n\n".join(["## Commands", *blocks])
 
 
 def _provenance(run: dict[str, Any]) -> str:

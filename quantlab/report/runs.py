@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.run.directory import RunDirectory
+from quantlab.run.directory import RESULTS_SCHEMA, RunDirectory
+
+KINDS = {"baseline": dict, "protocol": dict, "cost": dict, "provenance": dict, "diagnostics": dict, "notes": list}
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -30,7 +32,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     (str | None), `results` (dict; None for a run that has not completed) and `config` (dict, {} where there is none).
 
     Raises:
-        CorruptFileError: results.json is there but is no results file.
+        CorruptFileError: results.json is there but is no results file, or one of another schema.
     """
     run = RunDirectory(directory)
     status = run.read_status()
@@ -38,9 +40,22 @@ def read_run(directory: Path) -> dict[str, Any]:
         "directory": run.path,
         "state": str(status.get("state", "unknown")),
         "error": status.get("error"),
-        "results": run.read_results(),
+        "results": _results(run),
         "config": _config(run),
     }
+
+
+def _results(run: RunDirectory) -> dict[str, Any] | None:
+    results = run.read_results()
+    if results is None:
+        return None
+    schema = results.get("schema", RESULTS_SCHEMA)
+    if schema != RESULTS_SCHEMA:
+        raise CorruptFileError(f"{run.results_path} is of schema {schema!r}, but this version reads {RESULTS_SCHEMA}")
+    for key, kind in KINDS.items():
+        if results.get(key) is not None and not isinstance(results[key], kind):
+            raise CorruptFileError(f"{run.results_path} is damaged ({key} is no {kind.__name__})")
+    return results
 
 
 def _config(run: RunDirectory) -> dict[str, Any]:

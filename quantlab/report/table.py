@@ -1,25 +1,25 @@
-"""Tables over any number of runs: one row per run, means over seeds, Markdown and CSV.
+"""What is compared: one row a run, and means over seeds.
 
 Numbers are averaged only over runs that differ in nothing but the seed. In particular an FID over 64 samples and one
 over 1024, or two with different feature networks, are different quantities: the protocol is part of what groups rows.
 """
 
-import csv
 import math
 import statistics
 from collections.abc import Callable, Container, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantlab.config.sections import section_in
-from quantlab.report.metrics import column_order, format_bits, format_number, heading, is_number
+from quantlab.report.metrics import column_order, format_bits, format_number, is_number
 from quantlab.report.runs import flatten, short_path
 
 Row = dict[str, Any]
 
-SAME = ("method", "settings", "task", "model", "bits", "protocol")  # what rows averaged together have in common
-LEADING = ("method", "settings", "task", "model", "bits", "seed", "seeds", "n")
-TRAILING = ("notes", "protocol", "seconds", "peak_mib", "state", "directory")
+SAME = ("baseline", "method", "settings", "task", "model", "bits", "protocol")  # what rows averaged together share
+LEADING = ("method", "model", "bits", "settings", "seed", "seeds", "n")
+TRAILING = ("seconds", "peak_mib", "notes", "state", "error", "directory")
+HIDDEN = ("baseline", "task", "protocol", "configuration", "members")  # of a row, and no column of tables
+NO_METRIC = frozenset((*LEADING, *TRAILING, *HIDDEN))
 
 # Keys of the config that say where, how fast or how talkatively a run went, or that have a column of their own.
 NOT_SETTINGS = (
@@ -48,14 +48,14 @@ def method_label(method: str, config: dict[str, Any]) -> str:
 
 
 def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
-    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, notes, seconds, peak_mib, state and
+    """One row per run of `read_run`: what ran (`SAME`), seed, its metrics, notes, seconds, peak_mib, state, error and
     directory.
 
     `settings` (dict, dotted key to value) holds the keys of the config in which the run differs from other runs of the
-    same method, task, model, bits and protocol. Runs without results have no metrics.
+    same method, task, model, bits and protocol; `configuration` all keys. Runs without results have no metrics.
     """
     rows = [_row(run) for run in runs]
-    settings = [_settings(run["config"]) for run in runs]
+    settings = [settings_of(run["config"]) for run in runs]
     for group in grouped(range(len(rows)), key=lambda index: row_key(rows[index])).values():
         _, differing = split_common([settings[index] for index in group])
         for index, own in zip(group, differing, strict=True):
@@ -63,42 +63,47 @@ def comparison_rows(runs: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
-def baseline_rows(runs: Sequence[dict[str, Any]], rows: Sequence[Row]) -> list[Row]:
-    """More rows: of each run the baselines that its method wants beside it in tables (`row_baselines`), as what the
-    same run gives without a part of it. `rows` are those of `runs`.
-    """
-    found = []
-    for run, row in zip(runs, rows, strict=True):
-        method, results = section_in("method", run["config"]), run["results"] or {}
-        for name in method.row_baselines if method is not None else ():
-            if metrics := (results.get("baseline") or {}).get(name):
-                kept = {key: value for key, value in row.items() if key in (*LEADING, *TRAILING)}
-                numbers = {key: value for key, value in metrics.items() if is_number(value)}
-                found.append(kept | numbers | {"method": f"{row['method']}, {name}", "seconds": None, "peak_mib": None})
-    return found
+def aggregate(rows: Iterable[Row], by: Sequence[str] = SAME) -> list[Row]:
+    """One row per group of rows equal in `by`, with a `Spread` over seeds for every metric and cost, and all of their
+    notes; `members` holds the group's rows.
 
-
-def aggregate(rows: Iterable[Row]) -> list[Row]:
-    """One row per group of rows equal in `SAME`, with a `Spread` over seeds for every metric and cost, and all of their
-    notes.
-
-    Rows without metrics (unfinished runs) are left out. A seed counts once: of runs that repeat it, the first.
+    by: names that `value_of` knows. Of a group by anything but `SAME`, every run counts; otherwise a seed counts once:
+    of runs that repeat it, the first. Rows without metrics (unfinished runs) are left out.
     """
     finished = [row for row in rows if metric_names([row])]
     result = []
-    for group in grouped(finished, key=row_key).values():
-        by_seed: dict[Any, Row] = {}
-        for row in group:
-            by_seed.setdefault(row["seed"], row)
-        merged = {name: group[0][name] for name in SAME}
-        merged |= {"seeds": ", ".join(str(seed) for seed in sorted(by_seed, key=str)), "n": len(by_seed)}
-        merged["notes"] = "; ".join(dict.fromkeys(row["notes"] for row in by_seed.values() if row["notes"]))
+    for group in grouped(finished, key=lambda row: row_key(row, by)).values():
+        members = list({row["seed"]: row for row in reversed(group)}.values())[::-1] if by == SAME else group
+        merged = {name: same(value_of(row, name) for row in members) for name in (*SAME, *by)}
+        seeds = sorted({row["seed"] for row in members} - {None}, key=lambda seed: (str(type(seed)), seed))
+        merged |= {"seeds": ", ".join(map(str, seeds)), "n": len(members), "members": members}
+        merged["notes"] = "; ".join(dict.fromkeys(row["notes"] for row in members if row["notes"]))
         for name in [*metric_names(group), "seconds", "peak_mib"]:
-            values = [row[name] for row in by_seed.values() if is_number(row.get(name))]
+            values = [row[name] for row in members if is_number(row.get(name))]
             if values:
                 merged[name] = spread(values)
         result.append(merged)
     return result
+
+
+def value_of(row: Row, name: str) -> Any:
+    """What a row has under the name of a column, or its run under a key of the config; of a mean over several runs,
+    what they share, or else all of it as text; None where there is nothing.
+    """
+    if name in row:
+        return row[name]
+    if "members" in row:
+        return same(value_of(member, name) for member in row["members"])
+    found = row["settings"].get(name) if isinstance(row["settings"], dict) else None
+    return row.get("configuration", {}).get(name) if found is None else found
+
+
+def same(values: Iterable[Any]) -> Any:
+    """The one value that all are equal to, or the texts of all."""
+    distinct = {repr(value): value for value in values}
+    if len(distinct) == 1:
+        return next(iter(distinct.values()))
+    return ", ".join(dict.fromkeys(cell(value) for value in distinct.values()))
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -111,39 +116,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
     """The metrics that any of `rows` has, in the order of their columns."""
-    return column_order({name for row in rows for name in row} - {*LEADING, *TRAILING})
+    return column_order({name for row in rows for name in row if name not in NO_METRIC and "." not in name})
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table, without columns that no row fills. What all protocols share stands once below the table."""
-    common, _ = split_common([row["protocol"] for row in rows if row.get("protocol")])
-    rows = [row | {"protocol": _without(row.get("protocol") or {}, common)} for row in rows]
-    columns = [name for name in _columns(rows) if any(row.get(name) not in (None, "", {}) for row in rows)]
-    lines = [_markdown_line([_title(name) for name in columns])]
-    lines.append("|" + "|".join("---:" if _numeric(rows, name) else "---" for name in columns) + "|")
-    lines += [_markdown_line([cell(row.get(name), row.get("n")) for name in columns]) for row in rows]
-    if common:
-        lines += ["", f"Protocol: {cell(common)}"]
-    return "\n".join(lines) + "\n"
-
-
-def to_csv(rows: Sequence[Row], path: Path) -> Path:
-    """The same columns in full precision; a `Spread` becomes two columns, the mean and `<name>_sd`."""
-    table = []
-    for row in rows:
-        line = {}
-        for name in _columns(rows):
-            value = row.get(name)
-            if isinstance(value, Spread):
-                line |= {name: value.mean, f"{name}_sd": value.deviation}
-            else:
-                line[name] = cell(value) if isinstance(value, dict) else value
-        table.append(line)
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for line in table for name in line)))
-        writer.writeheader()
-        writer.writerows(table)
-    return Path(path)
+def metrics_of(metrics: Any) -> dict[str, float]:
+    """The numbers among what a results.json calls metrics, without those that have the name of something else."""
+    numbers = metrics.items() if isinstance(metrics, dict) else ()
+    return {name: value for name, value in numbers if is_number(value) and name not in NO_METRIC}
 
 
 def split_common(mappings: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -162,18 +141,21 @@ def _row(run: dict[str, Any]) -> Row:
     cost = results.get("cost") or {}
     peak = cost.get("peak_memory_bytes")
     return {
+        "baseline": "",
         "method": method_label(results["method"], run["config"]),
         "settings": {},
+        "configuration": dict(flatten(run["config"])),
         "task": results["task"],
         "model": results["model"],
         "bits": format_bits(results["bits"]),
-        "seed": results.get("seed"),
-        **{name: value for name, value in results["metrics"].items() if is_number(value)},
-        "notes": "; ".join(results.get("notes") or []),
+        "seed": seed if isinstance(seed := results.get("seed"), (int, float, str)) else None,
+        **metrics_of(results["metrics"]),
+        "notes": "; ".join(map(str, results.get("notes") or [])),
         "protocol": dict(flatten(results.get("protocol") or {})),
         "seconds": cost.get("seconds"),
         "peak_mib": peak / 2**20 if is_number(peak) else None,
         "state": run["state"],
+        "error": run["error"],
         "directory": short_path(run["directory"]),
     }
 
@@ -186,7 +168,8 @@ def _planned(config: dict[str, Any]) -> dict[str, Any]:
     return {**names, "seed": flat.get("seed"), "bits": bits, "metrics": {}}
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a config that say what was done, by dotted key, without those that the method's label tells."""
     settings = {key: value for key, value in flatten(config) if not key.startswith(NOT_SETTINGS)}
     method = section_in("method", config)
     told = [f"method.{key}" for key in method.variant_keys] if method is not None else []
@@ -195,9 +178,10 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return _without(settings, told)
 
 
-def row_key(row: Row) -> str:
-    """Equal for rows that may be averaged together: equal in `SAME`."""
-    return repr([sorted(row[name].items()) if isinstance(row[name], dict) else row[name] for name in SAME])
+def row_key(row: Row, by: Sequence[str] = SAME) -> str:
+    """Equal for rows that are equal in all of `by`; a baseline is never equal to a run."""
+    values = [row["baseline"], *(value_of(row, name) for name in by)]
+    return repr([sorted(value.items(), key=repr) if isinstance(value, dict) else value for value in values])
 
 
 def grouped(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[Any]]:
@@ -208,19 +192,6 @@ def grouped(items: Iterable[Any], key: Callable[[Any], str]) -> dict[str, list[A
     return groups
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    present = {name for row in rows for name in row}
-    return [name for name in (*LEADING, *metric_names(rows), *TRAILING) if name in present]
-
-
-def _numeric(rows: Sequence[Row], name: str) -> bool:
-    return any(is_number(row.get(name)) or isinstance(row.get(name), Spread) for row in rows)
-
-
-def _title(name: str) -> str:
-    return {"peak_mib": "peak MiB"}.get(name, heading(name))
-
-
 def cell(value: Any, n: int | None = None) -> str:
     """Text of one cell; a `Spread` over fewer values than the row's `n` says so."""
     if isinstance(value, Spread):
@@ -228,7 +199,3 @@ def cell(value: Any, n: int | None = None) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items())
     return format_number(value) if value is None or is_number(value) else str(value)
-
-
-def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in cells) + " |"

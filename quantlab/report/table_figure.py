@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlab.report.figures import line_styles, new_panels, save_panels
+from quantlab.report.curve_styles import line_styles
+from quantlab.report.figures import new_panels, save_panels
 from quantlab.report.measured_table import Measured, label
 from quantlab.report.metrics import METRICS
 from quantlab.report.paired import Comparison

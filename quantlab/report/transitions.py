@@ -6,17 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from quantlab.report.axis_words import words_of
 from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
 
 PANELS = {
-    "running_transition_rate": "running transition rate K",
-    "talr": "transition-adaptive learning rate U",
-    "effective_step_size": "average effective step size",
-    "distance_to_transition_point": "mean distance to transition point",
-    "oscillating_share": "share of oscillating weights",
-    "frozen_share": "share of frozen weights",
+    key: words_of(key)
+    for key in (
+        "running_transition_rate",
+        "talr",
+        "effective_step_size",
+        "distance_to_transition_point",
+        "oscillating_share",
+        "frozen_share",
+    )
 }
-TARGETS = {"running_transition_rate": ("target_transition_rate", "target R")}
+TARGETS = {"running_transition_rate": ("target_transition_rate", "target $R$")}
 MEAN, TARGET = "#0072B2", "#D55E00"
 
 
@@ -46,5 +50,5 @@ def latent_weight_histograms(layers: Mapping[str, Mapping[str, Any]], path: Path
             )
         axes.set_title(name, fontsize=TITLE_SIZE)
         axes.set_xlabel("normalized latent weight (levels)")
-        axes.set_ylabel("share of weights")
+        axes.set_ylabel("share of weights (0 to 1)")
     return save_panels(figure, panels, path)

@@ -42,14 +42,15 @@ def test_means_then_runs_on_stdout_and_files_beside_the_runs(finished, tmp_path,
     finished("b0", "ptq", 0, 5.0, reconstruction="block")
     assert main([str(tmp_path / "outputs")]) == 0
     text = capsys.readouterr().out
-    means, runs = text.split("## Runs")
-    assert "| accuquant | digits | ddim | W4A8 | 0, 1 | 2 | 1.500 ± 0.71 |" in means
-    assert "| ptq/block | digits | ddim | W4A8 | 0 | 1 | 5.000 |" in means
-    assert runs.count("| completed |") == 3
+    means, runs = text.split("### Runs")
+    assert "## digits\n" in means and "All runs: ddim, W4A8." in means
+    assert "| accuquant | 0, 1 | 2 | 1.500 ± 0.71 |" in means
+    assert "| ptq/block | 0 | 1 | 5.000 |" in means
+    assert runs.count("/outputs/") == 3
     report = tmp_path / "outputs" / "report"
     assert [line["fid"] for line in csv.DictReader((report / "comparison.csv").open())] == ["1.0", "2.0", "5.0"]
     assert text in (report / "comparison.md").read_text()
-    names = {"denoising_error_digits_ddim_W4A8", "fid_along_denoising_digits_ddim_W4A8", "training_curves_digits_ddim"}
+    names = {"denoising_error_digits_ddim_W4A8", "fid_along_denoising_digits_ddim_W4A8", "training_curves_digits"}
     assert {picture.stem for picture in report.glob("*.png")} == names
     for picture in report.glob("*.png"):
         assert f"]({picture.name})" in (report / "comparison.md").read_text()
@@ -64,8 +65,8 @@ def test_unfinished_and_damaged_runs_are_named_in_one_line_each(finished, tmp_pa
     (failed / "status.json").write_text('{"state": "failed", "error": "loss became NaN", "exit_code": 1}')
     assert main([str(tmp_path / "outputs"), "--output", str(tmp_path / "elsewhere")]) == 0
     out, err = capsys.readouterr()
-    assert "| failed |" in out and "outputs/damaged" not in out
-    assert "Protocol: samples=64" in out
+    assert "## Not completed" in out and "| failed | loss became NaN |" in out and "outputs/damaged" not in out
+    assert "Protocol: 64 samples." in out
     assert [line.split(":")[1].strip() for line in err.splitlines()[:2]] == ["skipped", "not completed"]
     assert "damaged/results.json is damaged" in err and "failed: loss became NaN" in err and "and 3 plots" in err
     assert (tmp_path / "elsewhere" / "comparison.csv").is_file()
@@ -75,7 +76,7 @@ def test_unfinished_and_damaged_runs_are_named_in_one_line_each(finished, tmp_pa
 def test_one_run_is_one_table(finished, capsys):
     directory = finished("only", "accuquant", 0, 1.0)
     assert main([str(directory)]) == 0
-    assert capsys.readouterr().out.startswith("| method |")
+    assert capsys.readouterr().out.startswith("## digits\n")
     assert (directory / "report" / "comparison.md").is_file()
 
 

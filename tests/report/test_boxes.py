@@ -5,7 +5,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from quantlab.report.boxes import FOUND, TRUE, Boxes, detection_grid
+from quantlab.report.boxes import CLASSES, TRUE, Boxes, detection_grid
+
+FOUND = CLASSES[0]
 
 NONE = Boxes(np.zeros((0, 4)), [], np.zeros(0))
 
@@ -46,3 +48,18 @@ def test_a_row_for_each_model_and_a_column_for_each_image(tmp_path):
         detection_grid(images, [NONE] * 3, {"a": [NONE] * 3, "b": [NONE] * 3}, tmp_path / "two.png", 0.5)
     ).size
     assert two[0] == one[0] and two[1] - one[1] == pytest.approx(one[0] / 3 * 20 / 30, abs=2)
+
+
+def test_each_class_has_its_colour_in_every_row_and_nothing_found_is_said(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    said = []
+    plainly = Axes.set_xlabel
+    monkeypatch.setattr(Axes, "set_xlabel", lambda axes, text, **more: said.append(text) or plainly(axes, text, **more))
+    found = Boxes(np.array([[2.0, 8, 9, 14], [11, 10, 18, 19]]), ["1", "7"], np.array([0.75, 0.6]))
+    only = Boxes(np.array([[11.0, 10, 18, 19]]), ["7"], np.array([0.6]))
+    images = [np.zeros((20, 20, 1), np.uint8)]
+    path = detection_grid(images, [NONE], {"a": [found], "b": [only], "c": [NONE]}, tmp_path / "boxes.png", 0.5)
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    below = extent(picture, CLASSES[1])
+    assert said == ["nothing found"] and below[1] > 0 and extent(picture, CLASSES[0])[3] < below[3]

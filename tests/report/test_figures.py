@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quantlab.report.figures import compared_training_curves, denoising_error, fid_along_denoising, training_curves
-from quantlab.report.figures import line_styles as styles_of
+from quantlab.report.axis_words import bounds_of, words_of
+from quantlab.report.curve_styles import line_styles as styles_of
+from quantlab.report.figures import (
+    compared_training_curves,
+    denoising_error,
+    fid_along_denoising,
+    outlying,
+    training_curves,
+)
 
 
 def series(*names, steps=20):
@@ -91,3 +98,64 @@ def test_what_was_known_before_the_run_gets_no_panel(tmp_path):
     more = [row | {"learning_rate": 0.1, "network_evaluations": 4 * row["step"]} for row in rows]
     plain, same = training_curves(rows, tmp_path / "a.png"), training_curves(more, tmp_path / "b.png")
     assert Image.open(plain).tobytes() == Image.open(same).tobytes()
+
+
+@pytest.fixture
+def axes_of(monkeypatch, tmp_path):
+    """axes_of(rows, phases) -> the axes of their training curves, by the words of the vertical axis."""
+    from quantlab.report import figures
+
+    found = {}
+    plainly = figures.save_panels
+
+    def save(figure, panels, path):
+        found.update({axes.get_ylabel(): axes for axes in panels})
+        return plainly(figure, panels, path)
+
+    monkeypatch.setattr(figures, "save_panels", save)
+
+    def draw(rows, phases=None):
+        found.clear()
+        training_curves(rows, tmp_path / "training.png", phases)
+        return found
+
+    return draw
+
+
+def test_axes_have_units_and_ticks_that_exist(axes_of):
+    rows = [{"step": step, "validation_top5": 100.0 - step % 2, "loss": 2.0} for step in (1, 2)]
+    panels = axes_of(rows)
+    axes = panels["validation\ntop-5 accuracy (%)"]
+    assert [tick for tick in axes.get_xticks() if tick % 1] == [] and max(axes.get_yticks()) <= 100
+    assert list(axes.get_xticks()) == [1, 2] and axes.get_xlabel() == "optimizer step"
+
+
+def test_values_far_above_all_others_are_told_and_do_not_squeeze_them(axes_of):
+    rows = [{"step": step, "effective_step_size": 900.0 if step == 50 else 1.0 + step % 3} for step in range(100)]
+    (axes,) = axes_of(rows).values()
+    assert axes.get_ylim()[1] < 10 and [text.get_text() for text in axes.texts] == ["↑ up to 900"]
+
+
+def test_phases_are_marked_where_they_begin(axes_of):
+    rows = [{"step": step, "loss": 1 / step} for step in range(1, 20)]
+    (axes,) = axes_of(rows, {0: "single steps", 8: "groups"}).values()
+    assert [text.get_text().strip(" →") for text in axes.texts] == ["single steps", "groups"]
+    assert [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1] == [0.5, 8.5]
+
+
+def test_logged_quantities_are_named_in_plain_words_with_bounds():
+    assert words_of("loss") == "loss" and words_of("large_gradient_error").endswith("$E(G_L)$")
+    assert words_of("validation_map50") == "validation\naverage precision\nat IoU 0.50 (%)"
+    assert bounds_of("validation_top1") == (0.0, 100.0) and bounds_of("oscillating_share") == (0.0, 1.0)
+
+
+def test_only_layers_far_from_the_others_are_named():
+    layers = {f"layer{number}": 1.0 + number / 100 for number in range(8)}
+    assert outlying(layers, span=2.0) == [] and outlying(layers | {"fc": 3.0}, span=3.0) == ["fc"]
+
+
+def test_a_method_has_one_colour_whatever_stands_beside_it():
+    alone, beside = styles_of(["qat/sgdt"]), styles_of(["low_bit", "qat/sgdt", "accuquant (group size 2)", "accuquant"])
+    assert alone["qat/sgdt"]["color"] == beside["qat/sgdt"]["color"]
+    colors = [beside[label]["color"] for label in ("accuquant", "accuquant (group size 2)", "low_bit", "qat/sgdt")]
+    assert colors[0] == "#D55E00" and len(set(colors)) == 4

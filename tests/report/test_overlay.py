@@ -32,14 +32,32 @@ def test_a_baseline_that_two_methods_share_is_one_curve():
 def test_other_settings_are_other_curves_without_common_boundaries():
     runs = [(row(**{"method.group_size": size}), series("accuquant", size, size)) for size in (1, 2)]
     overlay = denoising_overlays(runs)["t_m_W4A8"]
-    assert list(overlay["curves"]) == ["accuquant (group_size=1)", "accuquant (group_size=2)"]
+    assert list(overlay["curves"]) == ["accuquant (group size 1)", "accuquant (group size 2)"]
     assert overlay["group_size"] is None
 
 
 def test_training_curves_are_labelled_with_bits_where_those_differ():
     runs = [(row(), []), (row(bits="W3A6"), [])]
-    assert list(training_overlays(runs)["t_m"]) == ["accuquant W4A8", "accuquant W3A6"]
-    assert list(training_overlays(runs[:1])["t_m"]) == ["accuquant"]
+    assert list(training_overlays(runs)["t"]) == ["accuquant (bits W4A8)", "accuquant (bits W3A6)"]
+    assert list(training_overlays(runs[:1])["t"]) == ["accuquant"]
+
+
+def test_runs_of_another_protocol_or_task_are_another_figure():
+    runs = [(row() | {"protocol": {"samples": n}}, [{"step": 1, "loss": float(n)}]) for n in (64, 1024)]
+    runs.append((row() | {"task": "u", "protocol": {"samples": 64}}, [{"step": 1, "loss": 3.0}]))
+    overlays = training_overlays(runs)
+    assert {name: curves["accuquant"][0]["loss"] for name, curves in overlays.items()} == {
+        "t": 64.0,
+        "t_2": 1024.0,
+        "u": 3.0,
+    }
+
+
+def test_runs_of_another_length_are_another_curve():
+    runs = [
+        (row(seed), [{"step": step, "loss": 1.0} for step in range(1, length + 1)]) for seed, length in ((0, 2), (1, 3))
+    ]
+    assert list(training_overlays(runs)["t"]) == ["accuquant (length 2 steps)", "accuquant (length 3 steps)"]
 
 
 def test_training_curves_are_averaged_over_seeds_step_by_step():
@@ -47,4 +65,4 @@ def test_training_curves_are_averaged_over_seeds_step_by_step():
         (row(0), [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]),
         (row(1), [{"step": 1, "loss": 4.0}, {"step": 2, "loss": None}]),
     ]
-    assert training_overlays(runs)["t_m"]["accuquant"] == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0}]
+    assert training_overlays(runs)["t"]["accuquant"] == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.0}]

@@ -8,7 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from quantlab.config.methods.supernet import Supernet
 from quantlab.report.figures import training_curves
-from quantlab.report.page import final_table, protocol_words, write_page
+from quantlab.report.page import final_table, write_page
+from quantlab.report.protocol import protocol_words
 
 BASELINE = {"full_precision": {"fid": 1.5}, "ranges_only": {"fid": 9.25, "fid_to_fp32": 8.0}}
 

@@ -34,6 +34,22 @@ def test_damaged_results_are_named(make_run, text):
         read_run(directory)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": 2}, "is of schema 2, but this version reads 1"),
+        ({"cost": [1]}, "damaged .cost is no dict"),
+        ({"notes": "all"}, "damaged .notes is no list"),
+    ],
+)
+def test_results_of_another_schema_or_kind_are_named(make_run, change, said):
+    directory = make_run(metrics={"fid": 1.0})
+    file = directory / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(CorruptFileError, match=said):
+        read_run(directory)
+
+
 def test_damaged_descriptions_do_not_hide_the_numbers(make_run):
     directory = make_run(metrics={"fid": 1.5})
     (directory / "status.json").write_text("{")

@@ -6,13 +6,23 @@ import math
 
 import pytest
 
+from quantlab.report.baselines import baseline_rows
+from quantlab.report.compared import run_tables
 from quantlab.report.metrics import format_bits, format_number
 from quantlab.report.runs import read_run
-from quantlab.report.table import Spread, aggregate, baseline_rows, comparison_rows, spread, to_csv, to_markdown
+from quantlab.report.table import Spread, aggregate, comparison_rows, spread
+from quantlab.report.table_formats import to_csv, to_markdown
+from quantlab.report.whole_report import Chosen, Report
 
 
 def rows_of(*directories):
     return comparison_rows([read_run(directory) for directory in directories])
+
+
+def shown(rows):
+    """The Markdown of rows of one task and protocol, in the columns that matter there."""
+    (table,) = run_tables(rows)
+    return to_markdown(rows, table.columns(rows))
 
 
 def test_mean_and_sample_standard_deviation_over_seeds(make_run):
@@ -38,8 +48,8 @@ def test_notes_stand_in_the_row_and_part_no_rows(make_run):
     rows = rows_of(*directories)
     (mean,) = aggregate(rows)
     assert mean["n"] == 3 and mean["notes"] == "in 2 layers; in 3 layers"
-    assert "| notes |" in to_markdown([mean]) and "| in 2 layers; in 3 layers |" in to_markdown([mean])
-    assert "notes" not in to_markdown(aggregate(rows[2:]))
+    assert "| notes |" in shown([mean]) and "| in 2 layers; in 3 layers |" in shown([mean])
+    assert "notes" not in shown(aggregate(rows[2:]))
 
 
 def test_what_a_run_gives_without_a_part_of_its_method_is_a_row_of_its_own(make_run):
@@ -48,7 +58,8 @@ def test_what_a_run_gives_without_a_part_of_its_method_is_a_row_of_its_own(make_
         run["config"]["method"] |= {"_target_": "quantlab.methods.accuquant.AccuQuant", "name": "accuquant"}
         run["results"]["baseline"] = {"uncorrected": {"fid": 5.0 + run["results"]["seed"]}, "ranges_only": {"fid": 9.0}}
     rows = comparison_rows(runs)
-    own, without = aggregate([*rows, *baseline_rows(runs, rows)])
+    own, without, ranges = aggregate([*rows, *baseline_rows(runs, rows)])
+    assert (ranges["method"], ranges["fid"], ranges["seeds"]) == ("ranges only", Spread(9.0, None, 1), "")
     assert (own["method"], own["fid"].mean, own["n"]) == ("accuquant", 1.5, 2)
     assert (without["method"], without["fid"].mean, without["n"]) == ("accuquant, uncorrected", 5.5, 2)
     assert "seconds" in own and "seconds" not in without
@@ -68,9 +79,12 @@ def test_fids_of_different_protocols_are_never_averaged(make_run):
     means = aggregate(rows)
     assert [row["fid"].mean for row in means] == [9.0, 1.0, 5.0]
     assert all(row["n"] == 1 for row in means)
-    table = to_markdown(means)
-    assert "samples=64, fid_features=task_classifier" in table
-    assert "samples=1024, fid_features=inception" in table
+    titles = [table.title for table in run_tables(rows)]
+    assert titles == [
+        "digits_generation (samples 64, fid features task_classifier)",
+        "digits_generation (samples 1024, fid features task_classifier)",
+        "digits_generation (samples 1024, fid features inception)",
+    ]
 
 
 def test_runs_of_other_settings_are_never_averaged_and_say_what_differs(make_run):
@@ -145,7 +159,7 @@ def test_missing_and_non_finite_values_stay_visible(make_run):
     )
     (mean,) = aggregate(rows)
     assert math.isnan(mean["fid"].mean)
-    table = to_markdown([mean])
+    table = shown([mean])
     assert "| nan" in table and "20.00 (n=1)" in table
 
 
@@ -156,24 +170,76 @@ def test_unfinished_runs_are_rows_but_no_numbers(make_run):
     assert [row["n"] for row in aggregate(rows)] == [1]
 
 
-def test_markdown_has_a_column_per_metric_and_the_shared_protocol_once(make_run):
-    table = to_markdown(rows_of(make_run("a", metrics={"psnr": 24.125, "fid_to_fp32": 1.9, "new_metric": 3})))
-    header, rule, row, _, protocol = table.splitlines()
-    cells = [cell.strip() for cell in header.strip("|").split("|")]
-    assert cells[:5] == ["method", "task", "model", "bits", "seed"]
-    assert cells[5:10] == ["fid_to_fp32 ↓", "psnr (dB) ↑", "new_metric", "seconds", "peak MiB"]
+def test_markdown_has_a_column_per_metric_and_says_once_what_all_runs_share(make_run):
+    rows = rows_of(make_run("a", metrics={"psnr": 24.125, "fid_to_fp32": 1.9, "new_metric": 3}))
+    text = Report(rows).text("markdown")
+    title, _, shared, protocol, _, header, rule, row = text.splitlines()
+    assert title == "## digits_generation" and shared == "All runs: ddim, W4A8."
+    assert protocol == "Protocol: 1024 samples; FID on the features of task_classifier."
+    names = [cell.strip() for cell in header.strip("|").split("|")]
+    assert names[:-1] == [*("method", "seed", "fid_to_fp32 ↓", "psnr (dB) ↑", "new_metric", "seconds", "peak MiB")]
     assert header.count("|") == rule.count("|") == row.count("|")
-    assert "| 1.900 | 24.12 | 3 | 93.12 | 700.0 | completed |" in row
-    assert protocol == "Protocol: samples=1024, fid_features=task_classifier"
+    assert "| 1.900 | 24.12 | 3 | 93.12 | 700.0 |" in row
 
 
-def test_csv_keeps_full_precision(make_run, tmp_path):
+def test_csv_keeps_full_precision(make_run):
     rows = rows_of(make_run("a", metrics={"fid": 0.1 + 0.2}), make_run("b", seed=1, metrics={"fid": 0.3}))
-    lines = list(csv.DictReader(to_csv(rows, tmp_path / "runs.csv").open()))
+    lines = list(csv.DictReader(to_csv(rows, ["method", "fid"]).splitlines()))
     assert [float(line["fid"]) for line in lines] == [0.1 + 0.2, 0.3]
-    (mean,) = csv.DictReader(to_csv(aggregate(rows), tmp_path / "means.csv").open())
+    (mean,) = csv.DictReader(to_csv(aggregate(rows), ["method", "fid"]).splitlines())
     assert float(mean["fid"]) == pytest.approx(0.3)
     assert float(mean["fid_sd"]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_baseline_that_no_setting_changes_is_one_row_and_any_other_stays_with_its_run(make_run):
+    def run_of(size, **baseline):
+        return make_run(f"g{size}", metrics={"fid": 1.0}, settings={"group_size": size}, baseline=baseline)
+
+    runs = [read_run(run_of(size, full_precision={"fid": 0.5}, ranges={"fid": float(size)})) for size in (1, 2)]
+    rows = comparison_rows(runs)
+    found = {row["method"]: (row["fid"], row["bits"], row["settings"]) for row in baseline_rows(runs, rows)[:1]}
+    assert found == {"full precision": (0.5, "", {})}
+    others = baseline_rows(runs, rows)[1:]
+    assert [(row["method"], row["settings"]) for row in others] == [
+        ("accuquant, ranges", {"method.group_size": 1}),
+        ("accuquant, ranges", {"method.group_size": 2}),
+    ]
+
+
+def test_groups_by_a_key_average_all_their_runs_and_never_a_baseline(make_run):
+    settings = [(5, 1), (5, 2), (10, 1)]
+    runs = [
+        read_run(
+            make_run(
+                f"{size}_{iterations}",
+                metrics={"fid": float(size * iterations)},
+                settings={"group_size": size, "iterations": iterations},
+                baseline={"full_precision": {"fid": 0.5}},
+            )
+        )
+        for size, iterations in settings
+    ]
+    rows = comparison_rows(runs)
+    report = Report([*rows, *baseline_rows(runs, rows)], Chosen(group_by=("method.group_size",), sort=("fid",)))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.text("markdown").splitlines()]
+    assert ["method", "group_size", "n", "fid ↓", "seconds", "peak MiB"] in lines
+    assert [line[:4] for line in lines[-3:]] == [
+        ["full precision", "–", "1", "0.5000"],
+        ["accuquant", "5", "2", "7.500 ± 3.5"],
+        ["accuquant", "10", "1", "10.00"],
+    ]
+
+
+def test_json_has_every_table_and_latex_escapes_names(make_run):
+    rows = rows_of(
+        make_run("a_b", method="low_bit", metrics={"top1": float("nan"), "fid": 2.0}), make_run("c", state="failed")
+    )
+    content = json.loads(Report(rows).text("json"))
+    (table,) = content["tables"]
+    assert table["runs"][0]["top1"] is None and table["means"][0]["fid"] == {"mean": 2.0, "deviation": None, "n": 1}
+    assert [run["state"] for run in content["not_completed"]] == ["failed"]
+    latex = Report(rows).text("latex")
+    assert r"low\_bit & 0 & nan & 2.000" in latex and r"top1 (\%) $\uparrow$" in latex and r"\toprule" in latex
 
 
 @pytest.mark.parametrize(

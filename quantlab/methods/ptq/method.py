@@ -267,6 +267,9 @@ class DiffusionPTQ(Method):
                 "full_precision_sha256": self.context.model.fingerprint(),
                 "bias_steps": list(self.quantized.bias_rows),
             },
+            phases={start: phase.objective.words for start, phase in zip(self.phase_starts, self.phases)}
+            if len(self.phases) > 1
+            else {},
         )
 
     def relative_error(self) -> float:

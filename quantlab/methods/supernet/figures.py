@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlab.report.figures import OTHER_COLORS, TITLE_SIZE, draw_curve, new_panels, save_panels
+from quantlab.report.curve_styles import OTHER_COLORS
+from quantlab.report.figures import TITLE_SIZE, draw_curve, new_panels, save_panels
 from quantlab.report.metrics import is_number
 
 if TYPE_CHECKING:
