@@ -1,6 +1,7 @@
 """hydra/launcher=ray: the jobs of a sweep on Ray, of this machine or of a cluster that is there."""
 
 import contextlib
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from quantlab.cli.launchers.pool import usable_cores
 from quantlab.errors import RequestError
 from quantlab.run.log import say
 
+ANSWERS = 10.0  # seconds in which a cluster does
 ENDING = 120.0  # seconds that stopped jobs get to save their state
 
 
@@ -54,6 +56,10 @@ class Ray(OwnLauncher):
             cores = max(usable_cores(), int(self.options.cpus + 0.999) * (self.options.workers or 1))
             own = {"num_cpus": cores, "include_dashboard": False}
         try:
+            if address is not None and ":" in address:
+                # Ray itself would try for many minutes
+                host, _, port = address.rpartition("/")[2].rpartition(":")
+                socket.create_connection((host, int(port)), timeout=ANSWERS).close()
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:
             said = " ".join(str(error).split())[:160]
