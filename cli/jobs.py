@@ -81,8 +81,10 @@ def sweep(request: Request) -> int | None:
             if stop.code in INTERRUPTED:
                 return stop.code
             raise RuntimeError(f"Hydra stopped with exit code {stop.code}; see above") from stop
-        except (Interrupted, KeyboardInterrupt) as error:  # libraries make the one into the other
-            return outcome_of(error).exit_code
+        except BaseException as error:  # libraries make others of a signal
+            if not (outcome := outcome_of(error)).interrupted:
+                raise
+            return outcome.exit_code
         callbacks.on_multirun_end(config=config, config_name=name)
         for job in done:
             _ = job.return_value  # raises what the job raised
