@@ -12,10 +12,13 @@ from quantlab.step_batches import StepBatches
 
 @pytest.fixture
 def batches():
+    """Two processes that load the batches of eight steps, and those processes."""
+    others = set(multiprocessing.active_children())
     data = torch.arange(8.0).reshape(8, 1)
     method = SimpleNamespace(dataset=data, collate=torch.stack, batch_indices=lambda step: [step % 8])
     accelerator = SimpleNamespace(process_index=0, num_processes=1, device=torch.device("cpu"))
-    return StepBatches(method, 0, 8, accelerator, workers=2)
+    made = StepBatches(method, 0, 8, accelerator, workers=2)
+    return made, [process for process in multiprocessing.active_children() if process not in others]
 
 
 @pytest.fixture
@@ -44,11 +47,11 @@ def test_nothing_is_said_of_a_process_that_ends_after_the_loop_has_failed(deaths
 
 
 def test_the_processes_end_before_their_deaths_are_heard_again(batches):
-    before = multiprocessing.active_children()
+    batches, processes = batches
     with batches.no_death_inside_a_step():
         for step, _ in enumerate(batches):
             if step == 2:
-                before[0].kill()  # it has nothing left that the loop will ask for
+                processes[0].kill()  # it has nothing left that the loop will ask for
                 break
-    assert not set(before) & set(multiprocessing.active_children())
+    assert not set(processes) & set(multiprocessing.active_children())
     signal.raise_signal(signal.SIGCHLD)

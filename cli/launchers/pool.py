@@ -142,6 +142,8 @@ def _carry_out(
 ) -> None:
     if hasattr(os, "setsid"):
         os.setsid()
+    # What a shell starts in the background ignores Ctrl-C; but here it comes from the pool, which passes it on.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     _print_to(log)

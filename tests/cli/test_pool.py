@@ -51,7 +51,8 @@ def test_threads_are_divided_and_gpus_take_turns(monkeypatch):
 
 def test_a_signal_ends_all_processes_once_they_have_ended_themselves(tmp_path):
     # the shell says what it got, and ends in its own time
-    script = f"trap 'echo got >> {tmp_path}/said; exit 0' INT; touch {tmp_path}/$$.up; while :; do sleep 0.05; done"
+    trap = f"trap 'echo got >> {tmp_path}/said; exit 0' INT"
+    script = f"{trap}; touch {tmp_path}/$$.up; for i in {{1..600}}; do sleep 0.05; done"
     code = f"""
 import os, signal, subprocess, sys
 def last(): os.execvp("bash", ["bash", "-c", {script!r}])
