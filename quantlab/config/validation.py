@@ -184,17 +184,26 @@ def _lines(error: ValidationError, prefix: tuple, value: Any, known: list[str] |
         match problem["type"]:
             case "extra_forbidden":
                 yield _unknown(prefix, location, value, error, known)
-            case "missing":
+            case "missing" if not _stands_misspelled(location, error):
                 yield f"{key}: missing; type {key}=VALUE (+{key}=VALUE where the key itself was taken away)"
             case "literal_error":
                 yield _refused(key, problem["input"], _choices(context["expected"]))
             case "refusal":
                 allowed, example = context["allowed"], context["example"]
                 yield f"{key}: got {_shown(problem['input'])}, allowed: {allowed}; type {key}={example}"
+            case "missing":
+                continue  # the line of what stands there names it
             case "list_type" | "too_short":
                 yield f"{key}: got {_shown(problem['input'])}, allowed: a list of at least one; type {key}=[...]"
             case _:
                 yield f"{key}: got {_shown(problem['input'])}, allowed: a mapping; type {key}.KEY=VALUE"
+
+
+def _stands_misspelled(location: tuple, error: ValidationError) -> bool:
+    """Whether an unknown key beside the missing one is nearly its name."""
+    *place, name = location
+    unknown = [other["loc"] for other in error.errors() if other["type"] == "extra_forbidden"]
+    return any([*loc[:-1]] == place and did_you_mean(str(loc[-1]), [str(name)]) for loc in unknown)
 
 
 def _choices(expected: str) -> list[str]:

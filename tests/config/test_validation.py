@@ -83,6 +83,16 @@ def test_one_wrong_value_is_one_line(mapping, key, value, said):
     assert problem.startswith(f"{key}: ") and said in problem and "\n" not in problem
 
 
+def test_a_misspelled_key_is_one_line_and_another_that_is_missing_too(mapping):
+    mapping["model"]["pretrain"]["ema[decay"] = mapping["model"]["pretrain"].pop("ema_decay")
+    assert only_problem(mapping).startswith("model.pretrain.ema[decay: no such key; did you mean 'ema_decay'?")
+    del mapping["trainer"]["log_every"]
+    assert [line.partition(":")[0] for line in find_problems(mapping)] == [
+        "model.pretrain.ema[decay",
+        "trainer.log_every",
+    ]
+
+
 @pytest.mark.parametrize(
     "key, value, said",
     [
