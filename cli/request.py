@@ -209,7 +209,7 @@ def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bo
         multirun = multirun or OmegaConf.select(hydra, "mode") is RunMode.MULTIRUN
         params = (
             OmegaConf.to_container(hydra.sweeper.params, resolve=True)
-            if "params" in hydra.sweeper and hydra.sweeper.params
+            if OmegaConf.is_dict(hydra.sweeper) and hydra.sweeper.get("params")
             else {}
         )
     except (HydraException, OmegaConfBaseException):
@@ -255,7 +255,9 @@ def _launch_problems(
         sweeper = composed[0].hydra.runtime.choices["hydra/sweeper"]
         if not searching and sweeper != "basic":
             yield f"hydra/sweeper: got {sweeper}, allowed: basic, optuna; type {SEARCHING}, on the command line"
-    launchers = {str(OmegaConf.to_container(one.hydra.launcher)): one for one in composed}
+    launchers = {
+        OmegaConf.to_yaml(one.hydra.launcher): one for one in composed if OmegaConf.is_dict(one.hydra.launcher)
+    }
     if len(launchers) > 1:
         names = sorted({one.hydra.runtime.choices["hydra/launcher"] for one in launchers.values()})
         yield f"hydra/launcher: the jobs name different ones ({', '.join(names)}); type hydra/launcher={names[0]}"

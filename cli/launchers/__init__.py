@@ -31,6 +31,10 @@ def launcher_of(context: HydraContext, task: TaskFunction, config: DictConfig) -
 def launch_problems(config: DictConfig) -> Iterator[str]:
     """What is wrong with how the jobs of a sweep are to be started, a line each."""
     for node in ("launcher", "sweeper"):
+        if not OmegaConf.is_dict(config.hydra[node]):
+            got = "null" if config.hydra[node] is None else config.hydra[node]
+            yield f"hydra.{node}: got {got}, allowed: a mapping; type hydra/{node}=basic"
+            continue
         plain = OmegaConf.to_container(config.hydra[node], resolve=True)
         yield from node_problems(f"hydra.{node}", plain)
         package, extra = NEEDS.get(plain.get("_target_"), ("", ""))

@@ -35,3 +35,11 @@ def test_a_launcher_without_its_extra_names_it(command, runner, tmp_path, monkey
     assert (code, list(tmp_path.iterdir())) == (2, [])
     line = f"hydra/launcher={launcher}: {package} is not installed; type pip install -e '.[{launcher}]' in a clone"
     assert err == f"quantlab: error: {line}\n"
+
+
+@pytest.mark.parametrize("word, got", [("hydra.launcher=1_000", "1000"), ("hydra.sweeper=null", "null")])
+def test_a_node_that_is_no_mapping(command, runner, word, got):
+    node = word.partition("=")[0]
+    code, out, err = command("-m", word, "seed=0,1")
+    said = f"quantlab: error: {node}: got {got}, allowed: a mapping; type {node.replace('.', '/')}=basic\n"
+    assert (code, out, err, runner.configs) == (2, "", said, [])
