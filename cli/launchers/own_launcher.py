@@ -50,7 +50,7 @@ class OwnLauncher(Launcher):
 
     def run(self, left: Sequence[Numbered]) -> None:
         """Carry out these jobs, and tell `ended` of each."""
-        raise NotImplementedError
+        raise NotImplementedError  # every launcher's own
 
     def ended(self, one: Numbered, exit_code: int) -> None:
         """exit_code: of the job's process; negative where a signal killed it."""
