@@ -196,9 +196,10 @@ def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> No
     axes.plot([], [], color="0.5", linewidth=0.8, label="each layer, the first lightest")
     everything = np.concatenate([np.zeros(1), *curves.values()])
     span = float(np.ptp(everything[np.isfinite(everything)]))
+    side = "right" if len(steps) > 1 else "left"  # of a single point the left is where the axis has its numbers
     for name in outlying({name: values[-1] for name, values in curves.items()}, span):
         axes.annotate(name, (steps[-1], curves[name][-1]), xytext=(0, 2), textcoords="offset points",
-                      fontsize=SMALL, ha="right", va="bottom", color="#444444", annotation_clip=True)  # fmt: skip
+                      fontsize=SMALL, ha=side, va="bottom", color="#444444", annotation_clip=True)  # fmt: skip
 
 
 def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[str]:
