@@ -1,7 +1,7 @@
-"""The configs of a sweep's jobs, composed by Hydra once for all that differ only in values of keys.
+"""The configs of a request, composed by Hydra once for all words that choose the same options of groups.
 
 Hydra reads and merges some twenty YAML files for a config. The jobs of a sweep mostly choose the same options of all
-groups; what is left is to set the values that were swept, as Hydra does it.
+groups, and so do the words of a wrong command that are tried one by one; what is left is to set values, as Hydra does.
 """
 
 import copy
@@ -11,24 +11,21 @@ from collections.abc import Sequence
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 
 class Compositions:
-    """Of one request, within Hydra's context. `naming`: words that every job has too, of the key hydra.job.config;
-    several: whether more than one job is to be composed.
-    """
+    """Of one request, within Hydra's context. `naming`: words that every job has too, of the key hydra.job.config."""
 
-    def __init__(self, root: str, naming: Sequence[str], several: bool):
-        self.root, self.naming, self.several = root, list(naming), several
+    def __init__(self, root: str, naming: Sequence[str]):
+        self.root, self.naming = root, list(naming)
         self._shared: dict[tuple[str, ...], DictConfig] = {}
         self._groups: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
         """What Hydra composes of these words, its own section included. Raises what Hydra raises."""
-        if not self.several:
-            return self._composed(overrides)
         values = [override for override in overrides if self._sets_a_value(override)]
         rest = [override for override in overrides if override not in values]
         if all(override.is_hydra_override() or self._is_group(override) for override in rest):
@@ -44,7 +41,10 @@ class Compositions:
             self._shared[key] = self._composed(rest)
         config = copy.deepcopy(self._shared[key])
         for override in values:
-            OmegaConf.update(config, override.key_or_group, override.value())
+            try:
+                OmegaConf.update(config, override.key_or_group, override.value())
+            except (ConfigAttributeError, ConfigKeyError) as error:
+                raise ConfigCompositionException(f"Could not override '{override.key_or_group}'.") from error
         typed = [override for override in overrides if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in typed]
         config.hydra.job.override_dirname = _directory_name(config, typed)
@@ -56,7 +56,7 @@ class Compositions:
 
     def _sets_a_value(self, override: Override) -> bool:
         changes = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return changes and not override.is_hydra_override() and not self._is_group(override)
+        return changes and override.package is None and not override.is_hydra_override() and not self._is_group(override)
 
     def _is_group(self, override: Override) -> bool:
         """Whether it chooses an option of a group, one of the user's too."""

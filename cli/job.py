@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hydra import compose
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -82,7 +81,7 @@ def examine(compositions: Compositions, job: list[str], directory_key: str, unre
         problems += error.problems
     except UNREADABLE as error:
         check()  # it may stand for a signal
-        problems += _guilty(root, sound) or [f"{root}: {_first_line(error)}; mend the YAML"]
+        problems += _guilty(compositions, sound) or [f"{root}: {_first_line(error)}; mend the YAML"]
     return Examined(problems)
 
 
@@ -93,29 +92,31 @@ def _compose(compositions: Compositions, sound: list[Override]) -> tuple[DictCon
         return compositions.compose(sound), []
     except HydraException:
         chosen = [
-            override.input_line
+            override
             for override in sound
             if is_group(override) or override.key_or_group.startswith(("hydra.searchpath", "hydra/"))
         ]
-        composed = compose(compositions.root, chosen, return_hydra_config=True)
+        composed = compositions.compose(chosen)
         unknown = key_problems(sound, set(dotted_keys(OmegaConf.to_container(composed))))
     known = [override for override in sound if override.input_line not in unknown]
     return compositions.compose(known), [*unknown.values()]
 
 
-def _guilty(root: str, sound: list[Override]) -> list[str]:
+def _guilty(compositions: Compositions, sound: list[Override]) -> list[str]:
     """Of words that Hydra cannot compose, or whose ${...} lead nowhere, those that are wrong by themselves."""
     choosing = [override for override in sound if is_group(override) and not override.is_delete()]
-    base = choosing if _reason(root, choosing) is None else []
+    base = choosing if _reason(compositions, choosing) is None else []
     suspects = sound if base else choosing or sound
-    reasons = {one.input_line: _reason(root, [*(word for word in base if word is not one), one]) for one in suspects}
+    reasons = {
+        one.input_line: _reason(compositions, [*(word for word in base if word is not one), one]) for one in suspects
+    }
     return [word_problem(one, reason) for one in suspects if (reason := reasons[one.input_line]) is not None]
 
 
-def _reason(root: str, overrides: list[Override]) -> str | None:
+def _reason(compositions: Compositions, overrides: list[Override]) -> str | None:
     """Why these words alone do not compose, in Hydra's words; None where they do."""
     try:
-        composed = compose(root, [override.input_line for override in overrides], return_hydra_config=True)
+        composed = compositions.compose(overrides)
         own = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
         for part in (own, composed.hydra.run):
             OmegaConf.to_container(part, resolve=True)

@@ -124,7 +124,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         naming = _naming(parsed) if multirun else []
         read = {override.key_or_group for override in parsed}
         unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
-        compositions = Compositions(root, naming, several=len(words) > 1)
+        compositions = Compositions(root, naming)
         examined = [
             examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
         ]

@@ -1,6 +1,7 @@
 """Jobs that share a composition have the configs that Hydra would have composed of each."""
 
 import pytest
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -32,12 +33,12 @@ def plain(config):
 def test_as_hydra_composes_each(jobs):
     OmegaConf.register_new_resolver("quantlab_job_directory", job_directory_name, replace=True)
     with hydra_context(None):
-        shared, alone = Compositions("config", NAMING, several=True), Compositions("config", NAMING, several=False)
+        shared = Compositions("config", NAMING)
         for job in jobs:
             overrides, problems = parse(job, multirun=False)
             assert not problems
             try:
-                expected = plain(alone.compose(overrides))
+                expected = plain(compose("config", [*job, *NAMING], return_hydra_config=True))
             except HydraException as error:
                 with pytest.raises(HydraException, match="Could not"):
                     shared.compose(overrides)
@@ -51,6 +52,6 @@ def test_a_group_of_the_user_s_is_no_value(tmp_path):
         (tmp_path / "shape").mkdir(exist_ok=True)
         (tmp_path / "shape" / f"{name}.yaml").write_text(f"# @package _global_\nseed: {len(name)}\n")
     with hydra_context(str(tmp_path)):
-        shared = Compositions("config", NAMING, several=True)
+        shared = Compositions("config", NAMING)
         seeds = [shared.compose(parse([f"+shape={name}"], multirun=False)[0]).seed for name in ("wide", "narrow")]
     assert seeds == [4, 6]
