@@ -75,7 +75,7 @@ class _FixedPoint(QuantizerFunction):
         alpha, beta, gamma = ctx.limits
         size = scale.abs() + EPS
         v = x * (gamma / size)
-        passed = grad * (v == v.clamp(alpha, beta))
+        passed = grad * v.clamp(alpha, beta).eq_(v)
         grad_scale = None
         if ctx.needs_input_grad[1]:
             product = passed.flatten().to(scale.dtype) @ v.flatten().to(scale.dtype)  # half precision would overflow

@@ -50,7 +50,7 @@ class _LSQ(QuantizerFunction):
         grad_s = None
         if ctx.needs_input_grad[1]:
             # clipped.round() - v / s inside; the clipped value itself, which is whole, outside
-            slope = clipped.round() - torch.where(inside, in_levels, 0.0)
+            slope = clipped.round_().sub_(torch.where(inside, in_levels, 0.0))
             product = grad.flatten().to(s.dtype) @ slope.flatten().to(s.dtype)  # half precision would overflow
             grad_s = (product * g * s.sign()).reshape(s.shape)
         return grad * inside if ctx.needs_input_grad[0] else None, grad_s, None, None, None
