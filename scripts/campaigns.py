@@ -34,6 +34,15 @@ def made(file: Path) -> dict[int, Trial]:
     return {trial.seed: trial for trial in (Trial(**json.loads(line)) for line in lines)}
 
 
+def load_libraries() -> None:
+    """In a new process, before its first trial: a limit of time that ran out amid an import would leave half a module,
+    and every later trial would stumble over it.
+    """
+    import diffusers  # noqa: F401
+    import timm  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+
 def run_quietly(name: str, seed: int, folder: Path) -> Trial:
     """A trial whose output goes to a file."""
     descriptor = os.open(folder / f"{name}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -51,7 +60,8 @@ def run_campaign(name: str, folder: Path, workers: int, count: int | None) -> No
     for first in range(0, len(left), share):
         # New processes for each share: what trials leave in memory goes with them. (`max_tasks_per_child` would do it,
         # but in Python 3.11 a pool that replaces a process can wait for ever: cpython issue 115634.)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool, log.open("a") as file:
+        started = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=load_libraries)
+        with started as pool, log.open("a") as file:
             trials = [pool.submit(run_quietly, name, seed, folder) for seed in left[first : first + share]]
             for done in as_completed(trials):
                 trial, number = done.result(), number + 1
