@@ -105,7 +105,7 @@ def _compose(compositions: Compositions, sound: list[Override]) -> tuple[DictCon
 
 def _guilty(root: str, sound: list[Override]) -> list[str]:
     """Of words that Hydra cannot compose, or whose ${...} lead nowhere, those that are wrong by themselves."""
-    choosing = [override for override in sound if is_group(override) and not override.is_delete()]
+    choosing = [one for one in sound if (is_group(one) or "hydra/" in one.key_or_group) and not one.is_delete()]
     base = choosing if _reason(root, choosing) is None else []
     suspects = sound if base else choosing or sound
     reasons = {one.input_line: _reason(root, [*(word for word in base if word is not one), one]) for one in suspects}
