@@ -104,7 +104,7 @@ def _compose(compositions: Compositions, sound: list[Override]) -> tuple[DictCon
 
 def _guilty(compositions: Compositions, sound: list[Override]) -> list[str]:
     """Of words that Hydra cannot compose, or whose ${...} lead nowhere, those that are wrong by themselves."""
-    choosing = [override for override in sound if is_group(override) and not override.is_delete()]
+    choosing = [one for one in sound if (is_group(one) or "hydra/" in one.key_or_group) and not one.is_delete()]
     base = choosing if _reason(compositions, choosing) is None else []
     suspects = sound if base else choosing or sound
     reasons = {

@@ -33,6 +33,7 @@ from quantlab.config import to_plain
 from quantlab.errors import Interrupted, RequestError
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import check
+from quantlab.run.trial import carried_out
 
 INTERRUPTED = (130, 143)
 
@@ -152,7 +153,8 @@ def _job_of_sweep(_: DictConfig, jobs: Sequence[Job], source: Sequence[str]) -> 
 def _one_job(job: Job, source: Sequence[str], alone: bool) -> Outcome:
     directory = job.directory
     try:
-        run_or_go_on(job.config, [*source, *job.typed], may_stand=not alone)
+        with carried_out(job.trial):
+            run_or_go_on(job.config, [*source, *job.typed], may_stand=not alone)
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         run = RunDirectory(directory)
         resumable = alone and run.holds_a_run() and run.state() != "completed"

@@ -13,14 +13,14 @@ from quantlab.run.log import print_if_read
 
 def finish(request: Request, interrupted: int | None) -> int:
     """Print the table on stdout; the sweep's exit code: 0, 1 where any job failed, or that of the signal which
-    interrupted it.
+    interrupted it. A job that its search pruned has not failed.
     """
     states = [_state(job.directory, interrupted) for job in request.jobs]
     print_if_read(summary(request, states))
     if interrupted is not None:
         print(f"quantlab: resume with: quantlab {shlex.join(request.again)}", file=sys.stderr)
         return interrupted
-    return int(any(state != "completed" for state in states))
+    return int(any(state not in ("completed", "pruned") for state in states))
 
 
 def summary(request: Request, states: list[str]) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantlab.errors import Interrupted, LoadingError, QuantlabError
+from quantlab.errors import Interrupted, LoadingError, Pruned, QuantlabError
 from quantlab.run.log import unstoppable_stderr
 from quantlab.run.signals import as_interrupted
 
@@ -72,6 +72,8 @@ def outcome_of(error: BaseException, directory: Path | None = None, resumable: b
         case LoadingError() if directory is not None and resumable:
             again = " ".join(filter(None, (shlex.quote(f"resume={directory}"), error.words)))
             return Outcome(1, (f"error: {error}; go on with: quantlab {again}",), directory=directory, trace=trace)
+        case Pruned():
+            return Outcome(error.exit_code, (str(error),), directory=directory, trace=trace)
         case QuantlabError():
             lines = str(error).splitlines() or [type(error).__name__]
             lines = tuple(f"error: {line}" for line in lines)

@@ -37,6 +37,7 @@ from quantlab.errors import RequestError
 from quantlab.progress import Bar
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
+from quantlab.run.trial import Trial
 
 JOBS_WITHOUT_A_WORD = 1_000
 SEARCHING = "hydra/sweeper=optuna"
@@ -45,13 +46,14 @@ SEARCHING = "hydra/sweeper=optuna"
 @dataclass(frozen=True)
 class Job:
     """One job of a request, composed and validated. `typed`: the overrides that it was composed of, Hydra's own left
-    out; `swept`: those that set it apart; `directory`: absolute.
+    out; `swept`: those that set it apart; `directory`: absolute; `trial`: of a search that may prune it.
     """
 
     config: RunConfig
     directory: Path
     typed: tuple[str, ...] = ()
     swept: tuple[str, ...] = ()
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ class CorruptFileError(RunError):
     """A file's bytes are not those that were written: truncated, flipped, or in another format."""
 
 
+class Pruned(QuantlabError):
+    """A run that is a trial of a search was not worth its time: it ended where it should."""
+
+    exit_code = 0
+
+
 class LoadingError(RunError):
     """Data could not be read in the middle of a run, whose last complete step is saved. `words`: further overrides that
     `resume=` needs.

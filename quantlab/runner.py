@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from quantlab.config import RunConfig, config_hash, implementation, instantiate, to_plain
 from quantlab.config.effects import without_effect
 from quantlab.devices import init_trackers, make_accelerator
-from quantlab.errors import Interrupted, QuantlabError, RequestError
+from quantlab.errors import Interrupted, Pruned, QuantlabError, RequestError
 from quantlab.full_precision import feature_network, full_precision_at_hand, provide_full_precision, trained_model
 from quantlab.methods.base import Outcome, RunContext, Verb
 from quantlab.methods.generation_evaluator import require_feature_network
@@ -187,7 +187,7 @@ def record_failure(directory: RunDirectory, error: BaseException) -> None:
     if directory.state() == "completed":
         return
     code = getattr(error, "exit_code", 1)
-    state = "interrupted" if isinstance(error, Interrupted) else "failed"
+    state = "interrupted" if isinstance(error, Interrupted) else "pruned" if isinstance(error, Pruned) else "failed"
     foreseen = isinstance(error, (QuantlabError, Interrupted))
     message = str(error) if foreseen else f"{type(error).__name__}: {error}"
     with contextlib.suppress(OSError):

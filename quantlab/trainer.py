@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quantlab.errors import Interrupted, LoadingError, RequestError, RunError
+from quantlab.errors import Interrupted, LoadingError, Pruned, RequestError, RunError
 from quantlab.methods.base import Method, run_length
 from quantlab.progress import Steps, Stopwatch
 from quantlab.run import formats
@@ -24,6 +24,7 @@ from quantlab.run.checkpoints import Checkpoints
 from quantlab.run.directory import RunDirectory
 from quantlab.run.signals import as_interrupted, deferred, pending
 from quantlab.run.state import first_not_finite
+from quantlab.run.trial import trial_in
 from quantlab.seeding import seed_everything
 from quantlab.step_batches import StepBatches
 from quantlab.tasks.base import to_device
@@ -46,6 +47,7 @@ class Trainer:
         # the step of the first loss that is not finite; 0: there is none
         self.bad_since = torch.zeros((), dtype=torch.int64, device=accelerator.device)
         self.validated = True  # whether the checkpoint that this sitting goes on from was
+        self.trial = trial_in(directory.path) if accelerator.num_processes == 1 else None  # of a search
 
     def fit(self, method: Method, description: str = "") -> int:
         """Train; returns the number of steps the run has made in all. Raises RunError when it diverges: a loss, the
@@ -63,7 +65,7 @@ class Trainer:
         # A signal waits for the end of a step, even one that comes while a batch is loaded.
         with deferred(), batches.no_death_inside_a_step():
             if not self.validated and self._is_regular(start, total):
-                self._validate_and_save(method, start)
+                self._validate_and_save(method, start, total)
             for step, batch in enumerate(bar, start):
                 values = self._step(method, step, batch)
                 if self._ends_with(method, step + 1, total, values, bar):
@@ -96,7 +98,7 @@ class Trainer:
             self._require_finite_loss(method)
             self._log(method, done, values, bar)
         if self._is_regular(done, total):
-            self._validate_and_save(method, done)
+            self._validate_and_save(method, done, total)
         elif stopping:
             self._require_finite_loss(method)
             self._require_finite_state(method, done)
@@ -171,8 +173,10 @@ class Trainer:
             self.directory.metrics.append(done, row)
         self.accelerator.log(row, step=done)
 
-    def _validate_and_save(self, method: Method, done: int) -> None:
-        """A checkpoint that every run of this config has, with what the method says of it."""
+    def _validate_and_save(self, method: Method, done: int, total: int) -> None:
+        """A checkpoint that every run of this config has, with what the method says of it. Raises Pruned, once it is
+        saved, where a search has no use for the rest.
+        """
         self._require_finite_loss(method)
         self._require_finite_state(method, done)  # before it is measured: not everything measures NaN
         with self._saved_if_data_fails(method):
@@ -187,6 +191,17 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.directory.metrics.append(done, row)
         self._save(method, done, score)
+        why = self._why_pruned(done, validated) if self.trial is not None else None
+        if why is not None and done < total:  # what is done is evaluated
+            raise Pruned(why)
+
+    def _why_pruned(self, done: int, validated: dict[str, float]) -> str | None:
+        try:
+            return self.trial.why_pruned(done, validated)
+        except Exception as error:  # a search's trouble is no reason to lose a run
+            logger.warning("this trial is not pruned: %s", " ".join(str(error).split()) or type(error).__name__)
+            self.trial = None
+            return None
 
     def _save(self, method: Method, done: int, score: list[float] | None = None, together: bool = True) -> None:
         """Write a checkpoint. Without a score it only serves to go on from: a run that never stopped has none at this

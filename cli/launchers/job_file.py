@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from quantlab.cli.request import Job
@@ -35,6 +36,7 @@ def write_job(job: Job, number: int, of: int, source: Sequence[str]) -> Path:
         "swept": job.swept,
         "source": list(source),
         "folder": os.getcwd(),
+        "trial": job.trial and asdict(job.trial),
     }
     file = job_file(job)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,7 @@ def _run(file: Path) -> int:
     from quantlab.cli.jobs import job_in_process
     from quantlab.config import validate
     from quantlab.errors import RequestError
+    from quantlab.run.trial import Trial
 
     said = json.loads(file.read_text(encoding="utf-8"))
     os.chdir(said["folder"])
@@ -66,7 +69,8 @@ def _run(file: Path) -> int:
     hydra = OmegaConf.merge({"hydra": typed}, stored)
     if problems := list(foreign_nodes(hydra)):
         raise RequestError(*problems)
-    job = Job(validate(said["config"]), Path(said["directory"]), tuple(said["typed"]), tuple(said["swept"]))
+    trial = Trial(**said["trial"]) if said.get("trial") else None
+    job = Job(validate(said["config"]), Path(said["directory"]), tuple(said["typed"]), tuple(said["swept"]), trial)
     return job_in_process(job, said["number"], said["of"], said["source"], hydra)
 
 

@@ -55,7 +55,7 @@ class OwnLauncher(Launcher):
     def ended(self, one: Numbered, exit_code: int) -> None:
         """exit_code: of the job's process; negative where a signal killed it."""
         how = _how_it_ended(one.job, exit_code)
-        self.failed += how != "completed"
+        self.failed += not how.startswith(("completed", "pruned"))
         if self.failed:
             self.bar.set_postfix_str(f"{self.failed} not completed", refresh=False)
         say(f"quantlab: job {one.number + 1} of {self.of}: {' '.join(one.job.swept)}: {how}")
@@ -70,7 +70,10 @@ def _how_it_ended(job: Job, exit_code: int) -> str:
         # Nobody else will say it.
         name = signal.Signals(-exit_code).name if exit_code < 0 else ""
         run.write_status("failed", f"its process died ({name or f'exit code {exit_code}'})", abs(exit_code) or 1)
-    if error := run.read_status().get("error"):
+    error = run.read_status().get("error")
+    if run.state() == "pruned":
+        return error or "pruned"
+    if error:
         return f"{run.state()}: {error} ({run.log.path if run.log.path.is_file() else log_file(job)})"
     return f"failed: {_last_line(job) or f'exit code {exit_code}'} ({log_file(job)})"
 

@@ -77,7 +77,7 @@ def _task(options: Any) -> Any:
     threads = max(1, int(options.cpus))
 
     @ray.remote(
-        max_retries=0, num_cpus=options.cpus, num_gpus=options.gpus, resources=dict(options.resources) or None, **memory
+        max_retries=0, num_cpus=options.cpus, num_gpus=options.gpus, resources=options.resources or None, **memory
     )
     def carry_out(file: str, log: str) -> int:
         return AttendedJob(file, log, threads)()

@@ -66,7 +66,7 @@ class Slurm(OwnLauncher):
             gpus_per_node=options.gpus,
             slurm_array_parallelism=options.workers or 1_000,
             slurm_setup=options.setup or None,
-            slurm_additional_parameters=options.options,
+            slurm_additional_parameters=options.options or {},
             **({} if options.memory_gb is None else {"mem_gb": options.memory_gb}),
             **{
                 f"slurm_{name}": value

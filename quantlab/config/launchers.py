@@ -15,6 +15,9 @@ Gpus = Annotated[
 Share = Annotated[float | int, Field(ge=0, le=1024), says("a number from 0 to 1024", 1)]
 Lines = Annotated[list[str], says("a list of shell lines", "['module load cuda']")]
 Options = Annotated[dict[str, str | int | float | bool], says("a mapping", "{constraint: a100}")]
+PrunerOptions = Annotated[
+    dict[str, str | int | float | bool], says("a mapping of Optuna's arguments", "{n_startup_trials: 5}")
+]
 Amounts = Annotated[dict[str, float | int], says("a mapping of amounts", "{tpu: 1}")]
 
 
@@ -43,7 +46,7 @@ class Slurm(Node):
     memory_gb: OrNull[Positive]
     setup: Lines
     python: OrNull[Name]
-    options: Options
+    options: OrNull[Options]
 
 
 class Ray(Node):
@@ -52,7 +55,7 @@ class Ray(Node):
     cpus: Share
     gpus: Share
     memory_gb: OrNull[Positive]
-    resources: Amounts
+    resources: OrNull[Amounts]
 
 
 class Optuna(Node):
@@ -61,6 +64,8 @@ class Optuna(Node):
     metric: OrNull[Name]
     direction: Literal["minimize", "maximize"] | None
     sampler: Literal["tpe", "random", "qmc", "gp"]
+    pruner: Literal["none", "median", "halving", "hyperband"]
+    pruner_options: OrNull[PrunerOptions]
     seed: Seed
     storage: OrNull[Name]
     study: Name

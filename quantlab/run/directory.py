@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quantlab")
 
 METRICS = "metrics.jsonl"
-STATES = ("running", "completed", "failed", "interrupted")
+STATES = ("running", "completed", "failed", "interrupted", "pruned")
 
 RESULTS_SCHEMA = 1
 RESULTS_KEYS: dict[str, tuple[str, ...]] = {

@@ -8,6 +8,7 @@ import pytest
 
 from quantlab.cli.main import main
 from quantlab.config import to_plain
+from quantlab.errors import Pruned
 from quantlab.run.directory import RunDirectory
 
 
@@ -29,7 +30,8 @@ class StubRunner:
         if config.seed in self.fails:
             error = self.fails[config.seed]
             code = getattr(error, "exit_code", 1)
-            directory.write_status("interrupted" if code > 2 else "failed", str(error), code)
+            state = "pruned" if isinstance(error, Pruned) else "interrupted" if code > 2 else "failed"
+            directory.write_status(state, str(error), code)
             raise error
         metrics = {"psnr": 20.0, "fid_to_fp32": 1.25 + config.seed}
         directory.results_path.write_text(

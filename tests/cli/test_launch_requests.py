@@ -15,6 +15,16 @@ SWEEP = ("-m", "hydra/launcher=processes", "method=ptq", "seed=0,1")
         (("-m", "hydra/launcher=proceses", "seed=0,1"), "did you mean 'processes'? Type hydra/launcher=processes"),
         (("hydra/launcher=processes", "seed=0"), "hydra/launcher=processes: is of sweeps only; type quantlab -m"),
         (("-m", "hydra/launcher=slurm", "seed=0,1"), "there is no SLURM here (no command sbatch)"),
+        (
+            (
+                "-m",
+                "hydra/launcher=slurm",
+                "hydra.launcher.cluster=local",
+                "hydra.launcher.options={a: [1]}",
+                "seed=0,1",
+            ),
+            "hydra.launcher.options: got {a: [1]}, allowed: a mapping, or null; type hydra.launcher.options={",
+        ),
         (("-m", "seed=0,1,0"), "seed: got 0 twice, allowed: each value once; type seed=0,1"),
     ],
 )
