@@ -14,7 +14,7 @@ FLOORS = (
     ("quantizers", "metrics", "optim", "search", "diffusion"),
     ("tasks", "models", "families"),
     ("methods",),
-    ("step_batches", "results", "loading"),
+    ("step_batches", "results", "loading", "registration"),
     ("trainer",),
     ("full_precision",),
     ("runner",),

@@ -13,8 +13,8 @@ from tiny import TINY
 
 import quantlab as package
 from quantlab.errors import CorruptFileError, RequestError
-from quantlab.loading import WalkedSteps
 from quantlab.models.model_file import tensors_of
+from quantlab.models.quantized_network import WalkedSteps
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.run.state import load_state
 
@@ -137,10 +137,10 @@ def test_what_says_not_what_it_is_is_refused_in_one_line(tmp_path):
 
 
 def groups(timesteps, group_size, *calls):
-    walked, found = WalkedSteps(timesteps), []
+    walked, found = WalkedSteps(timesteps, group_size), []
     for t in calls:
         walked.call(t)
-        found.append(walked.group(group_size))
+        found.append(walked.pointer.index)
     return found
 
 

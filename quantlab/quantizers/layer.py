@@ -87,9 +87,11 @@ class QuantizedLayer(nn.Module):
             self.weight = None
 
     def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = x.dtype  # of a network in bfloat16, whose quantizers keep their scales in float32
         if self.activation_quantizer is not None:
-            x = self.activation_quantizer(x)
-        return x, self._float_weight() if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+            x = self.activation_quantizer(x).to(dtype)
+        weight = self._float_weight() if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+        return x, weight.to(dtype)
 
     def _float_weight(self) -> Tensor:
         assert self.weight is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 from quantlab.errors import RunError
 from quantlab.quantizers.base import Quantizer
 from quantlab.quantizers.functional import code_range, dequantize
-from quantlab.quantizers.integers import IntegerTensor, unpack
+from quantlab.quantizers.integers import IntegerTensor, pack, unpack
 from quantlab.quantizers.layer import QuantizedLayer, SplitWeight
 from quantlab.quantizers.uniform_affine import CodedWeight
 
@@ -90,6 +90,19 @@ def take_tensors(layer: QuantizedLayer, tensors: Mapping[str, Tensor], facts: Ma
     device = next(iter(layer.state_dict().values())).device
     layer.fold_standardization()
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN)}
+    fixed = fixed_weight(tensors, facts)
+    state |= {f"{OWN}{key}": tensor for key, tensor in fixed.state_dict().items()}
+    if layer.weight is not None:
+        state["weight"] = fixed(None)
+    if not all(isinstance(quantizer, CodedWeight) for _, quantizer, _ in _parts(layer)):
+        layer.weight_quantizer = fixed.to(device)
+    return state
+
+
+def fixed_weight(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> CodedWeight | SplitWeight:
+    """The quantizer of fixed codes whose tensors `stored_tensors` gave, by names of the layer's own; facts: what
+    `weight_facts` told of them. Raises as `take_tensors`.
+    """
     shape, split = list(facts["shape"]), facts.get("split")
     shapes = [shape] if split is None else [[shape[0], size, *shape[2:]] for size in split]
     prefixes = [OWN] if split is None else [f"{OWN}parts.{number}." for number in range(len(split))]
@@ -97,13 +110,21 @@ def take_tensors(layer: QuantizedLayer, tensors: Mapping[str, Tensor], facts: Ma
     for prefix, own in zip(prefixes, shapes):
         packed = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         parts.append(_fixed(packed, own, facts))
-        state |= {f"{prefix}{key}": tensor for key, tensor in parts[-1].state_dict().items()}
-    fixed = parts[0] if split is None else SplitWeight(parts, split)
-    if layer.weight is not None:
-        state["weight"] = fixed(None)
-    if not all(isinstance(quantizer, CodedWeight) for _, quantizer, _ in _parts(layer)):
-        layer.weight_quantizer = fixed.to(device)
-    return state
+    return parts[0] if split is None else SplitWeight(parts, split)
+
+
+def packed_state(state: Mapping[str, Tensor], layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The state of a network whose layers hold codes alone, with their weights as `stored_tensors` gives them; layers:
+    by name what `weight_facts` told of each.
+    """
+    tensors = dict(state)
+    for name, tensor in state.items():
+        layer, _, rest = name.partition(f".{OWN}")
+        if rest and layer in layers:
+            facts, kind = layers[layer], rest.rpartition(".")[2]
+            per_axis = () if facts["axis"] is None else -1
+            tensors[name] = pack(tensor, facts["bits"]) if kind == "codes" else tensor.reshape(per_axis)
+    return tensors
 
 
 def _from_lowest(codes: Tensor, bits: int) -> Tensor:

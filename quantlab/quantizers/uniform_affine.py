@@ -27,12 +27,13 @@ class CodedWeight(WeightQuantizer):
     """A weight held as fixed integer codes; a call gives the float weight they stand for, whatever weight is handed in.
 
     State: `codes` (uint8 or int8, of the weight's shape), `scale` and `zero_point` (float32, [O, 1, ...] or
-    [1, 1, ...]).
+    [1, 1, ...]). Its values are of `dtype`; the state keeps its own.
     """
 
     codes: Tensor
     scale: Tensor
     zero_point: Tensor
+    dtype: torch.dtype | None = None  # None: that of the scale
 
     def __init__(self, codes: Tensor, scale: Tensor, zero_point: Tensor, bits: int):
         super().__init__(bits)
@@ -43,7 +44,7 @@ class CodedWeight(WeightQuantizer):
 
     def forward(self, weight: Tensor | None = None) -> Tensor:
         if self._value is None:
-            self._value = self._dequantized()
+            self._value = self._dequantized().to(self.dtype or self.scale.dtype)
         return self._value
 
     def _dequantized(self) -> Tensor:

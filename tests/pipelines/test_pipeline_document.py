@@ -1,4 +1,4 @@
-"""docs/your_own_pipeline.md: its snippet runs."""
+"""docs/your_own_pipeline.md: its snippets run."""
 
 import re
 from pathlib import Path
@@ -11,31 +11,14 @@ own_images = pytest.importorskip("own_images")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "your_own_pipeline.md"
 
 
-def test_the_snippet_draws_images(pipelines, quantlab, tmp_path):
-    run, directory = tmp_path / "run", pipelines("sd")
-    code, _, err = quantlab(
-        "method=ptq",
-        "method.reconstruction=none",
-        "model=pipeline",
-        f"model.path={directory}",
-        "model.sampler.steps=2",
-        "model.guidance.scale=1",
-        "task.evaluation.samples=2",
-        "task.evaluation.step_error_samples=1",
-        "method.calibration.trajectories=2",
-        "method.calibration.range_samples=1",
-        "method.batch_size=2",
-        "method.group_size=2",
-        "method.bias_correction=none",
-        "quantizer.weight.scale_search=min_max",
-        "quantizer.activation.scale_search=min_max",
-        f"output_dir={run}",
-    )
-    assert code == 0, err
-    (program,) = re.findall(r"^```py\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    names = {"directory": directory, "run": run, "steps": 2}
-    exec(compile(program, DOCUMENT.name, "exec"), names)
-    assert names["images"][0].size == (16, 16)
+def test_the_snippets_draw_images(pipelines, quantized, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"directory": pipelines("sd"), "run": quantized("sd"), "steps": 2}
+    programs = re.findall(r"^```py\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    for program in programs:
+        exec(compile(program, DOCUMENT.name, "exec"), names)
+        assert names.pop("images")[0].size == (16, 16)
+    assert len(programs) == 2
 
 
 def test_every_kind_stands_in_the_table():

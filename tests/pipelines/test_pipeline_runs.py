@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from run_files import results
 
 import quantlab as package
@@ -62,10 +63,13 @@ def test_calibrated_saved_loaded_sampled_resumed_and_evaluated(kind, pipelines, 
     assert code == 0, err
     assert results(tmp_path / "judged")["metrics"] == found
 
-    # what the run left, in the pipeline in place of its own
+    # what the run left, as diffusers saves and loads it, in the pipeline in place of its own
     denoiser, pipeline = own_images.open_denoiser(pipelines(kind), *words[2:]), own_images.loaded(pipelines(kind))
     part, network = "unet" if hasattr(pipeline, "unet") else "transformer", package.load(run)
-    assert type(getattr(pipeline, part)) is type(network)
+    network.save_pretrained(tmp_path / part)
+    state, network = network.state_dict(), type(getattr(pipeline, part)).from_pretrained(tmp_path / part)
+    assert state.keys() == network.state_dict().keys() and "output_bias" in state
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     setattr(pipeline, part, network)
     condition = denoiser.condition(2, SEED)
     own = own_images.draw(pipeline, kind, denoiser, condition, SEED, monkeypatch, num_inference_steps=2)
