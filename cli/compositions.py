@@ -56,7 +56,8 @@ class Compositions:
 
     def _sets_a_value(self, override: Override) -> bool:
         changes = not (override.is_add() or override.is_force_add() or override.is_delete())
-        return changes and override.package is None and not override.is_hydra_override() and not self._is_group(override)
+        plain = changes and override.package is None and not override.is_hydra_override()
+        return plain and not self._is_group(override)
 
     def _is_group(self, override: Override) -> bool:
         """Whether it chooses an option of a group, one of the user's too."""
