@@ -5,22 +5,18 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 
 import argparse
 import functools
-import itertools
-import math
 import os
 import shlex
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from quantlab.cli.arguments import flags
@@ -28,19 +24,16 @@ from quantlab.cli.compositions import Compositions
 from quantlab.cli.hydra_context import hydra_context
 from quantlab.cli.hydra_nodes import foreign_nodes
 from quantlab.cli.job import Examined, examine
-from quantlab.cli.launchers import launch_problems
-from quantlab.cli.overrides import MOST_JOBS, as_value, parse
+from quantlab.cli.overrides import as_value, parse
 from quantlab.cli.search_space import Dimension, dimension_of
+from quantlab.cli.sweep import SEARCHING, corners, expand, fixed_words, naming_words, sweep_problems, with_own_sweep
 from quantlab.config import RunConfig
-from quantlab.config.catalog import folders, groups
+from quantlab.config.catalog import groups
 from quantlab.errors import RequestError
 from quantlab.progress import Bar
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
 from quantlab.run.trial import Trial
-
-JOBS_WITHOUT_A_WORD = 1_000
-SEARCHING = "hydra/sweeper=optuna"
 
 
 @dataclass(frozen=True)
@@ -113,17 +106,17 @@ def check_request(arguments: argparse.Namespace) -> Request:
     """
     root = arguments.config_name
     with hydra_context(arguments.config_dir):
-        multirun, overrides = _with_own_sweep(root, arguments.overrides, arguments.multirun)
+        multirun, overrides = with_own_sweep(root, arguments.overrides, arguments.multirun)
         if multirun and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RequestError("-m: a sweep cannot run under torchrun; start torchrun once for each job, without -m")
         searching = multirun and SEARCHING in overrides
         parsed, problems = parse(overrides, multirun, searching)
         dimensions = [dimension_of(one) for one in parsed if one.is_sweep_override()] if searching else []
-        words = _corners(parsed, dimensions, problems) if searching else _expand(parsed, arguments.yes)
+        words = corners(parsed, dimensions, problems) if searching else expand(parsed, arguments.yes)
         varied = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         swept = [[word for word in job if _key(word) in varied] for job in words]
         key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-        naming = _naming(parsed) if multirun else []
+        naming = naming_words(parsed) if multirun else []
         read = {override.key_or_group for override in parsed}
         unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
         compositions = Compositions(root, naming)
@@ -131,7 +124,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
             examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
         ]
     problems += said_once([job.problems for job in examined], swept)
-    problems += _launch_problems(parsed, examined, multirun, searching)
+    problems += sweep_problems(parsed, examined, multirun, searching)
     if problems:
         raise RequestError(*problems)
     for cache in dict.fromkeys(one.config.cache_dir for one in examined):
@@ -146,7 +139,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         new=new,
         source=(*flags(arguments), *(word for word in typed if word.startswith("hydra.searchpath="))),
         hydra=_started_in(examined[0].hydra, directory, typed, RunMode.MULTIRUN if multirun else RunMode.RUN),
-        search=Search(compositions, arguments.config_dir, directory, tuple(_fixed(parsed)), tuple(dimensions))
+        search=Search(compositions, arguments.config_dir, directory, tuple(fixed_words(parsed)), tuple(dimensions))
         if searching
         else None,
     )
@@ -189,105 +182,6 @@ def _started_in(config: DictConfig, directory: Path, typed: list[str], mode: Run
         config.hydra.run.dir = config.hydra.sweep.dir = str(directory)
         config.hydra.overrides.task, config.hydra.mode = typed, mode
     return config
-
-
-def _naming(parsed: list[Override]) -> list[str]:
-    """The words by which the jobs of a sweep are named after what is swept, and nothing else."""
-    varied = {override.key_or_group for override in parsed if override.is_sweep_override()}
-    fixed = {override.key_or_group for override in parsed} - varied
-    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(as_value, sorted(fixed)))}]"]
-
-
-def _with_own_sweep(root: str, overrides: list[str], multirun: bool) -> tuple[bool, list[str]]:
-    """Whether it is a sweep, and all overrides: those typed, after those that a YAML of the user's sweeps over.
-
-    There it is `hydra.mode=MULTIRUN` that asks for a sweep, and `hydra.sweeper.params` that says over what.
-    """
-    if len(folders()) == 1 and not any(word.lstrip("+").startswith("hydra.sweeper") for word in overrides):
-        return multirun, overrides
-    fixed = [override.input_line for override in parse(overrides, multirun=False)[0]]
-    try:
-        hydra = compose(root, fixed, return_hydra_config=True).hydra
-        multirun = multirun or OmegaConf.select(hydra, "mode") is RunMode.MULTIRUN
-        params = (
-            OmegaConf.to_container(hydra.sweeper.params, resolve=True)
-            if OmegaConf.is_dict(hydra.sweeper) and hydra.sweeper.get("params")
-            else {}
-        )
-    except (HydraException, OmegaConfBaseException):
-        return multirun, overrides  # said when the jobs are composed
-    own = [f"{key}={value}" for key, value in params.items()] if multirun else []
-    return multirun, [*own, *overrides]
-
-
-def _expand(parsed: list[Override], yes: bool = False) -> list[list[str]]:
-    """The overrides of every job, in the order in which they start: what was typed last varies first.
-
-    Raises `RequestError` for more jobs than anybody wants, or than one wants without the word (`yes`).
-    """
-    choices = {}
-    for override in parsed:
-        key, values = override.get_key_element(), [override.input_line]
-        if override.is_sweep_override() and not override.is_interval_sweep():
-            values = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        choices[key] = values
-    jobs = math.prod(map(len, choices.values()))
-    if jobs > MOST_JOBS or jobs > JOBS_WITHOUT_A_WORD and not yes:
-        what = " x ".join(f"{len(values):,} of {key}" for key, values in choices.items() if len(values) > 1)
-        most = f"up to {JOBS_WITHOUT_A_WORD:,}, with --yes up to {MOST_JOBS:,}"
-        advice = "type fewer values" + (", or --yes too" if jobs <= MOST_JOBS else "")
-        raise RequestError(f"-m: got {jobs:,} jobs ({what}), allowed: {most}; {advice}")
-    return [list(job) for job in itertools.product(*choices.values())]
-
-
-def _launch_problems(
-    parsed: list[Override], examined: list[Examined], multirun: bool, searching: bool
-) -> Iterator[str]:
-    """What is wrong with how the jobs are started, and with two that would be one."""
-    if not multirun:
-        for override in parsed:
-            if override.key_or_group.startswith(
-                ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper.")
-            ):
-                yield f"{override.input_line}: is of sweeps only; type quantlab -m, or drop it"
-        return
-    composed = [job.hydra for job in examined if job.hydra is not None]
-    if composed:
-        yield from launch_problems(composed[0])
-        sweeper = composed[0].hydra.runtime.choices["hydra/sweeper"]
-        if not searching and sweeper != "basic":
-            yield f"hydra/sweeper: got {sweeper}, allowed: basic, optuna; type {SEARCHING}, on the command line"
-    launchers = {
-        OmegaConf.to_yaml(one.hydra.launcher): one for one in composed if OmegaConf.is_dict(one.hydra.launcher)
-    }
-    if len(launchers) > 1:
-        names = sorted({one.hydra.runtime.choices["hydra/launcher"] for one in launchers.values()})
-        yield f"hydra/launcher: the jobs name different ones ({', '.join(names)}); type hydra/launcher={names[0]}"
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_interval_sweep():
-            values = list(override.sweep_string_iterator())
-            if twice := [value for value, count in Counter(values).items() if count > 1]:
-                key = override.get_key_element()
-                once = ",".join(dict.fromkeys(values))
-                yield f"{key}: got {twice[0]} twice, allowed: each value once; type {key}={once}"
-
-
-def _fixed(parsed: list[Override]) -> list[str]:
-    """The words of every job of a search."""
-    searched = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-    return [override.input_line for override in parsed if override.get_key_element() not in searched]
-
-
-def _corners(parsed: list[Override], dimensions: list[Dimension], problems: list[str]) -> list[list[str]]:
-    """Jobs that show what is wrong with a search: each key at each end or choice, the others at their first."""
-    if not dimensions and not problems:
-        raise RequestError(
-            f"{SEARCHING}: there is nothing to search, allowed: keys with several values; type "
-            "'KEY=interval(0.1,0.9)', or KEY=a,b,c"
-        )
-    first = {one.key: one.corners[0] for one in dimensions}
-    points = [first, *({**first, one.key: corner} for one in dimensions for corner in one.corners[1:])]
-    return [[*_fixed(parsed), *(f"{key}={value}" for key, value in point.items())] for point in points]
 
 
 def _key(word: str) -> str:

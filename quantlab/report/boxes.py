@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantlab.report.figures import STYLE
+from quantlab.report.panels import STYLE
 from quantlab.report.png import write_png
 
 TRUE = "#00FFFF"  # on a dark line, so that it is seen on any image

@@ -1,6 +1,6 @@
 """Curves: training, and errors along denoising. Plain data in, a PNG out, its path returned.
 
-Colours and lines: `curve_styles`; what axes say: `axis_words`.
+Colours and lines: `curve_styles`; what axes say: `axis_words`; sizes, limits and the file: `panels`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,38 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlab.config.sections import of_group
-from quantlab.report.axis_words import bounds_of, words_of
+from quantlab.report.axis_words import words_of
 from quantlab.report.curve_styles import ONE_RUN, line_styles
 from quantlab.report.metrics import is_number
-from quantlab.report.png import write_png
+from quantlab.report.panels import SMALL, TITLE_SIZE, fit_axis, log_where_positive, new_panels, save_panels, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, curves
 
 TARGET_COLOR = "#D55E00"
 UNDRAWN = ("step", "learning_rate")  # of metrics.jsonl: known before the run, as what methods say is `undrawn`
 MOST_NAMED_PHASES = 4
-FAR = 5  # times what most values are below: further ones squeeze them
-SMALL = 6.5  # points
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
-
-MOST_INSIDE = 3  # entries of a legend inside the only axes
-PANEL = (3.4, 2.6)  # inches
-TITLE_SIZE = 9  # points
-LETTER = 0.075  # inches: a generous mean width of a letter of the legend
-LEGEND_LINE = 0.19  # inches: height of one line of it
-LEGEND_KEY = 0.6  # inches: its line and the gaps around
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "legend.frameon": False,
-    "savefig.dpi": 200,
-}
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], path: Path, phases: Mapping[int, str] | None = None) -> Path:
@@ -69,10 +51,10 @@ def compared_training_curves(
             _draw_noisy(axes, steps, values, styles[label], label)
         drawn = np.concatenate([values for _, values in lines.values()])
         if "loss" in key:
-            _log_where_positive(axes, [drawn])
+            log_where_positive(axes, [drawn])
         fit_axis(axes, drawn, key)
         axes.set_ylabel(words_of(key))
-        _step_axis(axes)
+        step_axis(axes)
         _mark_phases(axes, phases or {})
     return save_panels(figure, panels, path)
 
@@ -93,7 +75,7 @@ def denoising_error(series: Series, path: Path) -> Path:
             axes.plot(np.arange(1, total + 1), values, label=label, **_marked(style, total))
         _denoising_axis(axes, series)
         axes.set_title(title, fontsize=TITLE_SIZE)
-    _log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
+    log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
     panels[0].set_ylabel("MSE to full precision\nper pixel (image range −1 to 1)")
     return save_panels(figure, panels, path)
 
@@ -119,34 +101,6 @@ def _denoising_axis(axes: "Axes", series: Series) -> None:
     axes.set_xlim(0.5, total + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("denoising step (noise → image)")
-
-
-def _log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
-    """A logarithmic y axis, unless a value is not above 0; under two decades its ticks are plain 1, 2, 5 numbers."""
-    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
-
-    values = np.concatenate(curves)
-    values = values[np.isfinite(values)]
-    if not values.size or values.min() <= 0 or values.min() == values.max():
-        return
-    axes.set_yscale("log")
-    if values.max() < 100 * values.min():
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    if np.log10(values.max() / values.min()) < 0.7:  # too narrow for 1, 2, 5
-        axes.yaxis.set_major_locator(LogLocator(subs=range(1, 10)))
-
-
-def _step_axis(axes: "Axes") -> None:
-    """Ticks at steps that there are: whole numbers, and few steps each by its own."""
-    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in axes.lines)]))
-    if 0 < len(steps) <= 3:
-        axes.set_xticks(steps, [f"{step:g}" for step in steps])
-        axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
-    else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("optimizer step")
 
 
 def _mark_phases(axes: "Axes", phases: Mapping[int, str]) -> None:
@@ -216,33 +170,6 @@ def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[st
     return [name for name in far[:most] if abs(finite[name] - middle) > distance > 0]
 
 
-def fit_axis(axes: "Axes", values: np.ndarray, key: str) -> None:
-    """No room for values that the quantity cannot have, no axis of noise around a constant, and no axis that a few
-    values far above all others squeeze: those are cut off, and the largest is told.
-    """
-    values = values[np.isfinite(values)]
-    if not values.size or axes.get_yscale() == "log":
-        return
-    axes.ticklabel_format(axis="y", useOffset=False)
-    low, high = axes.get_ylim()
-    least, most = bounds_of(key)
-    if np.ptp(values) == 0:
-        size = abs(float(values[0]))
-        low, high = (values[0] - size / 2, values[0] + size / 2) if size else (0.0, min(most, 1.0))
-    bulk = float(np.quantile(values, 0.95))
-    if values.size >= 20 and least >= 0 and bulk > 0 and values.max() > FAR * bulk:
-        high = 1.5 * bulk
-        axes.text(
-            0.99, 0.99, f"↑ up to {values.max():.3g}", transform=axes.transAxes, fontsize=SMALL, ha="right", va="top"
-        )
-    low = max(low, least) if values.min() >= least else low
-    high = min(high, most) if values.max() <= most else high
-    room = 0.03 * (high - low)  # a line on the bound is seen beside the axis
-    axes.set_ylim(low - room * (low == least), high + room * (high == most))
-    ticks = [tick for tick in axes.get_yticks() if least <= tick <= most and low - room <= tick <= high + room]
-    axes.set_yticks(ticks)
-
-
 def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
     """Steps and values of `layers/KEY`, once for layers whose values are the same throughout."""
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
@@ -281,7 +208,7 @@ def layer_curves(
         axes.set_ylim(bottom=0)
         fit_axis(axes, np.array(own_values), key)
         axes.set_ylabel(title)
-        _step_axis(axes)
+        step_axis(axes)
     return save_panels(figure, axes_of, path)
 
 
@@ -300,42 +227,3 @@ def _draw_noisy(axes: "Axes", steps: np.ndarray, values: np.ndarray, style: dict
 def _floats(values: Sequence[float | None]) -> np.ndarray:
     """float64 array; None (a non-finite number in JSON) becomes NaN, which leaves a gap."""
     return np.array(values, dtype=np.float64)
-
-
-def new_panels(count: int, columns: int, scale: float = 1.0, sharey: bool = False) -> "tuple[Figure, list[Axes]]":
-    """A figure with `count` panels, `columns` to a row."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * columns * scale, PANEL[1] * rows * scale), layout="constrained")
-        panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False).flatten().tolist()
-    for unused in panels[count:]:
-        unused.remove()
-    return figure, panels[:count]
-
-
-def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
-    """Write the PNG, with one legend for all panels where more than one labelled curve is drawn."""
-    import matplotlib
-
-    handles = {
-        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    with matplotlib.rc_context(STYLE):
-        if len(handles) > 1 and len(panels) > 1:
-            entry = LETTER * max(map(len, handles)) + LEGEND_KEY
-            columns = max(1, min(len(handles), int(figure.get_figwidth() / entry)))
-            lines = -(-len(handles) // columns)
-            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (lines - 1))
-            figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
-        elif len(handles) > MOST_INSIDE:
-            columns = 1 if max(map(len, handles)) > 24 else 2
-            lines = -(-len(handles) // columns)
-            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
-            figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
-        elif len(handles) > 1:
-            panels[0].legend()
-        return write_png(path, figure.savefig)

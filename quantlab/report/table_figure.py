@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlab.report.curve_styles import line_styles
-from quantlab.report.figures import new_panels, save_panels
 from quantlab.report.measured_table import Measured, label
 from quantlab.report.metrics import METRICS
 from quantlab.report.paired import Comparison
+from quantlab.report.panels import new_panels, save_panels
 from quantlab.report.table import Spread
 from quantlab.report.table_definition import ALL
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from quantlab.report.axis_words import words_of
-from quantlab.report.figures import TITLE_SIZE, layer_curves, new_panels, save_panels
+from quantlab.report.figures import layer_curves
+from quantlab.report.panels import TITLE_SIZE, new_panels, save_panels
 
 PANELS = {
     key: words_of(key)

@@ -18,8 +18,8 @@ from section_keys import SECTIONS, dotted
 from quantlab.cli.arguments import read_arguments
 from quantlab.cli.overrides import parse
 from quantlab.cli.report import _parser
-from quantlab.cli.request import SEARCHING, _corners, _expand
 from quantlab.cli.search_space import dimension_of
+from quantlab.cli.sweep import SEARCHING, corners, expand
 from quantlab.config import validate
 from quantlab.config.catalog import groups, options, with_folders
 from quantlab.quantizers.fixed_point import FixedPointWeight
@@ -86,7 +86,7 @@ def test_a_command_is_a_sound_request(command, folders):
     searching = SEARCHING in arguments.overrides
     parsed, problems = parse(arguments.overrides, arguments.multirun, searching)
     dimensions = [dimension_of(one) for one in parsed if one.is_sweep_override()] if searching else []
-    jobs = _corners(parsed, dimensions, problems) if searching else _expand(parsed)
+    jobs = corners(parsed, dimensions, problems) if searching else expand(parsed)
     assert not problems and (len(jobs) > 1) == arguments.multirun
     for job in (jobs[0], jobs[-1])[: len(jobs)]:
         mapping = OmegaConf.to_container(compose("config", [*job, *folders]), resolve=True)

@@ -12,19 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quantlab.diffusion.bias_correction import output_biases
 from quantlab.diffusion.rollout import Network, network_step
 from quantlab.diffusion.samplers import State
 from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import DRAWN, look_at
-from quantlab.methods.generation_evaluator import GenerationEvaluator, decoded, fetch_trajectories
+from quantlab.methods.generation_evaluator import decoded, fetch_trajectories
 from quantlab.methods.ptq.group_errors import group_errors, relative_error
 from quantlab.methods.ptq.objective import Phase
+from quantlab.methods.ptq.outcome import evaluated
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.methods.ptq.requirements import require_possible
-from quantlab.models.model_file import tensors_of
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.quantizers.rounding import fix_rounding, learn_rounding
@@ -233,44 +232,7 @@ class DiffusionPTQ(Method):
                 "the quantized network's walks end in NaN or infinity after the last update, although all losses were"
                 f" finite; lower {self.rate_key} and start again"
             )
-        evaluator = GenerationEvaluator(self.context, self.section.group_size)
-        guide = self.context.model.guide
-        baseline = evaluator.baseline()
-        if self.label != "ranges only":
-            baseline["ranges_only"] = evaluator("ranges only", guide(self.ranges_only.network))
-        if self.section.bias_correction != "none":
-            baseline["uncorrected"] = evaluator("uncorrected", guide(self.quantized.network))
-            # As the search of ranges, not counted among the network evaluations: it learns nothing.
-            biases = output_biases(
-                guide(self.quantized.network),
-                self.dataset.trajectories,
-                self.groups,
-                self.section.bias_correction,
-                self.context.task.evaluation.batch_size,
-                lambda groups: self.context.progress(groups, "bias correction"),
-                self.context.device,
-            )
-            self.quantized.correct_output(biases)
-        metrics = evaluator(self.label, guide(self.quantized.network))
-        evaluator.draw()
-        return Outcome(
-            metrics,
-            baseline,
-            evaluator.protocol,
-            diagnostics,
-            {"network_evaluations": round(self.network_evaluations)},
-            model=tensors_of(self.quantized.unet),
-            network=self.quantized.unet,
-            model_facts={
-                "timesteps": [t * self.context.model.time_scale for t in self.sampler.timesteps],
-                "group_size": self.section.group_size,
-                "full_precision_sha256": self.context.model.fingerprint(),
-                "bias_steps": list(self.quantized.bias_rows),
-            },
-            phases={start: phase.objective.words for start, phase in zip(self.phase_starts, self.phases)}
-            if len(self.phases) > 1
-            else {},
-        )
+        return evaluated(self, diagnostics)
 
     def relative_error(self) -> float:
         return relative_error(self.group_errors(self.groups, self.ranges_only), self.group_errors(self.groups))

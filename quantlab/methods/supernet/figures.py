@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlab.report.curve_styles import OTHER_COLORS
-from quantlab.report.figures import TITLE_SIZE, draw_curve, new_panels, save_panels
+from quantlab.report.figures import draw_curve
 from quantlab.report.metrics import is_number
+from quantlab.report.panels import TITLE_SIZE, new_panels, save_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
