@@ -16,6 +16,7 @@ from quantlab.errors import RequestError
 from quantlab.run.log import say
 
 ANSWERS = 10.0  # seconds in which a cluster does
+OBJECTS = 100 * 2**20  # bytes of a node of our own, for objects: paths and exit codes; Ray takes 30 % of the memory
 ENDING = 120.0  # seconds that stopped jobs get to save their state
 
 
@@ -54,7 +55,7 @@ class Ray(OwnLauncher):
         own = {}
         if address is None:
             cores = max(usable_cores(), int(self.options.cpus + 0.999) * (self.options.workers or 1))
-            own = {"num_cpus": cores, "include_dashboard": False}
+            own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": OBJECTS}
         try:
             if address is not None and ":" in address:
                 # Ray itself would try for many minutes
