@@ -96,7 +96,7 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     levels = noise_levels(scheduler, at)
     shape = (family.channels, side, side)
     denoiser = PipelineDenoiser(network, shape, levels, sampler, family.conditioning, family.call, decoder)
-    denoiser.time_scale = family.time_scale
+    denoiser.time_scale, denoiser.is_half = family.time_scale, section.compute == "float16"
     if section.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if section.weights is None:
