@@ -19,6 +19,7 @@ class PipelineGuidance(Strict):
     scale: OrNull[NotNegative]
     batched: Switch
     channels: OrNull[Count]
+    true_scale: OrNull[NotNegative]
 
 
 class PipelineSampler(FileSampler):

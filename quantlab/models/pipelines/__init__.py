@@ -149,6 +149,12 @@ def _refuse_idle_keys(family: Family) -> None:
             f"model.null_class: got {section.null_class}, but {kind} has no classes here, allowed: null; type"
             " model.null_class=null"
         )
+    if section.guidance.true_scale is not None and not isinstance(family, Flux):
+        raise RequestError(
+            f"model.guidance.true_scale: got {section.guidance.true_scale}, but guidance of {kind} is no input of its"
+            f" network, allowed: null; type model.guidance.true_scale=null model.guidance.scale="
+            f"{section.guidance.true_scale:g}"
+        )
     channels = section.guidance.channels
     if channels is not None and channels > family.channels:
         raise RequestError(
