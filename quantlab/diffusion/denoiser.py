@@ -45,6 +45,7 @@ class Denoiser(nn.Module):
     weights_from: str | None = None  # where weights were loaded from, for messages
     notes: Sequence[str] = ()  # for the user, on how the model was read
     time_scale: float = 1  # of the timesteps of walks, as the network takes them
+    is_half = False  # whether it computes in float16, in which small gradients vanish
     alphas_cumprod: Tensor
 
     def __init__(

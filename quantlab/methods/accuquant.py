@@ -202,14 +202,14 @@ class Group(Objective):
         scale = method.loss_scales[group] if section.loss == "mse" else method.loss_scales[group] ** 0.5
 
         def loss(end: Tensor) -> Tensor:
-            return DISTANCES[section.loss](end, batch["end"]) / max(scale, 1e-12)
+            return method.scaler.scale(DISTANCES[section.loss](end, batch["end"]) / max(scale, 1e-12))
 
         steps, start = method.sampler.active(group), State(batch["start"], tuple(batch["memory"]))
         with held_weights(method.weights):
             step = method.quantized_step(batch)
             graphs = self.graphs_of(step, steps, start)
             value = GRADIENTS[section.gradient](step, steps, start, loss, method.sampler.memory_weights, graphs)
-        return {"loss": value} | method.regularize(method.weights)
+        return {"loss": value / method.scaler.get_scale()} | method.regularize(method.weights)
 
 
 class SingleStep(Group):

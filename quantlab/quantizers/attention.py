@@ -1,26 +1,41 @@
 """Attention with quantized matrix products: q, k, v and the softmax output.
 
-An attention processor for diffusers' `Attention` modules. The operands of both products, q k^T and P v, are quantized;
-P, the softmax output, is unsigned with zero point 0 (Q-Diffusion). Its quantizers are ordinary sub-modules, named
+Attention processors for diffusers' modules. The operands of both products, q k^T and P v, are quantized; P, the softmax
+output, is unsigned with zero point 0 (Q-Diffusion). Their quantizers are ordinary sub-modules, named
 `<attention>.processor.{query,key,value,softmax}`, so that a policy can address them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-# Of diffusers, by name: they compute what `QuantizedAttention` computes. Joint attention (SD3, Flux) is another.
+from quantlab.errors import RunError
+
+# Of diffusers, by name: they compute what `QuantizedAttention` computes
 PLAIN = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor")
+# Text and image attend to each other (SD3, Flux): what surrounds the products differs, they are torch's own
+JOINT = ("JointAttnProcessor2_0", "FluxAttnProcessor")
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Whether `module` is an attention of diffusers (it takes a processor and has projections of its own), and computes
-    what attention plainly is.
+    """Whether `module` is an attention of diffusers (it takes a processor and has projections of its own) whose
+    products can be quantized.
     """
     if not (hasattr(module, "set_processor") and hasattr(module, "to_q")):
         return False
-    return isinstance(module.processor, QuantizedAttention) or type(module.processor).__name__ in PLAIN
+    return isinstance(module.processor, QuantizedAttention) or type(module.processor).__name__ in (*PLAIN, *JOINT)
+
+
+def is_joint(module: nn.Module) -> bool:
+    """Whether `module` is one in which text and image attend to each other."""
+    if not is_attention(module):
+        return False
+    processor = module.processor
+    return isinstance(processor, QuantizedJointAttention) or type(processor).__name__ in JOINT
 
 
 class QuantizedAttention(nn.Module):
@@ -81,3 +96,65 @@ class QuantizedAttention(nn.Module):
             output = output + residual
         rescaled: Tensor = output / attention.rescale_output_factor
         return rescaled
+
+
+class QuantizedJointAttention(QuantizedAttention):
+    """`own`, a processor of diffusers that takes both products from torch's scaled_dot_product_attention: in its place
+    they are those of the four quantized operands. Raises: RunError where it takes them from elsewhere.
+    """
+
+    def __init__(self, own: Any, query: nn.Module, key: nn.Module, value: nn.Module, softmax: nn.Module):
+        super().__init__(query, key, value, softmax)
+        self.own = own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return nn.Module.__call__(self, *args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _InPlaceOfTorchs(self.products) as mode:
+            output = self.own(*args, **kwargs)
+        if not mode.calls:
+            raise RunError(
+                f"{type(self.own).__name__} does not take attention from torch.nn.functional, as with another backend"
+                " of diffusers, allowed where its products are quantized: DIFFUSERS_ATTN_BACKEND=native"
+            )
+        return output
+
+    def products(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """As torch's function, of q [N, heads, L, d], k and v [N, heads, S, d], without dropout, which diffusion
+        transformers do not have.
+        """
+        if is_causal or enable_gqa:
+            raise RunError("attention: got is_causal or enable_gqa, allowed where its products are quantized: neither")
+        scores = self.query(query) @ self.key(key).transpose(-2, -1)
+        scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+        output: Tensor = self.softmax(scores.softmax(-1)) @ self.value(value)
+        return output
+
+
+class _InPlaceOfTorchs(TorchFunctionMode):
+    """Inside, scaled_dot_product_attention is `products`. calls: how often it was asked for."""
+
+    def __init__(self, products: Callable[..., Tensor]):
+        super().__init__()
+        self.products, self.calls = products, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return self.products(*args, **(kwargs or {}))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quantlab.errors import RequestError
-from quantlab.quantizers.attention import QuantizedAttention, is_attention
+from quantlab.quantizers.attention import QuantizedAttention, QuantizedJointAttention, is_attention, is_joint
 from quantlab.quantizers.direct_use import follow_direct_uses
 from quantlab.quantizers.layer import QuantizedLayer, SplitInput, SplitWeight
 from quantlab.quantizers.layer_kinds import layer_kind
@@ -73,11 +73,12 @@ def insert(network: nn.Module, policy: Policy, splits: Mapping[str, int] | None 
         for place in names_of[layers[name]]:
             network.set_submodule(place, layer)
     for name, attention in attentions.items():
-        if policy.preset_rules and all(policy.operand_bits(name, operand) == 32 for operand in OPERANDS):
+        exempt = policy.preset_rules or is_joint(attention)
+        if exempt and all(policy.operand_bits(name, operand) == 32 for operand in OPERANDS):
             continue  # its own processor may be a fused one, which keeps no product in memory
         device = next(network.parameters()).device
-        set_processor: Any = attention.set_processor
-        set_processor(attention_products(name, policy).to(device))
+        found: Any = attention
+        found.set_processor(attention_products(name, found, policy).to(device))
     if planned and policy.trains:
         follow_direct_uses(network, _layers)
 
@@ -104,12 +105,15 @@ def replacement(layer: Layer, policy: Policy, bits: LayerBits, split: int | None
     return replaced.to(layer.weight.device)
 
 
-def attention_products(name: str, policy: Policy) -> QuantizedAttention:
+def attention_products(name: str, attention: Any, policy: Policy) -> QuantizedAttention:
     """The products of the attention of that name."""
     bits = {operand: policy.operand_bits(name, operand) for operand in OPERANDS}
-    return QuantizedAttention(
-        **{operand: nn.Identity() if own == 32 else policy.operand(operand, own) for operand, own in bits.items()}
-    )
+    operands: dict[str, nn.Module] = {
+        operand: nn.Identity() if own == 32 else policy.operand(operand, own) for operand, own in bits.items()
+    }
+    if is_joint(attention):
+        return QuantizedJointAttention(attention.processor, **operands)
+    return QuantizedAttention(**operands)
 
 
 def _layers(network: nn.Module) -> list[QuantizedLayer]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from quantlab.quantizers.attention import is_joint
 from quantlab.quantizers.base import Quantizer, WeightQuantizer
 from quantlab.quantizers.functional import code_range, dequantize, fake_quantize, quantize, search_range
 from quantlab.quantizers.integers import Grid, IntegerTensor
@@ -185,10 +186,12 @@ class UniformAffinePolicy(Policy):
         self.attention, self.split_shortcuts = section.attention, section.split_shortcuts
         self.softmax_bits, self.pointer, self.preset = section.softmax_bits, pointer or GroupPointer(1), section.preset
         self._weight, self._activation, self._p = section.weight, section.activation, section.p
+        self.joint: set[str] = set()  # names of joint attentions
 
     def suit(self, network: nn.Module) -> None:
         found = exemptions(self.preset, network)
         self.preset_rules = [Rule(re.compile(pattern), LayerBits(*bits)) for pattern, bits in found]
+        self.joint = {name for name, module in network.named_modules() if is_joint(module)}
 
     def weight(self, shape: torch.Size, bits: int) -> UniformAffineWeight:
         chosen = self._weight
@@ -202,6 +205,13 @@ class UniformAffinePolicy(Policy):
         return self._input(bits, self._activation.symmetric and operand != "softmax")
 
     def operand_bits(self, attention: str, operand: str) -> int:
+        """Joint attention's products stay in full precision, as in all papers on such networks, unless a rule of the
+        section is about them and not about all that is in an attention.
+        """
+        if attention in self.joint:
+            name, patterns = f"{attention}.processor.{operand}", [rule.pattern for rule in self.rules]
+            if not any(pattern.search(name) and not pattern.search(attention) for pattern in patterns):
+                return 32
         bits = super().operand_bits(attention, operand)
         return self.softmax_bits if operand == "softmax" and bits != 32 else bits
 

@@ -80,7 +80,10 @@ def _phase(step: int, method: Any, trainer: Any) -> int:
 
 
 # of sections of any format, by their class; filled in where they are missing
-ADDED: dict[str, dict[str, Any]] = {"UniformAffinePolicy": {"preset": "none"}}
+ADDED: dict[str, dict[str, Any]] = {
+    "UniformAffinePolicy": {"preset": "none"},
+    "load_pipeline": {"guidance": {"true_scale": None}},
+}
 
 
 def with_added_keys(section: dict[str, Any]) -> dict[str, Any]:

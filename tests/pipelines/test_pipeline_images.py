@@ -67,3 +67,33 @@ def test_weights_that_were_let_go_of_come_back(pipelines, tmp_path):
     denoiser.release()
     assert all(one.is_meta for one in denoiser.unet.parameters()) and denoiser.fingerprint() == digest
     assert np.array_equal(our_images(denoiser, {}, tmp_path), before)
+
+
+def test_true_guidance_of_flux_comes_beside_the_embedded_one(pipelines, tmp_path, monkeypatch):
+    words = (
+        "model.sampler.steps=2",
+        "method.group_size=1",
+        "model.guidance.true_scale=3",
+        "model.prompts.negative=rain",
+    )
+    denoiser = own_images.open_denoiser(pipelines("flux"), *words, *own_images.our_words("flux"))
+    assert denoiser.passes == 2
+    condition = denoiser.condition(2, 7)
+    found = our_images(denoiser, condition, tmp_path)
+    options = {"negative_prompt": ["rain"] * 2, "true_cfg_scale": 3.0, "num_inference_steps": 2}
+    own = own_images.draw(own_images.loaded(pipelines("flux")), "flux", denoiser, condition, 7, monkeypatch, **options)
+    assert np.abs(found - own).max() < 1e-5
+    plain = own_images.open_denoiser(pipelines("flux"), *words[:2], *own_images.our_words("flux"))
+    assert plain.passes == 1 and np.abs(our_images(plain, condition, tmp_path) - own).max() > 1e-3
+
+
+@pytest.mark.parametrize("compute", ["bfloat16", "float16"])
+def test_products_may_be_narrower_and_states_are_not(compute, pipelines):
+    outputs = []
+    for words in ((), (f"model.compute={compute}",)):
+        denoiser = own_images.open_denoiser(pipelines("ddpm"), "model.sampler.steps=2", "method.group_size=1", *words)
+        with torch.no_grad():
+            outputs.append(denoiser.network()({})(torch.ones(1, *denoiser.shape), 500, 0))
+    exact, found = outputs
+    assert found.dtype == torch.float32 and denoiser.is_half == (compute == "float16")
+    assert 0 < (found - exact).norm() / exact.norm() < (0.05 if compute == "bfloat16" else 0.006)

@@ -8,6 +8,7 @@ import torch
 
 from quantlab.errors import RequestError
 from quantlab.methods import learning_memory
+from quantlab.run.formats import with_added_keys
 
 own_images = pytest.importorskip("own_images")
 STEPS = ("model.sampler.steps=2", "method.group_size=1")
@@ -66,6 +67,7 @@ def pickled(directory):
         ("sd", None, ("model.prompts.file=nowhere.txt",), "cannot be read (No such file or directory)"),
         ("sd", None, ("model.guidance.channels=5",), "allowed: 1 to 4"),
         ("sd", None, ("model.null_class=3",), "has no classes here"),
+        ("sd", None, ("model.guidance.true_scale=3",), "type model.guidance.true_scale=null model.guidance.scale=3"),
         ("dit", None, ("model.image_size=32",), "allowed: 16, for which the positions"),
         ("dit", None, ("model.prompts.file={empty}",), "draws without text"),
         ("ldm", None, ("model.guidance.scale=2",), "is unconditional, allowed: 1"),
@@ -112,3 +114,8 @@ def test_too_little_memory_is_said_with_what_would_fit(monkeypatch):
     learning_memory.require_memory(850_000_000, 10_000_000, False, cpu)
     with pytest.raises(RequestError, match="choose a smaller model"):
         learning_memory.require_memory(12_000_000_000, 0, True, cpu)
+
+
+def test_runs_from_before_true_guidance_are_read():
+    old = {"_target_": "quantlab.models.pipelines.load_pipeline", "guidance": {"scale": 3.0, "batched": True}}
+    assert with_added_keys(old)["guidance"] == {"scale": 3.0, "batched": True, "true_scale": None}

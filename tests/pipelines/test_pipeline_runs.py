@@ -9,6 +9,7 @@ from run_files import results
 
 import quantlab as package
 from quantlab.run.directory import RunDirectory
+from quantlab.run.state import load_state
 
 own_images = pytest.importorskip("own_images")
 
@@ -29,6 +30,7 @@ SMALL = (
     "trainer.checkpoint_every=2",
     "device=cpu",
 )
+PRODUCTS = {"flux": ("quantizer.policy=[{modules: processor, weight_bits: 8, activation_bits: 8}]",)}
 KINDS = ("ddpm", "ldm", "dit", "pixart", "sd", "sdxl", "sd3", "flux")
 SEED = 1234  # of the evaluation's noise
 
@@ -36,7 +38,7 @@ SEED = 1234  # of the evaluation's noise
 @pytest.mark.parametrize("kind", KINDS)
 def test_calibrated_saved_loaded_sampled_resumed_and_evaluated(kind, pipelines, quantlab, tmp_path, monkeypatch):
     run, again = tmp_path / "run", tmp_path / "again"
-    words = (*SMALL, f"model.path={pipelines(kind)}", *own_images.our_words(kind))
+    words = (*SMALL, f"model.path={pipelines(kind)}", *own_images.our_words(kind), *PRODUCTS.get(kind, ()))
     code, out, err = quantlab("method=accuquant", *words, f"output_dir={run}")
     assert code == 0, err
     found = results(run)["metrics"]
@@ -74,6 +76,16 @@ def test_calibrated_saved_loaded_sampled_resumed_and_evaluated(kind, pipelines, 
     condition = denoiser.condition(2, SEED)
     own = own_images.draw(pipeline, kind, denoiser, condition, SEED, monkeypatch, num_inference_steps=2)
     assert np.abs((own * 255).round() - drawn).max() <= 1
+
+
+@pytest.mark.slow
+def test_in_float16_gradients_are_scaled(pipelines, quantlab, tmp_path):
+    run, words = tmp_path / "run", (*SMALL, f"model.path={pipelines('ddpm')}", "model.compute=float16")
+    code, _, err = quantlab("method=accuquant", *words, f"output_dir={run}")
+    assert code == 0, err
+    assert 0 < results(run)["metrics"]["mse_to_fp32"] < 0.05
+    scaler = load_state(RunDirectory(run).checkpoints / "step-00000004")[0]["method"]["scaler"]
+    assert scaler["scale"] > 1 and scaler["_growth_tracker"] >= 2  # updates without an overflow
 
 
 def both(checkpoint):

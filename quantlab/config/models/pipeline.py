@@ -19,6 +19,7 @@ class PipelineGuidance(Strict):
     scale: OrNull[NotNegative]
     batched: Switch
     channels: OrNull[Count]
+    true_scale: OrNull[NotNegative]
 
 
 class PipelineSampler(FileSampler):
@@ -44,7 +45,7 @@ class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     guidance: PipelineGuidance
     null_class: OrNull[CountFromZero]
     prompts: Prompts
-    compute: Literal["float32", "bfloat16"]
+    compute: Literal["float32", "bfloat16", "float16"]
     gradient_checkpointing: Switch
 
     @model_validator(mode="before")

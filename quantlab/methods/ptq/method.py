@@ -50,6 +50,11 @@ class DiffusionPTQ(Method):
         self.phases = self.make_phases()
         self.steps = sum(phase.iterations for phase in self.phases)
         self.phase: Phase | None = None  # the current one
+        # Of gradients in float16; in other types it leaves all as it is. Losses are about 1 and their gradients not as
+        # small as those of training: torch's own start, 2^16, overflows.
+        self.scaler = torch.amp.GradScaler(
+            context.device.type, init_scale=2.0**8, growth_interval=100, enabled=context.model.is_half
+        )
 
     def shared(self, rows: Tensor) -> Tensor:
         """This process's share of `rows`, int64 [N], as the first process drew them."""
@@ -205,8 +210,14 @@ class DiffusionPTQ(Method):
         if beta is None:
             return {"rounding_penalty": torch.zeros((), device=self.context.device)}
         penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
-        (rule.weight * penalty).backward()
+        self.scaler.scale(rule.weight * penalty).backward()
         return {"rounding_penalty": penalty.detach()}
+
+    def update(self) -> None:
+        """No update where a scaled gradient overflows; the next ones are then scaled less."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def logged(self) -> dict[str, float]:
         row = {"learning_rate": self.optimizer.param_groups[0]["lr"], "network_evaluations": self.network_evaluations}
@@ -246,6 +257,8 @@ class DiffusionPTQ(Method):
         }
         if self.phase is not None:
             state |= {"phase": self.phases.index(self.phase), "objective": self.phase.objective.state_dict()}
+        if self.context.model.is_half:
+            state["scaler"] = self.scaler.state_dict()
         return state | ({"optimizer": self.optimizer.state_dict()} if self.optimizer else {})
 
     def load_state_dict(self, state: dict) -> None:
@@ -259,5 +272,7 @@ class DiffusionPTQ(Method):
         if "phase" in state:
             self.phase = self.phases[state["phase"]]
             self.phase.objective.load_state_dict(state["objective"])
+        if "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
         if self.optimizer:
             self.optimizer.load_state_dict(state["optimizer"])

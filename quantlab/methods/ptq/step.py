@@ -46,7 +46,7 @@ class Step(Objective):
             # moved = b_t^2 scales the output's error to the state's
             error = F.mse_loss(output, target) * moved
         loss = error / max(method.loss_scales[batch["steps"]], 1e-12)
-        loss.backward()
+        method.scaler.scale(loss).backward()
         return {"loss": loss.detach()} | method.regularize(method.weights)
 
 

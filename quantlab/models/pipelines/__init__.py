@@ -96,7 +96,7 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     levels = noise_levels(scheduler, at)
     shape = (family.channels, side, side)
     denoiser = PipelineDenoiser(network, shape, levels, sampler, family.conditioning, family.call, decoder)
-    denoiser.time_scale = family.time_scale
+    denoiser.time_scale, denoiser.is_half = family.time_scale, section.compute == "float16"
     if section.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if section.weights is None:
@@ -148,6 +148,12 @@ def _refuse_idle_keys(family: Family) -> None:
         raise RequestError(
             f"model.null_class: got {section.null_class}, but {kind} has no classes here, allowed: null; type"
             " model.null_class=null"
+        )
+    if section.guidance.true_scale is not None and not isinstance(family, Flux):
+        raise RequestError(
+            f"model.guidance.true_scale: got {section.guidance.true_scale}, but guidance of {kind} is no input of its"
+            f" network, allowed: null; type model.guidance.true_scale=null model.guidance.scale="
+            f"{section.guidance.true_scale:g}"
         )
     channels = section.guidance.channels
     if channels is not None and channels > family.channels:

@@ -22,6 +22,7 @@ from quantlab.models.pipelines.prompts import Encode, Prompts, read_prompts
 from quantlab.models.timm_classifier import first_line
 
 ENCODED_AT_ONCE = 16  # prompts
+NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Without these a pipeline is its text encoders alone
 NO_TEXT = ("unet", "transformer", "vae", "safety_checker", "feature_extractor", "image_encoder")
 
@@ -83,10 +84,10 @@ class Family:
     def call(self, network: nn.Module, condition: Condition) -> Callable[[Tensor, float], Tensor]:
         """`network` for walks of a condition of N rows: (x [N, C, h, w], t) -> its prediction, of x's shape."""
         given = {} if self.conditioning is None else self.conditioning.arguments(condition)
-        narrow = self.section.compute == "bfloat16"
+        narrow = NARROW[self.section.compute]
 
         def called(x: Tensor, t: float) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=narrow):
+            with torch.autocast(x.device.type, narrow, enabled=narrow is not None):
                 output = self.output(network, x, self.time(x, t), given)
             return output[:, : self.channels].float()
 

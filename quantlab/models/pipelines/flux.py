@@ -1,5 +1,5 @@
 """Flux (Black Forest Labs 2024): a flow over latents as a sequence; its guidance is an input of the network, learned by
-distillation, so that a step is one pass.
+distillation, so that a step is one pass. What diffusers calls true guidance, in two passes, comes on top.
 """
 
 from collections.abc import Mapping
@@ -45,8 +45,9 @@ class Flux(Family):
         return given | {"mu": dynamic_shift(scheduler, (side // 2) ** 2, 1.15)}
 
     def guidance(self) -> Guidance:
-        """None by two passes."""
-        return Guidance(1.0, self.section.guidance.batched)
+        """That by two passes, true guidance."""
+        section = self.section.guidance
+        return Guidance(1.0 if section.true_scale is None else section.true_scale, section.batched, section.channels)
 
     @property
     def embedded_scale(self) -> float:
@@ -62,15 +63,22 @@ class Flux(Family):
         return super().prompts(image_size)
 
     def encoding_options(self, image_size: int) -> dict[str, Any]:
-        return {"max_sequence_length": self.section.prompts.max_length or self.default("max_sequence_length", 512)}
+        own = self.default("max_sequence_length", 512)
+        chosen = {"max_sequence_length": self.section.prompts.max_length or own}
+        return chosen | ({"with_negative": True} if self.guidance().scale != 1 else {})
 
     def encode(
         self, pipeline: Any, prompts: list[str], negative: str, device: torch.device | str
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Without a negative prompt, whose row is that of the first."""
-        rows, pooled, _ = pipeline.encode_prompt(prompts, None, device=device, **self.encoding_options(0))
-        found = {"encoder_hidden_states": rows, "pooled_projections": pooled}
-        return found, found
+        """Where nothing leads away from the negative prompt, its row is that of the first."""
+
+        def encoded(texts: list[str]) -> dict[str, Tensor]:
+            length = self.encoding_options(0)["max_sequence_length"]
+            rows, pooled, _ = pipeline.encode_prompt(texts, None, device=device, max_sequence_length=length)
+            return {"encoder_hidden_states": rows, "pooled_projections": pooled}
+
+        found = encoded(prompts)
+        return found, encoded([negative]) if self.guidance().scale != 1 else found
 
     def output(self, network: nn.Module, x: Tensor, t: Tensor, given: Mapping[str, Any]) -> Tensor:
         height, width = x.shape[-2:]
