@@ -147,7 +147,7 @@ def _curves(rows: Sequence[Row], runs: Sequence[dict[str, Any]], read) -> list[t
             continue
         try:
             content = read(RunDirectory(run["directory"]))
-        except CorruptFileError as error:
+        except (CorruptFileError, OSError) as error:  # damaged, or removed meanwhile
             _note(f"left out of the plots: {error}")
             continue
         if content:

@@ -4,7 +4,8 @@
     python scripts/reproduce.py accuquant_quality                                # the first profile: digits
     python scripts/reproduce.py accuquant_quality --profile mnist --data-dir DIR --workers 2
     python scripts/reproduce.py qat_cifar --rows resnet20_cifar10_sgdt --seeds 0 --data-dir DIR device=cuda
-    python scripts/reproduce.py qat_optimizers --profile smoke                   # a few steps of everything, in minutes
+    python scripts/reproduce.py qat_optimizers --profile smoke                   # a few steps of everything
+    python scripts/reproduce.py all --profile smoke --workers 2                  # of every table, in minutes
 
 Tables are conf/table/*.yaml. Every run is an ordinary quantlab run, RUNS/TABLE/PROFILE/ROW_COLUMN/seed=N; completed
 ones are skipped and those that were cut short go on, so the command can be interrupted and repeated. A cell whose run
@@ -15,16 +16,23 @@ fails, or whose data or weights are not there, is listed with the reason and sto
 import argparse
 import csv
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from quantlab.cli.arguments import read_arguments
+from quantlab.cli.folders import own_folders
+from quantlab.cli.jobs import removing_empty
 from quantlab.cli.launchers.pool import Call, places_of, run_all, usable_cores
 from quantlab.cli.main import main as quantlab
+from quantlab.cli.request import check_request
 from quantlab.errors import Interrupted, RequestError
 from quantlab.progress import Bar
 from quantlab.report.measured_table import Measured, measure, to_json, to_markdown, to_rows
 from quantlab.report.table_definition import Cell, TableDefinition, cells, load_definition, table_names
 from quantlab.run.signals import interruptible
+
+ALL_TABLES = "all"
 
 
 def main() -> int:
@@ -41,7 +49,7 @@ def main() -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", nargs="?", help="see --list")
+    parser.add_argument("table", nargs="?", help="see --list; all: every table that has the profile")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="of quantlab, for every run")
     parser.add_argument("--list", action="store_true", help="the tables, their profiles, and what they need")
     parser.add_argument("--profile", help="the size and data of the runs; the table's first if not given")
@@ -79,19 +87,44 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.list or options.table is None:
         print_tables()
         return 0 if options.list else 2
+    if options.table == ALL_TABLES:
+        return all_tables(options)
+    text, code = make(options)
+    print(text)
+    return code
+
+
+def make(options: argparse.Namespace) -> tuple[str, int]:
+    """One table: its page, or with --dry-run its commands; and 1 where a run failed, else 0."""
     table = load_definition(options.table)
     profile = options.profile or next(iter(table.profiles))
     asked = cells(table, profile, options.rows, options.columns)
     folder = options.runs / options.table / profile
     seeds = options.seeds or table.profiles[profile].seeds or table.seeds
     if options.dry_run:
-        for cell in asked:
-            print(" ".join(["quantlab", *command(cell, folder, seeds, options)]))
-        return 0
+        return "\n".join(" ".join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
     failed = 0 if options.render else run(table, asked, folder, seeds, options)
-    measured = measure(table, profile, cells(table, profile), folder)
-    print(write(measured, options))
-    return failed
+    return write(measure(table, profile, cells(table, profile), folder), options), failed
+
+
+def all_tables(options: argparse.Namespace) -> int:
+    """Every table that has the profile, one after the other, with a line each; 1 where a run of any failed."""
+    having = [name for name in table_names() if options.profile in load_definition(name).profiles]
+    if not having or options.rows or options.columns:
+        profiles = dict.fromkeys(profile for name in table_names() for profile in load_definition(name).profiles)
+        raise RequestError(
+            f"all: takes a profile that tables share, and no --rows or --columns; allowed: {', '.join(profiles)}; type "
+            "all --profile smoke"
+        )
+    codes = []
+    for name in having:
+        start = time.monotonic()
+        text, code = make(argparse.Namespace(**{**vars(options), "table": name}))
+        codes.append(code)
+        how = "failed" if code else "made"
+        place = f"{options.output / name}-{options.profile}.md"
+        print(text if options.dry_run else f"{name}: {how} in {time.monotonic() - start:.0f} s, {place}", flush=True)
+    return max(codes)
 
 
 def print_tables() -> None:
@@ -116,6 +149,8 @@ def run(
     """Every cell in a process of its own; 1 where one failed. The first runs alone: it trains and caches the
     full-precision model that others share.
     """
+    if options.words:
+        refuse_wrong_words(command(asked[0], folder, seeds, options))
     folder.mkdir(parents=True, exist_ok=True)
     start = starts(table, asked, folder, options)
     asked = [cell._replace(words=[start(word) for word in cell.words]) for cell in asked]
@@ -131,6 +166,13 @@ def run(
         run_all(calls[:1], places, ended, progress.redraw)
         run_all(calls[1:], places, ended, progress.redraw)
     return int(any(codes))
+
+
+def refuse_wrong_words(words: list[str]) -> None:
+    """Raises RequestError: what is wrong with the words of every run is found before the first."""
+    arguments = read_arguments(words)
+    with own_folders(arguments), removing_empty(check_request(arguments).new):
+        pass
 
 
 def starts(

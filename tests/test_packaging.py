@@ -51,6 +51,31 @@ def test_every_config_is_package_data():
     assert conf / "config.yaml" in shipped
 
 
+def test_what_packages_hold_beside_python_is_package_data():
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    found = {
+        path.relative_to(ROOT)
+        for folder in FOLDERS.values()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    shipped = set()
+    for package, patterns in data.items():
+        inner = [name for name in FOLDERS if package == name or package.startswith(f"{name}.")]
+        folder = FOLDERS[max(inner, key=len)].joinpath(*package.removeprefix(max(inner, key=len)).split("."))
+        shipped |= {path.relative_to(ROOT) for pattern in patterns for path in folder.glob(pattern)}
+    assert found == shipped
+
+
+def test_extras_that_are_named_exist():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for folder in ("cli", "quantlab", "conf", "docs"):
+        for file in (ROOT / folder).rglob("*.*"):
+            if file.suffix in (".py", ".yaml", ".md"):
+                for named in re.findall(r"pip install[^\n]*\.\[([\w,]+)\]", file.read_text(encoding="utf-8")):
+                    assert set(named.split(",")) <= set(extras), file
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -23,6 +23,7 @@ Series = Mapping[str, Any]  # figures/denoising.json: timesteps, group_size, cur
 TARGET_COLOR = "#D55E00"
 UNDRAWN = ("step", "learning_rate")  # of metrics.jsonl: known before the run, as what methods say is `undrawn`
 MOST_NAMED_PHASES = 4
+ROOM_FOR_NAME = 0.12  # of a panel's height: of two names that are nearer than this, one stands below its curve
 MARKED_STEPS = 30  # with more steps than this, markers run into each other
 
 
@@ -151,9 +152,14 @@ def draw_layers(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str) -> No
     everything = np.concatenate([np.zeros(1), *curves.values()])
     span = float(np.ptp(everything[np.isfinite(everything)]))
     side = "right" if len(steps) > 1 else "left"  # of a single point the left is where the axis has its numbers
-    for name in outlying({name: values[-1] for name, values in curves.items()}, span):
-        axes.annotate(name, (steps[-1], curves[name][-1]), xytext=(0, 2), textcoords="offset points",
-                      fontsize=SMALL, ha=side, va="bottom", color="#444444", annotation_clip=True)  # fmt: skip
+    last = {name: values[-1] for name, values in curves.items()}
+    above = None
+    for name in sorted(outlying(last, span), key=lambda name: -last[name]):
+        crowded = above is not None and above - last[name] < ROOM_FOR_NAME * span
+        axes.annotate(name, (steps[-1], last[name]), xytext=(0, -2 if crowded else 2), textcoords="offset points",
+                      fontsize=SMALL, ha=side, va="top" if crowded else "bottom", color="#444444",
+                      annotation_clip=True)  # fmt: skip
+        above = last[name]
 
 
 def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlab.config.sections import section_in
+from quantlab.errors import CorruptFileError
 from quantlab.report.metrics import METRICS, format_number, heading, is_number
 from quantlab.report.paired import Comparison, compare, holm
 from quantlab.report.runs import find_runs, flatten, read_run
@@ -81,17 +82,28 @@ def measure(table: TableDefinition, profile: str, cells: Iterable[Cell], folder:
     measured = Measured(table, profile, list(dict.fromkeys(cell.column for cell in cells)))
     for cell in cells:
         place = folder / cell.name
-        runs = [read_run(run) for run in find_runs([place])] if place.is_dir() else []
+        runs, unreadable = _read(place)
         finished = [run for run in runs if run["results"] is not None]
-        if not finished:
-            measured.missing[f"{label(table, cell.row)}, {cell.column}"] = _reason(place, runs)
+        if unreadable or not finished:
+            measured.missing[f"{label(table, cell.row)}, {cell.column}"] = unreadable or _reason(place, runs)
         for run in finished:
             _add(measured, cell, run)
     return measured
 
 
+def _read(place: Path) -> tuple[list[dict[str, Any]], str]:
+    """The runs in the folder of a cell, and what is wrong with those that cannot be read."""
+    runs, wrong = [], []
+    for directory in find_runs([place]) if place.is_dir() else []:
+        try:
+            runs.append(read_run(directory))
+        except (CorruptFileError, OSError) as error:
+            wrong.append(f"{error}; remove that directory and type the command again")
+    return runs, "; ".join(wrong)
+
+
 def _add(measured: Measured, cell: Cell, run: dict[str, Any]) -> None:
-    results, seed = run["results"], run["results"]["seed"]
+    results, seed = run["results"], run["results"].get("seed")
     method = section_in("method", run["config"])
     baselines = results.get("baseline") or {}
     own = method.row_baselines if method is not None else ()

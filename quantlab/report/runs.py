@@ -1,5 +1,6 @@
-"""Read what runs left in their directories ."""
+"""Read what runs left in their directories."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.run.directory import RESULTS_SCHEMA, RunDirectory
 
+FILES = {"status.json", "results.json"}  # that make a directory a run's
 KINDS = {"baseline": dict, "protocol": dict, "cost": dict, "provenance": dict, "diagnostics": dict, "notes": list}
 
 
@@ -16,12 +18,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     Raises:
         RequestError: a path that is not a directory.
     """
-    found = set()
+    found: set[Path] = set()
     for path in map(Path, paths):
         if not path.is_dir():
             raise RequestError(f"{path} is not a directory; give run directories, or folders that hold some")
-        for name in ("status.json", "results.json"):
-            found.update(file.parent.resolve() for file in path.rglob(name))
+        # passes over what is removed while it looks
+        found |= {Path(folder).resolve() for folder, _, files in os.walk(path) if not FILES.isdisjoint(files)}
     return sorted(found)
 
 
@@ -32,17 +34,20 @@ def read_run(directory: Path) -> dict[str, Any]:
     (str | None), `results` (dict; None for a run that has not completed) and `config` (dict, {} where there is none).
 
     Raises:
-        CorruptFileError: results.json is there but is no results file, or one of another schema.
+        CorruptFileError: results.json is there but is no results file, or one of another schema; or the run is gone.
     """
     run = RunDirectory(directory)
     status = run.read_status()
-    return {
+    found = {
         "directory": run.path,
         "state": str(status.get("state", "unknown")),
         "error": status.get("error"),
         "results": _results(run),
         "config": _config(run),
     }
+    if not run.path.is_dir():
+        raise CorruptFileError(f"{run.path} was removed while it was read")
+    return found
 
 
 def _results(run: RunDirectory) -> dict[str, Any] | None:

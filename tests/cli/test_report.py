@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -71,6 +72,23 @@ def test_unfinished_and_damaged_runs_are_named_in_one_line_each(finished, tmp_pa
     assert "damaged/results.json is damaged" in err and "failed: loss became NaN" in err and "and 3 plots" in err
     assert (tmp_path / "elsewhere" / "comparison.csv").is_file()
     assert not (tmp_path / "outputs" / "report").exists()
+
+
+def test_a_run_that_is_removed_while_it_is_read_costs_no_other(finished, tmp_path, capsys, monkeypatch):
+    from quantlab.cli import report
+
+    runs = [finished(f"run{number}", "accuquant", number, 1.0 + number) for number in range(3)]
+    find, rows = report.find_runs, report.comparison_rows
+
+    def removed(run, then):
+        return lambda *arguments: [then(*arguments), shutil.rmtree(run)][0]
+
+    monkeypatch.setattr(report, "find_runs", removed(runs[0], find))
+    monkeypatch.setattr(report, "comparison_rows", removed(runs[1], rows))
+    assert main([str(tmp_path / "outputs")]) == 0
+    out, err = capsys.readouterr()
+    assert "run0" not in out and "outputs/run1" in out and "outputs/run2" in out
+    assert "skipped: " in err and "run0 was removed while it was read" in err and "and 3 plots" in err
 
 
 def test_one_run_is_one_table(finished, capsys):

@@ -9,7 +9,9 @@ from quantlab.report.curve_styles import line_styles as styles_of
 from quantlab.report.figures import (
     compared_training_curves,
     denoising_error,
+    draw_layers,
     fid_along_denoising,
+    new_panels,
     outlying,
     training_curves,
 )
@@ -152,6 +154,17 @@ def test_logged_quantities_are_named_in_plain_words_with_bounds():
 def test_only_layers_far_from_the_others_are_named():
     layers = {f"layer{number}": 1.0 + number / 100 for number in range(8)}
     assert outlying(layers, span=2.0) == [] and outlying(layers | {"fc": 3.0}, span=3.0) == ["fc"]
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1, 1.0])
+def test_names_of_two_outlying_layers_do_not_lie_on_each_other(apart):
+    last = {f"layer{number}": 1.0 + number / 100 for number in range(8)} | {"stem.conv1": 5.0, "head.fc": 5.0 - apart}
+    rows = [{"step": step, "layers/x": last} for step in (1, 100)]
+    figure, (axes,) = new_panels(1, columns=1)
+    draw_layers(axes, rows, "x")
+    figure.draw_without_rendering()
+    one, other = (text.get_window_extent() for text in axes.texts)
+    assert {text.get_text() for text in axes.texts} == {"stem.conv1", "head.fc"} and not one.overlaps(other)
 
 
 def test_a_method_has_one_colour_whatever_stands_beside_it():
