@@ -8,7 +8,7 @@ from quantlab.config.fields import Count, files_in
 from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.diffusion_ptq import DiffusionPTQ
 
-SHARED = ("group_errors", "method", "objective", "quantized_denoiser", "requirements")  # of all baselines
+SHARED = ("group_errors", "method", "objective", "outcome", "quantized_denoiser", "requirements")  # of all baselines
 BASELINES = files_in("methods/ptq", *SHARED)
 
 
