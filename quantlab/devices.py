@@ -32,6 +32,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     AcceleratorState._reset_state()  # jobs of a sweep share a process and may differ in precision
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # as of matrix products: of float32's 23 bits it would keep 10
     accelerator = Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=config.trainer.mixed_precision,
@@ -44,8 +45,7 @@ def make_accelerator(config: RunConfig) -> Accelerator:
             f"method={config.method.name} runs in one process; several (torchrun) are for methods that train or"
             " quantize: run it without torchrun, which finds weights and trajectories in cache_dir"
         )
-    if accelerator.device.type == "cuda":  # the jobs of a sweep share the process, and each reports its own peak
-        torch.cuda.reset_peak_memory_stats(accelerator.device)
+    begin_peak(accelerator.device)  # the jobs of a sweep share the process, and each reports its own
     return accelerator
 
 
@@ -56,6 +56,17 @@ def init_trackers(accelerator: Accelerator, config: RunConfig) -> None:
         options = {"wandb": {"dir": str(config.output_dir), "mode": config.logger.mode}}
     if config.logger.name != "none":
         accelerator.init_trackers(getattr(config.logger, "project", "quantlab"), init_kwargs=options)
+
+
+def begin_peak(device: torch.device) -> None:
+    """Let `peak_memory` begin anew; on a CPU it is the process's, from its start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes, counted as in `peak_memory`."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
 def peak_memory(device: torch.device) -> int:

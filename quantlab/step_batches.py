@@ -3,14 +3,17 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from quantlab.methods.base import Method
-from quantlab.tasks.base import iterate_batches
+from quantlab.tasks.base import each_tensor, iterate_batches
 
 
 class StepBatches:
@@ -22,7 +25,7 @@ class StepBatches:
         loader = DataLoader(
             method.dataset,
             batch_sampler=_Shares(method, range(start, total), rank, processes),
-            collate_fn=method.collate,
+            collate_fn=_Collate(method.collate),
             num_workers=workers,
             worker_init_fn=leave_process_group,
             pin_memory=accelerator.device.type == "cuda",
@@ -34,7 +37,7 @@ class StepBatches:
         try:
             for batch in iterate_batches(self.batches):
                 self.waiting = False
-                yield batch
+                yield batch.content
                 self.waiting = True
         finally:  # whoever catches a first death saves the run: the other processes end meanwhile
             self.waiting = False
@@ -60,6 +63,24 @@ class StepBatches:
         finally:
             self.batches = ()  # ends the processes, while none of them is waited for
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if raises is None else raises)
+
+
+@dataclass
+class _Batch:
+    """A batch that is pinned by us: torch makes lists of the ranges in it."""
+
+    content: Any
+
+    def pin_memory(self) -> "_Batch":
+        return _Batch(each_tensor(Tensor.pin_memory, self.content))
+
+
+@dataclass
+class _Collate:
+    collate: Callable[[Any], Any]
+
+    def __call__(self, items: Any) -> _Batch:
+        return _Batch(self.collate(items))
 
 
 class _Shares:

@@ -10,14 +10,12 @@ a graph). `copy, all graphs` is copy with the graphs of all steps of the group k
 """
 
 import argparse
-import json
-import multiprocessing
-import os
-import resource
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+from own_process import in_process_of_its_own, write_rows
 
 
 def learnable_denoiser(group_size: int, options: dict, device):
@@ -59,9 +57,12 @@ def learnable_denoiser(group_size: int, options: dict, device):
     quantized = QuantizedDenoiser(unet, section, len(sampler), group_size)
     states = torch.randn(21, 1, 3, size, size)
     walks = SimpleNamespace(
-        sampler=sampler, condition_of=lambda rows, device: {}, state=lambda i, rows: State(states[i, rows])
+        sampler=sampler,
+        condition_of=lambda rows, device: {},
+        state=lambda i, rows: State(states[i, rows]),
+        batches=lambda count, size: [slice(count)],
     )
-    quantized.calibrate(walks, lambda conditional: conditional, 1, device)
+    quantized.calibrate(walks, lambda conditional: conditional, 1, 1, device)
     learn_rounding(quantized.unet, section.zeta, section.gamma, straight_through=False)
     quantized.drop_float_weights()
     for quantizer in grouped_activations(quantized.unet):
@@ -82,6 +83,7 @@ def measure(row: str, group_size: int, options: dict) -> dict:
     """One iteration's peak memory (bytes, beyond the model's) and time (seconds), in this process."""
     import torch
 
+    from quantlab.devices import begin_peak, memory_in_use, peak_memory
     from quantlab.diffusion.rollout import network_step
     from quantlab.diffusion.samplers import State
     from quantlab.methods.accuquant import GRADIENTS
@@ -122,9 +124,10 @@ def measure(row: str, group_size: int, options: dict) -> dict:
             for i in range(group_size):
                 state = step(i, state)
 
-    before = resident(device, peak=False)
+    begin_peak(device)
+    before = memory_in_use(device)
     whole = seconds(iteration)
-    peak = resident(device, peak=True) - before
+    peak = peak_memory(device) - before
     whole = min(whole, *(seconds(iteration) for _ in range(options["repeats"])))
     forward = min(seconds(forwards) for _ in range(options["repeats"] + 1))
     return {
@@ -134,24 +137,6 @@ def measure(row: str, group_size: int, options: dict) -> dict:
         "seconds": whole,
         "forwards_per_step": whole / forward,
     }
-
-
-def resident(device, peak: bool) -> int:
-    """Bytes in use now, or at the peak."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    if peak:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def in_process_of_its_own(*arguments) -> dict:
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # read by glibc when the new process starts
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
 
 
 def table(rows: list[dict]) -> str:
@@ -180,16 +165,11 @@ def main() -> None:
     rows = []
     for row in ROWS:
         for group_size in groups:
-            rows.append(in_process_of_its_own(row, group_size, options))
+            rows.append(in_process_of_its_own(measure, row, group_size, options))
             print(f"{row}, M={group_size}: {rows[-1]['peak_bytes'] / 2**20:.0f} MiB", file=sys.stderr)
     print(table(rows))
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.with_suffix(".md").write_text(
-            f"Made by `python {' '.join(['scripts/benchmark_accuquant_memory.py', *sys.argv[1:]])}`, one"
-            f" run.\n\n{table(rows)}\n"
-        )
-        output.with_suffix(".json").write_text(json.dumps({"options": options, "rows": rows}, indent=1))
+        write_rows(output, "benchmark_accuquant_memory.py", table(rows), options, rows)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 own.
 
 A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python
-pretended.py WORDS` is `quantlab WORDS` with `device=cpu` meaning it. (Not within a process that has back-propagated
-before: autograd counts devices once.)
+pretended.py WORDS` is `quantlab WORDS` with `device=cpu` meaning it, and what stands behind the word THEN the next
+command. (Not within a process that has back-propagated before: autograd counts devices once.)
 """
 
 import sys
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+THEN = "then"
 # PyTorch's backends in Python exist since 2.10 and are experimental
 POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 # Where accelerators accept CPU tensors together with their own: copies and indices
@@ -96,6 +97,10 @@ def main(words: list[str]) -> int:
     library.fallback(computed, "PrivateUse1")
     torch.tensor, torch.as_tensor = by_way_of_the_cpu(torch.tensor), by_way_of_the_cpu(torch.as_tensor)
     Accelerator.device = property(lambda self: torch.device("pretend", 0))
+    while THEN in words:
+        first, words = words[: words.index(THEN)], words[words.index(THEN) + 1 :]
+        if code := quantlab(first):
+            return code
     return quantlab(words)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from quantlab.step_batches import StepBatches
+from quantlab.step_batches import StepBatches, _Collate
 
 
 @pytest.fixture
@@ -55,3 +55,14 @@ def test_the_processes_end_before_their_deaths_are_heard_again(batches):
                 break
     assert not set(processes) & set(multiprocessing.active_children())
     signal.raise_signal(signal.SIGCHLD)
+
+
+def test_a_pinned_batch_keeps_what_is_no_tensor(monkeypatch):
+    """torch's own pinning, as on a GPU, would make a list of the range that says which denoising steps."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    batch = {"steps": range(2, 5), "noise": [None, torch.ones(2)], "condition": {"class": torch.zeros(1)}}
+    found = pin_memory(_Collate(lambda items: items)(batch)).content
+    assert found["steps"] == range(2, 5) and found["noise"][0] is None and len(pinned) == 2

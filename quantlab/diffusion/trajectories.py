@@ -39,6 +39,11 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.images)
 
+    def batches(self, count: int, batch_size: int) -> list[slice]:
+        """The first `count` walks, in batches."""
+        count = min(count, len(self))
+        return [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+
     @property
     def images(self) -> Tensor:
         """x at the end: float32 [N, C, H, W]."""

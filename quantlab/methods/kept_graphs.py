@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quantlab.devices import free_memory
+from quantlab.quantizers import recomputed
 
 SHARE = 0.8  # of the free memory; the rest is for what a backward pass needs
 
@@ -35,13 +36,13 @@ def graph_bytes(step: Callable[[], object], anyway: Iterable[Tensor]) -> int:
     counted: dict[int, int] = {}
     known = {tensor.untyped_storage().data_ptr() for tensor in anyway}
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+    def note(tensor: Tensor) -> Tensor | recomputed.Again:
+        kept, storage = recomputed.pack(tensor), tensor.untyped_storage()
+        if kept is tensor and storage.data_ptr() not in known:
             counted[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return kept
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, recomputed.unpack):
         kept = step()  # alive, so that no address is used twice
     del kept
     return sum(counted.values())

@@ -1,8 +1,8 @@
 """Whether what a method learns fits into memory, asked before any work.
 
 A lower bound, in bytes for each quantized weight: its code twice (now, and as the calibrated ranges left it) and its
-value; where its rounding is learned, the rounding variable, its gradient and Adam's two moments, and the gradient of
-the value. Activations come on top, which gradient checkpointing, smaller batches and bfloat16 make less of.
+value; where its rounding is learned, no value, but the rounding variable, its gradient and Adam's two moments.
+Activations come on top, which gradient checkpointing, smaller batches and bfloat16 make less of.
 """
 
 import torch
@@ -12,7 +12,7 @@ from quantlab.errors import RequestError
 
 GIB = 2**30
 CALIBRATED = 4 + 4 + 1  # full precision, value, code: while ranges are chosen
-LEARNED = 4 + 4 + 8 + 4 + 1 + 1  # variable, its gradient or the value's, moments, value, codes
+LEARNED = 4 + 4 + 8 + 1 + 1  # variable, its gradient, moments, codes (`rounding.held_weights`)
 
 
 def require_memory(quantized: int, others: int, learns_rounding: bool, device: torch.device) -> None:

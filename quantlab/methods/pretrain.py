@@ -54,17 +54,19 @@ def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
-def warmed_up_average(decay: float):
-    """An update for `AveragedModel`: decay min(decay, (1 + n) / (10 + n)) at its n-th call, so that it starts
+def warmed_up_average(model: nn.Module, decay: float) -> AveragedModel:
+    """The average of the weights of `model`: decay min(decay, (1 + n) / (10 + n)) at its n-th update, so that it starts
     quickly.
     """
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], calls: int | Tensor) -> None:
-        now = min(decay, (1 + int(calls)) / (10 + int(calls)))
-        torch._foreach_lerp_(averaged, current, 1 - now)
+    def update(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+        n = int(average.n_averaged)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return update
+    average = AveragedModel(model, multi_avg_fn=update).eval()
+    average.n_averaged = average.n_averaged.cpu()  # on a GPU every update would wait for it, several times
+    return average
 
 
 class Pretrain(Method):
@@ -157,7 +159,7 @@ class Pretrain(Method):
         if self.start:
             logger.info("training goes on from %s", source_of(self.context.model))
         model = self.context.model.train()
-        self.average = AveragedModel(model, multi_avg_fn=warmed_up_average(self.recipe.ema_decay)).eval()
+        self.average = warmed_up_average(model, self.recipe.ema_decay)
         options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
         if self.recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(model.parameters(), momentum=MOMENTUM, **options)

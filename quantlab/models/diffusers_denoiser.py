@@ -16,6 +16,16 @@ from quantlab.models.scheduler_sampler import sampler_of
 from quantlab.models.timm_classifier import first_line
 from quantlab.models.weight_names import match
 
+# By class; where one is inside another, the outer. Not every version of diffusers has all of them
+UNITS = (
+    "ResnetBlock2D",
+    "BasicTransformerBlock",
+    "Attention",
+    "JointTransformerBlock",
+    "SD3SingleTransformerBlock",
+    "FluxTransformerBlock",
+    "FluxSingleTransformerBlock",
+)
 # Attention layers of a UNet2DModel, by their names before diffusers 0.15
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -249,13 +259,8 @@ def reconstruction_units(unet: nn.Module) -> list[str]:
 
     As in Q-Diffusion, residual blocks and transformer or attention blocks; the caller adds every other single layer.
     """
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.attention_processor import Attention
-    from diffusers.models.resnet import ResnetBlock2D
-
-    kinds = (ResnetBlock2D, BasicTransformerBlock, Attention)
     units: list[str] = []
     for name, module in unet.named_modules():
-        if isinstance(module, kinds) and not any(name.startswith(f"{unit}.") for unit in units):
+        if type(module).__name__ in UNITS and not any(name.startswith(f"{unit}.") for unit in units):
             units.append(name)
     return units

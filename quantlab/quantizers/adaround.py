@@ -42,6 +42,6 @@ def annealed_beta(progress: float, beta_start: float, beta_end: float, warmup: f
     return beta_start + (beta_end - beta_start) * (progress - warmup) / max(1 - warmup, 1e-12)
 
 
-def unsettled_share(soft: Tensor, margin: float = 0.05) -> Tensor:
-    """Fraction of h farther than `margin` from both 0 and 1: what hardening will change. A scalar tensor."""
-    return ((soft > margin) & (soft < 1 - margin)).float().mean()
+def unsettled_count(soft: Tensor, margin: float = 0.05) -> Tensor:
+    """How many h are farther than `margin` from both 0 and 1: what hardening will change. An integer scalar tensor."""
+    return ((soft > margin) & (soft < 1 - margin)).sum()

@@ -154,11 +154,13 @@ def _keep_gradient(output: Tensor, tensors: dict[str, Tensor], key: str) -> None
 
 
 def _codes(call: _Call, key: str, grid: Grid, bits: int) -> Tensor:
-    """The tensor as integers, int64. Raises RunError where it is not on its grid, or that is no multiples of a step."""
+    """The tensor as integers, int64, on the CPU: CUDA multiplies no matrices of them. Raises RunError where it is not
+    on its grid, or that is no multiples of a step.
+    """
     try:
         if grid.zero_point.any():
             raise RunError("integers: got a grid with a zero point, allowed: whole multiples of one step")
-        return IntegerTensor.of(call.tensors[key], grid, bits).codes.long()
+        return IntegerTensor.of(call.tensors[key], grid, bits).codes.cpu().long()
     except RunError as error:
         raise RunError(f"integer check: layer {call.name}, {key}: {error}") from None
 
@@ -175,16 +177,16 @@ def _products(call: _Call) -> list[tuple[str, Tensor, Tensor, Tensor, float]]:
     of_g = through_zero(s_g.flatten(), True, tensors["g"].ndim - 3) if gradient.per_channel else through_zero(s_g, True)
     x, w = _codes(call, "x", of_x, activation.bits), _codes(call, "w", of_w, weight.bits)
     g = _codes(call, "g", of_g, gradient.bits)
-    s_x, s_w = of_x.scale, of_w.scale
+    s_x, s_w, s_g = of_x.scale.cpu(), of_w.scale.cpu(), s_g.cpu()
     simulated = tensors["y"]
     if call.bias is not None and layer.output_scale is None:
         simulated = simulated - (call.bias.detach().view(-1, 1, 1) if layer.is_conv else call.bias.detach())
     y, dx, dw = _convolved(x, w, g, layer) if layer.is_conv else _multiplied(x, w, g)
     of_rows = s_g.view(-1, 1, 1, 1) if gradient.per_channel else s_g  # the weight has a row per channel
     found = [
-        ("output", simulated, y, s_x * s_w),
-        ("gradient of the input", tensors["dx"], dx, s_g * s_w),
-        ("gradient of the weight", tensors["dw"], dw, s_x * of_rows),
+        ("output", simulated.cpu(), y, s_x * s_w),
+        ("gradient of the input", tensors["dx"].cpu(), dx, s_g * s_w),
+        ("gradient of the weight", tensors["dw"].cpu(), dw, s_x * of_rows),
     ]
     # What float32 had to resolve: a sum beside its bias, and where all sums are zero, the unit that their terms are
     # made of.

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MOST_HYPERGEOMETRIC = 10**9
+
 
 class Reservoir:
     """Holds `capacity` of the values that `add` was given, every one of them as likely as any other, however many came
@@ -29,10 +31,14 @@ class Reservoir:
         if not self.seen:
             self.values, self.low, self.high = new[:0], low.clamp(max=0), high.clamp(min=0)
         self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        # How many of a fair sample of all come from this call is hypergeometric; which ones, and which old ones stay,
-        # is uniform.
+        # How many of a fair sample of all come from this call is hypergeometric (of as many as numpy does not take, of
+        # which a sample is next to nothing, binomial); which ones, and which old ones stay, is uniform.
         size = min(self.capacity, self.seen + len(new))
-        drawn = int(self.random.hypergeometric(len(new), self.seen, size))
+        if max(len(new), self.seen) < MOST_HYPERGEOMETRIC:
+            drawn = int(self.random.hypergeometric(len(new), self.seen, size))
+        else:
+            drawn = int(self.random.binomial(size, len(new) / (self.seen + len(new))))
+            drawn = min(max(drawn, size - len(self.values)), len(new))
         self.values = torch.cat([self._some(self.values, size - drawn), self._some(new, drawn)])
         self.seen += len(new)
 

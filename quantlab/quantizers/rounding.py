@@ -6,6 +6,7 @@ rounding (`LearnedRounding`), fixed codes (`CodedWeight`).
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,10 @@ from quantlab.quantizers.functional import code_range, dequantize
 from quantlab.quantizers.insert import quantized_layers
 from quantlab.quantizers.integers import Grid
 from quantlab.quantizers.layer import SplitWeight
+from quantlab.quantizers.recomputed import made_by, recomputed
 from quantlab.quantizers.uniform_affine import CodedWeight, UniformAffineWeight
+
+HELD_WHOLE = 2**28  # weights: 1 GiB of them
 
 
 class LearnedRounding(WeightQuantizer):
@@ -49,7 +53,10 @@ class LearnedRounding(WeightQuantizer):
         self.register_buffer("codes", down.to(nearest.codes.dtype))
         self.register_buffer("scale", nearest.scale)
         self.register_buffer("zero_point", nearest.zero_point)
-        self.held: Tensor | None = None  # inside `held_weights`
+        # inside `held_weights`: the weight, or what stands for it and gathers its gradient
+        self.held: Tensor | None = None
+        self.leaf: Tensor | None = None
+        self.gradient: Tensor | None = None  # memory of the last one
 
     def soft(self) -> Tensor:
         """h(V), of the weight's shape."""
@@ -58,10 +65,17 @@ class LearnedRounding(WeightQuantizer):
     def forward(self, weight: Tensor | None = None) -> Tensor:
         if self.held is not None:
             return self.held
+        if self.leaf is not None:
+            return made_by(self.rounded, _Rounded.apply(self.leaf, self), self.rounding)
         up = self.soft()
         if self.straight_through:
             up = (self.rounding >= 0).to(up.dtype) + (up - up.detach())
         return dequantize(self.codes + up, self.scale, self.zero_point)
+
+    def rounded(self) -> Tensor:
+        """The weight, rounded up where h(V) >= 1/2, without a graph."""
+        codes = self.codes + (self.rounding.detach() >= 0).to(self.codes.dtype)
+        return codes.to(self.scale.dtype).sub_(self.zero_point).mul_(self.scale)
 
     def grid(self) -> Grid:
         raise RunError("integers: got a weight whose rounding is still learned, allowed: fixed ones; call fix_rounding")
@@ -79,6 +93,18 @@ class LearnedRounding(WeightQuantizer):
         """Every h becomes 0 or 1 (1 where V >= 0, that is h >= 1/2) and V is dropped."""
         up = (self.rounding >= 0).to(self.scale.dtype)
         return CodedWeight((self.codes + up).to(self.codes.dtype), self.scale, self.zero_point, self.bits)
+
+
+class _Rounded(torch.autograd.Function):
+    """The rounded weight, whose gradient `leaf` gets as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, learned: LearnedRounding) -> Tensor:
+        return learned.rounded()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 def learn_rounding(network: nn.Module, zeta: float, gamma: float, straight_through: bool) -> list[LearnedRounding]:
@@ -122,8 +148,20 @@ def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
     For an iteration that runs the network many times between two updates: the rounding is then computed twice, to be
     held and to be differentiated, instead of every time. No graph of it is kept meanwhile, and of the gradients of held
     weights each goes as its own is made: beside the rounding variables there are two tensors of their size, not five.
+
+    Of networks with more than HELD_WHOLE learned weights that are straight through, there is one, the gradient: a
+    weight is made of its codes whenever a product needs it, for a twentieth more time. The gradient's memory is that of
+    the iteration before, so that the first iteration needs as much as any, of one denoising step or of many. The bits
+    are the same.
     """
     learned = list(learned)
+    compact = sum(one.codes.numel() for one in learned) > HELD_WHOLE and all(one.straight_through for one in learned)
+    with _held_as_codes(learned) if compact else _held_whole(learned):
+        yield
+
+
+@contextmanager
+def _held_whole(learned: list[LearnedRounding]) -> Iterator[None]:
     try:
         for one in learned:
             with torch.no_grad():
@@ -138,3 +176,26 @@ def held_weights(learned: Iterable[LearnedRounding]) -> Iterator[None]:
         gradient, gradients[number] = gradients[number], None
         if gradient is not None:
             one(None).backward(gradient)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _held_as_codes(learned: list[LearnedRounding]) -> Iterator[None]:
+    with recomputed():
+        try:
+            for one in learned:
+                # All of one number: it takes no memory, and gathers the weight's gradient
+                one.leaf = one.scale.new_zeros(()).expand(one.codes.shape)
+                if one.rounding.requires_grad:
+                    if one.gradient is None or one.rounding.grad is not None:
+                        one.gradient = torch.empty_like(one.rounding)
+                    one.leaf.requires_grad_().grad = one.gradient.zero_()
+            yield
+        finally:
+            for one in learned:
+                one.leaf = None
+    for one in learned:
+        if one.rounding.requires_grad and one.gradient is not None:
+            (own,) = torch.autograd.grad(one(None), one.rounding, one.gradient)
+            earlier, one.rounding.grad = one.rounding.grad, one.gradient.copy_(own)
+            if earlier is not None:
+                one.rounding.grad += earlier

@@ -5,6 +5,7 @@ The maths is in `functional`; how the rounding of weights is learned, in `roundi
 """
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from quantlab.quantizers.functional import code_range, dequantize, fake_quantize
 from quantlab.quantizers.integers import Grid, IntegerTensor
 from quantlab.quantizers.policy import Layer, LayerBits, Policy, Rule
 from quantlab.quantizers.presets import exemptions
+from quantlab.quantizers.recomputed import made_by
 from quantlab.quantizers.reservoir import Reservoir
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ class CodedWeight(WeightQuantizer):
     def integers(self, x: Tensor | None = None) -> IntegerTensor:
         grid = self.grid()
         return IntegerTensor(self.codes, grid.scale, grid.zero_point, self.bits, grid.axis)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_value": None}  # a copy converts its own when it is asked
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._value = None
@@ -173,7 +178,10 @@ class UniformAffineActivation(Quantizer):
         if self.observed is not None:
             self.observed.setdefault(group, Reservoir(OBSERVED_VALUES)).add(x)
             return x
-        return fake_quantize(x, self.log_scale[group].exp(), self.zero_point[group], self.q_min, self.q_max)
+        quantize = partial(
+            fake_quantize, x, self.log_scale[group].exp(), self.zero_point[group], self.q_min, self.q_max
+        )
+        return made_by(quantize, quantize(), x)
 
 
 class UniformAffinePolicy(Policy):

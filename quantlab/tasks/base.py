@@ -120,15 +120,20 @@ def validation_count(images: int, fraction: float, least: int = 1) -> int:
     )
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """`batch` (a tensor, or dicts and lists of tensors and other things) with every tensor in it moved to `device`."""
+def each_tensor(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """`batch` (a tensor, or dicts and lists of tensors and other things) with every tensor in it changed."""
     if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+        return change(batch)
     if isinstance(batch, dict):
-        return {name: to_device(value, device) for name, value in batch.items()}
+        return {name: each_tensor(change, value) for name, value in batch.items()}
     if isinstance(batch, list):
-        return [to_device(value, device) for value in batch]
+        return [each_tensor(change, value) for value in batch]
     return batch
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """`batch` with every tensor in it moved to `device`."""
+    return each_tensor(lambda tensor: tensor.to(device, non_blocking=True), batch)
 
 
 class ImageTask:

@@ -1,8 +1,12 @@
-"""Model files and checkpoints of earlier versions: their tensors under the names of today."""
+"""A quantized copy of a network; and model files of earlier versions, their tensors under the names of today."""
 
 import torch
+from policies import section
 
-from quantlab.methods.ptq.quantized_denoiser import present_names
+from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser, present_names
+from quantlab.quantizers.calibration import calibrate_weights, observed_ranges
+from quantlab.quantizers.insert import weight_quantized_layers
+from quantlab.quantizers.uniform_affine import CodedWeight
 
 
 def test_names_of_earlier_versions():
@@ -38,3 +42,32 @@ def test_weights_in_full_precision_are_whole_again():
     named = present_names(old)
     assert named.keys() == {"a.weight", "b.weight"} and named["a.weight"].shape == (4, 2, 1, 1)
     assert torch.equal(named["b.weight"], torch.cat([first, second], dim=1))
+
+
+def test_a_snapshot_holds_no_weight_twice_and_walks_as_before():
+    from diffusers.models.unets.unet_2d import UNet2DModel
+
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    search = {"scale_search": "min_max"}
+    own = section("uniform_affine", 4, 6, own={"weight": search, "activation": search})
+    quantized = QuantizedDenoiser(unet.eval(), own, steps=2, group_size=2)
+    calibrate_weights(quantized.unet)
+    x = torch.randn(1, 1, 8, 8)
+    with observed_ranges(quantized.unet):
+        quantized.network({})(x, 5, 0)
+    twin = quantized.snapshot()
+    layers, twins = (weight_quantized_layers(one.unet) for one in (quantized, twin))
+    for name, layer in layers.items():
+        for ours, theirs in zip(layer.weight_quantizer.modules(), twins[name].weight_quantizer.modules()):
+            if isinstance(ours, CodedWeight):
+                assert theirs.codes is ours.codes and ours._value is not None and theirs._value is None
+    assert torch.equal(twin.network({})(x, 5, 0), quantized.network({})(x, 5, 0))

@@ -57,3 +57,12 @@ def test_extremes_bound_the_range_and_count_no_further(seed):
     everything = torch.cat(calls)[None]
     scale, _ = affine_parameters(*lp_range(everything, 6, False), 6, False)
     assert quantizer.log_scale[0].exp().item() == pytest.approx(scale.item(), rel=0.05)
+
+
+def test_more_values_than_numpy_draws_among():
+    reservoir = Reservoir(1000)
+    reservoir.add(torch.zeros(1000))
+    reservoir.seen = 3 * 10**9  # as of a large layer in many walks
+    reservoir.add(torch.ones(10**6))  # one in 3,001 of them: a third of a value
+    assert len(reservoir.values) == 1000 and reservoir.seen == 3 * 10**9 + 10**6
+    assert reservoir.values.sum() <= 5

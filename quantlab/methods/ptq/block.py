@@ -1,15 +1,16 @@
 """reconstruction=block: block reconstruction of a diffusion model, as in Q-Diffusion (Li et al., ICCV 2023) and BRECQ
 (Li et al., ICLR 2021).
 
-A unit is a residual block, an attention block, or any other single layer, in the order of the forward pass. Each is
-trained so that its output, on inputs from the network quantized so far, matches the full-precision output:
+A unit is a residual block, an attention or transformer block, or any other single layer, in the order of the forward
+pass. Each is trained so that its output, on inputs from the network quantized so far, matches that of full precision:
 
     min || u~(x~) - u(x) ||^2 + lambda f(V),     x~, x: the unit's input in the quantized / full-precision network
 
 Both networks are fed full-precision states x_t of the calibration trajectories. Our choices: rounding and activation
 scales are learned jointly instead of one after the other; learning rates and annealing restart for each unit; inputs
-are collected on `calibration.range_samples` trajectories. The budget includes everything: an iteration of a unit costs
-its share of three passes, and collecting its inputs costs two passes that end at the unit, one in each network.
+are collected on `calibration.range_samples` trajectories; a block of joint attention is trained on both of its outputs,
+image and text. The budget includes everything: an iteration of a unit costs its share of three passes, and collecting
+its inputs costs two passes that end at the unit, one in each network.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from quantlab.models.diffusers_denoiser import reconstruction_units
 from quantlab.quantizers.rounding import learned_roundings
 
 LABEL = "block"
+NUMBERS_AT_ONCE = 2**27
 
 
 class _StopForward(Exception):
@@ -50,12 +52,12 @@ def forward_order(unet: nn.Module, forward: Callable[[], object]) -> list[str]:
 
 
 @torch.no_grad()
-def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
-    """Positional arguments, keyword arguments and output of `unit` in the forward pass `run()`."""
+def capture(unit: nn.Module, run) -> tuple[tuple, dict, tuple[Tensor, ...]]:
+    """Positional arguments, keyword arguments and outputs of `unit` in the forward pass `run()`."""
     seen = []
 
     def hook(module, args, kwargs, output):
-        seen.append((args, kwargs, output))
+        seen.append((args, kwargs, outputs_of(output)))
         raise _StopForward
 
     handle = unit.register_forward_hook(hook, with_kwargs=True)
@@ -68,11 +70,16 @@ def capture(unit: nn.Module, run) -> tuple[tuple, dict, Tensor]:
     return seen[0]
 
 
-def rows_of(arguments, rows: Tensor):
-    """`arguments` (a tuple or dict) with only those rows of each tensor."""
+def outputs_of(output) -> tuple[Tensor, ...]:
+    """What a unit makes, as a tuple: mostly one tensor; two, of text and image, where attention is joint."""
+    return (output,) if isinstance(output, Tensor) else tuple(one for one in output if isinstance(one, Tensor))
+
+
+def each(change: Callable[[Tensor], Tensor], arguments):
+    """`arguments` (a tuple or dict) with each tensor changed; what is inside others, as positions, is of no walk."""
     if isinstance(arguments, dict):
-        return {name: value[rows] if isinstance(value, Tensor) else value for name, value in arguments.items()}
-    return tuple(value[rows] if isinstance(value, Tensor) else value for value in arguments)
+        return {name: change(value) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    return tuple(change(value) if isinstance(value, Tensor) else value for value in arguments)
 
 
 def joined(parts: list):
@@ -85,6 +92,14 @@ def joined(parts: list):
 
 def _join(values: list):
     return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+
+def mean_squared_error(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Over all numbers of all outputs; a scalar."""
+    if len(outputs) == 1:
+        return F.mse_loss(outputs[0], targets[0])
+    total = sum(target.numel() for target in targets)
+    return sum(F.mse_loss(output, target, reduction="sum") for output, target in zip(outputs, targets)) / total
 
 
 class Block(Objective):
@@ -106,10 +121,11 @@ class Block(Objective):
         self.prepare()
         self.method.network_evaluations += self.collection_cost
         with torch.no_grad():
-            self.loss_scales = {group: float(self.error(group, slice(None))) for group in self.method.groups}
+            self.loss_scales = {group: self.whole_error(group) for group in self.method.groups}
 
     def prepare(self) -> None:
-        """Fix the preceding units and collect this one's inputs and targets for every group of denoising steps.
+        """Fix the preceding units and collect this one's inputs and targets for every group of denoising steps, in
+        main memory.
 
         Neither depends on the unit itself, so they stay the same while it is trained.
         """
@@ -122,19 +138,20 @@ class Block(Objective):
                     weight.settle()
         self.module = method.quantized.unet.get_submodule(name)
         original = method.context.model.unet.get_submodule(name)
-        rows, device, sampler = slice(method.section.calibration.range_samples), method.context.device, method.sampler
-        trajectories = method.dataset.trajectories
-        condition = trajectories.condition_of(rows, device)
-        quantized, exact = method.quantized.network(condition), method.context.model.unguided()(condition)
+        sampler, trajectories, device = method.sampler, method.dataset.trajectories, method.context.device
+        samples, batch_size = method.section.calibration.range_samples, method.context.task.evaluation.batch_size
+        quantized, exact = method.quantized.network, method.context.model.unguided()
         self.collected = {}
         for group in method.groups:
-            inputs, targets = [], []
+            seen = []
             for i in sampler.active(group):
-                x, t = sampler.network_input(i, trajectories.state(i, rows).x.to(device)), sampler.timesteps[i]
-                inputs.append(capture(self.module, lambda: quantized(x, t, i))[:2])
-                targets.append(capture(original, lambda: exact(x, t, i))[2])
-            args, kwargs = joined([a for a, _ in inputs]), joined([k for _, k in inputs])
-            self.collected[group] = (args, kwargs, torch.cat(targets))
+                for rows in trajectories.batches(samples, batch_size):
+                    condition = trajectories.condition_of(rows, device)
+                    x, t = sampler.network_input(i, trajectories.state(i, rows).x.to(device)), sampler.timesteps[i]
+                    args, kwargs, _ = capture(self.module, lambda: quantized(condition)(x, t, i))
+                    targets = capture(original, lambda: exact(condition)(x, t, i))[2]
+                    seen.append([each(Tensor.cpu, part) for part in (args, kwargs, targets)])
+            self.collected[group] = tuple(joined(list(parts)) for parts in zip(*seen))
 
     def end(self) -> None:
         self.collected = None
@@ -147,19 +164,27 @@ class Block(Objective):
 
     def error(self, group: range, rows: Tensor | slice) -> Tensor:
         """Mean squared error of the unit's output on `rows` of the inputs collected for `group`; a scalar."""
-        args, kwargs, target = self.collected[group]
+        device = self.method.context.device
+        args, kwargs, targets = (each(lambda one: one[rows].to(device), part) for part in self.collected[group])
         self.method.quantized.pointer.index = group.start // self.method.section.group_size
-        return F.mse_loss(self.module(*rows_of(args, rows), **rows_of(kwargs, rows)), target[rows])
+        return mean_squared_error(outputs_of(self.module(*args, **kwargs)), targets)
+
+    def whole_error(self, group: range) -> float:
+        """`error` on all inputs, as many at a time as have NUMBERS_AT_ONCE numbers of output."""
+        targets = self.collected[group][2]
+        count = len(targets[0])
+        size = max(1, NUMBERS_AT_ONCE // sum(target[0].numel() for target in targets))
+        batches = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+        return sum(float(self.error(group, rows)) * ((rows.stop - rows.start) / count) for rows in batches)
 
     def gradients(self, batch: dict) -> dict[str, Tensor]:
         method, group = self.method, batch["steps"]
-        available = len(self.collected[group][2])
+        available = len(self.collected[group][2][0])
         wanted = min(method.section.batch_size, available)
-        rows = torch.randint(available, (wanted,)).to(method.context.device)
-        rows = method.shared(rows)
+        rows = method.shared(torch.randint(available, (wanted,)))
         loss = self.error(group, rows) / max(self.loss_scales[group], 1e-12)
         if loss.requires_grad:
-            loss.backward()
+            method.scaler.scale(loss).backward()
         weights = learned_roundings(self.module) if method.weights else []
         return {"loss": loss.detach()} | method.regularize(weights)
 

@@ -7,6 +7,8 @@ import torch
 from quantlab.diffusion.rollout import Conditional, network_step
 from quantlab.diffusion.trajectories import Trajectories
 
+ROWS = 64
+
 
 @torch.no_grad()
 def group_errors(
@@ -14,22 +16,23 @@ def group_errors(
     trajectories: Trajectories,
     groups: Sequence[range],
     device: torch.device | str,
-    rows: int = 64,
+    batch_size: int,
 ) -> dict[range, float]:
     """Mean squared error per pixel at the end of each group, walked from its full-precision start with the guided
-    network `conditional`, on the first `rows` trajectories.
+    network `conditional`, on the first 64 trajectories, `batch_size` at a time.
 
     The errors of the calibrated ranges scale the training loss: a loss of 1 is the error after calibration alone.
     """
-    chosen, sampler = slice(rows), trajectories.sampler
-    network = conditional(trajectories.condition_of(chosen, device))
-    errors = {}
-    for steps in groups:
-        state = trajectories.state(steps.start, chosen).on(device)
-        for i in steps:
-            z = trajectories.noise(i, chosen)
-            state = network_step(network, sampler, i, state, None if z is None else z.to(device))
-        errors[steps] = float((state.x - trajectories.state(steps.stop, chosen).x.to(device)).square().mean())
+    sampler, count = trajectories.sampler, min(ROWS, len(trajectories))
+    errors = dict.fromkeys(groups, 0.0)
+    for rows in trajectories.batches(count, batch_size):
+        network, noise = conditional(trajectories.condition_of(rows, device)), trajectories.noise_of(rows, device)
+        for steps in groups:
+            state = trajectories.state(steps.start, rows).on(device)
+            for i in steps:
+                state = network_step(network, sampler, i, state, noise(i))
+            error = (state.x - trajectories.state(steps.stop, rows).x.to(device)).square().mean()
+            errors[steps] += float(error) * (len(state.x) / count)
     return errors
 
 

@@ -117,7 +117,8 @@ class DiffusionPTQ(Method):
         self.quantized = QuantizedDenoiser(
             model.unet, context.config.quantizer, len(self.sampler), section.group_size, model.call
         )
-        self.quantized.calibrate(trajectories, context.model.guide, section.calibration.range_samples, context.device)
+        samples, batch_size = section.calibration.range_samples, context.task.evaluation.batch_size
+        self.quantized.calibrate(trajectories, model.guide, samples, batch_size, context.device)
         first = self.sampler.network_input(0, trajectories.state(0, slice(1)).x.to(context.device))
         self.quantized.say_of_preset(model.unet)
         self.described = self.quantized.describe(
@@ -145,15 +146,19 @@ class DiffusionPTQ(Method):
         self.make_optimizer()
 
     def make_optimizer(self) -> None:
-        """A new Adam over all learned parameters; `before_step` sets its learning rates."""
+        """A new Adam over all learned parameters; `before_step` sets its learning rates. On CUDA one kernel makes the
+        update: what torch does there by itself takes as much memory again as the parameters.
+        """
         learned = {"rounding": [weight.rounding for weight in self.weights], "activation_scales": self.scales}
         groups = [{"params": parameters, "name": name} for name, parameters in learned.items() if parameters]
-        self.optimizer = torch.optim.Adam(groups) if groups else None
+        fused = self.context.device.type == "cuda" or None
+        self.optimizer = torch.optim.Adam(groups, fused=fused) if groups else None
 
     def group_errors(self, groups: list[range], quantized: QuantizedDenoiser | None = None) -> dict[range, float]:
         """Of the quantized network, unless another is given."""
         conditional = self.context.model.guide((quantized or self.quantized).network)
-        return group_errors(conditional, self.dataset.trajectories, groups, self.context.device)
+        batch_size = self.context.task.evaluation.batch_size
+        return group_errors(conditional, self.dataset.trajectories, groups, self.context.device, batch_size)
 
     def quantized_network(self, batch: dict) -> Network:
         """The quantized network with guidance and the condition of the walks of `batch`."""
@@ -193,8 +198,8 @@ class DiffusionPTQ(Method):
         values = self.phase.objective.gradients(batch)
         if (processes := self.context.processes).count > 1:  # means over equal shares of the batch
             for parameter in (parameter for group in self.optimizer.param_groups for parameter in group["params"]):
-                if parameter.grad is not None:
-                    parameter.grad = processes.sum(parameter.grad) / processes.count
+                if parameter.grad is not None:  # in its own memory
+                    parameter.grad.copy_(processes.sum(parameter.grad) / processes.count)
             values["loss"] = processes.sum(values["loss"]) / processes.count
         self.network_evaluations += self.phase.objective.evaluations(self.sampler.active(batch["steps"]))
         return values
@@ -209,9 +214,12 @@ class DiffusionPTQ(Method):
         beta = adaround.annealed_beta(self.progress, rule.beta_start, rule.beta_end, rule.warmup)
         if beta is None:
             return {"rounding_penalty": torch.zeros((), device=self.context.device)}
-        penalty = sum(adaround.rounding_regularizer(weight.soft(), beta) for weight in weights)
-        self.scaler.scale(rule.weight * penalty).backward()
-        return {"rounding_penalty": penalty.detach()}
+        total = torch.zeros((), device=self.context.device)
+        for weight in weights:  # one graph at a time
+            penalty = adaround.rounding_regularizer(weight.soft(), beta)
+            self.scaler.scale(rule.weight * penalty).backward()
+            total = total + penalty.detach()
+        return {"rounding_penalty": total}
 
     def update(self) -> None:
         """No update where a scaled gradient overflows; the next ones are then scaled less."""
@@ -227,8 +235,8 @@ class DiffusionPTQ(Method):
 
     @torch.no_grad()
     def unsettled(self) -> float:
-        soft = torch.cat([weight.soft().flatten() for weight in self.weights])
-        return float(adaround.unsettled_share(soft))
+        counts = torch.stack([adaround.unsettled_count(weight.soft()) for weight in self.weights])
+        return float(counts.sum().float() / sum(weight.codes.numel() for weight in self.weights))
 
     # end -----------------------------------------------------------------------------------------------------------
     def finish(self) -> Outcome:
@@ -237,6 +245,7 @@ class DiffusionPTQ(Method):
             diagnostics["unsettled"] = self.unsettled()
             diagnostics["soft_error"] = self.relative_error()
         fix_rounding(self.quantized.unet)
+        self.weights, self.scales, self.optimizer = [], [], None  # a multiple of the network's memory
         diagnostics["hard_error"] = self.relative_error()
         if not math.isfinite(diagnostics["hard_error"]):
             raise RunError(

@@ -18,9 +18,11 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
     context, section, quantized = method.context, method.section, method.quantized
     evaluator = GenerationEvaluator(context, section.group_size)
     guide = context.model.guide
+    context.model.release()  # its walks are there
     baseline = evaluator.baseline()
     if method.label != "ranges only":
         baseline["ranges_only"] = evaluator("ranges only", guide(method.ranges_only.network))
+    del method.ranges_only
     if section.bias_correction != "none":
         baseline["uncorrected"] = evaluator("uncorrected", guide(quantized.network))
         # As the search of ranges, not counted among the network evaluations: it learns nothing.

@@ -95,7 +95,8 @@ class QuantizedDenoiser:
 
     def correct_output(self, biases: dict[int, Tensor]) -> None:
         """Add to the output at step i `biases[i]`, float [C, 1, 1] or [C, H, W], from now on."""
-        self.unet.register_buffer("output_bias", torch.stack(list(biases.values())))
+        device = next(self.unet.parameters()).device
+        self.unet.register_buffer("output_bias", torch.stack(list(biases.values())).to(device))
         self.bias_rows = {i: row for row, i in enumerate(biases)}
 
     def snapshot(self) -> "QuantizedDenoiser":
@@ -123,20 +124,27 @@ class QuantizedDenoiser:
 
     @torch.no_grad()
     def calibrate(
-        self, trajectories: Trajectories, guide: Callable[[Conditional], Conditional], samples: int, device
+        self,
+        trajectories: Trajectories,
+        guide: Callable[[Conditional], Conditional],
+        samples: int,
+        batch_size: int,
+        device,
     ) -> None:
-        """Ranges only: weights first, then the activations of each group from full-precision states of its steps.
+        """Ranges only: weights first, then the activations of each group from full-precision states of its steps, of
+        `samples` walks, `batch_size` at a time.
 
         The activations are observed with quantized weights and unquantized activations (as Q-Diffusion initialises
         them).
         """
         calibrate_weights(self.unet)
-        rows, sampler = slice(samples), trajectories.sampler
-        network = guide(self.network)(trajectories.condition_of(rows, device))
+        sampler = trajectories.sampler
         with observed_ranges(self.unet):
-            for i in sampler.active(range(len(sampler))):
-                x = trajectories.state(i, rows).x.to(device)
-                network(sampler.network_input(i, x), sampler.timesteps[i], i)
+            for rows in trajectories.batches(samples, batch_size):
+                network = guide(self.network)(trajectories.condition_of(rows, device))
+                for i in sampler.active(range(len(sampler))):
+                    x = trajectories.state(i, rows).x.to(device)
+                    network(sampler.network_input(i, x), sampler.timesteps[i], i)
 
 
 def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from quantlab.diffusion.samplers import State
 from quantlab.methods.ptq.method import DiffusionPTQ
 from quantlab.methods.ptq.objective import Objective, Phase
+from quantlab.quantizers.rounding import held_weights
 
 LABEL = "step"
 FORWARD_PASSES = {"state": 3, "output": 4}  # of an iteration; a backward pass counts as two
@@ -37,16 +38,17 @@ class Step(Objective):
         method, sampler = self.method, self.method.sampler
         (i,), start, (z,) = batch["steps"], State(batch["start"], tuple(batch["memory"])), batch["noise"]
         x, t = sampler.network_input(i, start.x), sampler.timesteps[i]
-        output = method.quantized_network(batch)(x, t, i)
-        error = F.mse_loss(sampler.step(i, start, output, z).x, batch["end"])
-        if self.compared == "output":
-            with torch.no_grad():
-                target = method.context.model.network()(batch["condition"])(x, t, i)
-            moved = (sampler.step(i, start, target + 1, z).x - sampler.step(i, start, target, z).x).square().mean()
-            # moved = b_t^2 scales the output's error to the state's
-            error = F.mse_loss(output, target) * moved
-        loss = error / max(method.loss_scales[batch["steps"]], 1e-12)
-        method.scaler.scale(loss).backward()
+        with held_weights(method.weights):
+            output = method.quantized_network(batch)(x, t, i)
+            error = F.mse_loss(sampler.step(i, start, output, z).x, batch["end"])
+            if self.compared == "output":
+                with torch.no_grad():
+                    target = method.context.model.network()(batch["condition"])(x, t, i)
+                moved = (sampler.step(i, start, target + 1, z).x - sampler.step(i, start, target, z).x).square().mean()
+                # moved = b_t^2 scales the output's error to the state's
+                error = F.mse_loss(output, target) * moved
+            loss = error / max(method.loss_scales[batch["steps"]], 1e-12)
+            method.scaler.scale(loss).backward()
         return {"loss": loss.detach()} | method.regularize(method.weights)
 
 
