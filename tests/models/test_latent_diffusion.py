@@ -1,5 +1,7 @@
 """Checkpoints of latent-diffusion, whose names and layouts are written down here once more, the other way round."""
 
+import functools
+
 import pytest
 import torch
 import yaml
@@ -8,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from quantlab.errors import RequestError
-from quantlab.models.latent_diffusion import convert
+from quantlab.models.latent_diffusion import convert, unet_of
 
 UNET = {"image_size": 8, "in_channels": 3, "out_channels": 3, "model_channels": 32, "channel_mult": [1, 2]}
 UNET |= {"num_res_blocks": 2, "attention_resolutions": [2]}
@@ -99,8 +101,10 @@ def decoder_state(network):
     return {f"first_stage_model.{key}": tensor for key, tensor in state.items()}
 
 
-def made(params):
+@functools.cache
+def made(cross):
     torch.manual_seed(0)
+    params = CROSS if cross else PIXELS
     sizes = {"sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [32, 64]}
     if params is PIXELS:
         blocks = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "attention_head_dim": 16}
@@ -129,7 +133,7 @@ def write(tmp_path, params, state):
 
 @pytest.mark.parametrize("params", [PIXELS, CROSS])
 def test_it_is_the_same_network_in_diffusers_format(params, tmp_path):
-    unet, decoder = made(params)
+    unet, decoder = made(params is CROSS)
     state = unet_state(unet) | decoder_state(decoder)
     average = "input_blocks.1.0.in_layers.2.weight"
     state[f"model_ema.diffusion_model{average.replace('.', '')}"] = state[f"model.diffusion_model.{average}"] + 1
@@ -137,8 +141,9 @@ def test_it_is_the_same_network_in_diffusers_format(params, tmp_path):
         state["cond_stage_model.embedding.weight"] = torch.randn(5, 24)
     (said,) = convert(*write(tmp_path, params, state))
     found = type(unet).from_pretrained(tmp_path / "made" / "unet").state_dict()
-    unet.state_dict()["down_blocks.0.resnets.0.conv1.weight"].add_(1)
-    assert all(torch.equal(found[name], tensor) for name, tensor in unet.state_dict().items())
+    expected = dict(unet.state_dict())
+    expected["down_blocks.0.resnets.0.conv1.weight"] = expected["down_blocks.0.resnets.0.conv1.weight"] + 1
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     found = VQModel.from_pretrained(tmp_path / "made" / "vqvae")
     assert found.config.scaling_factor == 1
     assert all(torch.equal(found.state_dict()[name], tensor) for name, tensor in decoder.state_dict().items())
@@ -148,12 +153,10 @@ def test_it_is_the_same_network_in_diffusers_format(params, tmp_path):
         assert load_file(table)["embedding.weight"].shape == (5, 24)
 
 
-def test_attention_over_pixels_is_that_of_the_paper(tmp_path):
+def test_attention_over_pixels_is_that_of_the_paper():
     """Heads of q, k and v lie one after the other: of every head its q, its k, its v."""
-    unet, decoder = made(PIXELS)
-    state = unet_state(unet)
-    convert(*write(tmp_path, PIXELS, state | decoder_state(decoder)))
-    module = UNet2DModel.from_pretrained(tmp_path / "made" / "unet").mid_block.attentions[0]
+    state = unet_state(made(False)[0])
+    module = unet_of(state, PIXELS).mid_block.attentions[0]
     place, x = "model.diffusion_model.middle_block.1", torch.randn(2, 64, 4, 4)
     flat = nn.functional.group_norm(x.flatten(2), 32, state[f"{place}.norm.weight"], state[f"{place}.norm.bias"], 1e-5)
     qkv = nn.functional.conv1d(flat, state[f"{place}.qkv.weight"], state[f"{place}.qkv.bias"])
@@ -174,7 +177,7 @@ def test_attention_over_pixels_is_that_of_the_paper(tmp_path):
     ],
 )
 def test_what_diffusers_has_no_network_for_is_refused(change, said, tmp_path):
-    unet, decoder = made(PIXELS)
+    unet, decoder = made(False)
     files = write(tmp_path, PIXELS | change, unet_state(unet) | decoder_state(decoder))
     with pytest.raises(RequestError) as caught:
         convert(*files)
