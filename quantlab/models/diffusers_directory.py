@@ -119,6 +119,11 @@ def locate(path: str, files: tuple[str, ...] = CONFIGS) -> tuple[Path, str | Non
     if local.is_dir():
         _refuse_other_directories(local)
         return local, None
+    if local.exists() and local.suffix in weights.PICKLED:
+        raise RequestError(
+            f"{KEY}: {local} is pickled, and never loaded here, allowed: a directory in diffusers' format; of one of"
+            f" latent-diffusion type python scripts/convert_latent_diffusion.py {local} config.yaml DIR, then {KEY}=DIR"
+        )
     if local.exists():
         raise RequestError(
             f"{KEY}: {local} is a file, allowed: the directory that holds a network's config.json and "

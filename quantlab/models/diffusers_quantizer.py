@@ -59,7 +59,7 @@ class QuantlabQuantizer(DiffusersQuantizer):
             )
         super().__init__(quantization_config, **kwargs)
         self.dtype: torch.dtype | None = None
-        self.packed: dict[str, Tensor] = {}  # of weights, until all are there
+        self.packed: dict[str, dict[str, Tensor]] = {}  # of layers' weights, until all are there
         layers = quantization_config.facts.get("layers", {})
         # by name of a layer with a stored weight what the file says of that
         self.layers = {name: said["weight"] for name, said in layers.items() if "shape" in said.get("weight", {})}
@@ -98,9 +98,12 @@ class QuantlabQuantizer(DiffusersQuantizer):
     ) -> None:
         """Take the tensor as the file has it: `param_value` was cast to the network's dtype."""
         tensor = state_dict[param_name].to(target_device)
-        layer, is_of_weight, _ = param_name.partition(WEIGHT)
+        layer, is_of_weight, rest = param_name.partition(WEIGHT)
         if is_of_weight and layer in self.layers:
-            self.packed[param_name] = tensor
+            held = self.packed.setdefault(layer, {})
+            held[f"{WEIGHT.removeprefix('.')}{rest}"] = tensor
+            if len(held) == len(model.get_submodule(layer).weight_quantizer.state_dict()):
+                self._put(model, layer)
         elif param_name == "output_bias":
             model.output_bias = tensor
         else:
@@ -108,25 +111,25 @@ class QuantlabQuantizer(DiffusersQuantizer):
 
             set_module_tensor_to_device(model, param_name, target_device, value=tensor, dtype=tensor.dtype)
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+    def _put(self, model: nn.Module, layer: str) -> None:
+        """Its weight, all of whose tensors are there: shards may cut a layer in two."""
         from quantlab.errors import CorruptFileError, RunError
         from quantlab.quantizers.stored_layer import fixed_weight
         from quantlab.quantizers.uniform_affine import CodedWeight
 
-        own: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in self.packed.items():
-            layer, _, rest = key.partition(WEIGHT)
-            own.setdefault(layer, {})[f"{WEIGHT.removeprefix('.')}{rest}"] = tensor
-        for name, said in self.layers.items():
-            try:
-                fixed = fixed_weight(own.get(name, {}), said)
-            except (KeyError, RuntimeError, RunError) as error:
-                raise CorruptFileError(f"{name} is damaged: {type(error).__name__}: {error}") from error
-            for one in fixed.modules():
-                if isinstance(one, CodedWeight):
-                    one.dtype = self.dtype
-            model.get_submodule(name).weight_quantizer = fixed
-        self.packed = {}
+        try:
+            fixed = fixed_weight(self.packed.pop(layer, {}), self.layers[layer])
+        except (KeyError, RuntimeError, RunError) as error:
+            raise CorruptFileError(f"{layer} is damaged: {type(error).__name__}: {error}") from error
+        for one in fixed.modules():
+            if isinstance(one, CodedWeight):
+                one.dtype = self.dtype
+        model.get_submodule(layer).weight_quantizer = fixed
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        incomplete = [layer for layer in self.layers if _is_blank(model.get_submodule(layer).weight_quantizer)]
+        for layer in incomplete:
+            self._put(model, layer)
         model.requires_grad_(False)
 
     # saving ----------------------------------------------------------------------------------------------------------
@@ -145,6 +148,10 @@ class QuantlabQuantizer(DiffusersQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+def _is_blank(module: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in module.state_dict().values())
 
 
 def attach(network: Any, facts: Mapping[str, Any]) -> None:

@@ -92,13 +92,21 @@ def test_a_copy_has_its_own_scales(saved):
     assert torch.equal(outputs(twin), before)
 
 
-@pytest.mark.parametrize("given", [None, {"unet": QuantlabConfig()}])
-def test_a_whole_pipeline_has_it_inside(given, saved, pipelines, tmp_path):
+def test_it_comes_in_shards_too(saved, tmp_path):
+    _, network = saved
+    network.save_pretrained(tmp_path, max_shard_size="50KB")  # which cuts layers in two
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    loaded = UNet2DConditionModel.from_pretrained(tmp_path, device_map="cpu")
+    assert same_state(loaded.state_dict(), network.state_dict())
+
+
+def test_a_whole_pipeline_has_it_inside(saved, pipelines, tmp_path):
     pipeline = DiffusionPipeline.from_pretrained(pipelines("sd"), local_files_only=True)
     pipeline.unet = saved[1]
     pipeline.save_pretrained(tmp_path)
-    more = {} if given is None else {"quantization_config": PipelineQuantizationConfig(quant_mapping=given)}
-    loaded = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True, **more)
+    given = PipelineQuantizationConfig(quant_mapping={"unet": QuantlabConfig()})
+    with pytest.warns(UserWarning, match="The `quantization_config` from the model will be used"):
+        loaded = DiffusionPipeline.from_pretrained(tmp_path, local_files_only=True, quantization_config=given)
     images = []
     for one in (pipeline, loaded):
         one.set_progress_bar_config(disable=True)
