@@ -175,6 +175,7 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
     with deferred():  # a run is completed whole or not at all
         directory.write_results(results)
         directory.write_status("completed", exit_code=0)
+        directory.drop_evaluation()
         directory.log.print(page.final_table(results))
         directory.log.print(f"report: {directory.report_path}")
 

@@ -40,8 +40,7 @@ class FrechetDistance:
         """Raises RequestError when `feature_network` is "inception" and its package or weights are unavailable."""
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        network = _Inception() if feature_network == "inception" else feature_network
-        self._metric = FrechetInceptionDistance(_Features(network, device), **OPTIONS)
+        self._metric = FrechetInceptionDistance(_Double(Features(feature_network, device)), **OPTIONS)
         self.batch_size = batch_size
 
     def reference(self, images: Tensor | Iterable[Tensor]) -> "FrechetDistance":
@@ -73,18 +72,42 @@ class FrechetDistance:
                 self._metric.update(part, real=real)
 
 
-class _Features(nn.Module):
-    """`network.features` as torchmetrics calls it: images on any device in, float64 on the CPU out (MPS has no
-    float64).
+class Features(nn.Module):
+    """`feature_network`, as `FrechetDistance` takes it, in evaluation mode on `device`: images on any device in, their
+    features out, float32 `[N, num_features]` on the CPU.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device | str):
+    def __init__(self, feature_network: nn.Module | str, device: torch.device | str = "cpu"):
         super().__init__()
+        network = _Inception() if feature_network == "inception" else feature_network
         self.network, self.device = network.to(device).eval(), device
         self.num_features = network.num_features
 
+    @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.features(images.to(self.device, torch.float32)).cpu().double()
+        return self.network.features(images.to(self.device, torch.float32)).cpu()
+
+
+class Known(nn.Module):
+    """The feature network of features that are known: given in the place of images, float32 `[N, num_features]`."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def features(self, images: Tensor) -> Tensor:
+        return images
+
+
+class _Double(nn.Module):
+    """As torchmetrics calls it, which keeps the dtype: float64 on the CPU (MPS has none)."""
+
+    def __init__(self, features: Features):
+        super().__init__()
+        self.features, self.num_features = features, features.num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).double()
 
 
 class _Inception(nn.Module):

@@ -17,15 +17,14 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
     """
     context, section, quantized = method.context, method.section, method.quantized
     evaluator = GenerationEvaluator(context, section.group_size)
-    guide = context.model.guide
     baseline = evaluator.baseline()
     if method.label != "ranges only":
-        baseline["ranges_only"] = evaluator("ranges only", guide(method.ranges_only.network))
+        baseline["ranges_only"] = evaluator("ranges only", method.ranges_only)
     if section.bias_correction != "none":
-        baseline["uncorrected"] = evaluator("uncorrected", guide(quantized.network))
+        baseline["uncorrected"] = evaluator("uncorrected", quantized)
         # As the search of ranges, not counted among the network evaluations: it learns nothing.
         biases = output_biases(
-            guide(quantized.network),
+            context.model.guide(quantized.network),
             method.dataset.trajectories,
             method.groups,
             section.bias_correction,
@@ -34,7 +33,7 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
             context.device,
         )
         quantized.correct_output(biases)
-    metrics = evaluator(method.label, guide(quantized.network))
+    metrics = evaluator(method.label, quantized)
     evaluator.draw()
     return Outcome(
         metrics,
