@@ -63,11 +63,11 @@ class Evaluate(OnFinishedRun):
         context = self.context
         metrics, protocol = Pretrain(None, context).measure()
         measures = SampleMeasures(context)
-        if measures.features is not None:
+        if measures.features is not None or measures.extra.names:
             network = weights_of(context.model).state_dict()
             metrics |= measures.metrics(self._samples(measures, context.model.network(), network))
-            protocol |= self._protocol()
-        return Outcome(metrics, protocol=protocol)
+            protocol |= self._protocol(measures)
+        return Outcome(metrics, protocol=protocol, notes=measures.notes)
 
     def _quantized_denoiser(self) -> Outcome:
         context = self.context
@@ -75,7 +75,7 @@ class Evaluate(OnFinishedRun):
             evaluator = GenerationEvaluator(context, self.quantized.group_size)
             metrics = evaluator("quantized", self.quantized)
             evaluator.draw()
-            return Outcome(metrics, evaluator.baseline(), evaluator.protocol)
+            return Outcome(metrics, evaluator.baseline(), evaluator.protocol, notes=evaluator.notes)
         logger.warning(
             "the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
             "model.weights=FILE): numbers that compare with them are left out"
@@ -84,13 +84,14 @@ class Evaluate(OnFinishedRun):
         files = self._samples(measures, network, self.quantized.unet.state_dict())
         draw_beside_task(context, files.whole("images"), context.directory.samples / "samples.png")
         metrics = spectrum_ratio_to_task(context, sum(files.read("band_energies")).float())
-        return Outcome(metrics | measures.metrics(files), protocol=self._protocol())
+        metrics |= measures.metrics(files)
+        return Outcome(metrics, protocol=self._protocol(measures), notes=measures.notes)
 
     def _samples(self, measures: SampleMeasures, conditional: Conditional, network: dict[str, Tensor]) -> BatchFiles:
         return draw_samples(self.context, measures, conditional, network, self.context.task.evaluation.samples)
 
-    def _protocol(self) -> dict:
-        return sampling_protocol(self.context, self.context.task.evaluation.samples)
+    def _protocol(self, measures: SampleMeasures) -> dict:
+        return sampling_protocol(self.context, measures, self.context.task.evaluation.samples)
 
     def _has_its_full_precision(self) -> bool:
         if not self.context.full_precision_at_hand():

@@ -18,8 +18,8 @@ from quantlab.diffusion.rollout import Conditional
 from quantlab.diffusion.trajectories import DONE, Trajectories, compute_walks
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
-from quantlab.methods.sample_measures import SampleMeasures, images_of, measured, require_finite, shown
-from quantlab.metrics.fid import FrechetDistance
+from quantlab.methods.evaluation_networks import not_measured
+from quantlab.methods.sample_measures import SampleMeasures, images_of, measured, prompts_of, require_finite, shown
 from quantlab.metrics.paired import PAIRED, paired_protocol, paired_values
 from quantlab.models.given import given_model
 from quantlab.run.batch_files import BatchFiles, batches_of
@@ -74,7 +74,7 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
 
 def require_feature_network(config: Any, task: Any) -> None:
     """Raises RequestError where a method that measures samples has a task without what its `evaluation.features`
-    needs: labels and sound weights, if some are named, or Inception's weights, which are downloaded.
+    needs: labels and sound weights, if some are named, or a package, or weights that were to be fetched and cannot.
     """
     if not (config.method.judges_samples and config.model.kind == "denoiser"):
         return
@@ -87,11 +87,10 @@ def require_feature_network(config: Any, task: Any) -> None:
         )
     if features == "task_classifier":
         given_model(config.task.feature_network, task, "task.feature_network")
-    if features == "inception":
-        FrechetDistance("inception")
+    not_measured(task.evaluation)
 
 
-def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
+def sampling_protocol(context: RunContext, measures: SampleMeasures, samples: int) -> dict[str, Any]:
     """The protocol of metrics on that many samples."""
     task, sampler = context.task, context.model.sampler
     evaluation = task.evaluation
@@ -102,10 +101,13 @@ def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
         "reference_images": len(task.images()) if task.has_images else 0,
         "denoising_steps": len(sampler),
         **walk_protocol(context),
+        **measures.protocol,
     }
-    if evaluation.features == "none":
+    if measures.features is None:
         del protocol["fid_features"]
-    if evaluation.features == "none" or not task.has_images:
+    elif evaluation.features in ("clip", "dino"):
+        protocol["fid_features"] = getattr(evaluation, evaluation.features).rstrip("/").rpartition("/")[2]
+    if not task.has_images or (measures.features is None and not measures.extra.compares_with_task):
         del protocol["reference_images"]
     return protocol
 
@@ -122,8 +124,8 @@ class GenerationEvaluator:
     """Evaluates networks on one task, and keeps their walks for the figures.
 
     Calling it with a label and a `QuantizedDenoiser` returns its metrics: fid (to the task's images), fid_to_fp32, psnr
-    (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none, those without
-    fid. Of several processes the first one gets them.
+    (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise), and what task.evaluation.metrics
+    names; with features=none, those without fid. Of several processes the first one gets them.
     """
 
     def __init__(self, context: RunContext, group_size: int):
@@ -146,10 +148,11 @@ class GenerationEvaluator:
         if has_fid and context.processes.is_first:
             self.fid_to_fp32 = self.measures.distance().reference(self.exact.read("features"))
         width = next(self.exact.read("images")).shape[-1]
-        self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(width)
+        self.protocol = sampling_protocol(context, self.measures, evaluation.samples) | paired_protocol(width)
+        self.notes = self.measures.notes
 
     def baseline(self) -> dict[str, dict[str, float]]:
-        """`full_precision`: the fid of its samples. Empty with features=none."""
+        """`full_precision`: fid of its samples, and the extra metrics of one set. Empty without any."""
         found = self.measures.metrics(self.exact) if self.context.processes.is_first else {}
         return {"full_precision": found} if found else {}
 
@@ -163,11 +166,12 @@ class GenerationEvaluator:
         if self.fid_to_fp32 is not None:
             metrics["fid_to_fp32"] = self.fid_to_fp32.measure(files.read("features"))
         metrics |= self.measures.metrics(files)
-        return metrics | {name: files.whole(name).mean().item() for name in PAIRED}
+        paired = (*PAIRED, *({"lpips"} & {*self.measures.extra.names}))
+        return metrics | {name: files.whole(name).mean().item() for name in paired}
 
     def _measured(self, name: str, facts: dict, measure: Callable[[slice], dict[str, Tensor]]) -> BatchFiles:
         batches = batches_of(self.evaluation.samples, self.evaluation.batch_size)
-        if name == "full precision" and self.measures.features is None:
+        if name == "full precision" and self.measures.features is None and not self.measures.extra.names:
             batches = [rows for rows in batches if rows.start < SHOWN]
         facts = self.measures.facts | {"walks": self.reference.folder.parent.name, **facts}
         return measured(self.context, name, facts, batches, measure)
@@ -175,7 +179,8 @@ class GenerationEvaluator:
     def _of_exact(self, rows: slice) -> dict[str, Tensor]:
         images = images_of(self.context, self.reference.images[rows], "full precision")
         states = {done: self.reference.state(done, rows).x for done in self.fid_steps}
-        return self.measures.of_images(images) | self._features_along(states) | shown(images, rows, SHOWN)
+        found = self.measures.of_images(images, prompts_of(self.context, self.reference.condition, rows))
+        return found | self._features_along(states) | shown(images, rows, SHOWN)
 
     def _of_walks(self, label: str, conditional: Conditional, rows: slice) -> dict[str, Tensor]:
         """All that is measured of a batch of quantized walks."""
@@ -185,8 +190,9 @@ class GenerationEvaluator:
         images = images_of(self.context, walks.images, f"samples: {label}")
         exact = images_of(self.context, self.reference.images[rows], "full precision")
         errors = {"accumulated_error": walks.accumulated_error, "step_error": walks.step_error}
-        found = self.measures.of_images(images) | self._features_along(walks.states) | shown(images, rows, SHOWN)
-        return errors | found | paired_values(images, exact)
+        found = self.measures.of_images(images, prompts_of(self.context, self.reference.condition, rows))
+        pairs = paired_values(images, exact) | self.measures.extra.of_pairs(images, exact)
+        return errors | found | pairs | self._features_along(walks.states) | shown(images, rows, SHOWN)
 
     def _features_along(self, states: dict[int, Tensor]) -> dict[str, Tensor]:
         """Those at the end are the images'."""

@@ -34,4 +34,4 @@ class Sample(OnFinishedRun):
         logger.info("%d samples: %s (uint8 [N, H, W, C]) and samples.png beside it", count, path)
         metrics = measures.metrics(files)
         metrics |= spectrum_ratio_to_task(context, sum(files.read("band_energies")).float())
-        return Outcome(metrics, protocol=sampling_protocol(context, count))
+        return Outcome(metrics, protocol=sampling_protocol(context, measures, count), notes=measures.notes)

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from quantlab.diffusion.conditioning import Condition
 from quantlab.diffusion.rollout import Conditional
 from quantlab.diffusion.trajectories import WalkEnds
 from quantlab.errors import RunError
 from quantlab.methods.base import RunContext
+from quantlab.methods.evaluation_networks import KINDS, not_measured
+from quantlab.methods.extra_metrics import ExtraMetrics
 from quantlab.metrics.fid import Features, FrechetDistance, Known
 from quantlab.metrics.spectrum import band_energies
 from quantlab.run.batch_files import BatchFiles, batches_of
@@ -21,33 +24,46 @@ SHOWN = 256  # drawn images that are kept for a picture
 
 
 class SampleMeasures:
-    """Features of images as the task's `evaluation` says, and the metrics that are made of them."""
+    """What the task's `evaluation` asks of images: features of networks, and metrics that are made of them.
+
+    notes: what is not measured, and why; protocol: of what is measured here beside FID.
+    """
 
     def __init__(self, context: RunContext):
-        self.context, self.batch_size = context, context.task.evaluation.batch_size
+        evaluation = context.task.evaluation
+        self.context, self.batch_size = context, evaluation.batch_size
         network = context.feature_network()
         self.features = None if network is None else Features(network, context.device)
-        self.facts = {
-            "features": network if network is None or isinstance(network, str) else tensors_digest(network.state_dict())
-        }
-        self.to_task = self._distance_to_task()
+        self.extra = ExtraMetrics(context, network)
+        self.protocol = self.extra.protocol
+        is_own = network is not None and evaluation.features not in KINDS
+        own = tensors_digest(network.state_dict()) if is_own else evaluation.features
+        self.facts = {"features": own, "extra": self.extra.facts}
+        self._measure_task()
+        self.notes = [*not_measured(evaluation), *self.extra.notes]
 
-    def of_images(self, images: Tensor) -> dict[str, Tensor]:
-        """By name, tensors of one row an image; images: float32 [N, C, H, W], nominally in [-1, 1]."""
-        return {} if self.features is None else {"features": self.features(images)}
+    def of_images(self, images: Tensor, texts: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """By name, tensors of one row an image; images: float32 [N, C, H, W], nominally in [-1, 1], on the CPU; texts:
+        their prompts, if any.
+        """
+        found = self.extra.of_images(images, texts)
+        if self.features is not None and not self.extra.gives_features:
+            found["features"] = self.features(images)
+        return found
 
     def distance(self) -> FrechetDistance:
         """Between sets of features that are known, as read from files."""
         return FrechetDistance(Known(self.features.num_features), self.batch_size)
 
     def metrics(self, files: BatchFiles) -> dict[str, float]:
-        """fid to the task's images, if it has any and there are features."""
-        return {} if self.to_task is None else {"fid": self.to_task.measure(files.read("features"))}
+        """fid to the task's images, if it has any and there are features; and the extra metrics."""
+        found = {} if self.to_task is None else {"fid": self.to_task.measure(files.read("features"))}
+        return found | self.extra.metrics(files)
 
-    def _distance_to_task(self) -> FrechetDistance | None:
-        task = self.context.task
-        if self.features is None or not task.has_images:
-            return None
+    def _measure_task(self) -> None:
+        task, self.to_task = self.context.task, None
+        if not task.has_images or (self.features is None and not self.extra.compares_with_task):
+            return
         files = measured(
             self.context,
             "images of the task",
@@ -55,7 +71,10 @@ class SampleMeasures:
             batches_of(len(task.images()), self.batch_size),
             lambda rows: self.of_images(normalize(task.images()[rows])),
         )
-        return self.distance().reference(files.read("features")) if self.context.processes.is_first else None
+        if self.context.processes.is_first:
+            if self.features is not None:
+                self.to_task = self.distance().reference(files.read("features"))
+            self.extra.compare_with(files)
 
 
 def measured(
@@ -92,7 +111,7 @@ def draw_samples(
 
     def measure(rows: slice) -> dict[str, Tensor]:
         images = images_of(context, ends[rows], "samples")
-        found = measures.of_images(images) | shown(images, rows, SHOWN)
+        found = measures.of_images(images, prompts_of(context, ends.condition, rows)) | shown(images, rows, SHOWN)
         found["band_energies"] = band_energies(images.clamp(-1, 1)).double() * (len(images) / count)
         if keeps_pixels:
             found["pixels"] = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1)
@@ -100,6 +119,13 @@ def draw_samples(
 
     facts = measures.facts | {"network": tensors_digest(network), "count": count}
     return measured(context, "samples", facts, batches_of(count, measures.batch_size), measure)
+
+
+def prompts_of(context: RunContext, condition: Condition, rows: slice) -> list[str] | None:
+    """Of the walks `rows` of those with that condition; None for a model without prompts."""
+    if "prompt" not in condition:
+        return None
+    return [context.model.conditioning.prompts[number] for number in condition["prompt"][rows].tolist()]
 
 
 def walk_ends(context: RunContext, conditional: Conditional, count: int) -> WalkEnds:

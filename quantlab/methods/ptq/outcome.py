@@ -41,6 +41,7 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
         evaluator.protocol,
         diagnostics,
         {"network_evaluations": round(method.network_evaluations)},
+        notes=evaluator.notes,
         model=tensors_of(quantized.unet),
         network=quantized.unet,
         model_facts={
