@@ -34,6 +34,7 @@ class ExtraMetrics:
         self.gives_features = evaluation.features == "inception" and "inception" in self.networks
         self.compares_with_task = context.task.has_images and bool({"sfid", "precision", "recall"} & {*self.names})
         self.notes: list[str] = []
+        self.pool = "features" if self.gives_features else "pool"  # its name in files
         self.facts = [*self.names, evaluation.lpips_network, evaluation.clip]
         self.protocol = self._protocol(evaluation)
 
@@ -53,8 +54,8 @@ class ExtraMetrics:
         found = {}
         if "inception" in self.networks:
             outputs = self.networks["inception"].outputs(images.to(self.device))
-            found = {name: outputs[name].cpu() for name in sorted(self.outputs)}
-            found |= {"features": outputs["pool"].cpu()} if self.gives_features else {}
+            wanted = self.outputs | ({"pool"} if self.gives_features else set())
+            found = {self.pool if name == "pool" else name: outputs[name].cpu() for name in sorted(wanted)}
         if "clip_score" in self.names and texts is not None:
             found["clip_score"] = self.networks["clip"].scores(images.to(self.device), list(texts))
         return found
@@ -71,7 +72,7 @@ class ExtraMetrics:
             width = next(files.read("spatial")).shape[1]
             self.spatial = FrechetDistance(Known(width), self.batch_size).reference(files.read("spatial"))
         if "pool" in self.outputs:
-            pool = files.whole("pool")
+            pool = files.whole(self.pool)
             if len(pool) <= NEIGHBOURS:
                 self.names = [name for name in self.names if OUTPUTS.get(name) != "pool"]
                 self.notes.append(f"precision, recall: not measured: the task has only {len(pool)} images")
@@ -94,4 +95,4 @@ class ExtraMetrics:
 
     def _precision_recall(self, files: BatchFiles) -> dict[str, float]:
         on_device = self.device if self.device.type == "cuda" else torch.device("cpu")
-        return precision_recall(files.whole("pool").to(on_device), self.references.to(on_device))
+        return precision_recall(files.whole(self.pool).to(on_device), self.references.to(on_device))

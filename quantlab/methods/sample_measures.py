@@ -89,7 +89,7 @@ def measured(
     files = BatchFiles(context.directory.evaluation, name, facts, batches)
     missing = [rows for rows in context.processes.share(batches) if not files.holds(rows)]
     with context.model.decoding():
-        for rows in context.progress(missing, f"samples: {name}"):
+        for rows in context.progress(missing, f"evaluation: {name}"):
             files.save(rows, measure(rows))
     context.processes.wait()
     return files
