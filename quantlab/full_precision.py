@@ -12,6 +12,7 @@ import torch
 from quantlab.config import to_plain
 from quantlab.errors import CorruptFileError, RequestError
 from quantlab.methods.base import RunContext, run_length
+from quantlab.methods.evaluation_networks import network
 from quantlab.methods.pretrain import CACHE, Pretrain, source_of
 from quantlab.models.given import given_model, load_weights, say_of_weights
 from quantlab.run.checkpoints import Checkpoints
@@ -100,13 +101,13 @@ def _opened(path: Path, config: dict[str, Any]) -> RunDirectory:
 
 
 def feature_network(context: RunContext):
-    """FID's feature network as the task's `evaluation.features` says: "inception", its classifier, trained once, or
-    None.
+    """FID's feature network as the task's `evaluation.features` says: the task's classifier, trained once, one with
+    published weights, or None, also where those are absent.
     """
-    features = context.task.evaluation.features
-    if features != "task_classifier":
-        return None if features == "none" else features
-    return trained_model(context, context.config.task.feature_network, "task.feature_network")
+    evaluation = context.task.evaluation
+    if evaluation.features == "task_classifier":
+        return trained_model(context, context.config.task.feature_network, "task.feature_network")
+    return None if evaluation.features == "none" else network(evaluation.features, evaluation)
 
 
 def trained_model(context: RunContext, section, key: str = "model") -> torch.nn.Module:

@@ -16,6 +16,7 @@ from quantlab.devices import init_trackers, make_accelerator
 from quantlab.errors import Interrupted, Pruned, QuantlabError, RequestError
 from quantlab.full_precision import feature_network, full_precision_at_hand, provide_full_precision, trained_model
 from quantlab.methods.base import Outcome, RunContext, Verb
+from quantlab.methods.evaluation_networks import refuse_unfit_metrics, say_of_absent
 from quantlab.methods.generation_evaluator import require_feature_network
 from quantlab.methods.single_image import refuse_single_images
 from quantlab.models.given import say_of_weights
@@ -53,6 +54,7 @@ def run(config: RunConfig, typed: list[str]) -> None:
                 logger.warning(line)
             try:
                 say_of_weights(context.model)
+                say_of_absent(config)
                 init_trackers(context.accelerator, config)
                 steps = method.work()
                 outcome = method.finish()
@@ -111,6 +113,7 @@ def prepare(
     kind.check_files(config.method, config)
     require_feature_network(config, task)
     model = kind.open_model(config, task)
+    refuse_unfit_metrics(config, model)
     if key not in checked:
         task.check()
         checked[key] = task
@@ -175,6 +178,7 @@ def conclude(context: RunContext, outcome: Outcome, steps: int, seconds: float) 
     with deferred():  # a run is completed whole or not at all
         directory.write_results(results)
         directory.write_status("completed", exit_code=0)
+        directory.drop_evaluation()
         directory.log.print(page.final_table(results))
         directory.log.print(f"report: {directory.report_path}")
 

@@ -156,6 +156,7 @@ Directory = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a p
 ModelPath = Annotated[str, Field(min_length=1), AfterValidator(_from_anywhere), says("a directory or a hub id", "DIR")]
 Text = Annotated[str, says("text", "TEXT")]
 File = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.safetensors")]
+PromptsFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "prompts.txt")]
 TableFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "FILE.npz")]
 SplitFile = Annotated[str, Field(min_length=1), AfterValidator(_path), says("a path", "cifar-split.txt")]
 Pattern = Annotated[str, AfterValidator(_compiles), says("a regular expression", "'^conv_in$'")]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -135,6 +136,10 @@ class Denoiser(nn.Module):
         there too.
         """
         return x if self.decoder is None else self.decoder(x, device, progress)
+
+    def decoding(self) -> AbstractContextManager[None]:
+        """Inside, a decoder stays loaded between calls of `images`."""
+        return getattr(self.decoder, "kept", nullcontext)()
 
     def weights(self) -> nn.Module:
         """The part of this model that checkpoints store."""

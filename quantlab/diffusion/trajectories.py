@@ -4,6 +4,7 @@ evaluation.
 Each state is a memory-mapped file, so that walks may exceed memory; only requested states are kept.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from quantlab.diffusion.conditioning import Condition
-from quantlab.diffusion.rollout import Conditional, Progress, network_step, seeded_normal, walk
+from quantlab.diffusion.rollout import Conditional, Progress, SeededNormal, network_step, walk
 from quantlab.diffusion.samplers import State, Walk
+from quantlab.run.batch_files import batches_of
 from quantlab.run.processes import ALONE, Processes
 
 Rows = slice | Tensor
+DONE = "done.npy"  # uint8 [N]: which walks are whole in the files beside it
 
 
 def _mapped(path: Path) -> Tensor:
@@ -91,76 +94,88 @@ def compute_walks(
     """Walk N trajectories from seeded noise into `folder`; shape = [N, C, H, W].
 
     kept: for each of the T + 1 states, of how many walks (the first ones) it is kept. Noise is kept for every step and
-    walk. processes: divide the batches; the files are the same bits.
+    walk. processes: divide the batches; the files are the same bits. What a call that was killed left in `folder` is
+    gone on with, batch by batch.
     """
+    names = [[f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories))] for i in range(len(sampler) + 1)]
+    sizes = {name: kept[i] for i, group in enumerate(names) for name in group}
+    noisy = [i for i in range(len(sampler)) if sampler.noise_scale(i) > 0]
+    sizes |= {f"z-{i}": shape[0] for i in noisy}
+    batches = batches_of(shape[0], batch_size)
+    files = {name: folder / f"{name}.npy" for name in sizes}
+    if processes.is_first and not _are_there(folder / DONE, *files.values()):
+        arrays = {name: _memmap(files[name], (rows, *shape[1:])) for name, rows in sizes.items()}
+        for i in noisy:
+            noise = SeededNormal(shape, seed, 1 + i)
+            for rows in batches:
+                arrays[f"z-{i}"][rows] = noise[rows].numpy()
+            arrays[f"z-{i}"].flush()
+        np.save(folder / "begun.npy", np.zeros(shape[0], np.uint8))
+        (folder / "begun.npy").replace(folder / DONE)  # at one stroke: from here on there is something to go on with
+    processes.wait()  # for the files
+    done = np.lib.format.open_memmap(folder / DONE, mode="r+")
+    arrays = {name: np.lib.format.open_memmap(file, mode="r+") for name, file in files.items()}
 
-    def file(name: str, rows: int) -> np.memmap:
-        path = folder / f"{name}.npy"
-        if not processes.is_first:
-            return np.lib.format.open_memmap(path, mode="r+")
-        return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, *shape[1:]))
+    def keep(i: int, rows: slice, state: State) -> None:
+        number = max(min(rows.stop, kept[i]) - rows.start, 0)
+        for name, tensor in zip(names[i], (state.x, *state.memory)):
+            arrays[name][rows.start : rows.start + number] = tensor[:number].cpu().numpy()
 
-    if not processes.is_first:
-        processes.wait()  # for the files
-
-    states = [
-        [file(name, rows) for name in (f"x-{i}", *(f"memory-{i}-{k}" for k in range(sampler.memories)))]
-        for i, rows in enumerate(kept)
-    ]
-    noises = {i: file(f"z-{i}", shape[0]) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
-    if processes.is_first:
-        for i, noise in noises.items():
-            noise[:] = seeded_normal(shape, seed, 1 + i).numpy()
-            noise.flush()
-        processes.wait()
-
-    def keep(i: int, first: int, state: State) -> None:
-        rows = slice(first, min(first + batch_size, kept[i]))
-        for array, tensor in zip(states[i], (state.x, *state.memory)):
-            array[rows] = tensor[: max(rows.stop - first, 0)].cpu().numpy()
-
-    start = seeded_normal(shape, seed, 0)
-    for first in progress(processes.share(range(0, shape[0], batch_size))):
-        rows = slice(first, first + batch_size)
+    start = SeededNormal(shape, seed, 0)
+    for rows in progress([rows for rows in processes.share(batches) if not done[rows].all()]):
         network = conditional({name: value[rows].to(device) for name, value in condition.items()})
         state = sampler.start(start[rows].to(device))
-        keep(0, first, state)
+        keep(0, rows, state)
         for i in range(len(sampler)):
-            z = torch.from_numpy(noises[i][rows]).to(device) if i in noises else None
+            z = torch.from_numpy(arrays[f"z-{i}"][rows]).to(device) if i in noisy else None
             state = network_step(network, sampler, i, state, z)
-            keep(i + 1, first, state)
-    for array in [*(one for group in states for one in group), *noises.values()]:
-        array.flush()
+            keep(i + 1, rows, state)
+        for array in arrays.values():
+            array.flush()
+        done[rows] = 1
+        done.flush()
 
 
-@torch.no_grad()
-def compute_images(
-    conditional: Conditional,
-    sampler: Walk,
-    condition: Condition,
-    shape: Sequence[int],
-    seed: int,
-    batch_size: int,
-    progress: Progress = iter,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """The final images of `compute_walks`, bit for bit, without intermediate states: float32 [N, C, H, W] on the
-    CPU.
-    """
-    start = seeded_normal(shape, seed, 0)
-    noises = {i: seeded_normal(shape, seed, 1 + i) for i in range(len(sampler)) if sampler.noise_scale(i) > 0}
-    batches = []
-    for first in progress(range(0, shape[0], batch_size)):
-        rows = slice(first, first + batch_size)
-        network = conditional({name: value[rows].to(device) for name, value in condition.items()})
-        *_, state = walk(
-            network,
-            sampler,
-            sampler.start(start[rows].to(device)),
-            lambda i: noises[i][rows].to(device) if i in noises else None,
-        )
-        batches.append(state.x.cpu())
-    return torch.cat(batches)
+def _memmap(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def _are_there(*files: Path) -> bool:
+    """Whether each is an array, as long as it says."""
+    try:
+        return all(np.load(file, mmap_mode="r") is not None for file in files)
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+class WalkEnds:
+    """The final images of `compute_walks`, bit for bit, batch by batch, without intermediate states."""
+
+    def __init__(
+        self,
+        conditional: Conditional,
+        sampler: Walk,
+        condition: Condition,
+        shape: Sequence[int],
+        seed: int,
+        device: torch.device | str = "cpu",
+    ):
+        self.conditional, self.sampler, self.condition, self.device = conditional, sampler, condition, device
+        self.start = SeededNormal(shape, seed, 0)
+        steps = (i for i in range(len(sampler)) if sampler.noise_scale(i) > 0)
+        self.noises = {i: SeededNormal(shape, seed, 1 + i) for i in steps}
+
+    @torch.no_grad()
+    def __getitem__(self, rows: slice) -> Tensor:
+        """float32 [rows, C, H, W] on the CPU. Cheap where each is asked for after the one before it."""
+
+        def noise(i: int) -> Tensor | None:
+            return self.noises[i][rows].to(self.device) if i in self.noises else None
+
+        network = self.conditional({name: value[rows].to(self.device) for name, value in self.condition.items()})
+        states = walk(network, self.sampler, self.sampler.start(self.start[rows].to(self.device)), noise)
+        (last,) = deque(states, maxlen=1)
+        return last.x.cpu()
 
 
 class GroupDataset(Dataset[Any]):

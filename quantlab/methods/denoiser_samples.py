@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from quantlab.methods.base import RunContext, seeded
-from quantlab.methods.generation_evaluator import draw_images, walk_protocol
-from quantlab.metrics.spectrum import spectrum_ratio
+from quantlab.methods.generation_evaluator import walk_protocol
+from quantlab.methods.sample_measures import images_of, walk_ends
+from quantlab.metrics.spectrum import band_energies, ratio_of_energies
 from quantlab.report import grids
+from quantlab.run.batch_files import batches_of
 from quantlab.tasks.base import normalize
 
 DRAWN = 64
@@ -35,11 +37,11 @@ def task_images(context: RunContext, count: int = COMPARED) -> Tensor:
     return normalize(images[torch.from_numpy(seeded(0).permutation(len(images))[:count])])
 
 
-def spectrum_ratio_to_task(context: RunContext, samples: Tensor) -> dict[str, float]:
-    """The metric `spectrum_ratio` of samples, float [N, C, H, W] in [-1, 1], to the task's images, if it has any."""
+def spectrum_ratio_to_task(context: RunContext, energies: Tensor) -> dict[str, float]:
+    """The metric `spectrum_ratio` of samples, whose band energies are given, to the task's images, if it has any."""
     if not context.task.has_images:
         return {}
-    return {"spectrum_ratio": spectrum_ratio(samples, task_images(context))}
+    return {"spectrum_ratio": ratio_of_energies(energies, task_images(context))}
 
 
 def draw_beside_task(context: RunContext, samples: Tensor, picture: Path) -> None:
@@ -53,7 +55,7 @@ def look_at(context: RunContext, samples: Tensor, picture: Path) -> dict[str, fl
     """The spectrum ratio of full-precision samples to the task's images; `picture` shows both, and a warning names it
     where they are far apart.
     """
-    config, found = context.config, spectrum_ratio_to_task(context, samples)
+    config, found = context.config, spectrum_ratio_to_task(context, band_energies(samples.clamp(-1, 1)))
     draw_beside_task(context, samples, picture)
     ratio, recipe = found.get("spectrum_ratio", 0), getattr(config.model, "pretrain", None)
     if not ratio <= FAR:  # or NaN
@@ -75,7 +77,9 @@ def measure_full_precision(context: RunContext) -> tuple[dict[str, float], dict[
     """Look at 64 samples of `context.model`, in samples/samples.png: the metric `spectrum_ratio`, where the task has
     images, and its protocol.
     """
-    samples = draw_images(context, context.model.network(), DRAWN, "samples")
+    ends, size = walk_ends(context, context.model.network(), DRAWN), context.task.evaluation.batch_size
+    drawn = [ends[rows] for rows in context.progress(batches_of(DRAWN, size), "samples")]
+    samples = images_of(context, torch.cat(drawn), "samples")
     metrics = look_at(context, samples, context.directory.samples / "samples.png")
     protocol = {
         "spectrum_samples": DRAWN,

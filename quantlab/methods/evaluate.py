@@ -14,10 +14,13 @@ from quantlab.diffusion.rollout import Conditional
 from quantlab.errors import RequestError
 from quantlab.methods.base import Outcome, RunContext
 from quantlab.methods.denoiser_samples import draw_beside_task, spectrum_ratio_to_task
-from quantlab.methods.generation_evaluator import GenerationEvaluator, draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.generation_evaluator import GenerationEvaluator, sampling_protocol
 from quantlab.methods.pretrain import Pretrain
+from quantlab.methods.sample_measures import SampleMeasures, draw_samples
 from quantlab.methods.saved_model import OnFinishedRun
+from quantlab.models.given import weights_of
 from quantlab.report.metrics import format_bits
+from quantlab.run.batch_files import BatchFiles
 
 logger = logging.getLogger("quantlab")
 
@@ -59,34 +62,36 @@ class Evaluate(OnFinishedRun):
         """
         context = self.context
         metrics, protocol = Pretrain(None, context).measure()
-        features = context.feature_network()
-        if features is not None:
-            metrics["fid"] = fid_to_task(context, features).measure(self._samples(context.model.network()))
-            protocol |= self._protocol()
-        return Outcome(metrics, protocol=protocol)
+        measures = SampleMeasures(context)
+        if measures.features is not None or measures.extra.names:
+            network = weights_of(context.model).state_dict()
+            metrics |= measures.metrics(self._samples(measures, context.model.network(), network))
+            protocol |= self._protocol(measures)
+        return Outcome(metrics, protocol=protocol, notes=measures.notes)
 
     def _quantized_denoiser(self) -> Outcome:
         context = self.context
         if self.is_comparable:
             evaluator = GenerationEvaluator(context, self.quantized.group_size)
-            metrics = evaluator("quantized", context.model.guide(self.quantized.network))
+            metrics = evaluator("quantized", self.quantized)
             evaluator.draw()
-            return Outcome(metrics, evaluator.baseline(), evaluator.protocol)
+            return Outcome(metrics, evaluator.baseline(), evaluator.protocol, notes=evaluator.notes)
         logger.warning(
             "the full-precision weights that this model was quantized from are not at hand (in cache_dir, or as "
             "model.weights=FILE): numbers that compare with them are left out"
         )
-        images = self._samples(context.model.guide(self.quantized.network))
-        draw_beside_task(context, images, context.directory.samples / "samples.png")
-        distance = fid_to_task(context, context.feature_network())
-        metrics = spectrum_ratio_to_task(context, images)
-        return Outcome(metrics | ({"fid": distance.measure(images)} if distance else {}), protocol=self._protocol())
+        measures, network = SampleMeasures(context), context.model.guide(self.quantized.network)
+        files = self._samples(measures, network, self.quantized.unet.state_dict())
+        draw_beside_task(context, files.whole("images"), context.directory.samples / "samples.png")
+        metrics = spectrum_ratio_to_task(context, sum(files.read("band_energies")).float())
+        metrics |= measures.metrics(files)
+        return Outcome(metrics, protocol=self._protocol(measures), notes=measures.notes)
 
-    def _samples(self, conditional: Conditional) -> Tensor:
-        return draw_images(self.context, conditional, self.context.task.evaluation.samples, "samples")
+    def _samples(self, measures: SampleMeasures, conditional: Conditional, network: dict[str, Tensor]) -> BatchFiles:
+        return draw_samples(self.context, measures, conditional, network, self.context.task.evaluation.samples)
 
-    def _protocol(self) -> dict:
-        return sampling_protocol(self.context, self.context.task.evaluation.samples)
+    def _protocol(self, measures: SampleMeasures) -> dict:
+        return sampling_protocol(self.context, measures, self.context.task.evaluation.samples)
 
     def _has_its_full_precision(self) -> bool:
         if not self.context.full_precision_at_hand():

@@ -1,26 +1,31 @@
 """Evaluation of a diffusion model's samples: against the task's images, and for a quantized model against full
 precision.
 
-Both models start from the same noise, so images compare one by one. Full-precision samples are computed once and
-cached. With task.evaluation.features=none no FID is measured and no feature network is needed.
+Both models start from the same noise, so images compare one by one. Full-precision walks are computed once and
+cached. Everything is measured batch by batch (`sample_measures`). With task.evaluation.features=none no FID is measured
+and no feature network is needed.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from quantlab.diffusion.evaluation import WalkComparison, compare_walks
+from quantlab.diffusion.evaluation import compare_walks
 from quantlab.diffusion.rollout import Conditional
-from quantlab.diffusion.trajectories import Trajectories, compute_images, compute_walks
+from quantlab.diffusion.trajectories import DONE, Trajectories, compute_walks
 from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
-from quantlab.metrics.fid import FrechetDistance
-from quantlab.metrics.paired import paired_metrics, paired_protocol
+from quantlab.methods.evaluation_networks import not_measured
+from quantlab.methods.sample_measures import SampleMeasures, images_of, measured, prompts_of, require_finite, shown
+from quantlab.metrics.paired import PAIRED, paired_protocol, paired_values
 from quantlab.models.given import given_model
+from quantlab.run.batch_files import BatchFiles, batches_of
+from quantlab.run.state import tensors_digest
 
+SHOWN = 64  # images of grids
 FID_POINTS = 8  # points along denoising at which fid_to_fp32 is measured for the figure
 
 
@@ -57,7 +62,11 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
             context.device,
             context.processes,
         )
-        require_finite(Trajectories(folder, sampler, condition).images, what)  # else they are not kept
+        try:
+            require_finite(Trajectories(folder, sampler, condition).images, what)
+        except RunError:
+            (folder / DONE).unlink(missing_ok=True)  # they are not kept
+            raise
 
     folder = context.cache.fetch_files("trajectories", facts, make, context.processes)
     return Trajectories(folder, sampler, condition)
@@ -65,7 +74,7 @@ def fetch_trajectories(context: RunContext, count: int, seed: int, kept: Sequenc
 
 def require_feature_network(config: Any, task: Any) -> None:
     """Raises RequestError where a method that measures samples has a task without what its `evaluation.features`
-    needs: labels and sound weights, if some are named, or Inception's weights, which are downloaded.
+    needs: labels and sound weights, if some are named, or a package, or weights that were to be fetched and cannot.
     """
     if not (config.method.judges_samples and config.model.kind == "denoiser"):
         return
@@ -78,52 +87,10 @@ def require_feature_network(config: Any, task: Any) -> None:
         )
     if features == "task_classifier":
         given_model(config.task.feature_network, task, "task.feature_network")
-    if features == "inception":
-        FrechetDistance("inception")
+    not_measured(task.evaluation)
 
 
-def fid_to_task(context: RunContext, features: Any) -> FrechetDistance | None:
-    """The Frechet distance to the task's images; features: `context.feature_network()`. None without either."""
-    if features is None or not context.task.has_images:
-        return None
-    return FrechetDistance(features, context.task.evaluation.batch_size, context.device).reference(
-        context.task.reference()
-    )
-
-
-def draw_images(context: RunContext, conditional: Conditional, count: int, what: str) -> Tensor:
-    """`count` images, float32 [N, C, H, W], sampled with a network (guidance included) from the evaluation's noise."""
-    model, evaluation = context.model, context.task.evaluation
-    model.prepare(context.cache, context.device)
-    ends = compute_images(
-        conditional,
-        model.sampler,
-        model.condition(count, evaluation.seed),
-        (count, *model.shape),
-        evaluation.seed,
-        evaluation.batch_size,
-        lambda batches: context.progress(batches, what),
-        context.device,
-    )
-    require_finite(ends, what)
-    return decoded(context, ends, what)
-
-
-def decoded(context: RunContext, ends: Tensor, what: str) -> Tensor:
-    """The images, float32 [N, C, H, W], that the ends of walks [N, ...] stand for."""
-    return context.model.images(ends, context.device, lambda batches: context.progress(batches, f"decoding: {what}"))
-
-
-def require_finite(images: Tensor, what: str) -> None:
-    """Raises RunError where walks end in NaN or infinity: nothing can be measured on them."""
-    if bad := int((~images.isfinite()).flatten(1).any(1).sum()):
-        raise RunError(
-            f"{what}: {bad} of {len(images)} walks end in NaN or infinity, although the losses and weights of all steps"
-            " were finite; lower the learning rate, or give other weights or bits, and start again"
-        )
-
-
-def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
+def sampling_protocol(context: RunContext, measures: SampleMeasures, samples: int) -> dict[str, Any]:
     """The protocol of metrics on that many samples."""
     task, sampler = context.task, context.model.sampler
     evaluation = task.evaluation
@@ -134,10 +101,13 @@ def sampling_protocol(context: RunContext, samples: int) -> dict[str, Any]:
         "reference_images": len(task.images()) if task.has_images else 0,
         "denoising_steps": len(sampler),
         **walk_protocol(context),
+        **measures.protocol,
     }
-    if evaluation.features == "none":
+    if measures.features is None:
         del protocol["fid_features"]
-    if evaluation.features == "none" or not task.has_images:
+    elif evaluation.features in ("clip", "dino"):
+        protocol["fid_features"] = getattr(evaluation, evaluation.features).rstrip("/").rpartition("/")[2]
+    if not task.has_images or (measures.features is None and not measures.extra.compares_with_task):
         del protocol["reference_images"]
     return protocol
 
@@ -153,76 +123,94 @@ def walk_protocol(context: RunContext) -> dict[str, Any]:
 class GenerationEvaluator:
     """Evaluates networks on one task, and keeps their walks for the figures.
 
-    Calling it with a label and a quantized network (guidance included) returns its metrics: fid (to the task's images),
-    fid_to_fp32, psnr (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise); with features=none,
-    those without fid.
+    Calling it with a label and a `QuantizedDenoiser` returns its metrics: fid (to the task's images), fid_to_fp32, psnr
+    (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise), and what task.evaluation.metrics
+    names; with features=none, those without fid. Of several processes the first one gets them.
     """
 
     def __init__(self, context: RunContext, group_size: int):
         self.context, self.sampler, self.group_size = context, context.model.sampler, group_size
-        evaluation = context.task.evaluation
-        self.evaluation = evaluation
-        features = context.feature_network()
-        self.fid = None if features is None else FrechetDistance(features, evaluation.batch_size, context.device)
-        self.fid_to_task = fid_to_task(context, features)
+        evaluation = self.evaluation = context.task.evaluation
+        self.measures = SampleMeasures(context)
         total = len(self.sampler)
         points = {max(1, round(total * (k + 1) / FID_POINTS)) for k in range(FID_POINTS)}
+        has_fid = self.measures.features is not None
         # Latents have no FID, and decoding them all along is more work than the walk
-        self.fid_steps = [] if self.fid is None or context.model.decoder is not None else sorted(points)
+        self.fid_steps = sorted(points) if has_fid and context.model.decoder is None else []
         measured = min(evaluation.step_error_samples, evaluation.samples)
         kept = [evaluation.samples if i in (0, total, *self.fid_steps) else measured for i in range(total + 1)]
         self.reference = fetch_trajectories(
             context, evaluation.samples, evaluation.seed, kept, "full-precision samples"
         )
-        ends = self.reference.images
-        self.exact = decoded(context, ends, "full precision") if context.processes.is_first else ends
-        self.walks: dict[str, WalkComparison] = {}
-        self.images = self.exact  # of the network evaluated last
-        self.protocol = sampling_protocol(context, evaluation.samples) | paired_protocol(self.exact.shape[-1])
+        self.files: dict[str, BatchFiles] = {}  # of the evaluated networks, by label
+        self.exact = self._measured("full precision", {}, self._of_exact)
+        self.fid_to_fp32 = None
+        if has_fid and context.processes.is_first:
+            self.fid_to_fp32 = self.measures.distance().reference(self.exact.read("features"))
+        width = next(self.exact.read("images")).shape[-1]
+        self.protocol = sampling_protocol(context, self.measures, evaluation.samples) | paired_protocol(width)
+        self.notes = self.measures.notes
 
     def baseline(self) -> dict[str, dict[str, float]]:
-        """`full_precision`: the fid of its samples. Empty with features=none."""
-        if self.fid_to_task is None or not self.context.processes.is_first:
-            return {}
-        return {"full_precision": {"fid": self.fid_to_task.measure(self.exact)}}
+        """`full_precision`: fid of its samples, and the extra metrics of one set. Empty without any."""
+        found = self.measures.metrics(self.exact) if self.context.processes.is_first else {}
+        return {"full_precision": found} if found else {}
 
-    def __call__(self, label: str, conditional: Conditional) -> dict[str, float]:
-        def progress(batches):
-            return self.context.progress(batches, f"samples: {label}")
-
-        walk = compare_walks(
-            conditional,
-            self.reference,
-            self.evaluation.batch_size,
-            self.evaluation.step_error_samples,
-            self.fid_steps,
-            progress,
-            self.context.device,
-            self.context.processes,
-        )
-        require_finite(walk.images, f"samples: {label}")
-        self.walks[label] = walk
+    def __call__(self, label: str, quantized) -> dict[str, float]:
+        conditional = self.context.model.guide(quantized.network)
+        facts = {"network": tensors_digest(quantized.unet.state_dict())}
+        files = self.files[label] = self._measured(label, facts, lambda rows: self._of_walks(label, conditional, rows))
         if not self.context.processes.is_first:
-            return {}  # the walks are divided; the first process measures
-        self.images = decoded(self.context, walk.images, label)
+            return {}
         metrics = {}
-        if self.fid is not None:
-            metrics["fid_to_fp32"] = self.fid.reference(self.exact).measure(self.images)
-        if self.fid_to_task is not None:
-            metrics["fid"] = self.fid_to_task.measure(self.images)
-        return metrics | paired_metrics(self.images, self.exact)
+        if self.fid_to_fp32 is not None:
+            metrics["fid_to_fp32"] = self.fid_to_fp32.measure(files.read("features"))
+        metrics |= self.measures.metrics(files)
+        paired = (*PAIRED, *({"lpips"} & {*self.measures.extra.names}))
+        return metrics | {name: files.whole(name).mean().item() for name in paired}
+
+    def _measured(self, name: str, facts: dict, measure: Callable[[slice], dict[str, Tensor]]) -> BatchFiles:
+        batches = batches_of(self.evaluation.samples, self.evaluation.batch_size)
+        if name == "full precision" and self.measures.features is None and not self.measures.extra.names:
+            batches = [rows for rows in batches if rows.start < SHOWN]
+        facts = self.measures.facts | {"walks": self.reference.folder.parent.name, **facts}
+        return measured(self.context, name, facts, batches, measure)
+
+    def _of_exact(self, rows: slice) -> dict[str, Tensor]:
+        images = images_of(self.context, self.reference.images[rows], "full precision")
+        states = {done: self.reference.state(done, rows).x for done in self.fid_steps}
+        found = self.measures.of_images(images, prompts_of(self.context, self.reference.condition, rows))
+        return found | self._features_along(states) | shown(images, rows, SHOWN)
+
+    def _of_walks(self, label: str, conditional: Conditional, rows: slice) -> dict[str, Tensor]:
+        """All that is measured of a batch of quantized walks."""
+        walks = compare_walks(
+            conditional, self.reference, rows, self.evaluation.step_error_samples, self.fid_steps, self.context.device
+        )
+        images = images_of(self.context, walks.images, f"samples: {label}")
+        exact = images_of(self.context, self.reference.images[rows], "full precision")
+        errors = {"accumulated_error": walks.accumulated_error, "step_error": walks.step_error}
+        found = self.measures.of_images(images, prompts_of(self.context, self.reference.condition, rows))
+        pairs = paired_values(images, exact) | self.measures.extra.of_pairs(images, exact)
+        return errors | found | pairs | self._features_along(walks.states) | shown(images, rows, SHOWN)
+
+    def _features_along(self, states: dict[int, Tensor]) -> dict[str, Tensor]:
+        """Those at the end are the images'."""
+        along = [done for done in self.fid_steps if done < len(self.sampler)]
+        return {f"features_{done}": self.measures.features(states[done]) for done in along}
 
     def series(self) -> dict:
         """The curves along denoising of every evaluated network, as plain data (figures/denoising.json)."""
-        values = {label: [] for label in self.walks}
-        for done in self.fid_steps:
-            self.fid.reference(self.reference.state(done).x)
-            for label, walk in self.walks.items():
-                values[label].append(self.fid.measure(walk.states[done]))
-        curves = {
-            label: {"step_error": walk.step_error, "accumulated_error": walk.accumulated_error}
-            for label, walk in self.walks.items()
+        curves: dict[str, dict] = {
+            label: {name: sum(files.read(name)).tolist() for name in ("step_error", "accumulated_error")}
+            for label, files in self.files.items()
         }
+        values: dict[str, list[float]] = {label: [] for label in self.files}
+        for done in self.fid_steps:
+            name = "features" if done == len(self.sampler) else f"features_{done}"
+            distance = self.measures.distance().reference(self.exact.read(name))
+            for label, files in self.files.items():
+                values[label].append(distance.measure(files.read(name)))
         if self.fid_steps:
             for label, curve in curves.items():
                 curve["fid_to_fp32"] = {"step": self.fid_steps, "value": values[label]}
@@ -242,7 +230,8 @@ class GenerationEvaluator:
         self._grids(grids, directory.samples)
 
     def _grids(self, grids, samples: Path) -> None:
-        exact, last = self.exact.numpy(), self.images.numpy()
+        files = list(self.files.values())[-1] if self.files else self.exact
+        exact, last = (one.whole("images").numpy() for one in (self.exact, files))
         grids.comparison_grid(exact, last, samples / "comparison.png")
-        grids.sample_grid(exact[:64], samples / "full_precision.png")
-        grids.sample_grid(last[:64], samples / "quantized.png")
+        grids.sample_grid(exact, samples / "full_precision.png")
+        grids.sample_grid(last, samples / "quantized.png")

@@ -7,10 +7,11 @@ import logging
 
 from quantlab.methods.base import Outcome, RunContext
 from quantlab.methods.denoiser_samples import spectrum_ratio_to_task
-from quantlab.methods.generation_evaluator import draw_images, fid_to_task, sampling_protocol
+from quantlab.methods.generation_evaluator import sampling_protocol
+from quantlab.methods.sample_measures import SampleMeasures, draw_samples
 from quantlab.methods.saved_model import OnFinishedRun
+from quantlab.models.given import weights_of
 from quantlab.report import grids
-from quantlab.tasks.base import denormalize
 
 logger = logging.getLogger("quantlab")
 
@@ -22,15 +23,15 @@ class Sample(OnFinishedRun):
         super().__init__(section, context)
         model, quantized = context.model, self.quantized
         self.network = model.network() if quantized is None else model.guide(quantized.network)
+        self.tensors = (weights_of(model) if quantized is None else quantized.unet).state_dict()
 
     def finish(self) -> Outcome:
         context, count = self.context, self.section.samples
-        images = draw_images(context, self.network, count, "sampling")
-        grids.sample_grid(images[:256].numpy(), context.directory.samples / "samples.png", columns=16)
-        pixels = (denormalize(images) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        path = context.directory.write_samples(pixels)
+        measures = SampleMeasures(context)
+        files = draw_samples(context, measures, self.network, self.tensors, count, keeps_pixels=True)
+        grids.sample_grid(files.whole("images").numpy(), context.directory.samples / "samples.png", columns=16)
+        path = context.directory.write_samples((part.numpy() for part in files.read("pixels")), count)
         logger.info("%d samples: %s (uint8 [N, H, W, C]) and samples.png beside it", count, path)
-        distance = fid_to_task(context, context.feature_network())
-        metrics = {} if distance is None else {"fid": distance.measure(images)}
-        metrics |= spectrum_ratio_to_task(context, images)
-        return Outcome(metrics, protocol=sampling_protocol(context, count))
+        metrics = measures.metrics(files)
+        metrics |= spectrum_ratio_to_task(context, sum(files.read("band_energies")).float())
+        return Outcome(metrics, protocol=sampling_protocol(context, measures, count), notes=measures.notes)

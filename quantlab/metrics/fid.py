@@ -11,8 +11,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from quantlab.errors import RequestError
-
 log = logging.getLogger("quantlab")
 
 FEW_SAMPLES = 2000
@@ -29,19 +27,14 @@ class FrechetDistance:
         fid = distance.measure(samples)
 
     `feature_network` has `features(images) -> [N, num_features]` for float images `[N, C, H, W]` in [-1, 1], and the
-    int `num_features`, as `TaskClassifier` has; or is "inception": the 2048 pooled features of torch-fidelity's port of
-    the original network, with the original's resizing, as in published numbers. Means and covariances are
+    int `num_features`, as `TaskClassifier` and `metrics.inception.Inception` have. Means and covariances are
     accumulated in float64 by torchmetrics, on the CPU. The network is moved to `device` and put in evaluation mode.
     """
 
-    def __init__(
-        self, feature_network: nn.Module | str, batch_size: int = 256, device: torch.device | str = "cpu"
-    ) -> None:
-        """Raises RequestError when `feature_network` is "inception" and its package or weights are unavailable."""
+    def __init__(self, feature_network: nn.Module, batch_size: int = 256, device: torch.device | str = "cpu") -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        network = _Inception() if feature_network == "inception" else feature_network
-        self._metric = FrechetInceptionDistance(_Features(network, device), **OPTIONS)
+        self._metric = FrechetInceptionDistance(_Double(Features(feature_network, device)), **OPTIONS)
         self.batch_size = batch_size
 
     def reference(self, images: Tensor | Iterable[Tensor]) -> "FrechetDistance":
@@ -73,53 +66,41 @@ class FrechetDistance:
                 self._metric.update(part, real=real)
 
 
-class _Features(nn.Module):
-    """`network.features` as torchmetrics calls it: images on any device in, float64 on the CPU out (MPS has no
-    float64).
+class Features(nn.Module):
+    """`feature_network`, as `FrechetDistance` takes it, in evaluation mode on `device`: images on any device in, their
+    features out, float32 `[N, num_features]` on the CPU.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device | str):
+    def __init__(self, feature_network: nn.Module, device: torch.device | str = "cpu"):
         super().__init__()
-        self.network, self.device = network.to(device).eval(), device
-        self.num_features = network.num_features
+        self.network, self.device = feature_network.to(device).eval(), device
+        self.num_features = feature_network.num_features
 
+    @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.features(images.to(self.device, torch.float32)).cpu().double()
+        return self.network.features(images.to(self.device, torch.float32)).cpu()
 
 
-class _Inception(nn.Module):
-    """torch-fidelity's Inception with the TensorFlow 1 resizing that published FIDs were computed with."""
+class Known(nn.Module):
+    """The feature network of features that are known: given in the place of images, float32 `[N, num_features]`."""
 
-    num_features = 2048
-
-    def __init__(self) -> None:
+    def __init__(self, num_features: int):
         super().__init__()
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        instead = (
-            "or type task.evaluation.features=task_classifier, which needs labels, or task.evaluation.features=none for"
-            " everything but FID"
-        )
-        try:
-            self.network = NoTrainInceptionV3("inception-v3-compat", [str(self.num_features)], antialias=False)
-        except ModuleNotFoundError as error:
-            raise RequestError(
-                f"features=inception needs torch-fidelity: pip install torch-fidelity; {instead}"
-            ) from error
-        except (OSError, RuntimeError) as error:
-            raise RequestError(
-                f"Inception's weights (91 MB, kept under {torch.hub.get_dir()}) could not be downloaded"
-                f" ({type(error).__name__}: {error}); connect once, {instead}"
-            ) from error
+        self.num_features = num_features
 
     def features(self, images: Tensor) -> Tensor:
-        return self.network(_to_inception(images))
+        return images
 
 
-def _to_inception(images: Tensor) -> Tensor:
-    """float `[N, 1 or 3, H, W]` in [-1, 1] to Inception's input: uint8 RGB `[N, 3, H, W]`."""
-    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return levels.expand(-1, 3, -1, -1)
+class _Double(nn.Module):
+    """As torchmetrics calls it, which keeps the dtype: float64 on the CPU (MPS has none)."""
+
+    def __init__(self, features: Features):
+        super().__init__()
+        self.features, self.num_features = features, features.num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).double()
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from torch import Tensor
 
 PSNR_CAP_DB = 100.0
 BATCH_SIZE = 256
+PAIRED = ("psnr", "ssim", "mse_to_fp32")
 
 
 def ssim_sigma(image_size: int) -> float:
@@ -20,7 +21,7 @@ def ssim_sigma(image_size: int) -> float:
 
 
 def paired_protocol(image_size: int) -> dict[str, str | float]:
-    """The protocol of `paired_metrics`, to be stored with its values."""
+    """The protocol of `paired_values`, to be stored with its values."""
     return {
         "psnr": f"mean over images of the PSNR of each, capped at {PSNR_CAP_DB:g} dB",
         "psnr_ssim_range": "[0, 1] after clamping",
@@ -29,12 +30,12 @@ def paired_protocol(image_size: int) -> dict[str, str | float]:
 
 
 @torch.no_grad()
-def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
-    """`psnr` (dB), `ssim` (1 for equal images) and `mse_to_fp32` of two lists of images in the same order.
+def paired_values(samples: Tensor, references: Tensor) -> dict[str, Tensor]:
+    """`psnr` (dB), `ssim` (1 for equal images) and `mse_to_fp32` of each pair of images, float64 `[N]` on the CPU.
 
-    `samples`, `references`: float `[N, C, H, W]`, nominally in [-1, 1]. The MSE is of the raw values. PSNR and SSIM are
-    of images, clamped and mapped to [0, 1]. Both are means of per-image values; the PSNR of an image is capped at 100
-    dB (an MSE of 1e-10), so that it is finite for equal images. Computed in float64.
+    `samples`, `references`: float `[N, C, H, W]`, nominally in [-1, 1], in the same order. The MSE is of the raw
+    values. PSNR and SSIM are of images, clamped and mapped to [0, 1]; the PSNR of an image is capped at 100 dB (an MSE
+    of 1e-10), so that it is finite for equal images.
 
     Raises:
         ValueError: the shapes differ.
@@ -44,17 +45,19 @@ def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
     if samples.shape != references.shape or samples.ndim != 4:
         raise ValueError(f"shapes must be the same [N, C, H, W], got {list(samples.shape)}, {list(references.shape)}")
     sigma = ssim_sigma(min(samples.shape[-2:]))
-    per_image: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "mse_to_fp32": []}
-    for sample, reference in zip(samples.split(BATCH_SIZE), references.split(BATCH_SIZE)):
-        # float64: SSIM computes the variance of a flat region as the difference of two nearly equal numbers.
-        sample, reference = sample.cpu().double(), reference.cpu().double()
-        per_image["mse_to_fp32"].append((sample - reference).square().mean(dim=(1, 2, 3)))
-        sample, reference = _as_shown(sample), _as_shown(reference)
-        psnr = peak_signal_noise_ratio(sample, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")
-        per_image["psnr"].append(psnr.clamp(max=PSNR_CAP_DB))
-        ssim = structural_similarity_index_measure(sample, reference, sigma=sigma, data_range=1.0, reduction="none")
-        per_image["ssim"].append(ssim)
-    return {name: torch.cat(values).mean().item() for name, values in per_image.items()}
+    # float64: SSIM computes the variance of a flat region as the difference of two nearly equal numbers.
+    sample, reference = samples.cpu().double(), references.cpu().double()
+    mse = (sample - reference).square().mean(dim=(1, 2, 3))
+    sample, reference = _as_shown(sample), _as_shown(reference)
+    psnr = peak_signal_noise_ratio(sample, reference, data_range=1.0, dim=(1, 2, 3), reduction="none")
+    ssim = structural_similarity_index_measure(sample, reference, sigma=sigma, data_range=1.0, reduction="none")
+    return {"psnr": psnr.clamp(max=PSNR_CAP_DB), "ssim": ssim, "mse_to_fp32": mse}
+
+
+def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
+    """The means of `paired_values`."""
+    parts = [paired_values(*pair) for pair in zip(samples.split(BATCH_SIZE), references.split(BATCH_SIZE))]
+    return {name: torch.cat([part[name] for part in parts]).mean().item() for name in PAIRED}
 
 
 def _as_shown(images: Tensor) -> Tensor:

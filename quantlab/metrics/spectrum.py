@@ -31,5 +31,10 @@ def spectrum_ratio(samples: Tensor, images: Tensor) -> float:
     samples, images: float32 `[N, C, S, S]` and `[M, C, S, S]`, nominally in [-1, 1] and clamped to it. NaN if any value
     is not finite.
     """
-    ours, theirs = (band_energies(one.clamp(-1, 1)) + GREY_LEVEL**2 for one in (samples, images))
+    return ratio_of_energies(band_energies(samples.clamp(-1, 1)), images)
+
+
+def ratio_of_energies(energies: Tensor, images: Tensor) -> float:
+    """As `spectrum_ratio`, of samples whose band energies, float `[bands]`, are known."""
+    ours, theirs = (one + GREY_LEVEL**2 for one in (energies, band_energies(images.clamp(-1, 1))))
     return float((ours / theirs).log().abs().mean().exp())

@@ -33,13 +33,16 @@ METRICS = {
         "factor by which the energies of the samples' spatial frequencies differ from the task's images', "
         "mean over frequencies; 1: the same",
     ),
-    "sfid": Metric("↓", "", "Fréchet distance on spatial features"),
+    "sfid": Metric("↓", "", "Fréchet distance on Inception's spatial features to the task's reference set"),
+    "precision": Metric("↑", "", "share of the samples near a reference image, in Inception's features"),
+    "recall": Metric("↑", "", "share of the reference images near a sample, in Inception's features"),
     "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}", True),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
     "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luminance to the original image"),
     "ssim": Metric("↑", "", f"structural similarity to {PAIR}; in super-resolution of the luminance, to the original"),
     "lpips": Metric("↓", "", f"perceptual distance to {PAIR}"),
     "inception_score": Metric("↑", "", "Inception score of the samples"),
+    "clip_score": Metric("↑", "", "100 times the cosine of an image's and its prompt's features in CLIP"),
     "kendall_tau": Metric("↑", "", "rank correlation with the accuracies of networks trained alone"),
     "spearman": Metric("↑", "", "Spearman's rank correlation with the same accuracies"),
     "precision_at_10": Metric(

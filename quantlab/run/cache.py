@@ -63,17 +63,22 @@ class Cache:
         self, kind: str, facts: dict[str, Any], make: Callable[[Path], None], processes: Processes = ALONE
     ) -> Path:
         """A folder of files, which `make` writes into it if need be: for what is too large to hold. A damaged one
-        is made again. All `processes` of a run ask together, and make it together.
+        is made again; what a killed `make` left is there for the next one to go on with. All `processes` of a run ask
+        together, and make it together.
         """
         folder = self.folder(kind, facts) / "files"
-        if processes.of_first(lambda: self._is_sound(folder, facts)):
+        if processes.of_first(lambda: self._problem(folder, facts)) is None:
             return folder
         with self.lock(kind, facts) if processes.is_first else nullcontext():
-            if processes.of_first(lambda: self._is_sound(folder, facts)):
+            problem = processes.of_first(lambda: self._problem(folder, facts))
+            if problem is None:
                 return folder
             if processes.is_first:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                if problem:
+                    logger.warning("%s; it will be made again", problem)
+                    folder.with_name("digests.json").unlink()
+                    shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True, exist_ok=True)
             processes.wait()
             make(folder)
             processes.wait()
@@ -86,9 +91,10 @@ class Cache:
             processes.wait()
         return folder
 
-    def _is_sound(self, folder: Path, facts: dict[str, Any]) -> bool:
+    def _problem(self, folder: Path, facts: dict[str, Any]) -> str | None:
+        """What is wrong with the files, "" where they were not all made yet, None where they are sound."""
         if not folder.with_name("digests.json").exists():
-            return False
+            return ""
         try:
             digests, found = load_state(folder.with_name("digests"))
             _require_same(found, facts, folder)
@@ -96,10 +102,8 @@ class Cache:
                 if not (folder / name).is_file() or file_digest(folder / name) != digest:
                     raise CorruptFileError(f"{folder / name} is damaged or missing")
         except CorruptFileError as error:
-            logger.warning("%s; it will be made again", error)
-            folder.with_name("digests.json").unlink()
-            return False
-        return True
+            return str(error)
+        return None
 
     def save(self, kind: str, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         with self.lock(kind, facts):

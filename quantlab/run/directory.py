@@ -9,8 +9,9 @@ import functools
 import json
 import logging
 import os
+import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ class RunDirectory:
         self.figures = self.path / "figures"
         self.denoising_path = self.figures / "denoising.json"
         self.samples = self.path / "samples"
+        self.evaluation = self.path / "evaluation"  # what is measured, batch by batch, until the run has completed
         self.lock = RunLock(self.path)
         self.metrics = MetricsFile(self.path / METRICS)
         self.log = RunLog(self.path / "run.log")
@@ -160,7 +162,7 @@ class RunDirectory:
         """Raises RequestError where something that a run writes is a link: whoever handed the directory over would
         choose what is overwritten.
         """
-        folders = (self.checkpoints, self.figures, self.samples, self.typed_path.parent)
+        folders = (self.checkpoints, self.figures, self.samples, self.evaluation, self.typed_path.parent)
         own = {value for value in vars(self).values() if isinstance(value, Path)} - {self.path}
         own |= {self.metrics.path, self.log.path, *folders}
         own |= {file for folder in folders if folder.is_dir() and not folder.is_symlink() for file in folder.iterdir()}
@@ -313,15 +315,23 @@ class RunDirectory:
         """Write figures/denoising.json, as `read_denoising` gives it."""
         self._write(self.denoising_path, json.dumps(series, indent=1))
 
-    def write_samples(self, pixels: "np.ndarray") -> Path:
-        """Write samples/samples.npy, uint8 [N, H, W, C]; returns its path."""
+    def write_samples(self, pixels: "Iterable[np.ndarray]", count: int) -> Path:
+        """Write samples/samples.npy, uint8 [count, H, W, C], part by part; returns its path."""
         import numpy as np
 
         path = self.samples / "samples.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_whole(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, pixels)
+            for number, part in enumerate(pixels):
+                if number == 0:
+                    facts = {"descr": "|u1", "fortran_order": False, "shape": (count, *part.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, facts)
+                file.write(np.ascontiguousarray(part))
         return path
+
+    def drop_evaluation(self) -> None:
+        """Remove what only a run that goes on needs."""
+        shutil.rmtree(self.evaluation, ignore_errors=True)
 
     @staticmethod
     def _write(path: Path, text: str) -> None:

@@ -39,6 +39,9 @@ def migrated_config(config: Mapping[str, Any], where: str, made_by: str = "") ->
     for group in ("model", "quantizer", "method"):
         if isinstance(config.get(group), dict):
             config[group] = with_added_keys(config[group])
+    evaluation = (config.get("task") or {}).get("evaluation") if isinstance(config.get("task"), dict) else None
+    if isinstance(evaluation, dict) and "features" in evaluation:
+        _fill(evaluation, EVALUATION)
     return config
 
 
@@ -82,7 +85,16 @@ def _phase(step: int, method: Any, trainer: Any) -> int:
 # of sections of any format, by their class; filled in where they are missing
 ADDED: dict[str, dict[str, Any]] = {
     "UniformAffinePolicy": {"preset": "none"},
-    "load_pipeline": {"guidance": {"true_scale": None}},
+    "load_pipeline": {"guidance": {"true_scale": None}, "prompts": {"count": None, "seed": 999}},
+}
+
+
+EVALUATION = {  # of tasks that have `evaluation.features`
+    "metrics": [],
+    "lpips_network": "alex",
+    "clip": "openai/clip-vit-large-patch14",
+    "dino": "facebook/dinov2-base",
+    "download": False,
 }
 
 

@@ -7,7 +7,7 @@ import torch
 
 from quantlab.diffusion.conditioning import Guidance
 from quantlab.diffusion.guidance import guided
-from quantlab.diffusion.rollout import seeded_normal, walk
+from quantlab.diffusion.rollout import SeededNormal, seeded_normal, walk
 from quantlab.diffusion.samplers import build_sampler
 from quantlab.diffusion.samplers.base import spaced_timesteps
 
@@ -86,3 +86,12 @@ def test_of_an_output_only_some_channels_are_guided():
         {"class_labels": torch.tensor([1])}
     )
     assert network(torch.zeros(1, 2), 0, 0).tolist() == [[-17.0, 1.0]]
+
+
+@pytest.mark.parametrize("shape", [(37, 1, 3, 3), (20, 2, 4, 4), (35, 1, 1, 1), (7, 1, 1, 2), (19,), (1, 3, 5)])
+@pytest.mark.parametrize("size", [1, 5, 40])
+def test_rows_of_noise_are_those_of_the_whole_bit_for_bit(shape, size):
+    whole, rows = seeded_normal(shape, 3, 1), SeededNormal(shape, 3, 1)
+    for first in (*range(0, shape[0], size), 0, shape[0] // 2):
+        part = slice(first, first + size)
+        assert torch.equal(rows[part], whole[part])

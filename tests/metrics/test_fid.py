@@ -1,6 +1,5 @@
 """The Frechet distance against its closed form, in known feature spaces."""
 
-import importlib.util
 import logging
 import math
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from quantlab.errors import RequestError
 from quantlab.metrics import fid
 from quantlab.metrics.fid import FrechetDistance
 
@@ -96,15 +94,3 @@ def test_small_counts_warn_once(caplog):
     assert [record.message for record in caplog.records] == [
         "FID of 20 samples is biased upward; compare equal counts only"
     ]
-
-
-def test_grey_images_become_the_rgb_bytes_that_inception_reads():
-    levels = fid._to_inception(torch.tensor([-1.5, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2))
-    assert levels.shape == (1, 3, 2, 2) and levels.dtype == torch.uint8
-    assert levels[0].flatten(1).tolist() == [[0, 0, 128, 255]] * 3
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed")
-def test_inception_without_its_package_says_what_to_install_and_what_else_would_do():
-    with pytest.raises(RequestError, match="pip install torch-fidelity.*features=task_classifier"):
-        FrechetDistance("inception")

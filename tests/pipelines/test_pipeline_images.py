@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantlab.diffusion.trajectories import compute_images
+from quantlab.diffusion.trajectories import WalkEnds
 from quantlab.run.cache import Cache
 
 own_images = pytest.importorskip("own_images")
@@ -14,7 +14,7 @@ KINDS = ("ddpm", "ldm", "dit", "pixart", "sd", "sdxl", "sd3", "flux")
 
 def our_images(denoiser, condition, tmp_path, seed=7):
     denoiser.prepare(Cache(tmp_path / "cache"), "cpu")
-    ends = compute_images(denoiser.network(), denoiser.sampler, condition, (2, *denoiser.shape), seed, 2)
+    ends = WalkEnds(denoiser.network(), denoiser.sampler, condition, (2, *denoiser.shape), seed)[:2]
     return (denoiser.images(ends) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
 
 

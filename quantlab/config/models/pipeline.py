@@ -5,8 +5,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import model_validator
 
-from quantlab.config.effects import Acts, only_if
-from quantlab.config.fields import Count, CountFromZero, File, ModelPath, NotNegative, OrNull, Strict, Switch, Text
+from quantlab.config.effects import GIVEN, Acts, only_if
+from quantlab.config.fields import (
+    Count,
+    CountFromZero,
+    ModelPath,
+    NotNegative,
+    OrNull,
+    PromptsFile,
+    Seed,
+    Strict,
+    Switch,
+    Text,
+)
 from quantlab.config.models.base import AnyModel
 from quantlab.config.models.diffusers_denoiser import FileSampler, SamplerName
 from quantlab.config.sections import Parts
@@ -27,7 +38,9 @@ class PipelineSampler(FileSampler):
 
 
 class Prompts(Strict):
-    file: OrNull[File]
+    file: OrNull[PromptsFile]
+    count: OrNull[Count]
+    seed: Seed
     negative: Text
     max_length: OrNull[Count]
 
@@ -37,6 +50,7 @@ class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     task_kinds = ("generation",)
     effects = (
         Acts("model.sampler.eta", "model.sampler.name", ("ddim", "scheduler")),
+        Acts("model.prompts.seed", "model.prompts.count", GIVEN),
         *only_if("model.sampler.name", get_args(SamplerName), "model.sampler.spacing", "model.sampler.clip_sample"),
     )
     path: OrNull[ModelPath]

@@ -9,6 +9,7 @@ from quantlab.config.fields import (
     Directory,
     Images,
     ImagesFromTwo,
+    ModelPath,
     Pixels,
     Seed,
     Strict,
@@ -19,11 +20,20 @@ from quantlab.config.models.task_classifier import TaskClassifier
 from quantlab.config.sections import Parts
 from quantlab.config.tasks.base import TRAINING_CURVES, Task
 
+ExtraMetric = Literal["sfid", "inception_score", "precision", "recall", "lpips", "clip_score"]
+NEIGHBOURS = 3  # of precision and recall
+OF_TASK_IMAGES = ("sfid", "precision", "recall")  # what compares samples with them
+
 
 class Evaluation(Strict):
     samples: ImagesFromTwo
     batch_size: BatchSize
-    features: Literal["task_classifier", "inception", "none"]
+    features: Literal["task_classifier", "inception", "clip", "dino", "none"]
+    metrics: list[ExtraMetric]
+    lpips_network: Literal["alex", "vgg", "squeeze"]
+    clip: ModelPath
+    dino: ModelPath
+    download: Switch
     seed: Seed
     step_error_samples: Images
 
@@ -31,6 +41,12 @@ class Evaluation(Strict):
         """What its values forbid each other, a line each."""
         of = "task.evaluation"
         yield from at_most(f"{of}.step_error_samples", self.step_error_samples, f"{of}.samples", self.samples)
+        few = [metric for metric in ("precision", "recall") if metric in self.metrics and self.samples <= NEIGHBOURS]
+        if few:
+            yield (
+                f"{of}.samples: got {self.samples}, but {few[0]} looks at {NEIGHBOURS} neighbours, allowed: from"
+                f" {NEIGHBOURS + 1}; type {of}.samples=1024"
+            )
 
 
 class GenerationTask(Task, default_for="generation"):

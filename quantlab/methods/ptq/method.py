@@ -18,12 +18,13 @@ from quantlab.diffusion.trajectories import GroupDataset
 from quantlab.errors import RunError
 from quantlab.methods.base import Method, Outcome, RunContext, seeded
 from quantlab.methods.denoiser_samples import DRAWN, look_at
-from quantlab.methods.generation_evaluator import decoded, fetch_trajectories
+from quantlab.methods.generation_evaluator import fetch_trajectories
 from quantlab.methods.ptq.group_errors import group_errors, relative_error
 from quantlab.methods.ptq.objective import Phase
 from quantlab.methods.ptq.outcome import evaluated
 from quantlab.methods.ptq.quantized_denoiser import QuantizedDenoiser
 from quantlab.methods.ptq.requirements import require_possible
+from quantlab.methods.sample_measures import images_of
 from quantlab.quantizers import adaround
 from quantlab.quantizers.calibration import grouped_activations
 from quantlab.quantizers.rounding import fix_rounding, learn_rounding
@@ -110,7 +111,7 @@ class DiffusionPTQ(Method):
         # before it is quantized
         if context.processes.is_first:
             images = trajectories.images if context.task.has_images else trajectories.images[:DRAWN]
-            images = decoded(context, images, "full precision")
+            images = images_of(context, images, "full precision")
             look_at(context, images, context.directory.samples / "full_precision.png")
         self.dataset = GroupDataset(trajectories)
         model = context.model

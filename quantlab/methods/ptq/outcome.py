@@ -17,17 +17,16 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
     """
     context, section, quantized = method.context, method.section, method.quantized
     evaluator = GenerationEvaluator(context, section.group_size)
-    guide = context.model.guide
     context.model.release()  # its walks are there
     baseline = evaluator.baseline()
     if method.label != "ranges only":
-        baseline["ranges_only"] = evaluator("ranges only", guide(method.ranges_only.network))
+        baseline["ranges_only"] = evaluator("ranges only", method.ranges_only)
     del method.ranges_only
     if section.bias_correction != "none":
-        baseline["uncorrected"] = evaluator("uncorrected", guide(quantized.network))
+        baseline["uncorrected"] = evaluator("uncorrected", quantized)
         # As the search of ranges, not counted among the network evaluations: it learns nothing.
         biases = output_biases(
-            guide(quantized.network),
+            context.model.guide(quantized.network),
             method.dataset.trajectories,
             method.groups,
             section.bias_correction,
@@ -36,7 +35,7 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
             context.device,
         )
         quantized.correct_output(biases)
-    metrics = evaluator(method.label, guide(quantized.network))
+    metrics = evaluator(method.label, quantized)
     evaluator.draw()
     return Outcome(
         metrics,
@@ -44,6 +43,7 @@ def evaluated(method: "DiffusionPTQ", diagnostics: dict[str, float]) -> Outcome:
         evaluator.protocol,
         diagnostics,
         {"network_evaluations": round(method.network_evaluations)},
+        notes=evaluator.notes,
         model=tensors_of(quantized.unet),
         network=quantized.unet,
         model_facts={

@@ -1,10 +1,12 @@
 """What makes images of latents: a pipeline's autoencoder, loaded when it is asked for and let go of afterwards."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantlab.diffusion.rollout import Progress
 from quantlab.models.diffusers_directory import NetworkFolder
@@ -23,12 +25,14 @@ class LatentDecoder:
         self.found, self.config = found, found.network
         self.name = str(self.config["_class_name"])
         self.factor: int = 2 ** (len(self.config.get("block_out_channels", (64,))) - 1)  # pixels a latent, on a side
+        self.is_kept, self.network = False, None
 
     @torch.no_grad()
     def __call__(self, x: Tensor, device: torch.device | str, progress: Progress) -> Tensor:
         """float32 [N, 3, H, W], nominally in [-1, 1], in a file that is mapped into memory; x: float32 [N, C, h, w]."""
-        network = networks.build(self.found, self.name)
-        networks.load(network, self.found)
+        network = self.network if self.network is not None else self._loaded()
+        if self.is_kept:
+            self.network = network
         network.to(device)
         height, width = (side * self.factor for side in x.shape[-2:])
         images = on_disk((len(x), int(self.config.get("out_channels", 3)), height, width))
@@ -37,6 +41,20 @@ class LatentDecoder:
             rows = slice(first, first + size)
             images[rows] = network.decode(self.unscaled(x[rows].to(device))).sample.float().cpu()
         return images
+
+    def _loaded(self) -> nn.Module:
+        network = networks.build(self.found, self.name)
+        networks.load(network, self.found)
+        return network
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Inside, the network is loaded once, at the first call, and let go of at the end."""
+        self.is_kept = True
+        try:
+            yield
+        finally:
+            self.is_kept, self.network = False, None
 
     def unscaled(self, x: Tensor) -> Tensor:
         config = self.config

@@ -125,7 +125,7 @@ class Family:
         self.require_encoders()
         chosen = self.encoding_options(image_size)
         return Prompts(
-            read_prompts(section.file),
+            read_prompts(section.file, section.count, section.seed),
             section.negative,
             guidance,
             self.encoder,

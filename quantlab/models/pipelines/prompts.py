@@ -5,6 +5,7 @@ Embeddings lie on disk, one row a prompt, under the hash of prompts and encoders
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from quantlab.diffusion.conditioning import Condition, Conditioning, Guidance
 from quantlab.errors import RequestError
+from quantlab.run.parsing import MOST_JSON, read_bounded, read_json
 
 # One for each walk until they are used up, where no file is given; ours, plain and of many kinds
 DEFAULT = (
@@ -53,25 +55,61 @@ DEFAULT = (
 Encode = Callable[[list[str], str], tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]
 
 
-def read_prompts(file: str | None) -> list[str]:
-    """The lines of a text file that hold something, or the list above. Raises RequestError in one line."""
-    if file is None:
-        return list(DEFAULT)
-    try:
-        lines = [line.strip() for line in Path(file).expanduser().read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+KEY = "model.prompts.file"
+ALLOWED = (
+    "allowed: a text file, one prompt a line, or a .json file with COCO's captions (captions_val2017.json) or the"
+    f" prompts of MJHQ-30K (meta_data.json); type {KEY}=null for a list of ours"
+)
+
+
+def read_prompts(file: str | None, count: int | None, seed: int) -> list[str]:
+    """The prompts of a file, in its order, or the list above; of all of its lines, empty ones among them, `count` drawn
+    by Python's `Random(seed).sample`, as PCR draws its 5,000 captions. Raises RequestError in one line.
+    """
+    lines = list(DEFAULT) if file is None else _lines(Path(file).expanduser())
+    if count is not None and count > len(lines):
         raise RequestError(
-            f"model.prompts.file: {file} cannot be read ({reason}), allowed: a text file, one prompt a line; type"
-            " model.prompts.file=null for a list of ours"
-        ) from error
-    prompts = [line for line in lines if line]
-    if not prompts:
-        raise RequestError(
-            f"model.prompts.file: {file} holds no prompt, allowed: a text file, one prompt a line; type"
-            " model.prompts.file=null for a list of ours"
+            f"model.prompts.count: got {count}, allowed: 1 to {len(lines)}, the prompts of {file or 'our list'}; type"
+            f" model.prompts.count={len(lines)}"
         )
+    chosen = lines if count is None else Random(seed).sample(lines, count)
+    prompts = [line.strip() for line in chosen if line.strip()]
+    if not prompts:
+        raise RequestError(f"{KEY}: {file} holds no prompt, {ALLOWED}")
     return prompts
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        if file.suffix.lower() != ".json":
+            return read_bounded(file, MOST_JSON).decode("utf-8").splitlines()
+        content = read_json(file)
+    except (OSError, ValueError) as error:  # ParseError among them
+        reason = getattr(error, "strerror", None) or (
+            "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        )
+        raise RequestError(f"{KEY}: {file} cannot be read ({reason}), {ALLOWED}") from error
+    captions = _captions(content)
+    if captions is None:
+        held = f"the keys {', '.join([*content][:4])}" if isinstance(content, dict) and content else "no object"
+        raise RequestError(f"{KEY}: {file} is JSON without captions of these forms ({held}), {ALLOWED}")
+    return "\n".join(captions).split("\n")  # a caption with a line break is two lines, as in a text file of captions
+
+
+def _captions(content: Any) -> list[str] | None:
+    """Those of {"annotations": [{"caption": ...}, ...]} or of {name: {"prompt": ..., "category": ...}, ...}, else
+    None.
+    """
+    if not isinstance(content, dict):
+        return None
+    if "annotations" in content:
+        entries, key = content["annotations"], "caption"
+    else:
+        entries, key = [*content.values()], "prompt"
+    if not (isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries)):
+        return None
+    found = [entry.get(key) for entry in entries]
+    return found if all(isinstance(text, str) for text in found) else None
 
 
 class Prompts(Conditioning):
