@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
+from undrawn import undrawn
 
 
 @pytest.fixture(scope="session")
@@ -13,15 +15,21 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def quantlab(cache, capsys, monkeypatch):
-    """quantlab(word, ...) -> (exit code, stdout, stderr), in this process."""
+def drawn():
+    """With it, `quantlab` draws the figures of its runs, to be looked at."""
+
+
+@pytest.fixture
+def quantlab(cache, capsys, monkeypatch, request):
+    """quantlab(word, ...) -> (exit code, stdout, stderr), in this process, with blank figures."""
     from quantlab.cli.main import main
 
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def command(*words):
         own_cache = any(word.startswith(("cache_dir=", "resume=", "-h", "--")) for word in words)
-        code = main([*words] if own_cache else [*words, f"cache_dir={cache}"])
+        with nullcontext() if "drawn" in request.fixturenames else undrawn():
+            code = main([*words] if own_cache else [*words, f"cache_dir={cache}"])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -1,17 +1,13 @@
-"""Real kills, cheaply: a run in a forked process, which sends itself a signal at a moment that the test chose.
-
-A fork has torch imported already. It keeps to one thread, since OpenMP's do not survive a fork, and so must the runs
-that it is compared with: `torch.set_num_threads(1)`.
-"""
+"""Real kills, cheaply: a run in a forked process, which sends itself a signal at a moment that the test chose."""
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import torch
+from forks import forked
 
 
 def signal_to_self(number: int) -> Callable[[], None]:
@@ -75,25 +71,6 @@ class Moments:
             patch.stop()
 
 
-def forked(work: Callable[[], int], log: Path) -> int:
-    """Exit code of `work()` in a forked process, negative where a signal killed it; `log` gets what it printed."""
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for standard in (1, 2):
-                os.dup2(descriptor, standard)
-            sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 (pytest's are in memory)
-            torch.set_num_threads(1)
-            code = work()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def disturbed(
     words,
     kind: str,
@@ -111,3 +88,17 @@ def disturbed(
             return main([*words])
 
     return forked(work, log)
+
+
+def interrupted_at(step: int, method: type, monkeypatch) -> None:
+    """The next run of `method` is interrupted, as by Ctrl-C, in the middle of `step`; those after it are not."""
+    original, calls = method.after_update, []
+
+    def stop(self):
+        calls.append(1)
+        if len(calls) == step:
+            monkeypatch.setattr(method, "after_update", original)
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(method, "after_update", stop)

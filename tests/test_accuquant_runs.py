@@ -1,4 +1,6 @@
-"""Whole runs from the command line, on real digits: what a run leaves, and that it leaves the same bits again."""
+"""A whole AccuQuant run on digits: what it leaves, that it leaves the same bits again, and what is made of its
+model.
+"""
 
 import json
 import math
@@ -7,8 +9,8 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from run_files import results
-from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
+from run_files import results, status
+from tiny import TINY_ACCUQUANT, TINY_PTQ
 
 from quantlab.run.state import load_model, save_model
 
@@ -22,10 +24,6 @@ CONTRACT = (
     "report.md",
     "run.log",
 )
-
-
-def status(directory):
-    return json.loads((directory / "status.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +114,6 @@ def test_pictures_and_report(accuquant_run):
         assert curve["accumulated_error"][-1] > curve["step_error"][-1]
 
 
-def test_a_shorter_run_shortens_both_parts_alike(quantlab, tmp_path):
-    assert quantlab(*TINY_ACCUQUANT, "trainer.max_steps=6", f"output_dir={tmp_path / 'run'}")[0] == 0
-    assert results(tmp_path / "run")["cost"]["network_evaluations"] == 3 * 2 + 11 * 4
-
-
 def test_same_command_same_bits(accuquant_run, quantlab, tmp_path):
     directory, _ = accuquant_run
     code, _, _ = quantlab(*TINY_ACCUQUANT, f"output_dir={tmp_path / 'again'}")
@@ -209,130 +202,8 @@ def test_damaged_model_is_refused_in_one_line(accuquant_run, quantlab, tmp_path,
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
-@pytest.mark.parametrize("reconstruction", ["none", "step", "block"])
-def test_baselines(reconstruction, quantlab, tmp_path):
-    directory = tmp_path / reconstruction
-    code, out, err = quantlab(
-        "method=ptq",
-        *TINY_PTQ,
-        f"method.reconstruction={reconstruction}",
-        "method.network_evaluations=180",
-        f"output_dir={directory}",
-    )
-    assert code == 0, err
-    found = results(directory)
-    # 18 blocks, 6 steps, one batch of 4: 6 * 19 = 114 passes collect, the other 66 are 22 iterations of each block
-    spent = {"none": 0, "step": 180, "block": 180}[reconstruction]
-    assert found["cost"]["network_evaluations"] == spent
-    assert ("ranges_only" in found["baseline"]) == (reconstruction != "none")
-
-
 def test_ranges_only_is_the_same_whoever_measures_it(accuquant_run, quantlab, tmp_path):
     words = ("method=ptq", *TINY_PTQ, "method.reconstruction=none", "method.bias_correction=none")
     code, _, _ = quantlab(*words, f"output_dir={tmp_path / 'none'}")
     assert code == 0
     assert results(tmp_path / "none")["metrics"] == results(accuquant_run[0])["baseline"]["ranges_only"]
-
-
-def test_block_reconstruction_lowers_what_it_minimises(quantlab, tmp_path):
-    # 3-bit activations on min-max ranges leave much to gain; a loss of 1 is what those ranges give
-    code, _, _ = quantlab(
-        "method=ptq",
-        *TINY_PTQ,
-        "method.reconstruction=block",
-        "method.network_evaluations=174",
-        "method.learn.rounding=false",
-        "method.learning_rate.activation_scales=0.1",
-        "quantizer.activation.bits=3",
-        "quantizer.activation.scale_search=min_max",
-        *(f"quantizer.{end}={{weight_bits: 4, activation_bits: 3}}" for end in ("first_layer", "last_layer")),
-        f"output_dir={tmp_path / 'b'}",
-    )
-    assert code == 0
-    rows = [json.loads(line) for line in (tmp_path / "b/metrics.jsonl").read_text().splitlines()]
-    # 114 passes collect, 60 are 20 iterations per unit
-    units = [rows[start : start + 20] for start in range(0, len(rows), 20)]
-    ends = [sum(row["loss"] for row in unit[-5:]) / 5 for unit in units]
-    assert len(units) == 18 and sum(ends) / len(ends) < 0.9
-
-
-def test_block_reconstruction_that_is_cut_short_still_reaches_every_unit(quantlab, tmp_path):
-    code, _, err = quantlab(
-        "method=ptq",
-        *TINY_PTQ,
-        "method.reconstruction=block",
-        "method.network_evaluations=174",
-        "trainer.max_steps=20",
-        f"output_dir={tmp_path / 'b'}",
-    )
-    assert code == 0, err
-    # all 18 units were collected for
-    assert results(tmp_path / "b")["cost"]["network_evaluations"] == round(114 + 20 * 3 / 18)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("method.gradient=exact", "model.sampler.eta=0.5"),
-        ("method.gradient=bptt", "method.group_order=sequential", "method.loss=l1"),
-        ("model.sampler.steps=7", "method.group_size=3", "quantizer.activation.scales=shared"),
-        ("model.sampler.steps=60", "model.sampler.spacing=quadratic", "method.group_size=2", "method.iterations=3"),
-        ("quantizer.weight.bits=32", "quantizer.activation.bits=6", "quantizer.activation.symmetric=true"),
-        ("quantizer.weight.granularity=tensor", "quantizer.weight.scale_search=min_max", "quantizer.attention=false"),
-    ],
-    ids=["exact-eta", "bptt-sequential-l1", "odd-group-shared", "quadratic-no-ops", "activations-only", "per-tensor"],
-)
-def test_other_settings_run_whole(words, quantlab, tmp_path):
-    code, _, err = quantlab(
-        *TINY_ACCUQUANT,
-        "method.initialization.iterations=2",
-        "method.iterations=4",
-        *words,
-        f"output_dir={tmp_path / 'run'}",
-    )
-    assert code == 0, err
-    assert all(np.isfinite(value) for value in results(tmp_path / "run")["metrics"].values())
-
-
-def test_pretrain_is_found_in_the_cache(quantlab, tmp_path):
-    words = ("method=pretrain", *TINY, "model.pretrain.steps=5", "seed=3")
-    assert quantlab(*words, f"output_dir={tmp_path / 'first'}")[0] == 0
-    code, _, err = quantlab(*words, f"output_dir={tmp_path / 'second'}")
-    assert code == 0 and "found in the cache" in err
-    first, second = results(tmp_path / "first"), results(tmp_path / "second")
-    assert first["metrics"] == second["metrics"]
-    assert (first["cost"]["steps"], second["cost"]["steps"]) == (5, 0)
-
-
-def test_training_from_nothing_gives_the_same_bits(quantlab, tmp_path):
-    # Caches of their own: a shared one would hand the first run's weights to the second
-    weights = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        code, _, err = quantlab(
-            "method=pretrain",
-            *TINY,
-            "model.pretrain.steps=3",
-            f"seed={seed}",
-            f"cache_dir={tmp_path / name / 'cache'}",
-            f"output_dir={tmp_path / name / 'run'}",
-        )
-        assert code == 0, err
-        weights.append((tmp_path / name / "run/checkpoints/model.safetensors").read_bytes())
-    assert weights[0] == weights[1] != weights[2]
-
-
-def test_weights_from_a_file_and_of_another_architecture(quantlab, tmp_path):
-    words = ("method=pretrain", *TINY, "model.pretrain.steps=5", "seed=3")
-    assert quantlab(*words, f"output_dir={tmp_path / 'p'}")[0] == 0
-    weights = tmp_path / "p/checkpoints/model.safetensors"
-    code, _, err = quantlab(
-        *TINY_ACCUQUANT, "method.iterations=2", f"model.weights={weights}", f"output_dir={tmp_path / 'a'}"
-    )
-    assert code == 0, err
-    code, _, err = quantlab(
-        *TINY_ACCUQUANT,
-        "model.unet.block_out_channels=[16,16]",
-        f"model.weights={weights}",
-        f"output_dir={tmp_path / 'b'}",
-    )
-    assert code == 2 and "another architecture" in err and "Traceback" not in err

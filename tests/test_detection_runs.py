@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from kills import interrupted_at
 from PIL import Image
 from run_files import results
 
+from quantlab.methods.qat import QAT
 from quantlab.run.state import load_model
 
 SCENES = (
@@ -71,18 +73,7 @@ def test_bits_of_a_quantized_detectors_layers(whole):
 
 
 def test_a_detector_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
-    from quantlab.methods.qat import QAT
-
-    original, calls = QAT.after_update, []
-
-    def stop(self):
-        calls.append(1)
-        if len(calls) == 3:
-            monkeypatch.setattr(QAT, "after_update", original)
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(QAT, "after_update", stop)
+    interrupted_at(3, QAT, monkeypatch)
     assert quantlab(*TINY_QAT, f"output_dir={tmp_path / 'run'}")[0] == 130
     assert quantlab(f"resume={tmp_path / 'run'}")[0] == 0
     assert results(tmp_path / "run")["metrics"] == results(whole)["metrics"]

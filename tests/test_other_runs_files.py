@@ -5,6 +5,7 @@ import shutil
 import pytest
 import yaml
 from run_files import results
+from undrawn import undrawn
 
 from quantlab.run.directory import RunDirectory
 
@@ -27,7 +28,8 @@ def two(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("two")
     for seed in (0, 1):
         words = (*WORDS, f"seed={seed}", f"output_dir={folder / str(seed)}", f"cache_dir={cache}")
-        assert main([*words]) == 0
+        with undrawn():
+            assert main([*words]) == 0
     return folder
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from kills import disturbed, forked
+from forks import forked
+from kills import disturbed
 from run_files import results
 from tiny import TINY, TINY_PTQ
+from undrawn import undrawn
 
 from quantlab.cli.main import main
 
@@ -139,7 +141,8 @@ MORE_KILLS = [
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with undrawn():  # in forks too
+        yield
     torch.set_num_threads(threads)
 
 

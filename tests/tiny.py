@@ -22,4 +22,24 @@ TINY_PTQ = (
     "trainer.log_every=1",
     "trainer.checkpoint_every=4",
 )
+# For runs that look neither at how ranges are searched nor at checkpoints: both take most of the time of a tiny one
+PLAIN = (
+    "quantizer.weight.scale_search=min_max",
+    "quantizer.activation.scale_search=min_max",
+    "trainer.checkpoint_every=1000",
+)
 TINY_ACCUQUANT = ("method=accuquant", *TINY_PTQ, "method.initialization.iterations=6", "method.iterations=12")
+
+# 20 steps of a ResNet-8 of width 4 on digits
+TINY_CLASSIFIER = (
+    "model.depth=8",
+    "model.width=4",
+    "model.pretrain.steps=20",
+    "method.epochs=2",
+    "method.batch_size=128",
+    "device=cpu",
+    "trainer.log_every=1",
+    "trainer.checkpoint_every=5",
+)
+TINY_QAT = ("method=qat", *TINY_CLASSIFIER)
+TINY_LOW_BIT = ("method=low_bit", *TINY_CLASSIFIER, "method.integer_check=true", "quantizer.gradient.alpha=0.01")

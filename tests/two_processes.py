@@ -1,13 +1,8 @@
-"""Two processes that train a network with quantized gradients by a custom script, each on different data:
-`two_processes.py STORE`.
-
-They are forked before anything has run, so that torch is imported once. Each writes its clip ratios, after calibration
-and after every update, to STORErank.json.
+"""One of two processes that train a network with quantized gradients by a custom script, each on different data. Each
+writes its clip ratios, after calibration and after every update, to STORErank.json.
 """
 
 import json
-import os
-import sys
 
 import torch
 import torch.distributed as dist
@@ -18,7 +13,7 @@ from quantlab.quantizers.gradient import GradientQuantizer, calibrate_gradients,
 from quantlab.quantizers.gradient_interval import DSGC, LargeGradient
 
 
-def train(rank: int, store: str) -> None:
+def train(rank: int, store: str) -> int:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.manual_seed(rank)  # also the weights: DDP makes them equal
@@ -55,12 +50,4 @@ def train(rank: int, store: str) -> None:
     with open(f"{store}{rank}.json", "w") as file:
         json.dump(seen, file)
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    child = os.fork()
-    if child == 0:
-        train(1, sys.argv[1])
-        os._exit(0)
-    train(0, sys.argv[1])
-    sys.exit(os.waitpid(child, 0)[1])
+    return 0

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kills import disturbed, forked
+from forks import forked
+from kills import disturbed
 from small_runs import SMALL, quantlab, same_numbers, whole
 
 from quantlab.cli.main import main

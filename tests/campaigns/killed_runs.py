@@ -7,7 +7,8 @@ import random
 import signal
 from pathlib import Path
 
-from kills import disturbed, forked
+from forks import forked
+from kills import disturbed
 from small_runs import SMALL, same_numbers, whole
 
 from quantlab.cli.main import main

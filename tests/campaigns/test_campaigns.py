@@ -3,13 +3,15 @@
 import pytest
 import torch
 from campaign import CONFIG, seeds, try_one
+from undrawn import undrawn
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in forked runs
-    yield
+    with undrawn():
+        yield
     torch.set_num_threads(threads)
 
 

@@ -1,28 +1,17 @@
-"""method=qat, whole runs on digits: what a run leaves, the same bits after a stop, two processes, requests that
-make no sense.
+"""method=qat, whole runs on digits: what a run leaves, what it starts from, the same bits after a stop, two
+processes.
 """
 
 import shutil
-import sys
 
 import pytest
+from forks import shared_run
+from kills import interrupted_at
 from run_files import results, rows, trained_state
+from tiny import TINY_QAT
 
-from quantlab.config.catalog import options
-from quantlab.methods.decay import decay_factor
+from quantlab.methods.qat import QAT
 from quantlab.run.state import load_model, save_model
-
-TINY_QAT = (
-    "method=qat",
-    "model.depth=8",
-    "model.width=4",
-    "model.pretrain.steps=20",
-    "method.epochs=2",
-    "method.batch_size=128",
-    "device=cpu",
-    "trainer.log_every=1",
-    "trainer.checkpoint_every=5",
-)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +66,7 @@ def test_layers_of_several_targets_repeat_the_bits_after_a_stop(quantlab, tmp_pa
         "trainer.max_steps=6",
     )
     assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
-    stop_at_step(monkeypatch, 4)
+    interrupted_at(4, QAT, monkeypatch)
     assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
     assert quantlab(f"resume={tmp_path / 'cut'}")[0] == 0
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
@@ -164,157 +153,27 @@ def test_weight_scales_are_frozen_under_transition_rates_and_learned_otherwise(w
     assert "talr" not in last and last["running_transition_rate"] > 0
 
 
-def stop_at_step(monkeypatch, step):
-    """The next run is interrupted, as by Ctrl-C, in the middle of `step`."""
-    from quantlab.methods.qat import QAT
-
-    original, calls = QAT.after_update, []
-
-    def stop(self):
-        calls.append(1)
-        if len(calls) == step:
-            monkeypatch.setattr(QAT, "after_update", original)
-            raise KeyboardInterrupt
-        original(self)
-
-    monkeypatch.setattr(QAT, "after_update", stop)
-
-
 def test_a_run_that_was_stopped_repeats_the_bits(whole, quantlab, tmp_path, monkeypatch):
     directory = tmp_path / "run"
-    stop_at_step(monkeypatch, 13)
+    interrupted_at(13, QAT, monkeypatch)
     assert quantlab(*TINY_QAT, f"output_dir={directory}")[0] == 130
     assert quantlab(f"resume={directory}")[0] == 0
     assert results(directory)["metrics"] == results(whole)["metrics"]
     assert (directory / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_two_processes_count_the_transitions_of_one_model(whole, process, tmp_path):
+def test_two_processes_count_the_transitions_of_one_model(whole, cache, tmp_path):
     directory = tmp_path / "run"
-    launcher = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29619",
-        "-m",
-        "quantlab.cli",
-    )
-    running = process(*TINY_QAT, f"output_dir={directory}", launcher=launcher)
-    _, err = running.communicate(timeout=180)
-    assert running.returncode == 0, err[-3000:]
+    code, said = shared_run([*TINY_QAT, f"output_dir={directory}", f"cache_dir={cache}"], tmp_path)
+    assert code == 0, said[-3000:]
     assert results(directory)["cost"]["steps"] == 20
     counted = [row["running_transition_rate"] for row in rows(directory) if "talr" in row]
     assert 0 < counted[-1] < 1
 
     # Weights that are not in the cache are not trained by processes that would wait for each other
-    running = process(*TINY_QAT, "model.pretrain.steps=21", f"output_dir={tmp_path / 'other'}", launcher=launcher)
-    _, err = running.communicate(timeout=180)
-    assert running.returncode != 0 and "type method=pretrain" in err
-
-
-@pytest.mark.parametrize("schedule", ["transition_rate", "learning_rate"])
-@pytest.mark.parametrize(
-    "quantizer", [name for name, option in options("quantizer").items() if name not in ("none", "uniform_affine")]
-)
-def test_every_quantizer_trains(quantizer, schedule, quantlab, tmp_path):
-    directory = tmp_path / "run"
-    code, _, err = quantlab(
-        *TINY_QAT,
-        f"quantizer={quantizer}",
-        f"method.schedule={schedule}",
-        f"output_dir={directory}",
-        # signs flip at once
-        "trainer.max_steps=6",
-        "trainer.checkpoint_every=3",
-        "method.learning_rate.sgd=0.1",
-    )
-    assert code == 0, err
-    logged = [row for row in rows(directory) if "effective_step_size" in row]
-    assert logged[0]["running_transition_rate"] > 0 and logged[0]["effective_step_size"] > 0
-    tensors, _ = load_model(directory / "checkpoints" / "model")
-    assert any("activation_quantizer" in name for name in tensors)
-    assert results(directory)["metrics"]["top1"] > 0
-
-
-@pytest.mark.parametrize(
-    "optimizer, schedule, bits",
-    [
-        *(
-            (optimizer, schedule, bits)
-            for optimizer in ("sgd", "adam", "adamw")
-            for schedule in ("transition_rate", "learning_rate")
-            for bits in (1, 3)
-        ),
-        *((optimizer, "transition_rate", 3) for optimizer in ("nadam", "adamax", "rmsprop", "adagrad")),
-        ("rmsprop", "learning_rate", 3),
-    ],
-)
-def test_every_optimizer_trains(optimizer, schedule, bits, quantlab, tmp_path):
-    directory = tmp_path / "run"
-    code, _, err = quantlab(
-        *TINY_QAT,
-        f"method.optimizer={optimizer}",
-        f"method.schedule={schedule}",
-        f"output_dir={directory}",
-        f"quantizer.weight.bits={bits}",
-        f"quantizer.activation.bits={bits}",
-        "trainer.max_steps=4",
-        "method.learning_rate.sgd=0.1",
-        "method.nesterov=true",
-    )
-    assert code == 0, err
-    assert rows(directory)[0]["effective_step_size"] > 0
-
-
-def test_dampening_pulls_and_freezing_stops(whole, quantlab, tmp_path):
-    plain = ("method.schedule=learning_rate", "method.m_o=0.1")
-    cures = {
-        "none": (),
-        "dampening": (
-            "method.dampening.weight=100",
-            "method.dampening.start=0.5",
-            "method.dampening.aggregation=kernel_mean",
-        ),
-        "freezing": (
-            "method.freezing.threshold_start=0.05",
-            "method.freezing.threshold_end=0.01",
-            "method.freezing.start=0.5",
-        ),
-    }
-    found = {}
-    for name, words in cures.items():
-        code, _, err = quantlab(
-            *TINY_QAT, *plain, f"method.oscillation={name}", *words, f"output_dir={tmp_path / name}"
-        )
-        assert code == 0, err
-        found[name] = [row for row in rows(tmp_path / name) if "oscillating_share" in row]
-    before = [row for row in found["none"] if row["step"] <= 10]
-    for name in ("dampening", "freezing"):
-        assert [row["loss"] for row in found[name] if row["step"] <= 10] == [row["loss"] for row in before]
-    last = {name: logged[-1] for name, logged in found.items()}
-    assert last["dampening"]["distance_to_transition_point"] > last["none"]["distance_to_transition_point"]
-    frozen = [row["frozen_share"] for row in found["freezing"]]
-    assert frozen[9] == 0 < frozen[-1] and frozen == sorted(frozen)
-    assert "frozen_share" not in last["none"]
-
-
-def test_freezing_repeats_the_bits_after_a_stop(quantlab, tmp_path, monkeypatch):
-    words = (
-        *TINY_QAT,
-        "method.oscillation=freezing",
-        "method.m_o=0.1",
-        "method.freezing.threshold_start=0.05",
-        "method.freezing.start=0",
-    )
-    assert quantlab(*words, f"output_dir={tmp_path / 'whole'}")[0] == 0
-    stop_at_step(monkeypatch, 13)
-    assert quantlab(*words, f"output_dir={tmp_path / 'cut'}")[0] == 130
-    assert quantlab(f"resume={tmp_path / 'cut'}")[0] == 0
-    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
-    assert rows(tmp_path / "cut")[-2]["frozen_share"] > 0
+    words = (*TINY_QAT, "model.pretrain.steps=21", f"output_dir={tmp_path / 'other'}", f"cache_dir={cache}")
+    code, said = shared_run(words, tmp_path)
+    assert code == 2 and "type method=pretrain" in said
 
 
 @pytest.mark.slow
@@ -326,109 +185,6 @@ def test_a_compiled_network_trains_as_the_plain_one(whole, quantlab, tmp_path):
     )
     # then rounding sets other weights over their transition points
     assert compiled[:5] == pytest.approx(plain[:5], rel=0.02)
-
-
-@pytest.mark.parametrize(
-    "words, says",
-    [
-        (
-            ("quantizer.weight.bits=32",),
-            "method.schedule=transition_rate schedules the transitions of quantized weights",
-        ),
-        (("quantizer.weight.bits=0",), "allowed: 1, 2, 3"),
-        (
-            ("quantizer.policy=[{modules: ., weight_bits: 32, activation_bits: 2}]",),
-            "leaves the weights of every layer in full precision",
-        ),
-        (
-            ("quantizer.policy=[{modules: downsmple, weight_bits: 8, activation_bits: 8}]",),
-            "'downsmple' is found in no layer's name, allowed: a part of one of conv1, layer1.0.conv1",
-        ),
-        (("method.target_transition_rate=0",), "allowed: a number above 0, up to 1"),
-        (("method.target_transition_rate=1.5",), "allowed: a number above 0, up to 1"),
-        (
-            ("method.target_transition_rate=0.9",),
-            (
-                "asks for 1.27 of a layer's weights per update, allowed: at most 1; type"
-                " method.target_transition_rate=0.707"
-            ),
-        ),
-        (
-            ("method.target_transition_rate=0.5", "quantizer.last_layer={weight_bits: 8, activation_bits: 8}"),
-            "type method.target_transition_rate=0.353",
-        ),
-        (("method.optimizer=lion",), "allowed: sgd, adam, adamw, nadam, adamax, rmsprop, adagrad"),
-        (("method.nesterov=true", "method.momentum=0"), "type method.nesterov=false or method.momentum=0.9"),
-        (
-            ("method.oscillation=freezing", "method.freezing.max_bits=1"),
-            "below the bits of every layer, so that nothing would be frozen; type method.freezing.max_bits=2",
-        ),
-        (
-            (
-                "model=timm",
-                "model.architecture=vit_tiny_patch16_224",
-                "task.image_size=16",
-                "method.batch_norm_batches=5",
-            ),
-            "has no BatchNorm with running statistics",
-        ),
-        (
-            ("quantizer=uniform_affine",),
-            (
-                "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet;"
-                " type quantizer=fixed_point"
-            ),
-        ),
-        (("quantizer=lsq", "quantizer.weight.bits=1"), "allowed: 2, 3, 4"),
-        (("quantizer=binary", "quantizer.weight.bits=2"), "allowed: 1, or 32"),
-        (
-            ("quantizer=none",),
-            (
-                "needs a training quantizer, one of: binary, dsq, ewgs, fixed_point, learned_clipping, lsq, reactnet;"
-                " type quantizer=fixed_point"
-            ),
-        ),
-        (
-            ("method=ptq", "trainer.compile=true"),
-            "trainer.compile: got true, but method=ptq trains no network as a whole",
-        ),
-        (("task=digits_generation",), "needs a classification or detection or super_resolution task"),
-        (("model=ddim",), "needs a classifier or detector or super_resolver model"),
-        (("model.depth=21",), "allowed: 6 n + 2"),
-        (("task=cifar10", "data_dir=no_such_place"), "CIFAR-10 was not found"),
-    ],
-)
-def test_requests_that_make_no_sense(words, says, quantlab, tmp_path):
-    code, _, err = quantlab("method=qat", *words, f"output_dir={tmp_path / 'run'}")
-    assert code == 2 and says in err, err
-    assert not (tmp_path / "run" / "config.yaml").exists()
-
-
-def section(**values):
-    from types import SimpleNamespace
-
-    return SimpleNamespace(
-        **{"decay": "cosine", "decay_every": "step", "milestones": [0.25, 0.5], "decay_factor": 0.1} | values
-    )
-
-
-def test_decay():
-    assert [decay_factor(section(), step, 10, 5) for step in (0, 5)] == pytest.approx([1.0, 0.5])
-    assert [decay_factor(section(decay_every="epoch"), step, 20, 2) for step in (0, 1, 10, 11)] == pytest.approx(
-        [1, 1, 0.5, 0.5]
-    )
-    assert [decay_factor(section(decay="step"), step, 8, 1) for step in (1, 2, 3, 4)] == pytest.approx(
-        [1, 0.1, 0.1, 0.01]
-    )
-    assert decay_factor(section(decay="constant"), 9, 10, 1) == 1
-
-
-@pytest.mark.parametrize("total, steps_per_epoch", [(3, 20), (20, 20), (45, 20), (180, 20)])
-def test_a_short_run_decays_fully_though_its_schedule_goes_by_epochs(total, steps_per_epoch):
-    by_epoch = section(decay_every="epoch")
-    factors = [decay_factor(by_epoch, step, total, steps_per_epoch) for step in range(total)]
-    assert factors == [decay_factor(section(), step, total, steps_per_epoch) for step in range(total)]
-    assert decay_factor(by_epoch, total, total, steps_per_epoch) == pytest.approx(0, abs=1e-12)
 
 
 def test_max_steps_makes_a_run_short_in_all_its_parts(quantlab, tmp_path):

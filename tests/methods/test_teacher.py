@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from undrawn import undrawn
 
 from quantlab.errors import RunError
 from quantlab.methods.teacher import Teacher
@@ -30,32 +31,11 @@ def taught(tmp_path_factory, cache):
     from quantlab.cli.main import main
 
     place = tmp_path_factory.mktemp("teacher")
-    assert (
-        main(
-            [
-                "method=pretrain",
-                "task=digits",
-                "model=resnet20",
-                *TINY,
-                f"output_dir={place / 'teacher'}",
-                f"cache_dir={cache}",
-            ]
-        )
-        == 0
-    )
-    assert (
-        main(
-            [
-                "method=qat",
-                *TINY,
-                "trainer.max_steps=2",
-                f"method.teacher.weights={place / 'teacher'}",
-                f"output_dir={place / 'run'}",
-                f"cache_dir={cache}",
-            ]
-        )
-        == 0
-    )
+    ours = (*TINY, f"cache_dir={cache}")
+    teacher = ("method=pretrain", "task=digits", "model=resnet20", *ours, f"output_dir={place / 'teacher'}")
+    run = ("method=qat", *ours, f"method.teacher.weights={place / 'teacher'}", f"output_dir={place / 'run'}")
+    with undrawn():
+        assert main([*teacher]) == main([*run, "trainer.max_steps=2"]) == 0
     return place
 
 

@@ -3,14 +3,13 @@
 import copy
 import json
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from forks import in_two_processes
 from gradient_quantizers import large_gradient
 from torch import nn
+from two_processes import train
 
 from quantlab.quantizers.gradient import GradientQuantizer, calibrate_gradients, update_intervals
 
@@ -116,8 +115,7 @@ def test_gradients_of_functions_pass_it():
 
 
 def test_processes_agree_on_clip_ratios_and_count_together(tmp_path):
-    script = Path(__file__).parents[1] / "two_processes.py"
-    done = subprocess.run([sys.executable, script, tmp_path / "store"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, said = in_two_processes(lambda rank: train(rank, str(tmp_path / "store")), tmp_path)
+    assert code == 0, said[-2000:]
     first, second = (json.loads((tmp_path / f"store{rank}.json").read_text()) for rank in range(2))
     assert first == second and len(first) == 6 and len({tuple(row) for row in first}) >= 3

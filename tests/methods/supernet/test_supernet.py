@@ -1,11 +1,11 @@
 """method=supernet, whole runs on digits: its files, identical bits after a stop, two processes, invalid requests."""
 
 import csv
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forks import shared_run
 from PIL import Image
 from run_files import results, rows
 from scipy.stats import kendalltau
@@ -178,24 +178,11 @@ def test_the_control_has_the_mean_rate_of_calr_at_every_step(quantlab, tmp_path)
     assert rates == pytest.approx(wanted, rel=0.03)  # the mean is of 4,096 drawn subnets
 
 
-def test_two_processes_share_their_gradients(process, tmp_path):
+def test_two_processes_share_their_gradients(whole, cache, tmp_path):
+    """`whole` has cached the networks that are trained alone, by one process."""
     directory = tmp_path / "run"
-    launcher = (
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29631",
-        "-m",
-        "quantlab.cli",
-    )
-    single = process(*TINY, "output_dir=warm")  # networks trained alone are cached by one process
-    assert single.wait(180) == 0
-    running = process(*TINY, f"output_dir={directory}", launcher=launcher)
-    _, err = running.communicate(timeout=180)
-    assert running.returncode == 0, err[-3000:]
+    code, said = shared_run([*TINY, f"output_dir={directory}", f"cache_dir={cache}"], tmp_path)
+    assert code == 0, said[-3000:]
     assert np.isfinite(results(directory)["metrics"]["kendall_tau"])
     assert [row["learning_rate"] for row in rows(directory) if "complexity" in row][0] == 0.025
 
