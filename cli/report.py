@@ -23,8 +23,8 @@ MOST_PLOTTED = 100  # runs, without being asked to: more take minutes, in plots 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare runs. Returns the exit code: 0, 2 for a wrong request, 1 where the output cannot be written."""
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = _parser().parse_args(argv)
         if arguments.html is not None:
             require_html(arguments.html)
         runs = _read(find_runs(arguments.directories))
@@ -55,8 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RequestError(f"{message.removeprefix('argument ')}; type {PROGRAM} --help for all options")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=PROGRAM,
         description=(
             "Tables and plots over any number of runs: a table for each task and protocol, averaged over seeds. Runs "

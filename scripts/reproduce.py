@@ -47,8 +47,13 @@ def main() -> int:
         return 2
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RequestError(f"{message.removeprefix('argument ')}; type reproduce.py --help for all options")
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", nargs="?", help="see --list; all: every table that has the profile")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="of quantlab, for every run")
     parser.add_argument("--list", action="store_true", help="the tables, their profiles, and what they need")
@@ -71,14 +76,18 @@ def names(text: str) -> list[str]:
 
 def count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, allowed: an integer from 1; type --workers 1")
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: an integer from 1")
     return int(text)
 
 
 def numbers(text: str) -> list[int]:
-    seeds = [int(word) for word in names(text)]
+    words = names(text)
+    if not words or not all(word.isdigit() for word in words):
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: integers from 0 between commas, such as 0,1,2")
+    seeds = [int(word) for word in words]
     if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"got {text}, allowed: every seed once")
+        once = ",".join(map(str, dict.fromkeys(seeds)))
+        raise argparse.ArgumentTypeError(f"got {text}, allowed: every seed once, as {once}")
     return seeds
 
 

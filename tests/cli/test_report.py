@@ -114,6 +114,12 @@ def test_nothing_to_report_is_one_line_and_exit_2(tmp_path, capsys, name):
     assert not (tmp_path / name / "report").exists()
 
 
+def test_a_wrong_option_is_one_line(capsys):
+    assert main(["x", "--formt", "csv"]) == 2
+    said = "unrecognized arguments: --formt csv; type quantlab-report --help for all options"
+    assert capsys.readouterr().err == f"quantlab-report: error: {said}\n"
+
+
 def test_an_output_that_cannot_be_written_is_one_line_and_exit_1(finished, tmp_path, capsys):
     directory = finished("only", "accuquant", 0, 1.0)
     (tmp_path / "file").write_text("")

@@ -179,6 +179,22 @@ def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, 
     }
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("--seeds", "0,1,0"), "--seeds: got 0,1,0, allowed: every seed once, as 0,1;"),
+        (("--seeds", "a"), "--seeds: got a, allowed: integers from 0 between commas, such as 0,1,2;"),
+        (("--workers", "0"), "--workers: got 0, allowed: an integer from 1;"),
+        (("--colums", "W2A2"), "unrecognized arguments: --colums W2A2; type reproduce.py --help for all options"),
+    ],
+)
+def test_a_wrong_option_of_the_script_is_one_line(script, monkeypatch, capsys, words, said):
+    monkeypatch.setattr("sys.argv", ["reproduce.py", "qat_cifar", *words])
+    assert script.main() == 2
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("reproduce: error: ") and err.count("\n") == 1
+
+
 def test_all_makes_every_table_that_has_the_profile(script, tmp_path, monkeypatch, capsys):
     having = [name for name in TABLES if "smoke" in load_definition(name).profiles]
     assert having == TABLES  # no table is without
