@@ -196,6 +196,7 @@ def block_iteration(quantized, unet, weights, condition: dict, x, update: Callab
             model=SimpleNamespace(unet=unet, unguided=lambda: exact),
             task=SimpleNamespace(evaluation=SimpleNamespace(batch_size=1)),
         ),
+        scaler=torch.amp.GradScaler(x.device.type, enabled=False),
         network_evaluations=0.0,
         shared=lambda rows: rows,
         regularize=lambda weights: {},

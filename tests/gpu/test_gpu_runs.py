@@ -144,7 +144,7 @@ def test_a_compiled_network(method, run):
 
 
 @pytest.mark.parametrize("device", CPU_IS_SLOW)
-@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_a_pipeline(compute, run, pipelines):
     words = (
         "method=accuquant",

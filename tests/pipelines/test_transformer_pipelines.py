@@ -51,7 +51,7 @@ def test_blocks_are_units_in_the_order_of_the_forward_pass(kind, pipelines, tmp_
 @pytest.mark.parametrize("kind", kinds("sd3"))
 def test_block_reconstruction_learns(kind, pipelines, quantlab, tmp_path):
     run = tmp_path / "run"
-    words = (f"model.path={pipelines(kind)}", *own_images.our_words(kind), *SMALL, "method.network_evaluations=120")
+    words = (f"model.path={pipelines(kind)}", *own_images.our_words(kind), *SMALL, "method.network_evaluations=80")
     precise = ("quantizer.weight.bits=3", "trainer.log_every=1", "method.learning_rate.rounding=0.1")
     code, _, err = quantlab("method=ptq", "model=pipeline", *words, *precise, "device=cpu", f"output_dir={run}")
     assert code == 0, err
