@@ -15,23 +15,9 @@ KEY = "task.evaluation.clip"
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """The directory of a tiny CLIP."""
-    from tiny_pipelines import clip_tokenizer
+    from tiny_pipelines import save_clip
 
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    marks = {"bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
-    config = transformers.CLIPConfig(
-        text_config={**sizes, **marks, "vocab_size": 514},
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
-        projection_dim=8,
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    transformers.CLIPModel(config).save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
-    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
-        folder
-    )
-    return folder
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 @torch.no_grad()

@@ -57,9 +57,11 @@ def test_to_look_at_a_run_creates_nothing(run, tmp_path):
 
 def test_folders_appear_with_what_is_written_into_them(run):
     run.write_denoising({"timesteps": [], "curves": {}})
-    assert run.write_samples(np.zeros((2, 4, 4, 1), np.uint8)) == run.samples / "samples.npy"
+    parts = (np.full((1, 4, 4, 1), level, np.uint8) for level in (0, 9))
+    assert run.write_samples(parts, 2) == run.samples / "samples.npy"
     assert run.read_denoising() == {"timesteps": [], "curves": {}}
-    assert np.load(run.samples / "samples.npy").shape == (2, 4, 4, 1)
+    samples = np.load(run.samples / "samples.npy")
+    assert samples.shape == (2, 4, 4, 1) and samples[:, 0, 0, 0].tolist() == [0, 9]
 
 
 def test_status_error_is_one_line(run):
