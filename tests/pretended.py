@@ -2,23 +2,27 @@
 own.
 
 A run on it fails where the same run on a GPU would fail: where a tensor was made on the CPU and never moved. `python
-pretended.py WORDS` is `quantlab WORDS` with `device=cpu` meaning it, and what stands behind the word THEN the next
-command. (Not within a process that has back-propagated before: autograd counts devices once.)
+pretended.py FOLDER` carries out commands of quantlab with `device=cpu` meaning it. (Not within a process that has
+back-propagated before: autograd counts devices once.)
 """
 
+import json
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from forks import forked
 from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
+from undrawn import undrawn
 
-THEN = "then"
 # PyTorch's backends in Python exist since 2.10 and are experimental
 POSSIBLE = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 # Where accelerators accept CPU tensors together with their own: copies and indices
 MEETING = {"aten::copy_", "aten::_copy_from", "aten::index", "aten::index_put_", "aten::_index_put_impl_"}
+KEPT: list[object] = []  # what torch forgets with its last reference
 
 
 class Pretended(Tensor):
@@ -86,23 +90,33 @@ def by_way_of_the_cpu(make):
     return made
 
 
-def main(words: list[str]) -> int:
-    from quantlab.cli.main import main as quantlab
-
+def pretend() -> None:
+    """From now on, `device=cpu` means it."""
     module = backend_registration._DummyBackendModule()
     module.get_rng_state = lambda device=0: torch.get_rng_state()  # it draws with the CPU's generator
     module.set_rng_state = lambda state, device=0: torch.set_rng_state(state)
     backend_registration._setup_privateuseone_for_python_backend("pretend", module)
-    library = torch.library.Library("_", "IMPL")  # lives as long as what it holds is to be used
+    library = torch.library.Library("_", "IMPL")
     library.fallback(computed, "PrivateUse1")
+    KEPT.append(library)
     torch.tensor, torch.as_tensor = by_way_of_the_cpu(torch.tensor), by_way_of_the_cpu(torch.as_tensor)
     Accelerator.device = property(lambda self: torch.device("pretend", 0))
-    while THEN in words:
-        first, words = words[: words.index(THEN)], words[words.index(THEN) + 1 :]
-        if code := quantlab(first):
-            return code
-    return quantlab(words)
+
+
+def main(folder: Path) -> None:
+    """For commands by name, as JSON on stdin, the exit codes of all, as JSON on stdout, and FOLDER/NAME.log. Each is a
+    fork of this process, which has imported everything and never back-propagated.
+    """
+    import quantlab.runner  # noqa: F401
+    from quantlab.cli.main import main as quantlab
+
+    pretend()
+    commands = json.load(sys.stdin)
+    logs = {name: folder / f"{name}.log" for name in commands}
+    with undrawn():
+        codes = {name: forked(lambda name=name: quantlab(commands[name]), logs[name]) for name in commands}
+    json.dump(codes, sys.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(Path(sys.argv[1]))

@@ -1,12 +1,13 @@
 """Every kind of run on a device that is not the CPU: all tensors are moved there."""
 
+import json
 import subprocess
 import sys
 
 import pretended
 import pytest
 from run_files import results
-from tiny import TINY_PTQ
+from tiny import PLAIN, TINY_PTQ
 
 pytestmark = pytest.mark.skipif(not pretended.POSSIBLE, reason="PyTorch before 2.10 has no backends in Python")
 
@@ -39,10 +40,12 @@ DENOISER = (
     "method.group_size=2",
     "model.pretrain.steps=1",
     "task.feature_network.pretrain.steps=1",
-    "task.evaluation.samples=8",
-    "task.evaluation.step_error_samples=4",
-    "quantizer.weight.scale_search=min_max",
-    "quantizer.activation.scale_search=min_max",
+    "method.calibration.trajectories=4",
+    "method.calibration.range_samples=2",
+    "method.batch_size=2",
+    "task.evaluation.samples=4",
+    "task.evaluation.step_error_samples=2",
+    *PLAIN,
 )
 RUNS = {
     "accuquant": ("method=accuquant", *DENOISER, "method.initialization.iterations=1", "method.iterations=1"),
@@ -60,15 +63,29 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_keeps_to_its_device(name, tmp_path):
-    where, run = ("device=cpu", f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run"
-    command = [sys.executable, pretended.__file__, *RUNS[name], *where, f"output_dir={run}"]
-    if name == "accuquant":  # what it left, with the bias of its output
-        again = ("method=evaluate", f"method.run={run}", *where, f"output_dir={tmp_path / 'judged'}")
-        command += [pretended.THEN, *again]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The folder of all runs, and their exit codes; what the first one caches, weights and walks, others load. Last,
+    what the first one left is evaluated, with the bias of its output.
+    """
+    folder = tmp_path_factory.mktemp("devices")
+    ours = ("device=cpu", f"cache_dir={folder / 'cache'}")
+    runs = RUNS | {"evaluate": ("method=evaluate", f"method.run={folder / 'accuquant'}")}
+    commands = {name: [*words, *ours, f"output_dir={folder / name}"] for name, words in runs.items()}
+    command = (sys.executable, pretended.__file__, str(folder))
+    done = subprocess.run(command, input=json.dumps(commands), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert results(run)["provenance"]["device"] == "pretend:0"
-    if name == "accuquant":
-        assert results(tmp_path / "judged")["metrics"] == results(run)["metrics"]
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_keeps_to_its_device(name, ended):
+    folder, codes = ended
+    assert codes[name] == 0, (folder / f"{name}.log").read_text()
+    assert results(folder / name)["provenance"]["device"] == "pretend:0"
+
+
+def test_a_saved_model_keeps_to_its_device(ended):
+    folder, codes = ended
+    assert codes["evaluate"] == 0, (folder / "evaluate.log").read_text()
+    assert results(folder / "evaluate")["metrics"] == results(folder / "accuquant")["metrics"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from run_files import results
-from tiny import TINY_ACCUQUANT, TINY_PTQ
+from tiny import PLAIN, TINY_ACCUQUANT, TINY_PTQ
 
 from quantlab.diffusion.bias_correction import output_biases, shared_error
 from quantlab.diffusion.rollout import walk
@@ -85,10 +85,11 @@ def test_the_weight_of_an_output_is_the_derivative_of_its_step(name, eta, predic
 @pytest.mark.parametrize(
     "words",
     [
-        (*TINY_ACCUQUANT, "method.bias_correction=channel", "model.sampler.name=dpm_solver"),
+        (*TINY_ACCUQUANT, *PLAIN, "method.bias_correction=channel", "model.sampler.name=dpm_solver"),
         (
             "method=ptq",
             *TINY_PTQ,
+            *PLAIN,
             "method.reconstruction=none",
             "model.class_conditional=true",
             "model.guidance.scale=2",
@@ -108,7 +109,7 @@ def test_a_corrected_model_is_sampled_and_evaluated_as_the_run_reported(words, q
 
 
 def test_without_it_nothing_is_added(quantlab, tmp_path):
-    code, _, err = quantlab(*TINY_ACCUQUANT, "method.bias_correction=none", f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(*TINY_ACCUQUANT, *PLAIN, "method.bias_correction=none", f"output_dir={tmp_path / 'run'}")
     assert code == 0, err
     found = results(tmp_path / "run")
     assert set(found["baseline"]) == {"full_precision", "ranges_only"}

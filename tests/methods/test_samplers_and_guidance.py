@@ -2,7 +2,7 @@
 
 import pytest
 from run_files import results
-from tiny import TINY, TINY_ACCUQUANT, TINY_PTQ
+from tiny import PLAIN, TINY, TINY_ACCUQUANT, TINY_PTQ
 
 EIGHT_BITS = (
     "quantizer.weight.bits=8",
@@ -28,7 +28,7 @@ GUIDED = ("model.class_conditional=true", "model.guidance.scale=2.0")
 )
 def test_accuquant_runs_and_is_near_full_precision(words, quantlab, tmp_path):
     directory = tmp_path / "run"
-    code, _, err = quantlab(*TINY_ACCUQUANT, *EIGHT_BITS, *words, f"output_dir={directory}")
+    code, _, err = quantlab(*TINY_ACCUQUANT, *PLAIN, *EIGHT_BITS, *words, f"output_dir={directory}")
     assert code == 0, err
     found = results(directory)
     assert found["metrics"]["mse_to_fp32"] < 1e-2
@@ -49,6 +49,7 @@ def test_the_baselines_take_classes_too(reconstruction, quantlab, tmp_path):
     code, _, err = quantlab(
         "method=ptq",
         *TINY_PTQ,
+        *PLAIN,
         *GUIDED,
         f"method.reconstruction={reconstruction}",
         "method.network_evaluations=130",
@@ -68,6 +69,7 @@ def test_two_passes_or_one_guide_alike(quantlab, tmp_path):
         code, _, err = quantlab(
             "method=ptq",
             *TINY_PTQ,
+            *PLAIN,
             *GUIDED,
             "method.reconstruction=none",
             f"model.guidance.batched={batched}",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from run_files import results
 from sklearn.datasets import load_digits
-from tiny import TINY, TINY_ACCUQUANT
+from tiny import PLAIN, TINY, TINY_ACCUQUANT
 
 PAIRED = {"mse_to_fp32", "psnr", "ssim"}
 
@@ -33,6 +33,7 @@ def test_all_but_fid(folder, quantlab, tmp_path):
     found, err = run(
         "accuquant",
         *TINY_ACCUQUANT,
+        *PLAIN,
         "method.initialization.iterations=1",
         "method.iterations=2",
         *folder,
