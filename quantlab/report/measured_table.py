@@ -160,7 +160,9 @@ def to_markdown(measured: Measured, command: str) -> str:
         needs = [
             f"- {label(table, name)} needs {row.needs}"
             for name, row in table.rows.items()
-            if row.needs and any(cell.startswith(f"{label(table, name)},") for cell in measured.missing)
+            if row.needs
+            and profile.needs
+            and any(cell.startswith(f"{label(table, name)},") for cell in measured.missing)
         ]
         parts.append("\n".join(["## Not here", "", *needs, *lines]))
     parts.append(_made_by(measured, command))

@@ -36,7 +36,7 @@ def some(columns=("A", "B"), **changes):
         "columns": {name: [] for name in columns},
         "rows": {"ours": {"words": "seed=1"}, "theirs": {"label": "the others"}, "new": {"needs": "a GPU"}},
         "compare": {"ours": ["theirs"]},
-        "profiles": {"small": {"title": "small"}},
+        "profiles": {"small": {"title": "small", "needs": "a GPU for some"}},
     }
     return TableDefinition.model_validate(content | changes)
 
