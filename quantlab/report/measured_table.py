@@ -35,9 +35,12 @@ class Measured:
     @property
     def rows(self) -> list[str]:
         """Those that have a number, in the order of the definition."""
-        found = {row for row, _, _ in self.values}
+        return self.in_order({row for row, _, _ in self.values})
+
+    def in_order(self, rows: Iterable[str]) -> list[str]:
+        """Rows as the definition has them."""
         order = [*self.table.baselines, *self.table.rows]
-        return sorted(found, key=lambda row: (order.index(row.split(", ")[0]), row))
+        return sorted(rows, key=lambda row: (order.index(row.split(", ")[0]), row))
 
     @property
     def metrics(self) -> list[str]:
@@ -157,7 +160,9 @@ def to_markdown(measured: Measured, command: str) -> str:
         needs = [
             f"- {label(table, name)} needs {row.needs}"
             for name, row in table.rows.items()
-            if row.needs and any(cell.startswith(f"{label(table, name)},") for cell in measured.missing)
+            if row.needs
+            and profile.needs
+            and any(cell.startswith(f"{label(table, name)},") for cell in measured.missing)
         ]
         parts.append("\n".join(["## Not here", "", *needs, *lines]))
     parts.append(_made_by(measured, command))
@@ -166,11 +171,12 @@ def to_markdown(measured: Measured, command: str) -> str:
 
 def _matrix(measured: Measured, metric: str) -> str:
     table, rows = measured.table, measured.rows
+    quoted = [name for name, row in table.rows.items() if row.is_quoted]
     columns = [column for column in measured.columns if any((row, column, metric) in measured.values for row in rows)]
     lines = [_line(["", *columns]), "|---|" + "---:|" * len(columns)]
     best = {column: measured.best(column, metric) for column in columns}
     seeds = len(measured.seeds())
-    for row in rows:
+    for row in measured.in_order({*rows, *quoted}):
         shown = [_cell(measured.spread(row, column, metric), seeds, row in best[column]) for column in columns]
         if any(shown):
             lines.append(_line([label(table, row), *shown]))

@@ -29,8 +29,8 @@ class _Strict(BaseModel):
 
 class TableRow(_Strict):
     """words: of every cell of the row. columns: more words, by column; where `only_these` is true, the row has no
-    others. published: by column, the published value of each metric. needs: what a run needs that does not come with
-    quantlab, in words.
+    others, and without any it only quotes what is published. published: by column, the published value of each metric.
+    needs: what a run needs that does not come with quantlab, in words.
     """
 
     label: str = ""
@@ -39,6 +39,10 @@ class TableRow(_Strict):
     only_these: bool = False
     published: dict[Name, dict[str, float]] = {}
     needs: str = ""
+
+    @property
+    def is_quoted(self) -> bool:
+        return self.only_these and not self.columns
 
 
 class TableProfile(_Strict):
@@ -135,13 +139,18 @@ def cells(table: TableDefinition, profile: str, rows: Sequence[str] = (), column
     own_rows, own_columns = chosen.rows or list(table.rows), chosen.columns or list(table.columns)
     rows = [_known("row", row, own_rows) for row in rows] or own_rows
     columns = [_known("column", column, own_columns) for column in columns] or own_columns
-    return [
+    found = [
         Cell(row, column, [*own.words, *chosen.words, *table.columns[column], *own.columns.get(column, [])])
         for row in rows
         for column in columns
         for own in [table.rows[row]]
         if not own.only_these or column in own.columns
     ]
+    if not found:
+        having = [column for row in rows for column in own_columns if column in table.rows[row].columns]
+        allowed = f"of {', '.join(rows)}: {', '.join(dict.fromkeys(having)) or 'none, which are only quoted'}"
+        raise RequestError(f"column: got {', '.join(columns)}, allowed {allowed}")
+    return found
 
 
 def _known(kind: str, name: str, allowed: Any) -> str:

@@ -36,7 +36,7 @@ def some(columns=("A", "B"), **changes):
         "columns": {name: [] for name in columns},
         "rows": {"ours": {"words": "seed=1"}, "theirs": {"label": "the others"}, "new": {"needs": "a GPU"}},
         "compare": {"ours": ["theirs"]},
-        "profiles": {"small": {"title": "small"}},
+        "profiles": {"small": {"title": "small", "needs": "a GPU for some"}},
     }
     return TableDefinition.model_validate(content | changes)
 
@@ -126,6 +126,18 @@ def test_the_page_says_what_was_measured_and_what_was_not(measured):
     assert "- new, B: not run yet" in text
     content = json.loads(to_json(measured, "python x"))
     assert content["missing"]["new, B"] == "not run yet" and len(content["runs"]) == len(to_rows(measured)) == 5
+
+
+def test_rows_that_are_only_quoted_stand_among_those_that_ran(tmp_path, finished):
+    quoted = {"only_these": True, "label": "Theirs", "published": {"A": {"fid_to_fp32": 9.0}}}
+    table = some(rows={"ours": {"words": "seed=1"}, "theirs": quoted, "new": {}}, compare={})
+    assert {cell.row for cell in cells(table, "small")} == {"ours", "new"}
+    with pytest.raises(RequestError, match="column: got A, B, allowed of theirs: none, which are only quoted"):
+        cells(table, "small", rows=["theirs"])
+    for row in ("ours", "new"):
+        finished(f"{row}_a", 0, fid_to_fp32=1.0)
+    text = to_markdown(measure(table, "small", cells(table, "small"), tmp_path), "python x")
+    assert "| ours | 1.000 |\n| *Theirs, published* | *9.000* |\n| new | 1.000 |" in text
 
 
 def test_a_run_that_cannot_be_read_is_a_missing_cell(tmp_path, finished):
