@@ -24,17 +24,20 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys, tmp_path):
     assert "no CUDA device" in line and "--device cpu --profile tiny" in line and not list(tmp_path.iterdir())
 
 
-def test_the_cost_of_tiny_networks(capsys, tmp_path):
+@pytest.mark.parametrize("networks", [("sd14",), pytest.param(("sd14", "sdxl"), marks=pytest.mark.slow)])
+def test_the_cost_of_tiny_networks(networks, capsys, tmp_path, monkeypatch):
+    known = gpu_check.iteration.NETWORKS
+    monkeypatch.setattr(gpu_check.iteration, "NETWORKS", {name: known[name] for name in networks})
     words = ["--device", "cpu", "--profile", "tiny", "--only", "cost", "--output", str(tmp_path / "gpu")]
     assert gpu_check.main(words) == 0
     rows = json.loads((tmp_path / "gpu.json").read_text())["cost"]
     found = {(row["network"], row["learn"], row["compute"], row["M"]) for row in rows}
     both = [(learn, compute) for learn in ("scales", "scales and rounding") for compute in ("float32", "bfloat16")]
-    wanted = {(name, *pair, group) for name in ("sd14", "sdxl") for pair in both for group in (1, 2)}
-    assert found == wanted | {("sd14", "block", "float32", ""), ("sdxl", "block", "float32", "")}
+    wanted = {(name, *pair, group) for name in networks for pair in both for group in (1, 2)}
+    assert found == wanted | {(name, "block", "float32", "") for name in networks}
     assert all(row["peak GiB"] > 0 and row["seconds"] > 0 for row in rows)
     page = (tmp_path / "gpu.md").read_text()
-    assert "| sdxl | block | float32 |" in page and page in capsys.readouterr().out
+    assert "| sd14 | block | float32 |" in page and page in capsys.readouterr().out
 
 
 def test_what_the_tests_came_to(tmp_path):

@@ -154,6 +154,7 @@ def test_a_pipeline(compute, run, pipelines):
         "model.gradient_checkpointing=true",
         "model.sampler.steps=2",
         "task.evaluation.samples=2",
+        "task.evaluation.step_error_samples=2",
         "method.calibration.trajectories=2",
         "method.calibration.range_samples=2",
         "method.batch_size=2",
