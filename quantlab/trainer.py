@@ -155,7 +155,8 @@ class Trainer:
             if pending():  # a signal to all processes of the run stops those that load its data too
                 raise as_interrupted(error) from None
             line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            if line.startswith("DataLoader worker"):
+            # The second is of its pipe, where that is noticed before torch is told of the death.
+            if line.startswith("DataLoader worker") or isinstance(error, ConnectionError):
                 raise LoadingError(
                     f"a process that loads data has died, often for want of memory ({line.rstrip('.')})",
                     "trainer.num_workers=0",

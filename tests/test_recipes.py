@@ -121,8 +121,8 @@ def test_every_row_of_the_transition_rate_tables_is_an_experiment():
 def test_what_the_help_says_to_type_is_a_run(words):
     last = [f"{key}={values.split(',')[-1]}" for key, _, values in (word.partition("=") for word in shlex.split(words))]
     config = composed(*last)
-    assert config.method.name in ("qat", "low_bit", "accuquant")
-    if "quantizer.weight.bits" in words:  # one word sets all three, so that a column is one word
+    assert config.method.name in ("qat", "low_bit", "accuquant", "ptq")
+    if "quantizer.weight.bits" in words and "quantizer.activation.bits" not in words:  # one word sets all three, so that a column is one word
         assert (
             len({config.quantizer.weight.bits, config.quantizer.activation.bits, config.quantizer.gradient.bits}) == 1
         )

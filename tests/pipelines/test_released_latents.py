@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from quantlab.config import instantiate
 from quantlab.diffusion.rollout import seeded_normal
-from quantlab.diffusion.trajectories import compute_images
+from quantlab.diffusion.trajectories import WalkEnds
 from quantlab.errors import RequestError
 from quantlab.models.given import build_model
 from quantlab.run.cache import Cache
@@ -74,7 +74,7 @@ def open_model(name, directory, *words):
 
 def drawn(denoiser, condition, tmp_path):
     denoiser.prepare(Cache(tmp_path / "cache"), "cpu")
-    ends = compute_images(denoiser.network(), denoiser.sampler, condition, (2, *denoiser.shape), 7, 2)
+    ends = WalkEnds(denoiser.network(), denoiser.sampler, condition, (2, *denoiser.shape), 7)[:2]
     return (denoiser.images(ends) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
 
