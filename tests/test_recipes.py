@@ -122,7 +122,8 @@ def test_what_the_help_says_to_type_is_a_run(words):
     last = [f"{key}={values.split(',')[-1]}" for key, _, values in (word.partition("=") for word in shlex.split(words))]
     config = composed(*last)
     assert config.method.name in ("qat", "low_bit", "accuquant", "ptq")
-    if "quantizer.weight.bits" in words and "quantizer.activation.bits" not in words:  # one word sets all three, so that a column is one word
+    # one word sets all three, so that a column is one word
+    if "quantizer.weight.bits" in words and "quantizer.activation.bits" not in words:
         assert (
             len({config.quantizer.weight.bits, config.quantizer.activation.bits, config.quantizer.gradient.bits}) == 1
         )
