@@ -2,6 +2,7 @@
 and each line names the key, and says what is allowed and what to type. No line is Hydra's, and none is a list of names.
 
 What the words come to is judged up to where a run would start: a word that happens to be sound is counted as such.
+Commands that choose the same options share Hydra's composition of these, as jobs of a sweep do; one in ten does not.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+from quantlab.cli.compositions import Compositions
 from quantlab.cli.main import main
 from quantlab.cli.overrides import dotted_keys
 
@@ -106,6 +108,22 @@ def drawn(seed: int) -> tuple[list[str], str]:
 
 
 @contextlib.contextmanager
+def composing_once() -> Iterator[None]:
+    def compositions(root: str, naming: list[str]) -> Compositions:
+        one = Compositions(root, naming)
+        one._shared = composed_before((root, *naming))
+        return one
+
+    with patch("quantlab.cli.request.Compositions", compositions):
+        yield
+
+
+@cache
+def composed_before(of: tuple[str, ...]) -> dict:
+    return {}
+
+
+@contextlib.contextmanager
 def stopped_at_the_start() -> Iterator[list]:
     """While the block runs, a command that is sound ends where its run would begin."""
     started: list = []
@@ -125,7 +143,12 @@ def trial(seed: int, folder: Path, shared: Path) -> str:
     words, word = drawn(seed)
     said, start = io.StringIO(), time.process_time()
     os.chdir(folder)
-    with stopped_at_the_start() as started, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    with contextlib.ExitStack() as stack:
+        if seed % 10:
+            stack.enter_context(composing_once())
+        started = stack.enter_context(stopped_at_the_start())
+        stack.enter_context(contextlib.redirect_stdout(said))
+        stack.enter_context(contextlib.redirect_stderr(said))
         code = main([*words])
     os.chdir(shared)
     seconds, typed = time.process_time() - start, f"quantlab {json.dumps(words, ensure_ascii=False)}"
