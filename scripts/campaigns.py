@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "tests" / "campaigns"), str(ROOT / "tests")]
 from campaign import CONFIG, Trial, about, seeds, try_one  # noqa: E402
 
 REPORT = ROOT / "results" / "campaigns.md"
+WITHOUT_LIBRARIES = ("mutated_commands",)  # whose trials end where a run would load them
 
 
 def made(file: Path) -> dict[int, Trial]:
@@ -60,7 +61,8 @@ def run_campaign(name: str, folder: Path, workers: int, count: int | None) -> No
     for first in range(0, len(left), share):
         # New processes for each share: what trials leave in memory goes with them. (`max_tasks_per_child` would do it,
         # but in Python 3.11 a pool that replaces a process can wait for ever: cpython issue 115634.)
-        started = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=load_libraries)
+        begin = None if name in WITHOUT_LIBRARIES else load_libraries
+        started = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin)
         with started as pool, log.open("a") as file:
             trials = [pool.submit(run_quietly, name, seed, folder) for seed in left[first : first + share]]
             for done in as_completed(trials):
