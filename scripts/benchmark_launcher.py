@@ -36,15 +36,17 @@ def measure(jobs: int, steps: int) -> tuple[float, float, float]:
     """Seconds of the shell's loop, and of the launcher with one worker and with two."""
     seeds = range(jobs)
     with tempfile.TemporaryDirectory() as folder:
-        cache = f"cache_dir={folder}/cache"
-        words = [*JOB, f"model.pretrain.steps={steps}", cache]
-        swept = ["-m", *words, f"seed={','.join(map(str, seeds))}", "hydra/launcher=processes"]
+        words = [*JOB, f"model.pretrain.steps={steps}"]
+        swept = ["-m", *words, f"model.pretrain.seed={','.join(map(str, seeds))}", "hydra/launcher=processes"]
+
+        def places(name: str) -> list[str]:  # a cache each, or the second would train nothing
+            return [f"output_dir={folder}/{name}", f"cache_dir={folder}/cache_{name.split('/')[0]}"]
 
         def launcher(workers: int) -> float:
-            return timed([*swept, f"hydra.launcher.workers={workers}", f"output_dir={Path(folder) / str(workers)}"])
+            return timed([*swept, f"hydra.launcher.workers={workers}", *places(f"workers_{workers}")])
 
-        timed([*JOB, "model.pretrain.steps=1", cache, f"output_dir={folder}/warm"])  # files into memory
-        loop = timed(*([*words, f"seed={seed}", f"output_dir={folder}/loop{seed}"] for seed in seeds))
+        timed([*JOB, "model.pretrain.steps=1", *places("warm")])  # files into memory
+        loop = timed(*([*words, f"model.pretrain.seed={seed}", *places(f"loop/{seed}")] for seed in seeds))
         return loop, launcher(1), launcher(2)
 
 
