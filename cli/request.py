@@ -8,7 +8,7 @@ import functools
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from quantlab.cli.sweep import SEARCHING, corners, expand, fixed_words, naming_w
 from quantlab.config import RunConfig
 from quantlab.config.catalog import groups
 from quantlab.errors import RequestError
-from quantlab.progress import Bar
 from quantlab.run.atomic_files import claim_directory
 from quantlab.run.directory import RunDirectory
 from quantlab.run.trial import Trial
@@ -120,9 +119,7 @@ def check_request(arguments: argparse.Namespace) -> Request:
         read = {override.key_or_group for override in parsed}
         unread = {_key(word).lstrip("+") for word in overrides} & set(groups()) - read
         compositions = Compositions(root, naming)
-        examined = [
-            examine(compositions, job, key, unread) for job in Bar(words, "checking", "job", delay=5, leave=False)
-        ]
+        examined = [examine(compositions, job, key, unread) for job in _watched(words)]
     problems += said_once([job.problems for job in examined], swept)
     problems += sweep_problems(parsed, examined, multirun, searching)
     if problems:
@@ -182,6 +179,15 @@ def _started_in(config: DictConfig, directory: Path, typed: list[str], mode: Run
         config.hydra.run.dir = config.hydra.sweep.dir = str(directory)
         config.hydra.overrides.task, config.hydra.mode = typed, mode
     return config
+
+
+def _watched(jobs: Sequence[list[str]]) -> Iterable[list[str]]:
+    """With a bar, where there are many."""
+    if len(jobs) == 1:
+        return jobs
+    from quantlab.progress import Bar  # one job does without tqdm
+
+    return Bar(jobs, "checking", "job", delay=5, leave=False)
 
 
 def _key(word: str) -> str:

@@ -24,7 +24,7 @@ LARGEST = 3e38  # of a number, nearly float32's
 class Strict(BaseModel):
     """A mapping whose keys are all known, all present and never converted: the YAMLs are the only source of values."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def files_in(folder: str, *others: str) -> tuple[str, ...]:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 logger = logging.getLogger("quantlab")
 
 
@@ -19,7 +17,7 @@ def print_if_read(text: str) -> None:
     if sys.stdout is None:
         return
     try:
-        tqdm.write(text, file=sys.stdout)
+        _write(text, sys.stdout)
         sys.stdout.flush()
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for what is printed after)
@@ -27,7 +25,16 @@ def print_if_read(text: str) -> None:
 
 def say(text: str) -> None:
     """`text` on stderr, above a progress bar that may be there."""
-    tqdm.write(text, file=sys.stderr)
+    _write(text, sys.stderr)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=stream)
+    else:  # there is no bar
+        stream.write(text + "\n")
 
 
 @contextmanager
@@ -92,7 +99,7 @@ class RunLog(logging.Handler):
         text = self.format(record)
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
-        tqdm.write(text, file=sys.stderr)
+        say(text)
         self.append(text)
 
     def print(self, text: str) -> None:
