@@ -42,7 +42,7 @@ def resume(words: list[str]) -> Outcome:
         raise RequestError(f"resume: {directory} holds no run (no config.yaml); type the directory of an earlier run")
     if RunDirectory(directory).is_completed():
         raise RequestError(f"resume: {directory} already completed; results in {directory / 'results.json'}")
-    _refuse_running(directory)
+    RunDirectory(directory).lock.require_free()  # before anything is loaded
     # The directory may have been moved since, or handed over.
     config = _changed(load_config(directory), others)
     stands = Path(config.output_dir).absolute() == directory  # where it was started
@@ -74,15 +74,9 @@ def run_or_go_on(config: RunConfig, typed: list[str], may_stand: bool) -> None:
             raise RequestError(*taken)
         if RunDirectory(directory).is_completed():
             return
-        _refuse_running(directory)
+        RunDirectory(directory).lock.require_free()  # before anything is loaded
         config = config.model_copy(update={"resume": str(directory)})
     _run(config, typed)
-
-
-def _refuse_running(directory: Path) -> None:
-    """Raises `RequestError` where a process is working on the run, before anything is loaded."""
-    if RunDirectory(directory).lock.is_held():
-        raise RunDirectory(directory).lock.refusal()
 
 
 def _changed(config: RunConfig, words: list[str]) -> RunConfig:

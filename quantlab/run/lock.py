@@ -3,7 +3,8 @@
 The lock is `fcntl.lockf`'s, a record lock of POSIX: it belongs to the process alone (not to the processes that load
 data for it), ends with it however it ends, and holds between the machines of a network file system. Where a file system
 has none, or keeps it to one machine, a sign of life counts: the lock's file, which its holder touches every few
-seconds, and which says who holds it.
+seconds, and which says who holds it. Whether it still does is watched rather than worked out, since the clocks of two
+machines need not agree.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlab.errors import RequestError
+from quantlab.run.log import say
 
 try:
     import fcntl
@@ -23,10 +25,13 @@ except ImportError:  # Windows: the sign of life alone
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
-SIGN_EVERY, DEAD_AFTER = 5.0, 30.0  # seconds
+SIGN_EVERY, DEAD_AFTER = 5.0, 15.0  # seconds
+LONG_AGO = 3600.0  # seconds; more than clocks differ
 
 # Closing any descriptor of a file ends this process's record locks on it, so a run that is held here is not opened.
 _held: set[str] = set()
+# Signs of life that were watched in vain, by file and time.
+_silent: set[tuple[str, float]] = set()
 
 
 class RunLock:
@@ -39,14 +44,16 @@ class RunLock:
         self._key = ""
 
     def acquire(self) -> None:
-        """Raises: RequestError in one line where another holds it; OSError where the directory cannot be written."""
+        """Take it. Where only a sign of life of another machine's process stands against it, that is watched first.
+
+        Raises: RequestError in one line where another holds it; OSError where the directory cannot be written.
+        """
         key = str(self.path.resolve())
-        if key in _held:
-            raise self._running(_this_process())
         descriptor = self._locked()
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
+            os.fsync(descriptor)  # or another machine sees nobody's name until the cache is written back
         except BaseException:
             os.close(descriptor)
             raise
@@ -54,20 +61,34 @@ class RunLock:
         _held.add(key)
         threading.Thread(target=self._show_life, args=(descriptor,), daemon=True).start()
 
-    def _locked(self) -> int:
+    def require_free(self) -> None:
+        """Raises RequestError where another holds it, as `acquire` does, and takes nothing."""
+        with contextlib.suppress(OSError):  # no file, or none that may be opened: `acquire` says it
+            os.close(self._locked(create=0))
+
+    def _locked(self, create: int = os.O_CREAT) -> int:
         """A descriptor of the file, locked."""
+        key, watch = str(self.path.resolve()), _Watch()
+        if key in _held:
+            raise self._running(_this_process())
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            # anew each time: that is when a network file system looks for what others did
+            descriptor = os.open(self.path, os.O_RDWR | create | getattr(os, "O_NOFOLLOW", 0), 0o666)
             try:
-                if _is_taken(descriptor):
-                    raise self._running(_holder(descriptor))
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
-                        return descriptor
+                holder, sign = _holder(descriptor), os.fstat(descriptor).st_mtime
+                state = _state(descriptor, holder)
+                if state == "free" or (key, sign) in _silent:
+                    with contextlib.suppress(FileNotFoundError):
+                        if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                            return descriptor  # and not one that its holder has just removed
+                elif state == "held" or watch.changed(sign):
+                    raise self._running(holder)
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # its holder has just ended, and removed it
+            os.close(descriptor)
+            if state == "unsure" and watch.in_vain(sign, self.path.parent, holder):
+                _silent.add((key, sign))
 
     def release(self) -> None:
         """End it, if it is held: the file goes with it."""
@@ -89,21 +110,15 @@ class RunLock:
         except OSError:
             return False
         try:
-            return _is_taken(descriptor)
+            state, age = _state(descriptor, _holder(descriptor)), time.time() - os.fstat(descriptor).st_mtime
+            return state == "held" or (state == "unsure" and age < DEAD_AFTER)
         finally:
             os.close(descriptor)
 
-    def refusal(self) -> RequestError:
-        """What is said to whoever wants a run that is held."""
-        with contextlib.suppress(OSError, ValueError):
-            return self._running(json.loads(self.path.read_text()))
-        return self._running({})
-
     def _running(self, holder: dict[str, Any]) -> RequestError:
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         return RequestError(
-            f"{self.path.parent}: {who} is working on this run; wait until it has ended, or stop it (it saves a"
-            " checkpoint), and resume then"
+            f"{self.path.parent}: {_named(holder)} is working on this run; wait until it has ended, or stop it (it"
+            " saves a checkpoint), and resume then"
         )
 
     def _show_life(self, descriptor: int) -> None:
@@ -116,20 +131,45 @@ def _this_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
-def _is_taken(descriptor: int) -> bool:
-    """Whether another process holds the file; else this one does from now on, where the file system has locks."""
+def _named(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= set(holder) else "another process"
+
+
+class _Watch:
+    """Over a sign of life that may be a dead process's: whether it is shown again."""
+
+    def __init__(self) -> None:
+        self.first, self.since = 0.0, 0.0  # the sign, and when it was seen
+
+    def changed(self, sign: float) -> bool:
+        """Whether the sign was shown again since the first that was seen."""
+        return self.since > 0 and sign != self.first
+
+    def in_vain(self, sign: float, directory: Path, holder: dict[str, Any]) -> bool:
+        """Whether it was watched for long enough; else a moment passes."""
+        if not self.since:
+            self.first, self.since = sign, time.monotonic()
+            whose = f"{directory}: {_named(holder)} had this run"
+            say(f"quantlab: {whose}; watching {DEAD_AFTER:.0f} s whether it still does")
+        time.sleep(min(1.0, SIGN_EVERY))
+        return time.monotonic() - self.since > DEAD_AFTER
+
+
+def _state(descriptor: int, holder: dict[str, Any]) -> str:
+    """Of the file: held by another process, free (and, where the file system has locks, this process's from now on), or
+    unsure: a process of another machine may hold it whose locks are not seen here.
+    """
     has_locks = fcntl is not None
     try:
         if has_locks:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        return True
+        return "held"
     except OSError:
         has_locks = False
-    holder = _holder(descriptor)
     if holder.get("host") == socket.gethostname() and (has_locks or not _exists(holder.get("pid"))):
-        return False  # of this machine the lock, or the process, says all
-    return bool(holder) and time.time() - os.fstat(descriptor).st_mtime < DEAD_AFTER
+        return "free"  # of this machine the lock, or the process, says all
+    return "unsure" if holder and abs(time.time() - os.fstat(descriptor).st_mtime) < LONG_AGO else "free"
 
 
 def _holder(descriptor: int) -> dict[str, Any]:

@@ -90,6 +90,43 @@ def test_of_another_machine_whose_locks_are_not_seen_a_sign_of_life_counts(age, 
     assert RunLock(tmp_path).is_held() == taken
 
 
+def by_another_machine(tmp_path, age=1.0):
+    file = tmp_path / ".lock"
+    file.write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    os.utime(file, (time.time() - age,) * 2)
+    return file
+
+
+@pytest.mark.parametrize("age", [1, 1800, -1800])  # of a clock that is right, slow, fast
+def test_a_sign_of_life_that_is_shown_again_is_of_a_living_process(age, tmp_path, monkeypatch, capsys):
+    file = by_another_machine(tmp_path, age)
+    monkeypatch.setattr(lock, "DEAD_AFTER", 60.0)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.utime(file, (time.time() - age + 5,) * 2))
+    with pytest.raises(RequestError, match="process 7 on elsewhere is working on this run"):
+        RunLock(tmp_path).acquire()
+    assert capsys.readouterr().err.count("process 7 on elsewhere had this run; watching 60 s") == 1
+
+
+def test_a_sign_of_life_that_is_not_shown_again_is_of_a_dead_one_and_watched_once(tmp_path, monkeypatch):
+    by_another_machine(tmp_path)
+    monkeypatch.setattr(lock, "SIGN_EVERY", 0.01)
+    monkeypatch.setattr(lock, "DEAD_AFTER", 0.03)
+    RunLock(tmp_path).require_free()
+    monkeypatch.setattr(lock, "DEAD_AFTER", 60.0)
+    ours = RunLock(tmp_path)
+    ours.acquire()
+    assert json.loads((tmp_path / ".lock").read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+    ours.release()
+
+
+def test_of_a_process_that_ended_long_ago_nothing_is_watched(tmp_path, monkeypatch):
+    by_another_machine(tmp_path, lock.LONG_AGO + 1)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: pytest.fail("watched"))
+    ours = RunLock(tmp_path)
+    ours.acquire()
+    ours.release()
+
+
 @pytest.mark.parametrize("pid, taken", [(os.getppid(), True), (2**22 + 1, False)])
 def test_without_locks_of_the_file_system_the_process_and_its_sign_of_life_count(pid, taken, tmp_path, monkeypatch):
     def no_locks(*_):
