@@ -57,13 +57,14 @@ class Measured:
         return spread(list(values.values())) if values else None
 
     def best(self, column: str, metric: str) -> set[str]:
-        """The row of the best mean among a row and all that are compared with it, of each such set of rows."""
+        """The rows of the best mean among a row and all that are compared with it, of each such set of rows."""
         choose = max if METRICS[metric].better == "↑" else min
         found = set()
         for row, others in self.table.compare.items():
             means = {one: cell.mean for one in (row, *others) if (cell := self.spread(one, column, metric)) is not None}
             if len(means) > 1:
-                found.add(choose(means, key=lambda one: means[one]))
+                best = choose(means.values())
+                found |= {one for one, mean in means.items() if mean == best}
         return found
 
     def comparisons(self) -> list[Comparison]:

@@ -149,6 +149,13 @@ def test_a_run_that_cannot_be_read_is_a_missing_cell(tmp_path, finished):
     assert "results.json is damaged (no method); remove that directory" in measured.missing["ours, A"]
 
 
+def test_of_equal_means_each_is_the_best(tmp_path, finished):
+    for row in ("ours_a", "theirs_a"):
+        finished(row, 0, fid_to_fp32=1.0)
+    table = some()
+    assert measure(table, "small", cells(table, "small"), tmp_path).best("A", "fid_to_fp32") == {"ours", "theirs"}
+
+
 def test_columns_that_are_numbers_are_drawn(tmp_path, finished):
     table = some(columns=("10", "100"), x="epochs", log_x=True)
     for column, seed in itertools.product((10, 100), (0, 1)):
