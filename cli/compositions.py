@@ -25,7 +25,7 @@ class Compositions:
         self._groups: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[Override]) -> DictConfig:
-        """What Hydra composes of these words, its own section included. Raises what Hydra raises."""
+        """What Hydra composes of these words, its own section included; not to be changed. Raises what Hydra raises."""
         values = [override for override in overrides if self._sets_a_value(override)]
         rest = [override for override in overrides if override not in values]
         if all(override.is_hydra_override() or self._is_group(override) for override in rest):
@@ -39,7 +39,7 @@ class Compositions:
         key = tuple(str(override.input_line) for override in rest)
         if key not in self._shared:
             self._shared[key] = self._composed(rest)
-        config = copy.deepcopy(self._shared[key])
+        config = copy.deepcopy(self._shared[key]) if values else self._shared[key]
         for override in values:
             try:
                 OmegaConf.update(config, override.key_or_group, override.value())

@@ -4,6 +4,7 @@ Hydra stops late and verbosely at the first problem; here all problems are found
 """
 
 import argparse
+import copy
 import functools
 import os
 import shlex
@@ -175,6 +176,7 @@ def _job(examined: Examined, directory: Path, swept: list[str]) -> Job:
 
 def _started_in(config: DictConfig, directory: Path, typed: list[str], mode: RunMode) -> DictConfig:
     """The first job's config, from which Hydra starts all: with their directory, and all that was typed."""
+    config = copy.deepcopy(config)
     with read_write(config), open_dict(config):
         config.hydra.run.dir = config.hydra.sweep.dir = str(directory)
         config.hydra.overrides.task, config.hydra.mode = typed, mode

@@ -94,14 +94,22 @@ class Targeted(Section):
 
 def by_target() -> Mapping[str, type[Section]]:
     """Every section that describes something, by target."""
-    _load()
+    for group in GROUPS:
+        _load(group)
     return _BY_TARGET
 
 
 def without_target() -> Mapping[tuple[str, str], type[Section]]:
     """Every section that does not, by group and name."""
-    _load()
+    for group in GROUPS:
+        _load(group)
     return _WITHOUT_TARGET
+
+
+def section_named(group: str, name: Any) -> type[Section] | None:
+    """The section of that name in a group, of those without a target; the one whose name is empty serves any."""
+    _load(group)
+    return _WITHOUT_TARGET.get((group, str(name))) or _WITHOUT_TARGET.get((group, ""))
 
 
 def of_group(group: str) -> list[type[Section]]:
@@ -113,7 +121,11 @@ def section_of(target: Any) -> type[Section] | None:
     """The section of a target; None for what may not be instantiated."""
     if not isinstance(target, str):
         return None
-    return by_target().get(target) or _default(target)
+    group = next((group for group, place in PLACES.items() if target.startswith(f"quantlab.{place}.")), None)
+    if group is None:
+        return by_target().get(target)
+    _load(group)
+    return _BY_TARGET.get(target) or _default(group, target)
 
 
 def section_in(group: str, config: Mapping[str, Any]) -> type[Section] | None:
@@ -139,21 +151,19 @@ def options_of_kind(group: str, kinds: tuple[str, ...]) -> list[str]:
 
 
 @cache
-def _load() -> None:
-    """Import every file that may hold a section."""
-    for module in ("trainer", "logger"):
-        importlib.import_module(f"quantlab.config.{module}")
-    for place in PLACES.values():
-        package = importlib.import_module(f"quantlab.config.{place}")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+def _load(group: str) -> None:
+    """Import every file that may hold a section of the group; not of all, since a wrong command needs few."""
+    module = importlib.import_module(f"quantlab.config.{PLACES.get(group, group)}")
+    for file in pkgutil.iter_modules(getattr(module, "__path__", ())):
+        importlib.import_module(f"{module.__name__}.{file.name}")
 
 
-def _default(target: str) -> type[Section] | None:
+def _default(group: str, target: str) -> type[Section] | None:
     """The section of the kind that a target says it is, where it has none of its own."""
     module, _, name = target.rpartition(".")
-    group = next((group for group, place in PLACES.items() if module.rpartition(".")[0] == f"quantlab.{place}"), None)
-    return None if group is None else _BY_KIND.get((group, _declared_kind(module, name)))
+    if module.rpartition(".")[0] != f"quantlab.{PLACES[group]}":
+        return None
+    return _BY_KIND.get((group, _declared_kind(module, name)))
 
 
 @cache

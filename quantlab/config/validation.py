@@ -10,7 +10,7 @@ from pydantic import SerializeAsAny, ValidationError
 from quantlab.config.catalog import composed, merged, options
 from quantlab.config.effects import Acts
 from quantlab.config.fields import Directory, OrNull, Seed, Strict
-from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_of, without_target
+from quantlab.config.sections import GROUPS, Parts, Section, by_target, section_named, section_of
 from quantlab.errors import CorruptFileError, RequestError, did_you_mean, nearest_of
 from quantlab.run.directory import RunDirectory
 
@@ -132,7 +132,7 @@ def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
         choices = ", ".join(options(group))
         return None, [f"{group}: got {_shown(value)}, allowed: one of {choices}; type {group}={choices.split(',')[0]}"]
     name, target = value.get("name"), value.get("_target_")
-    schema = section_of(target) if target is not None else _without_target(group, name)
+    schema = section_of(target) if target is not None else section_named(group, name)
     if schema is None and target is not None:
         return None, []  # named already, with every other foreign target
     if schema is None:
@@ -145,11 +145,6 @@ def _section(group: str, value: Any) -> tuple[Section | None, list[str]]:
         return schema.model_validate(value), []
     except ValidationError as error:
         return None, list(_lines(error, (group,), value))
-
-
-def _without_target(group: str, name: Any) -> type[Section] | None:
-    known = without_target()
-    return known.get((group, str(name))) or known.get((group, ""))  # "": of a group whose sections have no name
 
 
 def _foreign_targets(value: Any, key: str = "") -> Iterator[str]:
