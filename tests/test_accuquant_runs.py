@@ -55,7 +55,7 @@ def test_accuquant_leaves_what_the_contract_says(accuquant_run):
     assert found["bits"] == {"weight": 4, "activation": 8, "gradient": 32}
     assert (
         set(found["metrics"])
-        == {"fid_to_fp32", "fid", "psnr", "ssim", "mse_to_fp32"}
+        == {"fid_to_fp32", "fid", "psnr", "ssim", "mse_to_fp32", "mse_to_fp32_median"}
         == set(found["baseline"]["ranges_only"])
         == set(found["baseline"]["uncorrected"])
     )

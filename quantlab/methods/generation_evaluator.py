@@ -20,7 +20,7 @@ from quantlab.errors import RequestError, RunError
 from quantlab.methods.base import RunContext
 from quantlab.methods.evaluation_networks import not_measured
 from quantlab.methods.sample_measures import SampleMeasures, images_of, measured, prompts_of, require_finite, shown
-from quantlab.metrics.paired import PAIRED, paired_protocol, paired_values
+from quantlab.metrics.paired import PAIRED, paired_protocol, paired_summary, paired_values
 from quantlab.models.given import given_model
 from quantlab.run.batch_files import BatchFiles, batches_of
 from quantlab.run.state import tensors_digest
@@ -124,8 +124,8 @@ class GenerationEvaluator:
     """Evaluates networks on one task, and keeps their walks for the figures.
 
     Calling it with a label and a `QuantizedDenoiser` returns its metrics: fid (to the task's images), fid_to_fp32, psnr
-    (dB), ssim and mse_to_fp32 (to the full-precision images from the same noise), and what task.evaluation.metrics
-    names; with features=none, those without fid. Of several processes the first one gets them.
+    (dB), ssim, mse_to_fp32 and mse_to_fp32_median (to the full-precision images from the same noise), and what
+    task.evaluation.metrics names; with features=none, those without fid. Of several processes the first one gets them.
     """
 
     def __init__(self, context: RunContext, group_size: int):
@@ -166,8 +166,9 @@ class GenerationEvaluator:
         if self.fid_to_fp32 is not None:
             metrics["fid_to_fp32"] = self.fid_to_fp32.measure(files.read("features"))
         metrics |= self.measures.metrics(files)
-        paired = (*PAIRED, *({"lpips"} & {*self.measures.extra.names}))
-        return metrics | {name: files.whole(name).mean().item() for name in paired}
+        metrics |= paired_summary({name: files.whole(name) for name in PAIRED})
+        lpips = {"lpips"} & {*self.measures.extra.names}
+        return metrics | {name: files.whole(name).mean().item() for name in lpips}
 
     def _measured(self, name: str, facts: dict, measure: Callable[[slice], dict[str, Tensor]]) -> BatchFiles:
         batches = batches_of(self.evaluation.samples, self.evaluation.batch_size)

@@ -3,6 +3,8 @@
 torchmetrics is imported inside the functions: its import takes seconds, and most of a run does not need it.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -55,9 +57,17 @@ def paired_values(samples: Tensor, references: Tensor) -> dict[str, Tensor]:
 
 
 def paired_metrics(samples: Tensor, references: Tensor) -> dict[str, float]:
-    """The means of `paired_values`."""
+    """`paired_summary` of `paired_values`."""
     parts = [paired_values(*pair) for pair in zip(samples.split(BATCH_SIZE), references.split(BATCH_SIZE))]
-    return {name: torch.cat([part[name] for part in parts]).mean().item() for name in PAIRED}
+    return paired_summary({name: torch.cat([part[name] for part in parts]) for name in PAIRED})
+
+
+def paired_summary(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """The means of `paired_values` of all images, float `[N]` each, and `mse_to_fp32_median`, the median over images of
+    their mean squared error. A few walks that leave the data can be most of the mean; the median does not see them.
+    """
+    median = values["mse_to_fp32"].quantile(0.5).item()  # of an even number, midway between the middle two
+    return {name: values[name].mean().item() for name in PAIRED} | {"mse_to_fp32_median": median}
 
 
 def _as_shown(images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ WORDS = {
     "fid": "FID",
     "fid_to_fp32": "FID to full precision",
     "mse_to_fp32": "MSE to full precision",
+    "mse_to_fp32_median": "median MSE to full precision",
     "kendall_tau": r"Kendall's $\tau$",
     "rounding_penalty": "rounding penalty",
     "unsettled": "share of unsettled\nroundings (0 to 1)",

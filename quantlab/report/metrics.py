@@ -37,6 +37,9 @@ METRICS = {
     "precision": Metric("↑", "", "share of the samples near a reference image, in Inception's features"),
     "recall": Metric("↑", "", "share of the reference images near a sample, in Inception's features"),
     "mse_to_fp32": Metric("↓", "", f"mean squared error per pixel (range -1 to 1) to {PAIR}", True),
+    "mse_to_fp32_median": Metric(
+        "↓", "", f"median over samples of the mean squared error per pixel (range -1 to 1) to {PAIR}", True
+    ),
     "psnr": Metric("↑", "dB", f"peak signal-to-noise ratio to {PAIR}"),
     "psnr_y": Metric("↑", "dB", "peak signal-to-noise ratio of the luminance to the original image"),
     "ssim": Metric("↑", "", f"structural similarity to {PAIR}; in super-resolution of the luminance, to the original"),

@@ -11,7 +11,7 @@ from run_files import results
 from sklearn.datasets import load_digits
 from tiny import PLAIN, TINY, TINY_ACCUQUANT
 
-PAIRED = {"mse_to_fp32", "psnr", "ssim"}
+PAIRED = {"mse_to_fp32", "mse_to_fp32_median", "psnr", "ssim"}
 
 
 @pytest.fixture(scope="module")

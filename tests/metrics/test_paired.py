@@ -25,7 +25,7 @@ def test_psnr_is_the_mean_over_images_and_not_that_of_the_mean_error():
 def test_equal_images_have_finite_values_that_json_can_hold():
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     got = paired_metrics(images, images)
-    assert got == {"psnr": 100.0, "ssim": pytest.approx(1.0), "mse_to_fp32": 0.0}
+    assert got == {"psnr": 100.0, "ssim": pytest.approx(1.0), "mse_to_fp32": 0.0, "mse_to_fp32_median": 0.0}
     json.dumps(got, allow_nan=False)
 
 
@@ -54,6 +54,13 @@ def test_more_images_than_one_batch_give_the_mean_over_all():
     samples = references.clone()
     samples[-1] += 1
     assert paired_metrics(samples, references)["mse_to_fp32"] == pytest.approx(1 / 300)
+
+
+@pytest.mark.parametrize("count, expected", [(5, 0.04), (4, 0.025)])
+def test_one_image_that_left_the_data_decides_the_mean_and_not_the_median(count, expected):
+    samples = torch.tensor([0.1, 0.1, 0.2, 10.0, 0.3])[:count].view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    got = paired_metrics(samples, torch.zeros(count, 1, 8, 8))
+    assert got["mse_to_fp32"] > 20 and got["mse_to_fp32_median"] == pytest.approx(expected)
 
 
 def test_shapes_that_differ_are_refused():

@@ -50,7 +50,7 @@ def test_a_pipeline_with_captions_is_measured_as_papers_do(pipelines, quantlab, 
     assert code == 0, err
     found = results(tmp_path / "run")
     metrics, protocol = found["metrics"], found["protocol"]
-    assert set(metrics) == {"fid_to_fp32", "psnr", "ssim", "mse_to_fp32", "lpips", "clip_score"}
+    assert set(metrics) == {"fid_to_fp32", "psnr", "ssim", "mse_to_fp32", "mse_to_fp32_median", "lpips", "clip_score"}
     assert metrics["lpips"] > 0 and metrics["fid_to_fp32"] > 0
     assert set(found["baseline"]["full_precision"]) == {"clip_score"}
     assert (protocol["fid_features"], protocol["lpips"]) == ("vit-tiny", "squeeze")
