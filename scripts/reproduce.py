@@ -15,6 +15,7 @@ fails, or whose data or weights are not there, is listed with the reason and sto
 
 import argparse
 import csv
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -111,7 +112,7 @@ def make(options: argparse.Namespace) -> tuple[str, int]:
     folder = options.runs / options.table / profile
     seeds = options.seeds or table.profiles[profile].seeds or table.seeds
     if options.dry_run:
-        return "\n".join(" ".join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
+        return "\n".join(shlex.join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
     failed = 0 if options.render else run(table, asked, folder, seeds, options)
     return write(measure(table, profile, cells(table, profile), folder), options), failed
 

@@ -176,6 +176,11 @@ def test_the_script_prints_commands_and_refuses_what_does_not_exist(script, caps
     assert "did you mean 'qat_cifar'?" in capsys.readouterr().err
 
 
+def test_each_seed_of_accuquants_table_is_judged_on_a_noise_of_its_own():
+    (cell,) = cells(load_definition("accuquant_quality"), "digits", ["accuquant"], ["W4A8"])
+    assert [composed(*cell.words, f"seed={seed}").task.evaluation.seed for seed in (0, 3)] == [1230, 1233]
+
+
 def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, finished):
     def run_all(calls, places, ended, waiting):
         for index, (_, (words,), log) in enumerate(calls):
