@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantlab.config.sections import section_in
+from quantlab.config.sections import of_group, section_in
 from quantlab.errors import CorruptFileError
 from quantlab.report.metrics import METRICS, format_number, heading, is_number
 from quantlab.report.paired import Comparison, compare, holm
@@ -89,7 +89,9 @@ def measure(table: TableDefinition, profile: str, cells: Iterable[Cell], folder:
         runs, unreadable = _read(place)
         finished = [run for run in runs if run["results"] is not None]
         if unreadable or not finished:
-            measured.missing[f"{label(table, cell.row)}, {cell.column}"] = unreadable or _reason(place, runs)
+            measured.missing[f"{label(table, cell.row)}, {column_label(table, cell.column)}"] = unreadable or _reason(
+                place, runs
+            )
         for run in finished:
             _add(measured, cell, run)
     return measured
@@ -142,7 +144,23 @@ def label(table: TableDefinition, row: str) -> str:
     if row in table.baselines:
         return table.baselines[row]
     name, *baseline = row.split(", ")
-    return ", ".join([table.rows[name].label or name, *baseline])
+    return ", ".join([table.rows[name].label, *(_baseline_words()[one] for one in baseline)])
+
+
+def labels(table: TableDefinition) -> list[str]:
+    """All rows that it may have, as `label` calls them."""
+    rows = [f"{name}{baseline}" for name in table.rows for baseline in ("", *(f", {one}" for one in _baseline_words()))]
+    return [label(table, name) for name in [*table.baselines, *rows]]
+
+
+def column_label(table: TableDefinition, column: str) -> str:
+    """What a column is called."""
+    return table.column_labels.get(column, column)
+
+
+def _baseline_words() -> dict[str, str]:
+    """What tables call the baselines that a method wants beside a row."""
+    return {name: words for method in of_group("method") for name, words in method.row_baselines.items()}
 
 
 def to_markdown(measured: Measured, command: str) -> str:
@@ -174,7 +192,8 @@ def _matrix(measured: Measured, metric: str) -> str:
     table, rows = measured.table, measured.rows
     quoted = [name for name, row in table.rows.items() if row.is_quoted]
     columns = [column for column in measured.columns if any((row, column, metric) in measured.values for row in rows)]
-    lines = [_line(["", *columns]), "|---|" + "---:|" * len(columns)]
+    names = [column_label(table, column) for column in columns]
+    lines = [_line([f"{table.x} →" if table.x else "", *names]), "|---|" + "---:|" * len(columns)]
     best = {column: measured.best(column, metric) for column in columns}
     seeds = len(measured.seeds())
     for row in measured.in_order({*rows, *quoted}):
@@ -209,7 +228,8 @@ def _comparison_lines(measured: Measured, comparisons: Sequence[Comparison]) -> 
         if significant:
             p_values[1] = f"**{p_values[1]}**"
         wins = f"{one.wins} of {one.difference.n}"
-        lines.append(_line([names, one.metric, one.column, str(one), wins, *p_values]))
+        column = column_label(measured.table, one.column)
+        lines.append(_line([names, one.metric, column, str(one), wins, *p_values]))
     below = (
         "Over equal seeds: differences, mean ± standard deviation; of distances (FID, MSE) ratios, geometric mean and"
         " the factor of one standard deviation. Student's paired t-test, two-sided (of ratios, on their logarithms),"
@@ -233,7 +253,9 @@ def _made_by(measured: Measured, command: str) -> str:
         if seconds
         else "",
         f"Protocol: {', '.join(f'{key}={value}' for key, value in common.items())}." if common else "",
-        f"Published values, in italics: {table.source}." if table.source else "",
+        f"Published{', in italics' if any(row.published for row in table.rows.values()) else ''}: {table.source}."
+        if table.source
+        else "",
     ]
     return "## How it was made\n\n" + "\n".join(line for line in said if line)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantlab.report.axis_words import words_of
 from quantlab.report.curve_styles import line_styles
 from quantlab.report.measured_table import Measured, label
 from quantlab.report.metrics import METRICS
@@ -29,7 +30,7 @@ def table_curves(measured: Measured, path: Path) -> Path:
     for axes, metric in zip(panels[len(metrics) :], metrics, strict=False):
         _draw_differences(axes, measured, [one for one in comparisons if one.metric == metric])
         is_ratio = any(one.is_ratio for one in comparisons if one.metric == metric)
-        axes.set_ylabel(f"{'log ratio' if is_ratio else 'difference'} of {metric}")
+        axes.set_ylabel(f"{'natural log of ratio' if is_ratio else 'difference'} of\n{words_of(metric)}")
     return save_panels(figure, panels, path)
 
 
@@ -44,8 +45,7 @@ def _draw_rows(axes: "Axes", measured: Measured, metric: str) -> None:
             axes.axhspan(level.mean - deviation, level.mean + deviation, color=color, alpha=0.15, linewidth=0)
         else:
             _band(axes, [(column, found) for column, found in cells if found is not None], name, styles[name])
-    unit = METRICS[metric].unit
-    axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
+    axes.set_ylabel(words_of(metric))
     if METRICS[metric].better == "↓" and _is_positive(measured, metric):
         axes.set_yscale("log")
     _x_axis(axes, measured)
