@@ -176,6 +176,13 @@ def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[st
     return [name for name in far[:most] if abs(finite[name] - middle) > distance > 0]
 
 
+def _largest_layer(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """The layer with the largest value of `layers/KEY`; "" without any."""
+    layers = [row[f"layers/{key}"] for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
+    found = [(value, name) for own in layers for name, value in own.items() if is_number(value) and np.isfinite(value)]
+    return max(found)[1] if found else ""
+
+
 def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
     """Steps and values of `layers/KEY`, once for layers whose values are the same throughout."""
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
@@ -212,7 +219,8 @@ def layer_curves(
             draw_curve(axes, rows, target, color=TARGET_COLOR, label=label, linestyle="--")
         own_values = [value for line in axes.lines for value in np.asarray(line.get_ydata(), dtype=float)]
         axes.set_ylim(bottom=0)
-        fit_axis(axes, np.array(own_values), key)
+        means = np.concatenate([_curve(rows, one)[1] for one in (key, target)])
+        fit_axis(axes, np.array(own_values), key, means, _largest_layer(rows, key))
         axes.set_ylabel(title)
         step_axis(axes)
     return save_panels(figure, axes_of, path)
