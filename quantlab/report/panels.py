@@ -93,7 +93,8 @@ def log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
 
 def step_axis(axes: "Axes") -> None:
     """Ticks at steps that there are: whole numbers, and few steps each by its own."""
-    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in axes.lines)]))
+    curves = [line for line in axes.lines if line.get_transform() is axes.transData]  # not one across the panel
+    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in curves)]))
     if 0 < len(steps) <= 3:
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
         axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
