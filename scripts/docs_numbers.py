@@ -125,7 +125,9 @@ def table(page: Page, file: str, heading: str) -> str:
     if lines is None:
         return f"\n*{MISSING.capitalize()}: `{command(file)}` makes it.*\n"
     path = page.results / f"{file}.md"
-    said = [line for line in path.read_text("utf-8").splitlines() if line.startswith(("Mean ± ", "Published"))]
+    said = [
+        line for line in path.read_text("utf-8").splitlines() if line.startswith(("Mean ± ", "One seed, ", "Published"))
+    ]
     below = " ".join([*said, f"How it was made, and all numbers: [results/{file}.md]({page.link(path)})."])
     return "\n\n" + "\n".join([*lines, "", below]) + "\n\n"
 

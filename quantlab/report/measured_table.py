@@ -230,10 +230,11 @@ def _comparison_lines(measured: Measured, comparisons: Sequence[Comparison]) -> 
         wins = f"{one.wins} of {one.difference.n}"
         column = column_label(measured.table, one.column)
         lines.append(_line([names, one.metric, column, str(one), wins, *p_values]))
+    many = "one comparison" if len(comparisons) == 1 else f"{len(comparisons)} comparisons"
     below = (
         "Over equal seeds: differences, mean ± standard deviation; of distances (FID, MSE) ratios, geometric mean and"
         " the factor of one standard deviation. Student's paired t-test, two-sided (of ratios, on their logarithms),"
-        f" and its p after Holm's correction for the {len(comparisons)} comparisons of this table. Bold: below .05."
+        f" and its p after Holm's correction for the {many} of this table. Bold: below .05."
     )
     return "\n".join([*lines, "", below])
 
@@ -244,8 +245,7 @@ def _made_by(measured: Measured, command: str) -> str:
     seconds = [value for cell in measured.seconds.values() for value in cell.values()]
     said = [
         f"Made by `{command}`.",
-        f"Mean ± standard deviation over seeds {', '.join(map(str, measured.seeds()))} of {table.spread_over};"
-        " bold: the best mean of the rows that are compared."
+        f"{_seed_words(measured.seeds())} of {table.spread_over}; bold: the best mean of the rows that are compared."
         if measured.values
         else "",
         f"Runs at commit {', '.join(sorted(measured.commits))} on {', '.join(sorted(measured.machines))},"
@@ -258,6 +258,12 @@ def _made_by(measured: Measured, command: str) -> str:
         else "",
     ]
     return "## How it was made\n\n" + "\n".join(line for line in said if line)
+
+
+def _seed_words(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One seed, {seeds[0]},"
+    return f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
 
 
 def _line(cells: Sequence[str]) -> str:

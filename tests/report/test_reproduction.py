@@ -18,6 +18,7 @@ from quantlab.report.table_figure import table_curves
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 TABLES = list(table_names())
+ACCUQUANT = "quantlab.methods.accuquant.AccuQuant"
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,21 @@ def test_rows_that_are_only_quoted_stand_among_those_that_ran(tmp_path, finished
         finished(f"{row}_a", 0, fid_to_fp32=1.0)
     text = to_markdown(measure(table, "small", cells(table, "small"), tmp_path), "python x")
     assert "| Ours | 1.000 |\n| *Theirs, published* | *9.000* |\n| New | 1.000 |" in text
+
+
+def test_rows_columns_and_baselines_are_called_by_their_labels(tmp_path, make_run):
+    table = some(column_labels={"A": "short"}, columns=("A",))
+    run = {"metrics": {"fid_to_fp32": 1.0}, "baseline": {"uncorrected": {"fid_to_fp32": 3.0}}}
+    make_run("ours_a/seed=0", **run)
+    config = tmp_path / "ours_a" / "seed=0" / "config.yaml"
+    config.write_text(config.read_text().replace("name: accuquant", f"_target_: {ACCUQUANT}\n  name: accuquant"))
+    found = measure(table, "small", cells(table, "small"), tmp_path)
+    text = to_markdown(found, "python x")
+    assert "|  | short |" in text and "| Ours, without bias correction | 3.000 |" in text
+    assert found.missing == {"the others, short": "not run yet", "New, short": "not run yet"}
+    assert "\nOne seed, 0, of chance;" in text
+    with pytest.raises(ValueError, match="column 'C' does not exist"):
+        some(column_labels={"C": "third"})
 
 
 def test_a_run_that_cannot_be_read_is_a_missing_cell(tmp_path, finished):
