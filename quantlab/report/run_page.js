@@ -101,8 +101,10 @@ const runsOf = section => section.shown.filter(row => row.run !== null).map(row 
 const all = section => section.table.rows.filter(row => row.run !== null).map(row => data.runs[row.run]);
 
 // ---- curves
-const layout = title => ({
-  margin: { l: 70, r: 44, t: 30, b: 45 }, modebar: { orientation: "v" }, hovermode: "closest", showlegend: true, height: 400,
+// the legend's lines make the chart taller, not its curves smaller
+const legendHeight = labels => 25 * Math.ceil(labels / Math.max(1, Math.floor((document.body.clientWidth - 120) / 170)));
+const layout = (title, labels = 0) => ({
+  margin: { l: 70, r: 44, t: 30, b: 45 }, modebar: { orientation: "v" }, hovermode: "closest", showlegend: true, height: 360 + legendHeight(labels),
   legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 }, groupclick: "togglegroup" },
   xaxis: { title: { text: "optimizer step" }, rangemode: "tozero" }, yaxis: { title: { text: plain(title) } },
 });
@@ -136,7 +138,7 @@ function addCurves(section) {
     said.textContent = !runs.length ? "No run here logged it." : runs.length > drawn.length
       ? `The first ${drawn.length} of ${runs.length} runs, as the table is sorted; filter it to see others.` : `${runs.length} run${runs.length > 1 ? "s" : ""}, a line each; drag to zoom, double-click to go back.`;
     if (axis === null) { axis = isLog(drawn.flatMap(run => run.curves[chosen.value].y)); log.checked = axis; }
-    const shape = layout(chosen.selectedOptions[0].textContent);
+    const shape = layout(chosen.selectedOptions[0].textContent, new Set(drawn.map(run => run.label)).size);
     shape.yaxis.type = log.checked ? "log" : "linear";
     if (log.checked) {
       shape.yaxis.exponentformat = "power";
