@@ -73,7 +73,7 @@ def denoising_error(series: Series, path: Path) -> Path:
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         for label, style in styles.items():
             values = _floats(series["curves"][label][key])
-            axes.plot(np.arange(1, total + 1), values, label=label, **_marked(style, total))
+            axes.plot(np.arange(1, total + 1), values, label=_said(label), **_marked(style, total))
         _denoising_axis(axes, series)
         axes.set_title(title, fontsize=TITLE_SIZE)
     log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
@@ -87,11 +87,17 @@ def fid_along_denoising(series: Series, path: Path) -> Path:
     for label, style in line_styles(series["curves"]).items():
         fid = series["curves"][label].get("fid_to_fp32")
         if fid:
-            panels[0].plot(fid["step"], _floats(fid["value"]), label=label, **_marked(style, len(fid["step"])))
+            axes = panels[0]
+            axes.plot(fid["step"], _floats(fid["value"]), label=_said(label), **_marked(style, len(fid["step"])))
     _denoising_axis(panels[0], series)
     panels[0].set_ylabel("FID to full precision")
     panels[0].set_ylim(bottom=0)
     return save_panels(figure, panels, path)
+
+
+def _said(label: str) -> str:
+    """A curve's label in words."""
+    return next((method.row_baselines[label] for method in of_group("method") if label in method.row_baselines), label)
 
 
 def _denoising_axis(axes: "Axes", series: Series) -> None:
