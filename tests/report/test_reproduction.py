@@ -221,6 +221,18 @@ def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, 
     }
 
 
+def test_a_page_over_the_runs_of_a_table(script, tmp_path, monkeypatch, capsys, finished):
+    pytest.importorskip("plotly")
+    finished("runs/accuquant_quality/digits/step_w4a8", 0, fid_to_fp32=1.0)
+    words = ["accuquant_quality", "--render", "--html", "--runs", "runs", "--output", "out"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
+    assert script.main() == 0
+    assert "<title>quantlab: 1 run</title>" in (tmp_path / "out" / "accuquant_quality-digits.html").read_text()
+    out = capsys.readouterr().out
+    assert out.startswith("# AccuQuant against its baselines") and "## digits_generation" not in out
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
