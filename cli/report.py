@@ -13,7 +13,7 @@ from quantlab.report.baselines import baseline_rows
 from quantlab.report.html_needs import require_html
 from quantlab.report.runs import find_runs, read_run, short_path
 from quantlab.report.selection import Names, filtered, parse_filter
-from quantlab.report.table import Row, comparison_rows
+from quantlab.report.table import Row, comparison_rows, repeated
 from quantlab.report.whole_report import FORMATS, Chosen, Report
 from quantlab.run.directory import RunDirectory
 
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             names.resolve_all("--sort", arguments.sort),
             arguments.reverse,
         )
+        _note_repeated(rows, arguments.group_by)
         report = Report([*rows, *baseline_rows(runs, rows)], chosen)
         with ends_with_its_reader():
             print(report.text(arguments.format), end="", flush=True)
@@ -109,6 +110,15 @@ def _read(directories: Sequence[Path]) -> list[dict[str, Any]]:
     return runs
 
 
+def _note_repeated(rows: Sequence[Row], grouped: str | None) -> None:
+    pairs = [] if grouped else repeated(rows)
+    if pairs:
+        row, other = pairs[0]
+        more = f", and {len(pairs) - 1} more like it" if len(pairs) > 1 else ""
+        again = f"{row['directory']} repeats {other['directory']} with the same seed {row['seed']}"
+        _note(f"not in the means: {again}{more}")
+
+
 def _write(report: Report, rows: Sequence[Row], runs: Sequence[dict[str, Any]], output: Path, plots: bool) -> None:
     output.mkdir(parents=True, exist_ok=True)
     pictures = _plots(rows, runs, output) if plots else []
@@ -117,7 +127,8 @@ def _write(report: Report, rows: Sequence[Row], runs: Sequence[dict[str, Any]], 
     texts["md"] = f"# Comparison of {len(rows)} runs\n\n{texts['md']}{links}"
     for suffix, text in texts.items():
         (output / f"comparison.{suffix}").write_text(text, encoding="utf-8")
-    _note(f"wrote comparison.{', .'.join(texts)} and {len(pictures)} plots to {short_path(output)}")
+    drawn = f"{len(pictures)} plot{'s'[: len(pictures) != 1]}"
+    _note(f"wrote comparison.{', .'.join(texts)} and {drawn} to {short_path(output)}")
 
 
 def _write_html(report: Report, rows: Sequence[Row], runs: Sequence[dict[str, Any]], file: Path) -> None:

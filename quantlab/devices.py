@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from quantlab.config import RunConfig
 from quantlab.errors import RequestError
+from quantlab.optional import require
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -24,11 +25,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         raise RequestError("device: got cuda, but torch sees no CUDA device here; use device=cpu or device=auto")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise RequestError("device: got mps, but torch sees none here; use device=cpu or device=auto")
-    if config.logger.name == "wandb":
-        try:
-            import wandb  # noqa: F401
-        except ImportError:
-            raise RequestError("logger=wandb needs the package: pip install wandb, or logger=none") from None
+    if config.logger.name != "none":  # accelerate would pass over it in silence
+        require(config.logger.name, config.logger.name, f"logger={config.logger.name}")
     AcceleratorState._reset_state()  # jobs of a sweep share a process and may differ in precision
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

@@ -25,6 +25,7 @@ from quantlab.config import instantiate, option_section
 from quantlab.models.resnet_cifar import CifarResNet
 from quantlab.optim import SGDT
 from quantlab.optim.oscillation import TransitionTracker
+from quantlab.optional import problem_of
 from quantlab.quantizers.calibration import calibrate_activations, calibrate_weights
 from quantlab.quantizers.gradient import calibrate_gradients, gradient_quantizers, update_intervals
 from quantlab.quantizers.insert import insert, quantizer_parameters, weight_quantized_layers
@@ -203,6 +204,9 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, help="also write FILE.md")
     options = parser.parse_args()
+    if not options.no_brevitas and (problem := problem_of("brevitas", "benchmark", "the side in Brevitas")):
+        print(f"benchmark_training_cost: error: {problem}, or --no-brevitas", file=sys.stderr)
+        return 2
     torch.set_num_threads(options.threads)
     bits = options.bits
     torch.manual_seed(1)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import docs_overview
 
 from quantlab.errors import RequestError, did_you_mean
-from quantlab.report.measured_table import label
+from quantlab.report.measured_table import column_label, label, labels
 from quantlab.report.metrics import METRICS
 from quantlab.report.table_definition import TableDefinition, load_definition, table_names
 
@@ -111,10 +111,11 @@ def cell(page: Page, file: str, heading: str, row: str, column: str) -> str:
     definition, _ = defined(file)
     if definition is None:
         raise RequestError("no such cell")
-    known = [label(definition, name) for name in [*definition.baselines, *definition.rows]]
-    for name, allowed in ((row.partition(", uncorrected")[0], known), (column, list(definition.columns))):
+    columns = [column_label(definition, name) for name in definition.columns]
+    shown = [label(definition, name) for name in [*definition.baselines, *definition.rows]]
+    for name, allowed, named in ((row, labels(definition), shown), (column, columns, columns)):
         if name not in allowed:
-            raise RequestError(f"got {name!r}, allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}")
+            raise RequestError(f"got {name!r}, allowed: {', '.join(named)}{did_you_mean(name, named)}")
     return MISSING
 
 
@@ -124,7 +125,9 @@ def table(page: Page, file: str, heading: str) -> str:
     if lines is None:
         return f"\n*{MISSING.capitalize()}: `{command(file)}` makes it.*\n"
     path = page.results / f"{file}.md"
-    said = [line for line in path.read_text("utf-8").splitlines() if line.startswith(("Mean ± ", "Published values"))]
+    said = [
+        line for line in path.read_text("utf-8").splitlines() if line.startswith(("Mean ± ", "One seed, ", "Published"))
+    ]
     below = " ".join([*said, f"How it was made, and all numbers: [results/{file}.md]({page.link(path)})."])
     return "\n\n" + "\n".join([*lines, "", below]) + "\n\n"
 
@@ -143,22 +146,28 @@ def compared(page: Page, file: str, row: str) -> str:
     pairs = dict.fromkeys((one["other"], one["metric"]) for one in found)
     chance = f"[outside chance]({page.link(ROOT / 'docs' / 'tables.md')})"
     lines = [
-        verdict(f"{row} against {label(definition, other)}, {metric}", metric, of_pair, chance)
+        verdict(
+            f"{row} against {label(definition, other)}, {metric}",
+            metric,
+            of_pair,
+            chance,
+            lambda column: column_label(definition, column),
+        )
         for other, metric in pairs
         for of_pair in [[one for one in found if (one["other"], one["metric"]) == (other, metric)]]
     ]
     return "\n\n" + "\n".join(lines) + "\n\n" if lines else "\n"
 
 
-def verdict(names: str, metric: str, comparisons: Sequence[dict], chance: str) -> str:
+def verdict(names: str, metric: str, comparisons: Sequence[dict], chance: str, name: Callable[[str], str]) -> str:
     """In which columns the mean difference is in whose favour, and where it is outside chance."""
     sign = 1 if METRICS[metric].better == "↑" else -1
     words: dict[str, list[str]] = {"better": [], "worse": [], "equal": []}
     for one in comparisons:
         mean = sign * one["difference"]["mean"]
-        words["better" if mean > 0 else "worse" if mean < 0 else "equal"].append(one["column"])
+        words["better" if mean > 0 else "worse" if mean < 0 else "equal"].append(name(one["column"]))
     said = ", ".join(f"{word} in the mean in {', '.join(columns)}" for word, columns in words.items() if columns)
-    outside = [one["column"] for one in comparisons if one["holm"] is not None and one["holm"] < 0.05]
+    outside = [name(one["column"]) for one in comparisons if one["holm"] is not None and one["holm"] < 0.05]
     return f"- {names}: {said}; {chance}: {', '.join(outside) or 'none'}"
 
 

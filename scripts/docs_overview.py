@@ -133,7 +133,12 @@ def _draw_panel(ax, panel: Panel, rows: dict[str, list[float]]) -> None:
     ax.set_ylim(len(rows) - 0.5, -0.7)
     ax.set_xlabel(panel.axis, fontsize=9)
     if panel.log:
+        from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(x=0.15)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="x", alpha=0.3)

@@ -25,6 +25,8 @@ from typing import Any
 import benchmark_stable_diffusion_memory as iteration
 from own_process import columns_table
 
+from quantlab.optional import problem_of
+
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "gpu"
 GROUPS = {"full": [1, 5, 10], "tiny": [1, 2]}  # by profile
@@ -93,6 +95,9 @@ def main(words: list[str]) -> int:
     parser.add_argument("--only", choices=["tests", "cost"], help="one of the two parts")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "gpu", help="write OUTPUT.md and OUTPUT.json")
     options = parser.parse_args(words)
+    if options.only != "cost" and (problem := problem_of("pytest", "test", "gpu_check")):
+        print(f"gpu_check: error: {problem}", file=sys.stderr)
+        return 2
 
     import torch
 

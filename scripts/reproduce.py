@@ -10,11 +10,14 @@
 Tables are conf/table/*.yaml. Every run is an ordinary quantlab run, RUNS/TABLE/PROFILE/ROW_COLUMN/seed=N; completed
 ones are skipped and those that were cut short go on, so the command can be interrupted and repeated. A cell whose run
 fails, or whose data or weights are not there, is listed with the reason and stops nothing. OUTPUT/TABLE-PROFILE.md,
-.csv and .json (and .png where columns are the points of a curve) hold what there is.
+.csv and .json (and .png where columns are the points of a curve) hold what there is; --html adds a page for a browser
+over its runs, with their curves, pictures, commands and configs.
 """
 
 import argparse
+import contextlib
 import csv
+import io
 import shlex
 import sys
 import time
@@ -26,10 +29,13 @@ from quantlab.cli.folders import own_folders
 from quantlab.cli.jobs import removing_empty
 from quantlab.cli.launchers.pool import Call, places_of, run_all, usable_cores
 from quantlab.cli.main import main as quantlab
+from quantlab.cli.report import main as report
 from quantlab.cli.request import check_request
 from quantlab.errors import Interrupted, RequestError
 from quantlab.progress import Bar
+from quantlab.report.html_needs import require_html
 from quantlab.report.measured_table import Measured, measure, to_json, to_markdown, to_rows
+from quantlab.report.runs import find_runs
 from quantlab.report.table_definition import Cell, TableDefinition, cells, load_definition, table_names
 from quantlab.run.signals import interruptible
 
@@ -67,6 +73,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("results"), help="where the table goes (%(default)s)")
     parser.add_argument("--workers", type=count, default=1, help="cells at a time")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--html", action="store_true", help="also OUTPUT/TABLE-PROFILE.html, a page over its runs")
     parser.add_argument("--render", action="store_true", help="the table of the runs that are there; run nothing")
     return parser.parse_intermixed_args(words)
 
@@ -108,13 +115,20 @@ def make(options: argparse.Namespace) -> tuple[str, int]:
     """One table: its page, or with --dry-run its commands; and 1 where a run failed, else 0."""
     table = load_definition(options.table)
     profile = options.profile or next(iter(table.profiles))
+    page = options.output / f"{options.table}-{profile}.html"
+    if options.html:
+        require_html(page)
     asked = cells(table, profile, options.rows, options.columns)
     folder = options.runs / options.table / profile
     seeds = options.seeds or table.profiles[profile].seeds or table.seeds
     if options.dry_run:
         return "\n".join(shlex.join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
     failed = 0 if options.render else run(table, asked, folder, seeds, options)
-    return write(measure(table, profile, cells(table, profile), folder), options), failed
+    text = write(measure(table, profile, cells(table, profile), folder), options)
+    if options.html and find_runs([folder] if folder.is_dir() else []):
+        with contextlib.redirect_stdout(io.StringIO()):  # its tables, of which `text` is the one asked for
+            report([str(folder), "--html", str(page)])
+    return text, failed
 
 
 def all_tables(options: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """Runs that fail, by a NaN or an error, and requests that are refused: one line, and nothing half-written."""
 
-import importlib.util
 import json
 import shutil
 
@@ -93,13 +92,6 @@ def test_an_unforeseen_error_leaves_its_traceback_in_the_log_alone(quantlab, tmp
         (("model=ddpm_cifar10", "model.path=no_such_model", "task=digits_generation"), "no_such_model"),
         (("model.weights=no_such_file.safetensors",), "no_such_file.safetensors"),
         (("task.image_size=9",), "image_size"),
-        pytest.param(
-            ("task.evaluation.features=inception",),
-            "pip install torch-fidelity",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("torch_fidelity") is not None, reason="torch-fidelity is installed"
-            ),
-        ),
     ],
 )
 def test_requests_that_are_found_wrong_before_any_work(words, says, quantlab, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("errors", "conf"),
-    ("run",),
+    ("run", "optional"),
     ("config", "progress", "seeding"),
     ("devices", "report"),
     ("quantizers", "metrics", "optim", "search", "diffusion"),

@@ -5,7 +5,6 @@ directory. So a job that raises, dies or is killed takes no other with it, and t
 """
 
 import importlib
-import importlib.util
 import shutil
 from collections.abc import Iterator
 
@@ -15,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from quantlab.config.launchers import NEEDS, NODES, node_problems
+from quantlab.optional import problem_of
 
 
 def launcher_of(context: HydraContext, task: TaskFunction, config: DictConfig) -> Launcher:
@@ -38,9 +38,9 @@ def launch_problems(config: DictConfig) -> Iterator[str]:
         plain = OmegaConf.to_container(config.hydra[node], resolve=True)
         yield from node_problems(f"hydra.{node}", plain)
         package, extra = NEEDS.get(plain.get("_target_"), ("", ""))
-        if package and importlib.util.find_spec(package) is None:
-            option = config.hydra.runtime.choices[f"hydra/{node}"]
-            yield f"hydra/{node}={option}: {package} is not installed; type pip install -e '.[{extra}]' in a clone"
+        option = config.hydra.runtime.choices[f"hydra/{node}"]
+        if package and (problem := problem_of(package, extra, f"hydra/{node}={option}")):
+            yield problem
         if plain.get("cluster") == "slurm" and shutil.which("sbatch") is None:
             yield (
                 "hydra/launcher=slurm: there is no SLURM here (no command sbatch); start it where there is, or type "

@@ -12,6 +12,7 @@ from torch import nn
 from quantlab.errors import RequestError
 from quantlab.metrics import image_encoders, inception, lpips
 from quantlab.metrics.weights import WeightsAbsent, hub_file, model_folder
+from quantlab.optional import require
 
 logger = logging.getLogger("quantlab")
 
@@ -24,7 +25,7 @@ class Kind(NamedTuple):
 
 
 def _encoder(key: str, given: str, model_type: str, download: bool) -> Path:
-    image_encoders.require_transformers(key)
+    require("transformers", "metrics", key)
     return model_folder(key, given, model_type, download)
 
 

@@ -12,14 +12,6 @@ from quantlab.errors import RequestError
 from quantlab.metrics.inception import to_inception
 
 
-def require_transformers(what: str) -> None:
-    """Raises RequestError where transformers is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("transformers") is None:
-        raise RequestError(f"{what} needs transformers, which is not installed; type pip install transformers")
-
-
 class _Encoder(nn.Module):
     """An encoder of transformers in `folder`, of one class of theirs, from safetensors alone."""
 

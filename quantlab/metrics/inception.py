@@ -10,21 +10,20 @@ from torch import Tensor, nn
 
 from quantlab.errors import RequestError
 from quantlab.metrics.weights import NO_WEIGHTS
+from quantlab.optional import require
 
 SPATIAL_CHANNELS = 7  # of `mixed_6/conv`, 17 x 17 pixels each
 SPLIT = 5000  # images of one Inception score, whose mean is reported
 NEIGHBOURS = 3
 REFERENCES = 10_000  # images of the task that precision and recall compare with, at most
 AT_ONCE = 1000  # rows of distances in memory
-MISSING = "metrics on Inception's features need torch-fidelity, which is not installed; type pip install torch-fidelity"
 
 
 def weights_url() -> str:
     """Raises RequestError where torch-fidelity is not installed."""
-    try:
-        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-    except ModuleNotFoundError as error:
-        raise RequestError(MISSING) from error
+    require("torch-fidelity", "metrics", "a metric on Inception's features")
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
     return URL_INCEPTION_V3
 
 

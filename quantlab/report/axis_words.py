@@ -7,6 +7,7 @@ from quantlab.report.metrics import METRICS
 WORDS = {
     "loss": "loss",
     "top1": "top-1 accuracy (%)",
+    "top1_alone": "top-1 accuracy,\ntrained alone (%)",
     "top5": "top-5 accuracy (%)",
     "map": "average precision (%)",
     "map50": "average precision\nat IoU 0.50 (%)",

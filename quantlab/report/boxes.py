@@ -63,7 +63,7 @@ def detection_grid(
                 path_effects=[withStroke(linewidth=2.6, foreground="#444444")],
                 linewidth=1.6,
             ),
-            f"found, score above {threshold:g}: a colour a class": Line2D([], [], color=CLASSES[0], linewidth=1.6),
+            f"found, score above {threshold:g}: one colour per class": Line2D([], [], color=CLASSES[0], linewidth=1.6),
         }
         figure.legend(keys.values(), keys, loc="outside upper center", ncols=len(keys))
         return write_png(path, figure.savefig)

@@ -56,8 +56,9 @@ def method_of(label: str) -> str:
 
 def _method_colors(methods: Iterable[str]) -> dict[str, str]:
     colors = {label: curve.color for curve in named_curves() for label in curve.labels}
-    taken: set[str] = set()
-    for method in sorted({*methods} - colors.keys()):
+    methods = {*methods}
+    taken = {colors[method] for method in methods & colors.keys()}
+    for method in sorted(methods - colors.keys()):
         first = zlib.crc32(method.encode()) % len(OTHER_COLORS)
         order = [*OTHER_COLORS[first:], *OTHER_COLORS[:first]]
         colors[method] = next((color for color in order if color not in taken), order[0])

@@ -73,7 +73,7 @@ def denoising_error(series: Series, path: Path) -> Path:
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         for label, style in styles.items():
             values = _floats(series["curves"][label][key])
-            axes.plot(np.arange(1, total + 1), values, label=label, **_marked(style, total))
+            axes.plot(np.arange(1, total + 1), values, label=_said(label), **_marked(style, total))
         _denoising_axis(axes, series)
         axes.set_title(title, fontsize=TITLE_SIZE)
     log_where_positive(panels[0], [_floats(curve[key]) for curve in series["curves"].values() for key in titles])
@@ -87,11 +87,17 @@ def fid_along_denoising(series: Series, path: Path) -> Path:
     for label, style in line_styles(series["curves"]).items():
         fid = series["curves"][label].get("fid_to_fp32")
         if fid:
-            panels[0].plot(fid["step"], _floats(fid["value"]), label=label, **_marked(style, len(fid["step"])))
+            axes = panels[0]
+            axes.plot(fid["step"], _floats(fid["value"]), label=_said(label), **_marked(style, len(fid["step"])))
     _denoising_axis(panels[0], series)
     panels[0].set_ylabel("FID to full precision")
     panels[0].set_ylim(bottom=0)
     return save_panels(figure, panels, path)
+
+
+def _said(label: str) -> str:
+    """A curve's label in words."""
+    return next((method.row_baselines[label] for method in of_group("method") if label in method.row_baselines), label)
 
 
 def _denoising_axis(axes: "Axes", series: Series) -> None:
@@ -176,6 +182,13 @@ def outlying(values: Mapping[str, float], span: float, most: int = 2) -> list[st
     return [name for name in far[:most] if abs(finite[name] - middle) > distance > 0]
 
 
+def _largest_layer(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """The layer with the largest value of `layers/KEY`; "" without any."""
+    layers = [row[f"layers/{key}"] for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
+    found = [(value, name) for own in layers for name, value in own.items() if is_number(value) and np.isfinite(value)]
+    return max(found)[1] if found else ""
+
+
 def _distinct_layers(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[list[int], tuple[float, ...]]]:
     """Steps and values of `layers/KEY`, once for layers whose values are the same throughout."""
     drawn = [row for row in rows if isinstance(row.get(f"layers/{key}"), dict)]
@@ -212,7 +225,8 @@ def layer_curves(
             draw_curve(axes, rows, target, color=TARGET_COLOR, label=label, linestyle="--")
         own_values = [value for line in axes.lines for value in np.asarray(line.get_ydata(), dtype=float)]
         axes.set_ylim(bottom=0)
-        fit_axis(axes, np.array(own_values), key)
+        means = np.concatenate([_curve(rows, one)[1] for one in (key, target)])
+        fit_axis(axes, np.array(own_values), key, means, _largest_layer(rows, key))
         axes.set_ylabel(title)
         step_axis(axes)
     return save_panels(figure, axes_of, path)

@@ -64,7 +64,7 @@ def _page(data: dict[str, Any]) -> str:
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>quantlab: {len(data["runs"])} runs</title>
+<title>quantlab: {len(data["runs"])} run{"s"[: len(data["runs"]) != 1]}</title>
 <style>{style}</style>
 </head>
 <body>

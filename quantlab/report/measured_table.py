@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantlab.config.sections import section_in
+from quantlab.config.sections import of_group, section_in
 from quantlab.errors import CorruptFileError
 from quantlab.report.metrics import METRICS, format_number, heading, is_number
 from quantlab.report.paired import Comparison, compare, holm
@@ -89,7 +89,9 @@ def measure(table: TableDefinition, profile: str, cells: Iterable[Cell], folder:
         runs, unreadable = _read(place)
         finished = [run for run in runs if run["results"] is not None]
         if unreadable or not finished:
-            measured.missing[f"{label(table, cell.row)}, {cell.column}"] = unreadable or _reason(place, runs)
+            measured.missing[f"{label(table, cell.row)}, {column_label(table, cell.column)}"] = unreadable or _reason(
+                place, runs
+            )
         for run in finished:
             _add(measured, cell, run)
     return measured
@@ -142,7 +144,23 @@ def label(table: TableDefinition, row: str) -> str:
     if row in table.baselines:
         return table.baselines[row]
     name, *baseline = row.split(", ")
-    return ", ".join([table.rows[name].label or name, *baseline])
+    return ", ".join([table.rows[name].label, *(_baseline_words()[one] for one in baseline)])
+
+
+def labels(table: TableDefinition) -> list[str]:
+    """All rows that it may have, as `label` calls them."""
+    rows = [f"{name}{baseline}" for name in table.rows for baseline in ("", *(f", {one}" for one in _baseline_words()))]
+    return [label(table, name) for name in [*table.baselines, *rows]]
+
+
+def column_label(table: TableDefinition, column: str) -> str:
+    """What a column is called."""
+    return table.column_labels.get(column, column)
+
+
+def _baseline_words() -> dict[str, str]:
+    """What tables call the baselines that a method wants beside a row."""
+    return {name: words for method in of_group("method") for name, words in method.row_baselines.items()}
 
 
 def to_markdown(measured: Measured, command: str) -> str:
@@ -174,7 +192,8 @@ def _matrix(measured: Measured, metric: str) -> str:
     table, rows = measured.table, measured.rows
     quoted = [name for name, row in table.rows.items() if row.is_quoted]
     columns = [column for column in measured.columns if any((row, column, metric) in measured.values for row in rows)]
-    lines = [_line(["", *columns]), "|---|" + "---:|" * len(columns)]
+    names = [column_label(table, column) for column in columns]
+    lines = [_line([f"{table.x} →" if table.x else "", *names]), "|---|" + "---:|" * len(columns)]
     best = {column: measured.best(column, metric) for column in columns}
     seeds = len(measured.seeds())
     for row in measured.in_order({*rows, *quoted}):
@@ -209,11 +228,13 @@ def _comparison_lines(measured: Measured, comparisons: Sequence[Comparison]) -> 
         if significant:
             p_values[1] = f"**{p_values[1]}**"
         wins = f"{one.wins} of {one.difference.n}"
-        lines.append(_line([names, one.metric, one.column, str(one), wins, *p_values]))
+        column = column_label(measured.table, one.column)
+        lines.append(_line([names, one.metric, column, str(one), wins, *p_values]))
+    many = "one comparison" if len(comparisons) == 1 else f"{len(comparisons)} comparisons"
     below = (
         "Over equal seeds: differences, mean ± standard deviation; of distances (FID, MSE) ratios, geometric mean and"
         " the factor of one standard deviation. Student's paired t-test, two-sided (of ratios, on their logarithms),"
-        f" and its p after Holm's correction for the {len(comparisons)} comparisons of this table. Bold: below .05."
+        f" and its p after Holm's correction for the {many} of this table. Bold: below .05."
     )
     return "\n".join([*lines, "", below])
 
@@ -224,8 +245,7 @@ def _made_by(measured: Measured, command: str) -> str:
     seconds = [value for cell in measured.seconds.values() for value in cell.values()]
     said = [
         f"Made by `{command}`.",
-        f"Mean ± standard deviation over seeds {', '.join(map(str, measured.seeds()))} of {table.spread_over};"
-        " bold: the best mean of the rows that are compared."
+        f"{_seed_words(measured.seeds())} of {table.spread_over}; bold: the best mean of the rows that are compared."
         if measured.values
         else "",
         f"Runs at commit {', '.join(sorted(measured.commits))} on {', '.join(sorted(measured.machines))},"
@@ -233,9 +253,17 @@ def _made_by(measured: Measured, command: str) -> str:
         if seconds
         else "",
         f"Protocol: {', '.join(f'{key}={value}' for key, value in common.items())}." if common else "",
-        f"Published values, in italics: {table.source}." if table.source else "",
+        f"Published{', in italics' if any(row.published for row in table.rows.values()) else ''}: {table.source}."
+        if table.source
+        else "",
     ]
     return "## How it was made\n\n" + "\n".join(line for line in said if line)
+
+
+def _seed_words(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"One seed, {seeds[0]},"
+    return f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}"
 
 
 def _line(cells: Sequence[str]) -> str:

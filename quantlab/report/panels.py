@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FAR = 5  # times what most values are below: further ones squeeze them
-MOST_INSIDE = 3  # entries of a legend inside the only axes
 PANEL = (3.4, 2.6)  # inches
 TITLE_SIZE = 9  # points
 SMALL = 6.5  # points
@@ -46,9 +45,10 @@ def new_panels(count: int, columns: int, scale: float = 1.0, sharey: bool = Fals
     return figure, panels[:count]
 
 
-def fit_axis(axes: "Axes", values: np.ndarray, key: str) -> None:
+def fit_axis(axes: "Axes", values: np.ndarray, key: str, whole: np.ndarray | None = None, largest: str = "") -> None:
     """No room for values that the quantity cannot have, no axis of noise around a constant, and no axis that a few
-    values far above all others squeeze: those are cut off, and the largest is told.
+    values far above all others squeeze: those are cut off, and the largest is told. whole: values that are never cut
+    off; largest: the name of what is.
     """
     values = values[np.isfinite(values)]
     if not values.size or axes.get_yscale() == "log":
@@ -60,11 +60,12 @@ def fit_axis(axes: "Axes", values: np.ndarray, key: str) -> None:
         size = abs(float(values[0]))
         low, high = (values[0] - size / 2, values[0] + size / 2) if size else (0.0, min(most, 1.0))
     bulk = float(np.quantile(values, 0.95))
+    if whole is not None and np.isfinite(whole).any():
+        bulk = max(bulk, float(np.nanmax(whole)) / 1.4)
     if values.size >= 20 and least >= 0 and bulk > 0 and values.max() > FAR * bulk:
         high = 1.5 * bulk
-        axes.text(
-            0.99, 0.99, f"↑ up to {values.max():.3g}", transform=axes.transAxes, fontsize=SMALL, ha="right", va="top"
-        )
+        told = " ".join(filter(None, ("↑", largest, f"up to {values.max():.3g}")))
+        axes.text(0.99, 0.99, told, transform=axes.transAxes, fontsize=SMALL, ha="right", va="top")
     low = max(low, least) if values.min() >= least else low
     high = min(high, most) if values.max() <= most else high
     room = 0.03 * (high - low)  # a line on the bound is seen beside the axis
@@ -92,7 +93,8 @@ def log_where_positive(axes: "Axes", curves: Sequence[np.ndarray]) -> None:
 
 def step_axis(axes: "Axes") -> None:
     """Ticks at steps that there are: whole numbers, and few steps each by its own."""
-    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in axes.lines)]))
+    curves = [line for line in axes.lines if line.get_transform() is axes.transData]  # not one across the panel
+    steps = np.unique(np.concatenate([np.empty(0), *(np.asarray(line.get_xdata(), float) for line in curves)]))
     if 0 < len(steps) <= 3:
         axes.set_xticks(steps, [f"{step:g}" for step in steps])
         axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
@@ -102,24 +104,18 @@ def step_axis(axes: "Axes") -> None:
 
 
 def save_panels(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> Path:
-    """Write the PNG, with one legend for all panels where more than one labelled curve is drawn."""
+    """Write the PNG, with one legend above all panels; a lone panel has one where more than one curve has a label."""
     import matplotlib
 
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     with matplotlib.rc_context(STYLE):
-        if len(handles) > 1 and len(panels) > 1:
+        alone = len(panels) == 1
+        if len(handles) > alone:
             entry = LETTER * max(map(len, handles)) + LEGEND_KEY
             columns = max(1, min(len(handles), int(figure.get_figwidth() / entry)))
             lines = -(-len(handles) // columns)
-            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (lines - 1))
+            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (lines - (not alone)))
             figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
-        elif len(handles) > MOST_INSIDE:
-            columns = 1 if max(map(len, handles)) > 24 else 2
-            lines = -(-len(handles) // columns)
-            figure.set_figheight(figure.get_figheight() + LEGEND_LINE * lines)
-            figure.legend(handles.values(), handles, loc="outside upper center", ncols=columns)
-        elif len(handles) > 1:
-            panels[0].legend()
         return write_png(path, figure.savefig)

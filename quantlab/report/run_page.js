@@ -101,12 +101,16 @@ const runsOf = section => section.shown.filter(row => row.run !== null).map(row 
 const all = section => section.table.rows.filter(row => row.run !== null).map(row => data.runs[row.run]);
 
 // ---- curves
-const layout = title => ({
-  margin: { l: 70, r: 10, t: 30, b: 45 }, hovermode: "closest", showlegend: true, height: 400,
+// the legend's lines make the chart taller, not its curves smaller
+const legendHeight = labels => 25 * Math.ceil(labels / Math.max(1, Math.floor((document.body.clientWidth - 120) / 170)));
+const layout = (title, labels = 0) => ({
+  margin: { l: 70, r: 44, t: 30, b: 45 }, modebar: { orientation: "v" }, hovermode: "closest", showlegend: true, height: 360 + legendHeight(labels),
   legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 }, groupclick: "togglegroup" },
   xaxis: { title: { text: "optimizer step" }, rangemode: "tozero" }, yaxis: { title: { text: plain(title) } },
 });
-const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+// plotly would offer to upload the curves
+const settings = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+const decades = values => { const real = values.filter(value => value !== null && value > 0); return real.length ? Math.log10(Math.max(...real) / Math.min(...real)) : 0; };
 const isLog = values => { const real = values.filter(value => value !== null); return real.length > 0 && Math.min(...real) > 0 && Math.max(...real) > 30 * Math.min(...real); };
 
 function traces(runs, key) {
@@ -134,9 +138,13 @@ function addCurves(section) {
     said.textContent = !runs.length ? "No run here logged it." : runs.length > drawn.length
       ? `The first ${drawn.length} of ${runs.length} runs, as the table is sorted; filter it to see others.` : `${runs.length} run${runs.length > 1 ? "s" : ""}, a line each; drag to zoom, double-click to go back.`;
     if (axis === null) { axis = isLog(drawn.flatMap(run => run.curves[chosen.value].y)); log.checked = axis; }
-    const shape = layout(chosen.selectedOptions[0].textContent);
+    const shape = layout(chosen.selectedOptions[0].textContent, new Set(drawn.map(run => run.label)).size);
     shape.yaxis.type = log.checked ? "log" : "linear";
-    if (log.checked) shape.yaxis.exponentformat = "power";
+    if (log.checked) {
+      shape.yaxis.exponentformat = "power";
+      const span = decades(drawn.flatMap(run => run.curves[chosen.value].y));
+      if (span > 1.5) shape.yaxis.dtick = Math.ceil(span / 6); // whole powers, not the digits between them
+    }
     Plotly.react(chart, traces(drawn, chosen.value), shape, settings);
   };
   chosen.onchange = () => { axis = null; section.draw(); };
@@ -184,6 +192,14 @@ function differing(one, other) {
 }
 const valueAt = (run, place) => run.config[place] === null ? "–" : data.values[run.config[place]];
 
+// how far two runs lie apart in keys that are numbers, of equal weight
+function farness(one, other, keys) {
+  return keys.reduce((sum, key) => {
+    const a = parseFloat(valueAt(one, key)), b = parseFloat(valueAt(other, key));
+    return sum + (isNaN(a) || isNaN(b) ? 1 : a === b ? 0 : Math.abs(a - b) / (Math.abs(a) + Math.abs(b)));
+  }, 0);
+}
+
 function neighbours(place, section) {
   const run = data.runs[place];
   const others = [...new Set(section ? section.table.rows.map(row => row.run) : data.runs.keys())].filter(other => other !== null && other !== place);
@@ -191,12 +207,15 @@ function neighbours(place, section) {
   const same = found.filter(([, keys]) => !keys.length).map(([other]) => data.runs[other]);
   const parts = [make("h3", { textContent: "Differences to its neighbours" })];
   if (same.length) parts.push(make("p", { textContent: `The same settings: ${same.slice(0, 12).map(other => `seed ${other.seed}`).join(", ")}${same.length > 12 ? ` and ${same.length - 12} more` : ""}.` }));
-  const near = found.filter(([, keys]) => keys.length).sort((one, other) => one[1].length - other[1].length).slice(0, NEIGHBOURS);
+  const labels = new Set([run.label]);
+  const near = found.filter(([, keys]) => keys.length).map(([other, keys]) => [other, keys, farness(run, data.runs[other], keys)])
+    .sort((one, other) => one[1].length - other[1].length || one[2] - other[2])
+    .filter(([other]) => !labels.has(data.runs[other].label) && labels.add(data.runs[other].label)).slice(0, NEIGHBOURS);
   if (!near.length && !same.length) parts.push(make("p", { className: "faint", textContent: "No other run in its table." }));
   for (const [other, keys] of near) {
     const open = make("button", { textContent: `${data.runs[other].label}, seed ${data.runs[other].seed}` });
     open.onclick = () => openRun(other, section);
-    parts.push(make("p", {}, ["Beside ", open, ` (${keys.length} key${keys.length > 1 ? "s" : ""}):`]), make("div", { className: "scroll" }, [make("table", {}, [
+    parts.push(make("p", {}, ["Against ", open, ` (${keys.length} key${keys.length > 1 ? "s" : ""}):`]), make("div", { className: "scroll" }, [make("table", {}, [
       make("thead", {}, [make("tr", {}, ["key", "this run", "the other"].map(text => make("th", { textContent: text })))]),
       make("tbody", {}, keys.map(key => make("tr", {}, [data.keys[key], valueAt(run, key), valueAt(data.runs[other], key)].map(text => make("td", { textContent: text })))))])]));
   }
@@ -213,7 +232,7 @@ function openRun(place, section) {
     make("p", { className: "faint", textContent: `${run.directory}: ${run.state}` })];
   if (run.error) parts.push(make("pre", { textContent: run.error }));
   if (row) parts.push(make("div", { className: "scroll" }, [make("table", {}, [make("tbody", {}, section.table.columns.map((column, index) => [column, row.cells[index]])
-    .filter(([column, text]) => column.numeric && text !== "–").map(([column, text]) => make("tr", {}, [make("td", { textContent: column.title }), make("td", { textContent: text, className: "fact" }), make("td", { className: "faint", textContent: column.meaning })])))])]));
+    .filter(([column, text]) => column.numeric && text !== "–").map(([column, text]) => make("tr", {}, [make("td", { textContent: column.title, className: "fact" }), make("td", { textContent: text, className: "fact" }), make("td", { className: "faint", textContent: column.meaning })])))])]));
   if (run.notes) parts.push(make("p", { textContent: `Note: ${run.notes}` }));
   for (const [what, command] of run.commands) parts.push(make("h3", { textContent: what }), make("pre", { textContent: command }));
   parts.push(...neighbours(place, section));
@@ -237,7 +256,7 @@ function openRun(place, section) {
 
 // ---- the page
 const completed = data.runs.length - data.unfinished.length;
-document.body.append(make("h1", { textContent: `${data.runs.length} runs` }), make("p", { className: "faint", textContent: `${completed} completed; a table for each task and protocol. Click a heading to sort, a row for its command, config and pictures. Made by quantlab ${data.version}.` }),
+document.body.append(make("h1", { textContent: `${data.runs.length} run${data.runs.length === 1 ? "" : "s"}` }), make("p", { className: "faint", textContent: `${completed} completed; a table for each task and protocol. Click a heading to sort, a row for its command, config and pictures. Made by quantlab ${data.version}.` }),
   make("header", {}, [search, count]));
 for (const table of data.tables) sections.push(tableSection(table));
 document.body.append(...sections.map(section => section.element));

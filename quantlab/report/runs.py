@@ -1,6 +1,7 @@
 """Read what runs left in their directories."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ KINDS = {"baseline": dict, "protocol": dict, "cost": dict, "provenance": dict, "
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Every run directory at or below `paths`, sorted, each once.
+    """Every run directory at or below `paths`, each once, sorted as a person counts: seed=9 before seed=10.
 
     Raises:
         RequestError: a path that is not a directory.
@@ -24,7 +25,12 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             raise RequestError(f"{path} is not a directory; give run directories, or folders that hold some")
         # passes over what is removed while it looks
         found |= {Path(folder).resolve() for folder, _, files in os.walk(path) if not FILES.isdisjoint(files)}
-    return sorted(found)
+    return sorted(found, key=_as_counted)
+
+
+def _as_counted(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def read_run(directory: Path) -> dict[str, Any]:

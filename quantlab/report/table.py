@@ -86,6 +86,17 @@ def aggregate(rows: Iterable[Row], by: Sequence[str] = SAME) -> list[Row]:
     return result
 
 
+def repeated(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Finished runs that `aggregate` leaves out, since an equal run before them has their seed; each with that one."""
+    first: dict[str, Row] = {}
+    pairs = [
+        (row, first.setdefault(row_key(row, (*SAME, "seed")), row))
+        for row in rows
+        if metric_names([row]) and not row["baseline"]
+    ]
+    return [(row, other) for row, other in pairs if row is not other]
+
+
 def value_of(row: Row, name: str) -> Any:
     """What a row has under the name of a column, or its run under a key of the config; of a mean over several runs,
     what they share, or else all of it as text; None where there is nothing.
@@ -147,7 +158,7 @@ def _row(run: dict[str, Any]) -> Row:
         "configuration": dict(flatten(run["config"])),
         "task": results["task"],
         "model": results["model"],
-        "bits": format_bits(results["bits"]),
+        "bits": format_bits(results["bits"]) if run["results"] or "quantizer" in run["config"] else "",
         "seed": seed if isinstance(seed := results.get("seed"), (int, float, str)) else None,
         **metrics_of(results["metrics"]),
         "notes": "; ".join(map(str, results.get("notes") or [])),

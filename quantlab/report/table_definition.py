@@ -28,12 +28,12 @@ class _Strict(BaseModel):
 
 
 class TableRow(_Strict):
-    """words: of every cell of the row. columns: more words, by column; where `only_these` is true, the row has no
-    others, and without any it only quotes what is published. published: by column, the published value of each metric.
-    needs: what a run needs that does not come with quantlab, in words.
+    """label: what a reader calls it. words: of every cell of the row. columns: more words, by column; where
+    `only_these` is true, the row has no others, and without any it only quotes what is published. published: by column,
+    the published value of each metric. needs: what a run needs that does not come with quantlab, in words.
     """
 
-    label: str = ""
+    label: Annotated[str, Field(min_length=1)]
     words: Words = []
     columns: dict[Name, Words] = {}
     only_these: bool = False
@@ -59,8 +59,9 @@ class TableProfile(_Strict):
 class TableDefinition(_Strict):
     """metrics: what the table shows; the CSV has all. compare: by row the rows that it is compared with, seed by seed;
     compared: in which metrics, if not in all. baselines: of results.json, which all runs share, and their labels.
-    first: runs that others start from, by a name that words hold in braces. spread_over: what a seed changes. x: what
-    the columns are, where they are the numbers of a curve; log_x: on a logarithmic axis.
+    first: runs that others start from, by a name that words hold in braces. spread_over: what a seed changes.
+    column_labels: what a reader calls columns whose names do not say it. x: what the columns are, where they are the
+    numbers of a curve; log_x: on a logarithmic axis.
     """
 
     title: str
@@ -70,6 +71,7 @@ class TableDefinition(_Strict):
     seeds: list[int] = [0, 1, 2]
     rows: dict[Name, TableRow]
     columns: dict[Name, Words]
+    column_labels: dict[Name, str] = {}
     compare: dict[Name, list[Name]] = {}
     compared: list[str] = []
     baselines: dict[Name, str] = {}
@@ -84,6 +86,7 @@ class TableDefinition(_Strict):
         rows |= {name for profile in self.profiles.values() for name in profile.rows}
         columns = {name for profile in self.profiles.values() for name in profile.columns}
         columns |= {name for row in self.rows.values() for name in (*row.columns, *row.published)}
+        columns |= {*self.column_labels}
         metrics = {
             *self.metrics,
             *self.compared,

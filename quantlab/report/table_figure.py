@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantlab.report.axis_words import words_of
 from quantlab.report.curve_styles import line_styles
 from quantlab.report.measured_table import Measured, label
 from quantlab.report.metrics import METRICS
 from quantlab.report.paired import Comparison
-from quantlab.report.panels import new_panels, save_panels
+from quantlab.report.panels import LETTER, PANEL, log_where_positive, new_panels, save_panels
 from quantlab.report.table import Spread
 from quantlab.report.table_definition import ALL
 
@@ -29,7 +30,8 @@ def table_curves(measured: Measured, path: Path) -> Path:
     for axes, metric in zip(panels[len(metrics) :], metrics, strict=False):
         _draw_differences(axes, measured, [one for one in comparisons if one.metric == metric])
         is_ratio = any(one.is_ratio for one in comparisons if one.metric == metric)
-        axes.set_ylabel(f"{'log ratio' if is_ratio else 'difference'} of {metric}")
+        words = words_of(metric).replace("(%)", "(points)")
+        axes.set_ylabel(f"{'natural log of ratio' if is_ratio else 'difference'} of\n{words}")
     return save_panels(figure, panels, path)
 
 
@@ -44,10 +46,9 @@ def _draw_rows(axes: "Axes", measured: Measured, metric: str) -> None:
             axes.axhspan(level.mean - deviation, level.mean + deviation, color=color, alpha=0.15, linewidth=0)
         else:
             _band(axes, [(column, found) for column, found in cells if found is not None], name, styles[name])
-    unit = METRICS[metric].unit
-    axes.set_ylabel(f"{metric} ({unit})" if unit else metric)
-    if METRICS[metric].better == "↓" and _is_positive(measured, metric):
-        axes.set_yscale("log")
+    axes.set_ylabel(words_of(metric))
+    if METRICS[metric].better == "↓":
+        log_where_positive(axes, [np.array([seed for one in _values(measured, metric) for seed in one.values()])])
     _x_axis(axes, measured)
 
 
@@ -60,7 +61,7 @@ def _draw_differences(axes: "Axes", measured: Measured, comparisons: Sequence[Co
         style = line_styles([label(measured.table, other)])[label(measured.table, other)]
         pair = [one for one in comparisons if (one.row, one.other) == (row, other) and one.column != ALL]
         cells = [(one.column, one.difference) for one in pair]
-        _band(axes, cells, name, style | {"linestyle": "--"})
+        _band(axes, cells, name, style | {"linestyle": "-.", "linewidth": 1.0})
     axes.axhline(0, color="#888888", linewidth=0.8)
     _x_axis(axes, measured)
 
@@ -73,15 +74,17 @@ def _band(axes: "Axes", cells: Sequence[tuple[str, Spread]], name: str, style: d
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _is_positive(measured: Measured, metric: str) -> bool:
-    values = [value for (_, _, name), seeds in measured.values.items() if name == metric for value in seeds.values()]
-    return min(values, default=0.0) > 0
+def _values(measured: Measured, metric: str) -> list[dict[int, float]]:
+    """Of every cell, by seed."""
+    return [seeds for (_, _, name), seeds in measured.values.items() if name == metric]
 
 
 def _x_axis(axes: "Axes", measured: Measured) -> None:
     if measured.table.log_x:
         axes.set_xscale("log")
     numbers = [float(column) for column in measured.columns if column != ALL]
-    axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
+    names = [f"{number:g}" for number in numbers]
+    crowded = LETTER * sum(len(name) + 1 for name in names) > PANEL[0]
+    axes.set_xticks(numbers, names, rotation=45 * crowded, ha="right" if crowded else "center", rotation_mode="anchor")
     axes.minorticks_off()
     axes.set_xlabel(measured.table.x)

@@ -34,19 +34,6 @@ def test_one_line_says_what_to_type(command, runner, tmp_path, words, said):
     assert said in err and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("launcher, package", [("slurm", "submitit"), ("ray", "ray")])
-def test_a_launcher_without_its_extra_names_it(command, runner, tmp_path, monkeypatch, launcher, package):
-    from quantlab.cli import launchers
-
-    found = launchers.importlib.util.find_spec
-    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None if name == package else found(name))
-    monkeypatch.setattr(launchers.shutil, "which", lambda name: name)
-    code, out, err = command("-m", f"hydra/launcher={launcher}", "seed=0,1")
-    assert (code, list(tmp_path.iterdir())) == (2, [])
-    line = f"hydra/launcher={launcher}: {package} is not installed; type pip install -e '.[{launcher}]' in a clone"
-    assert err == f"quantlab: error: {line}\n"
-
-
 @pytest.mark.parametrize("word, got", [("hydra.launcher=1_000", "1000"), ("hydra.sweeper=null", "null")])
 def test_a_node_that_is_no_mapping(command, runner, word, got):
     node = word.partition("=")[0]

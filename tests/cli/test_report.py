@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,17 @@ def test_unfinished_and_damaged_runs_are_named_in_one_line_each(finished, tmp_pa
     assert "damaged/results.json is damaged" in err and "failed: loss became NaN" in err and "and 3 plots" in err
     assert (tmp_path / "elsewhere" / "comparison.csv").is_file()
     assert not (tmp_path / "outputs" / "report").exists()
+
+
+def test_a_seed_that_is_there_twice_counts_once_and_that_is_said(finished, tmp_path, capsys):
+    finished("a0", "accuquant", 0, 1.0)
+    finished("a1", "accuquant", 1, 2.0)
+    finished("again", "accuquant", 0, 9.0)
+    assert main([str(tmp_path), "--no-plots"]) == 0
+    out, err = capsys.readouterr()
+    assert "| accuquant | 0, 1 | 2 | 1.500 ± 0.71 |" in out
+    (line,) = [line for line in err.splitlines() if "not in the means" in line]
+    assert re.search(r"/again repeats \S+/a0 with the same seed 0$", line)
 
 
 def test_a_run_that_is_removed_while_it_is_read_costs_no_other(finished, tmp_path, capsys, monkeypatch):

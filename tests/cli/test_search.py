@@ -47,14 +47,6 @@ def test_what_makes_no_search_is_one_line(command, runner, tmp_path, words, said
     assert said in err and err.count("\n") == 1
 
 
-def test_without_its_extra_it_names_it(command, runner, tmp_path, monkeypatch):
-    from quantlab.cli import launchers
-
-    monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
-    code, _, err = command(*OPTUNA, "seed=0,1")
-    assert code == 2 and "hydra/sweeper=optuna: optuna is not installed; type pip install -e '.[sweep]'" in err
-
-
 @pytest.mark.parametrize("storage", ["null", pytest.param("sqlite:///study.db", marks=pytest.mark.slow)])
 def test_a_search_is_gone_on_with_and_a_failed_trial_is_one(command, runner, storage):
     optuna = pytest.importorskip("optuna")

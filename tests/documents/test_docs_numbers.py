@@ -19,8 +19,8 @@ TABLE = """# A title
 
 |  | W1A1 | W2A2 |
 |---|---:|---:|
-| sgd | 51.7 ± 0.6 |  |
-| sgdt | **52.2 ± 0.3** | 68.4 ± 0.3 (n=2) |
+| SGD | 51.7 ± 0.6 |  |
+| SGDT | **52.2 ± 0.3** | 68.4 ± 0.3 (n=2) |
 
 ## How it was made
 
@@ -57,35 +57,35 @@ def test_the_pages_are_up_to_date():
 
 
 def test_cells_tables_and_comparisons_are_copied(filled):
-    assert filled("cell: qat_optimizers-small / top1 / sgdt / W1A1") == "52.2 ± 0.3"
-    assert filled("cell: qat_optimizers-small / top1 / sgdt / W2A2") == "68.4 ± 0.3 (n=2)"
+    assert filled("cell: qat_optimizers-small / top1 / SGDT / W1A1") == "52.2 ± 0.3"
+    assert filled("cell: qat_optimizers-small / top1 / SGDT / W2A2") == "68.4 ± 0.3 (n=2)"
     table = filled("table: qat_optimizers-small / top1")
-    assert "| sgdt | **52.2 ± 0.3** | 68.4 ± 0.3 (n=2) |\n\nMean ± standard deviation over seeds 0, 1." in table
+    assert "| SGDT | **52.2 ± 0.3** | 68.4 ± 0.3 (n=2) |\n\nMean ± standard deviation over seeds 0, 1." in table
     assert "(qat_optimizers-small.md)" in table and "# " not in table
-    said = filled("compared: qat_optimizers-small / sgdt").strip()
+    said = filled("compared: qat_optimizers-small / SGDT").strip()
     said, _, outside = said.partition("; ")
-    assert said == "- sgdt against sgd, top1: better in the mean in W1A1, worse in the mean in W2A2"
+    assert said == "- SGDT against SGD, top1: better in the mean in W1A1, worse in the mean in W2A2"
     assert re.fullmatch(r"\[outside chance\]\(.*docs/tables.md\): W1A1", outside)
 
 
 def test_what_was_not_measured_is_said_so(filled):
-    cell = "cell: qat_optimizers-small / top1 / sgd / W2A2"
+    cell = "cell: qat_optimizers-small / top1 / SGD / W2A2"
     assert filled(cell) == filled(cell, measured=False) == "not measured yet"
     assert "reproduce.py qat_optimizers --profile small --data-dir DIR" in filled("table: qat_optimizers-small / loss")
-    assert filled("compared: qat_optimizers-small / adamt").strip() == ""
+    assert filled("compared: qat_optimizers-small / AdamT").strip() == ""
     assert filled("figure: qat_targets-small").strip() == ""
 
 
 @pytest.mark.parametrize(
     "mark, problem",
     [
-        ("cell: qat_optimizers-small / top1 / sgdd / W2A2", "'sgdd', allowed: full precision, sgd, sgdt, adam, adamt"),
-        ("cell: qat_optimizers-small / top1 / sgd / W3A3", "'W3A3', allowed: W1A1, W2A2"),
-        ("cell: qat_optimizers-small / psnr / sgd / W2A2", "'psnr', allowed: top1, top5, loss"),
+        ("cell: qat_optimizers-small / top1 / SGDD / W2A2", "'SGDD', allowed: full precision, SGD, SGDT, Adam, AdamT"),
+        ("cell: qat_optimizers-small / top1 / SGD / W3A3", "'W3A3', allowed: W1A1, W2A2"),
+        ("cell: qat_optimizers-small / psnr / SGD / W2A2", "'psnr', allowed: top1, top5, loss"),
         ("table: qat_optimizers-tiny / top1", "'tiny', allowed: small, smoke"),
         ("table: no_such_file / top1", "results/no_such_file.md has no such table"),
         ("figure: no_such_file", "no such picture"),
-        ("compared: qat_optimizers-small / sgd", "'sgd', allowed: sgdt, adamt"),
+        ("compared: qat_optimizers-small / SGD", "'SGD', allowed: SGDT, AdamT"),
         ("number: qat_optimizers-small", "got number"),
     ],
 )

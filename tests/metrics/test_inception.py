@@ -1,7 +1,5 @@
 """Metrics on Inception's features: worked out by hand, and the network against the library's own, of random weights."""
 
-import builtins
-
 import pytest
 import torch
 
@@ -15,19 +13,6 @@ def test_grey_images_become_the_rgb_bytes_that_inception_reads():
     levels = to_inception(torch.tensor([-1.5, -1.0, 0.0, 1.0]).reshape(1, 1, 2, 2))
     assert levels.shape == (1, 3, 2, 2) and levels.dtype == torch.uint8
     assert levels[0].flatten(1).tolist() == [[0, 0, 128, 255]] * 3
-
-
-def test_without_its_package_it_says_what_to_install(monkeypatch):
-    real = builtins.__import__
-
-    def missing(name, *args, **options):
-        if name.startswith("torch_fidelity"):
-            raise ModuleNotFoundError(name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(RequestError, match="type pip install torch-fidelity"):
-        weights_url()
 
 
 def test_absent_weights_are_named_and_not_fetched(monkeypatch, tmp_path):

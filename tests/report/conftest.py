@@ -42,3 +42,36 @@ def make_run(tmp_path):
         return directory
 
     return make
+
+
+@pytest.fixture
+def log():
+    """log(directory, row, ...) writes metrics.jsonl of a run."""
+
+    def write(directory, *rows):
+        (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    return write
+
+
+@pytest.fixture
+def many_runs(make_run, log):
+    """many_runs(count): so many runs of five seeds each, with logs of 300 rows and a picture that hardly compresses."""
+    from random import Random
+
+    import numpy as np
+    from PIL import Image
+
+    def make(count):
+        chance = Random(0)
+        pixels = np.random.default_rng(0).integers(0, 255, (160, 400, 3), dtype=np.uint8)
+        rows = [{"step": step, **{f"quantity_{key}": 1 / (step + key) for key in range(8)}} for step in range(1, 301)]
+        for number in range(count):
+            settings = {"group_size": number // 5}
+            run = make_run(f"runs/{number}", seed=number % 5, metrics={"fid": chance.random()}, settings=settings)
+            log(run, *rows)
+            (run / "samples").mkdir()
+            pixels[0, 0] = number % 256
+            Image.fromarray(pixels).save(run / "samples" / "comparison.png")
+
+    return make

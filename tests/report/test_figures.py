@@ -15,6 +15,7 @@ from quantlab.report.figures import (
     outlying,
     training_curves,
 )
+from quantlab.report.panels import step_axis
 
 
 def series(*names, steps=20):
@@ -136,6 +137,26 @@ def test_values_far_above_all_others_are_told_and_do_not_squeeze_them(axes_of):
     rows = [{"step": step, "effective_step_size": 900.0 if step == 50 else 1.0 + step % 3} for step in range(100)]
     (axes,) = axes_of(rows).values()
     assert axes.get_ylim()[1] < 10 and [text.get_text() for text in axes.texts] == ["↑ up to 900"]
+
+
+def test_a_mean_is_not_cut_off_and_the_layer_that_is_has_its_name(monkeypatch, tmp_path):
+    from quantlab.report import figures
+
+    saved = {}
+    monkeypatch.setattr(figures, "save_panels", lambda figure, panels, path: saved.update(axes=panels[0]))
+    own = {f"layer{number}": 0.0 for number in range(30)} | {"fc": 90.0}
+    rows = [{"step": step, "share": 3.0, "layers/share": own} for step in range(1, 6)]
+    figures.layer_curves(rows, {"share": "share"}, {}, tmp_path / "a.png", columns=1)
+    assert 3.0 < saved["axes"].get_ylim()[1] < 10
+    assert "↑ fc up to 90" in [text.get_text() for text in saved["axes"].texts]
+
+
+def test_a_line_across_the_panel_is_no_step():
+    figure, (axes,) = new_panels(1, columns=1)
+    axes.axhline(0)
+    axes.plot([60], [1.0])
+    step_axis(axes)
+    assert list(axes.get_xticks()) == [60]
 
 
 def test_phases_are_marked_where_they_begin(axes_of):

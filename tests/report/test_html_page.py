@@ -1,9 +1,7 @@
-"""One page over many runs: what it holds, what it must not hold, and how a browser shows it."""
+"""One page over many runs: what it holds, and what it must not hold (`test_browser.py`: how a browser shows it)."""
 
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
 from PIL import Image
@@ -25,12 +23,8 @@ def data_of(file):
     return json.loads(re.search(r'id="data">(.*?)</script>', file.read_text(), re.DOTALL)[1])
 
 
-def log(directory, *rows):
-    (directory / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
 @pytest.fixture
-def two_runs(make_run):
+def two_runs(make_run, log):
     runs = [
         make_run(f"size{size}", metrics={"fid": 1.0 / size}, settings={"group_size": size}, typed=["method=accuquant"])
         for size in (1, 2)
@@ -65,7 +59,7 @@ def test_nothing_but_the_page_is_written_or_loaded(two_runs, tmp_path):
     assert "default-src 'none'" in text and "unsafe-inline'; img" in text and "<script src" not in text
 
 
-def test_text_of_a_hostile_run_stays_text(make_run, tmp_path):
+def test_text_of_a_hostile_run_stays_text(make_run, log, tmp_path):
     run = make_run("hostile", method=ATTACK, metrics={"fid": 1.0, ATTACK: 2.0}, typed=[ATTACK], settings={"x": ATTACK})
     results = json.loads((run / "results.json").read_text()) | {"notes": [ATTACK], "task": ATTACK, "seed": [ATTACK]}
     (run / "results.json").write_text(json.dumps(results))
@@ -101,65 +95,12 @@ def test_a_large_picture_is_scaled_down_and_long_curves_are_thinned_to_their_spi
     assert len(thin["x"]) <= 110 and thin["y"][thin["x"].index(1234)] == 9.0
 
 
-def test_without_plotly_one_line_names_the_extra(two_runs, tmp_path, monkeypatch, capsys):
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
-    assert main([str(tmp_path), "--html", str(tmp_path / "a.html")]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "pip install -e '.[report]'" in err
-    assert not (tmp_path / "a.html").exists()
-
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-def shown(file, profile):
-    """The page's DOM after its scripts ran, from a browser without a window."""
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    words = [BROWSER, *flags.split(), "--disable-quic", "--disable-component-update", f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [*words, "--virtual-time-budget=8000", "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
-    )
-    return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
-
-
 @pytest.mark.slow
-def test_five_hundred_runs_with_pictures_and_long_logs_fit_in_twenty_megabytes(make_run, tmp_path):
-    import random
+def test_five_hundred_runs_with_pictures_and_long_logs_fit_in_twenty_megabytes(many_runs, tmp_path):
     import time
 
-    import numpy as np
-
-    random.seed(0)
-    pixels = np.random.default_rng(0).integers(0, 255, (160, 400, 3), dtype=np.uint8)  # as large when compressed
-    rows = [{"step": step, **{f"quantity_{key}": 1 / (step + key) for key in range(8)}} for step in range(1, 301)]
-    for number in range(500):
-        settings = {"group_size": number // 5}
-        run = make_run(f"runs/{number}", seed=number % 5, metrics={"fid": random.random()}, settings=settings)
-        log(run, *rows)
-        (run / "samples").mkdir()
-        pixels[0, 0] = number % 256
-        Image.fromarray(pixels).save(run / "samples" / "comparison.png")
+    many_runs(500)
     started = time.process_time()
     file = page_of(tmp_path)
     assert time.process_time() - started < 15 and file.stat().st_size < 20e6
     assert all(run["pictures"][0]["image"] for run in data_of(file)["runs"])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-def test_a_browser_shows_the_table_and_draws_the_curves(two_runs, tmp_path):
-    dom = shown(page_of(tmp_path), tmp_path / "profile")
-    assert dom.count('<tr class="run"') == 2 and ">2 of 2 completed runs<" in dom
-    assert dom.count('class="scatterlayer') >= 1 and dom.count('class="trace scatter') == 2
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-def test_a_browser_runs_nothing_of_a_hostile_run(make_run, tmp_path):
-    run = make_run("hostile", method=ATTACK, metrics={"fid": 1.0}, settings={"x": ATTACK})
-    log(run, {"step": 1, ATTACK: 1.0}, {"step": 2, ATTACK: 1.0})
-    dom = shown(page_of(tmp_path), tmp_path / "profile")
-    assert "<title>quantlab: 1 runs</title>" in dom and 'class="trace scatter' in dom

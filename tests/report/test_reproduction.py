@@ -18,6 +18,7 @@ from quantlab.report.table_figure import table_curves
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 TABLES = list(table_names())
+ACCUQUANT = "quantlab.methods.accuquant.AccuQuant"
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,11 @@ def some(columns=("A", "B"), **changes):
         "spread_over": "chance",
         "metrics": ["fid_to_fp32", "psnr"],
         "columns": {name: [] for name in columns},
-        "rows": {"ours": {"words": "seed=1"}, "theirs": {"label": "the others"}, "new": {"needs": "a GPU"}},
+        "rows": {
+            "ours": {"label": "Ours", "words": "seed=1"},
+            "theirs": {"label": "the others"},
+            "new": {"label": "New", "needs": "a GPU"},
+        },
         "compare": {"ours": ["theirs"]},
         "profiles": {"small": {"title": "small", "needs": "a GPU for some"}},
     }
@@ -108,7 +113,10 @@ def finished(make_run):
 
 @pytest.fixture
 def measured(tmp_path, finished):
-    table = some(rows=some().model_dump()["rows"] | {"theirs": {"published": {"A": {"fid_to_fp32": 9.5}}}}, source="Me")
+    table = some(
+        rows=some().model_dump()["rows"] | {"theirs": {"label": "theirs", "published": {"A": {"fid_to_fp32": 9.5}}}},
+        source="Me",
+    )
     for seed, (ours, theirs) in enumerate([(1.0, 2.0), (1.5, 4.0)]):
         finished("ours_a", seed, fid_to_fp32=ours, psnr=30.0)
         finished("theirs_a", seed, fid_to_fp32=theirs, psnr=31.0)
@@ -119,25 +127,40 @@ def measured(tmp_path, finished):
 
 def test_the_page_says_what_was_measured_and_what_was_not(measured):
     text = to_markdown(measured, "python x")
-    assert "| ours | **1.250 ± 0.35** | 3.000 (n=1) |" in text
+    assert "| Ours | **1.250 ± 0.35** | 3.000 (n=1) |" in text
     assert "| *theirs, published* | *9.500* |" in text
-    assert "| ours against theirs | fid_to_fp32 | A | × 0.43 (×÷ 1.2) | 2 of 2 |" in text
-    assert "- new needs a GPU" in text and "- new, A: data_dir: no ImageNet there" in text
-    assert "- new, B: not run yet" in text
+    assert "| Ours against theirs | fid_to_fp32 | A | × 0.43 (×÷ 1.2) | 2 of 2 |" in text
+    assert "- New needs a GPU" in text and "- New, A: data_dir: no ImageNet there" in text
+    assert "- New, B: not run yet" in text
     content = json.loads(to_json(measured, "python x"))
-    assert content["missing"]["new, B"] == "not run yet" and len(content["runs"]) == len(to_rows(measured)) == 5
+    assert content["missing"]["New, B"] == "not run yet" and len(content["runs"]) == len(to_rows(measured)) == 5
 
 
 def test_rows_that_are_only_quoted_stand_among_those_that_ran(tmp_path, finished):
     quoted = {"only_these": True, "label": "Theirs", "published": {"A": {"fid_to_fp32": 9.0}}}
-    table = some(rows={"ours": {"words": "seed=1"}, "theirs": quoted, "new": {}}, compare={})
+    table = some(rows=some().model_dump()["rows"] | {"theirs": quoted}, compare={})
     assert {cell.row for cell in cells(table, "small")} == {"ours", "new"}
     with pytest.raises(RequestError, match="column: got A, B, allowed of theirs: none, which are only quoted"):
         cells(table, "small", rows=["theirs"])
     for row in ("ours", "new"):
         finished(f"{row}_a", 0, fid_to_fp32=1.0)
     text = to_markdown(measure(table, "small", cells(table, "small"), tmp_path), "python x")
-    assert "| ours | 1.000 |\n| *Theirs, published* | *9.000* |\n| new | 1.000 |" in text
+    assert "| Ours | 1.000 |\n| *Theirs, published* | *9.000* |\n| New | 1.000 |" in text
+
+
+def test_rows_columns_and_baselines_are_called_by_their_labels(tmp_path, make_run):
+    table = some(column_labels={"A": "short"}, columns=("A",))
+    run = {"metrics": {"fid_to_fp32": 1.0}, "baseline": {"uncorrected": {"fid_to_fp32": 3.0}}}
+    make_run("ours_a/seed=0", **run)
+    config = tmp_path / "ours_a" / "seed=0" / "config.yaml"
+    config.write_text(config.read_text().replace("name: accuquant", f"_target_: {ACCUQUANT}\n  name: accuquant"))
+    found = measure(table, "small", cells(table, "small"), tmp_path)
+    text = to_markdown(found, "python x")
+    assert "|  | short |" in text and "| Ours, without bias correction | 3.000 |" in text
+    assert found.missing == {"the others, short": "not run yet", "New, short": "not run yet"}
+    assert "\nOne seed, 0, of chance;" in text
+    with pytest.raises(ValueError, match="column 'C' does not exist"):
+        some(column_labels={"C": "third"})
 
 
 def test_a_run_that_cannot_be_read_is_a_missing_cell(tmp_path, finished):
@@ -146,7 +169,7 @@ def test_a_run_that_cannot_be_read_is_a_missing_cell(tmp_path, finished):
     table = some()
     measured = measure(table, "small", cells(table, "small"), tmp_path)
     assert measured.values["ours", "A", "fid_to_fp32"] == {0: 1.0}
-    assert "results.json is damaged (no method); remove that directory" in measured.missing["ours, A"]
+    assert "results.json is damaged (no method); remove that directory" in measured.missing["Ours, A"]
 
 
 def test_of_equal_means_each_is_the_best(tmp_path, finished):
@@ -197,10 +220,22 @@ def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
     assert script.main() == 1
-    assert "- step, W4A8: device: got cuda" in capsys.readouterr().out
+    assert "- step by step, W4A8: device: got cuda" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"accuquant_quality-digits.{kind}" for kind in ("md", "csv", "json")
     }
+
+
+def test_a_page_over_the_runs_of_a_table(script, tmp_path, monkeypatch, capsys, finished):
+    pytest.importorskip("plotly")
+    finished("runs/accuquant_quality/digits/step_w4a8", 0, fid_to_fp32=1.0)
+    words = ["accuquant_quality", "--render", "--html", "--runs", "runs", "--output", "out"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
+    assert script.main() == 0
+    assert "<title>quantlab: 1 run</title>" in (tmp_path / "out" / "accuquant_quality-digits.html").read_text()
+    out = capsys.readouterr().out
+    assert out.startswith("# AccuQuant against its baselines") and "## digits_generation" not in out
 
 
 @pytest.mark.parametrize(

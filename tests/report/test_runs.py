@@ -16,6 +16,12 @@ def test_runs_are_found_at_any_depth_and_once(make_run, tmp_path):
     assert find_runs([single, tmp_path, single]) == [single.resolve(), job.resolve()]
 
 
+def test_runs_stand_as_a_person_counts(make_run, tmp_path):
+    for seed in (10, 9, 100):
+        make_run(f"seed={seed}", metrics={"fid": 1.0})
+    assert [path.name for path in find_runs([tmp_path])] == ["seed=9", "seed=10", "seed=100"]
+
+
 def test_a_missing_directory_is_named(tmp_path):
     with pytest.raises(RequestError, match="nowhere is not a directory"):
         find_runs([tmp_path / "nowhere"])

@@ -15,7 +15,7 @@ class Initialization(Strict):
 
 class AccuQuant(DiffusionPTQ, target="quantlab.methods.accuquant.AccuQuant"):
     effects = (*DiffusionPTQ.effects, Acts("method.keep_graphs", "method.gradient", ("copy", "exact")))
-    curves = (Curve(("accuquant",), "#D55E00", linewidth=2.2, marker="o"),)
+    curves = (Curve(("accuquant", "AccuQuant"), "#D55E00", linewidth=2.2, marker="o"),)
     iterations: Count
     initialization: Initialization
     gradient: Literal["copy", "exact", "bptt"]

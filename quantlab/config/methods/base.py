@@ -31,7 +31,8 @@ class Method(Targeted):
 
     For tables and pages: `variant_keys`: what `variant` tells, so that they are no settings; `main_metrics`: what tells
     how good a run is before the task's; `own_pretraining`: whether its YAML sets model.pretrain.seed to the run's own
-    seed; `row_baselines`: baselines of its results that are rows of tables; `sampled_from`: whether method=sample reads
+    seed; `row_baselines`: baselines of its results that are rows of tables, and what
+    these call them; `sampled_from`: whether method=sample reads
     what it leaves; `finds_subnet`: whether its results name a subnet to be trained alone; `files`: what a page says of
     the files it leaves, by name; `curves`: its own in figures.
     """
@@ -51,7 +52,7 @@ class Method(Targeted):
     variant_keys: ClassVar[tuple[str, ...]] = ()
     main_metrics: ClassVar[tuple[str, ...]] = ()
     own_pretraining: ClassVar[bool] = False
-    row_baselines: ClassVar[tuple[str, ...]] = ()
+    row_baselines: ClassVar[Mapping[str, str]] = {}
     sampled_from: ClassVar[bool] = False
     finds_subnet: ClassVar[bool] = False
     files: ClassVar[Mapping[str, str]] = {}

@@ -37,7 +37,7 @@ class DiffusionPTQ(Method):
     quantizer_kind = "post-training"
     quantizes = True
     judges_samples = True
-    row_baselines = ("uncorrected",)
+    row_baselines = {"uncorrected": "without bias correction"}
     sampled_from = True
     divides_batches = True
     undrawn = ("network_evaluations",)

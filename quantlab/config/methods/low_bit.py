@@ -5,13 +5,20 @@ from typing import Any, Literal
 
 from quantlab.config.effects import only_if
 from quantlab.config.fields import Positive, Switch, UpToOne
-from quantlab.config.methods.base import part_of
+from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.quantized_training import QuantizedTraining
 from quantlab.config.sections import Parts, by_option
 
 
 class LowBit(QuantizedTraining, target="quantlab.methods.low_bit.LowBit"):
     own_pretraining = True
+    curves = (
+        Curve(("low_bit/large_gradient", "interval of large gradients"), "#E69F00", linewidth=2.2),
+        Curve(("low_bit/min_max", "largest gradient"), "#332288", linestyle="--"),
+        Curve(("low_bit/dsgc", "DSGC"), "#117733"),
+        Curve(("low_bit/piecewise", "piecewise"), "#CC79A7"),
+        Curve(("low_bit/fixed", "fixed interval"), "#777777", linestyle="--"),
+    )
     effects = (
         *QuantizedTraining.effects,
         *only_if("method.deviation_scaling", (True,), "method.deviation_alpha", "method.deviation_beta"),

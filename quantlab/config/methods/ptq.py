@@ -16,8 +16,8 @@ class StepByStepPTQ(DiffusionPTQ, target="quantlab.methods.ptq.build_ptq"):
     variant_keys = ("reconstruction",)
     curves = (
         Curve(("ranges only", "ptq/none"), "#777777", linestyle="--"),
-        Curve(("step", "ptq/step"), "#0072B2", marker="s"),
-        Curve(("block", "ptq/block"), "#009E73", marker="^"),
+        Curve(("step", "ptq/step", "step by step"), "#0072B2", marker="s"),
+        Curve(("block", "ptq/block", "block by block"), "#009E73", marker="^"),
     )
     effects = (
         *only_if(

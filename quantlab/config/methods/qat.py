@@ -18,7 +18,7 @@ from quantlab.config.fields import (
     Switch,
     UpToOne,
 )
-from quantlab.config.methods.base import part_of
+from quantlab.config.methods.base import Curve, part_of
 from quantlab.config.methods.quantized_training import LearningRateByOptimizer, QuantizedTraining
 from quantlab.config.sections import Parts
 
@@ -51,6 +51,14 @@ class Teacher(Strict):
 
 class QAT(QuantizedTraining, target="quantlab.methods.qat.QAT"):
     variant_keys = ("schedule", "optimizer", "oscillation")
+    curves = (
+        Curve(("qat/sgd", "SGD"), "#CC79A7", linestyle="--"),
+        Curve(("qat/sgdt", "SGDT"), "#882255", linewidth=2.2),
+        Curve(("qat/adam", "Adam"), "#56B4E9", linestyle="--"),
+        Curve(("qat/adamt", "AdamT"), "#332288", linewidth=2.2),
+        Curve(("qat/adamw", "AdamW"), "#8C6D31", linestyle="--"),
+        Curve(("qat/adamwt", "AdamWT"), "#117733", linewidth=2.2),
+    )
     undrawn = ("target_transition_rate", *QuantizedTraining.undrawn)
     captions = {
         "transitions": (

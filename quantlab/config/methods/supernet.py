@@ -23,7 +23,7 @@ from quantlab.config.fields import (
     UpToOne,
     says,
 )
-from quantlab.config.methods.base import Method, part_of
+from quantlab.config.methods.base import Curve, Method, part_of
 from quantlab.config.sections import Parts
 
 RANKING = "ranking.csv"  # in the run's directory
@@ -69,6 +69,13 @@ class Supernet(Method, target="quantlab.methods.supernet.Supernet"):
     not_compiled = "computes another subnet at every step"
     variant_keys = ("sampler", "calr", "decay", "momentum_separation")
     finds_subnet = True
+    curves = (
+        Curve(("supernet/spos", "SPOS"), "#56B4E9", linestyle="--"),
+        Curve(("supernet/spos+calr+ms", "SPOS + CaLR + MS"), "#332288", linewidth=2.2),
+        Curve(("supernet/spos+calr", "SPOS + CaLR"), "#117733"),
+        Curve(("supernet/spos+ms", "SPOS + MS"), "#CC79A7"),
+        Curve(("supernet/spos+uniform", "SPOS at CaLR's mean rate"), "#777777", linestyle="--"),
+    )
     files = {RANKING: "Every ranked subnet with its score, its accuracy trained alone and its complexity"}
     captions = {
         "ranking": (

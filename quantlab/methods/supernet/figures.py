@@ -13,7 +13,7 @@ import numpy as np
 from quantlab.report.curve_styles import OTHER_COLORS
 from quantlab.report.figures import draw_curve
 from quantlab.report.metrics import is_number
-from quantlab.report.panels import TITLE_SIZE, new_panels, save_panels
+from quantlab.report.panels import TITLE_SIZE, new_panels, save_panels, step_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +100,8 @@ def ranking_scatter(
     bar.set_label(measure, fontsize=TITLE_SIZE)
     panels[0].set_ylabel(f"{truth_name}: accuracy trained alone (%)")
     alone = "" if parameters_tau is None else f" (by parameters alone {parameters_tau:.3f})"
-    panels[0].set_title(f"{len(x):,} subnets, Kendall's τ = {tau:.3f}{alone}", fontsize=TITLE_SIZE)
+    title = f"{len(x):,} subnets, Kendall's τ = {tau:.3f}{alone}".replace("-", "−")
+    panels[0].set_title(title, fontsize=TITLE_SIZE)
     if crowded:
         panels[1].set_title("the better half of them, trained alone", fontsize=TITLE_SIZE)
     return save_panels(figure, panels, path)
@@ -123,7 +124,7 @@ def fairness_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> Path | Non
     losses = np.concatenate(list(found.values()))
     if losses.min() > 0 and losses.max() > 10 * losses.min():
         axes.set_yscale("log")
-    axes.set_xlabel("optimizer step")
+    step_axis(axes)
     axes.set_ylabel("validation loss")
     return save_panels(figure, [axes], path)
 
@@ -142,7 +143,7 @@ def noise_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     means = [{"step": row["step"], NOISE: mean} for row, mean in zip(rows, _running_mean(cosines))]
     draw_curve(axes, means, NOISE, color=MEAN, label="running mean")
     axes.set_title(f"mean {np.mean(cosines):.3f}", fontsize=TITLE_SIZE)
-    axes.set_xlabel("optimizer step")
+    step_axis(axes)
     axes.set_ylabel("cosine of momentum and next gradient")
     return save_panels(figure, [axes], path)
 

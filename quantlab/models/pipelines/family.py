@@ -5,7 +5,6 @@ from the next: everything else is done once, in `__init__`.
 """
 
 import contextlib
-import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from quantlab.models.diffusers_directory import KEY, RESTORE, read_json
 from quantlab.models.pipelines.directory import PipelineDirectory, fetch_folders
 from quantlab.models.pipelines.prompts import Encode, Prompts, read_prompts
 from quantlab.models.timm_classifier import first_line
+from quantlab.optional import require
 
 ENCODED_AT_ONCE = 16  # prompts
 NARROW = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -135,11 +135,7 @@ class Family:
 
     def require_encoders(self) -> None:
         """Raises RequestError where the text encoders cannot be loaded: before any work, since they are loaded late."""
-        if importlib.util.find_spec("transformers") is None:
-            raise RequestError(
-                f"{KEY}: the text encoders of {self.found.kind} need transformers, which is not installed; type pip"
-                " install transformers"
-            )
+        require("transformers", "pipelines", f"{KEY}: a text encoder of {self.found.kind}")
         for name in (one for one in self.found.parts if one.startswith("text_encoder")):
             folder = self.found.root / name
             if not (folder / "config.json").is_file():
@@ -197,8 +193,8 @@ class Family:
             )
         except ImportError as error:
             raise RequestError(
-                f"{KEY}: the text encoders of {self.found.kind} need transformers ({first_line(error)}); type pip"
-                " install transformers"
+                f"{KEY}: the text encoders of {self.found.kind} need more than is installed"
+                f" ({first_line(error)}); type pip install -e '.[pipelines]' in quantlab's clone"
             ) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise RequestError(
