@@ -15,6 +15,7 @@ fails, or whose data or weights are not there, is listed with the reason and sto
 
 import argparse
 import csv
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -213,7 +214,8 @@ def call(words: list[str], log: Path) -> Call:
 
 def write(measured: Measured, options: argparse.Namespace) -> str:
     """OUTPUT/TABLE-PROFILE.*; returns the Markdown."""
-    typed = ["python", "scripts/reproduce.py", options.table, "--profile", measured.profile, *options.words]
+    words = [re.sub("=/.*", "=DIR", word) for word in options.words]  # places of this machine
+    typed = ["python", "scripts/reproduce.py", options.table, "--profile", measured.profile, *words]
     line = " ".join(typed + (["--data-dir", "DIR"] if options.data_dir else []))
     options.output.mkdir(parents=True, exist_ok=True)
     stem = options.output / f"{options.table}-{measured.profile}"

@@ -190,9 +190,11 @@ def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(script, "run_all", run_all)
     words = ["accuquant_quality", "--seeds", "0", "--columns", "W4A8", "--runs", "r", "--output", "out"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *words, f"data_dir={tmp_path}"])
     assert script.main() == 1
-    assert "- step, W4A8: device: got cuda" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "- step, W4A8: device: got cuda" in page
+    assert "--profile digits data_dir=DIR" in page and str(tmp_path) not in page
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"accuquant_quality-digits.{kind}" for kind in ("md", "csv", "json")
     }
