@@ -16,6 +16,7 @@ fails, or whose data or weights are not there, is listed with the reason and sto
 import argparse
 import csv
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -112,7 +113,7 @@ def make(options: argparse.Namespace) -> tuple[str, int]:
     folder = options.runs / options.table / profile
     seeds = options.seeds or table.profiles[profile].seeds or table.seeds
     if options.dry_run:
-        return "\n".join(" ".join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
+        return "\n".join(shlex.join(["quantlab", *command(cell, folder, seeds, options)]) for cell in asked), 0
     failed = 0 if options.render else run(table, asked, folder, seeds, options)
     return write(measure(table, profile, cells(table, profile), folder), options), failed
 
@@ -150,7 +151,9 @@ def print_tables() -> None:
 def command(cell: Cell, folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> list[str]:
     """The words of a sweep over the seeds of one cell, behind `quantlab`."""
     places = [f"output_dir={folder / cell.name}"] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
-    return ["-m", *cell.words, *options.words, f"seed={','.join(map(str, seeds))}", *places]
+    values = ",".join(map(str, seeds))
+    swept = values if len(seeds) > 1 else f"choice({values})"  # of one seed, too, the directory is called seed=N
+    return ["-m", *cell.words, *options.words, f"seed={swept}", *places]
 
 
 def run(

@@ -171,6 +171,10 @@ def test_the_script_prints_commands_and_refuses_what_does_not_exist(script, caps
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("quantlab -m experiment=accuquant/small_ptq method.reconstruction=step")
     assert "device=cpu seed=0,1,2,3,4 output_dir=outputs/tables/accuquant_quality/digits/step_w4a8" in first
+    monkeypatch.setattr(
+        "sys.argv", ["reproduce.py", "accuquant_quality", "--dry-run", "--rows", "step", "--seeds", "3"]
+    )
+    assert script.main() == 0 and " 'seed=choice(3)' " in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["reproduce.py", "qat_cifer"])
     assert script.main() == 2
     assert "did you mean 'qat_cifar'?" in capsys.readouterr().err
