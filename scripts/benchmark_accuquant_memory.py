@@ -128,7 +128,7 @@ def measure(row: str, group_size: int, options: dict) -> dict:
     before = memory_in_use(device)
     whole = seconds(iteration)
     peak = peak_memory(device) - before
-    whole = min(whole, *(seconds(iteration) for _ in range(options["repeats"])))
+    whole = min([whole, *(seconds(iteration) for _ in range(options["repeats"]))])
     forward = min(seconds(forwards) for _ in range(options["repeats"] + 1))
     return {
         "gradient": row,

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import csv
 import io
+import re
 import shlex
 import sys
 import time
@@ -164,7 +165,9 @@ def print_tables() -> None:
 def command(cell: Cell, folder: Path, seeds: Sequence[int], options: argparse.Namespace) -> list[str]:
     """The words of a sweep over the seeds of one cell, behind `quantlab`."""
     places = [f"output_dir={folder / cell.name}"] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
-    return ["-m", *cell.words, *options.words, f"seed={','.join(map(str, seeds))}", *places]
+    values = ",".join(map(str, seeds))
+    swept = values if len(seeds) > 1 else f"choice({values})"  # of one seed, too, the directory is called seed=N
+    return ["-m", *cell.words, *options.words, f"seed={swept}", *places]
 
 
 def run(
@@ -228,7 +231,8 @@ def call(words: list[str], log: Path) -> Call:
 
 def write(measured: Measured, options: argparse.Namespace) -> str:
     """OUTPUT/TABLE-PROFILE.*; returns the Markdown."""
-    typed = ["python", "scripts/reproduce.py", options.table, "--profile", measured.profile, *options.words]
+    words = [re.sub("=/.*", "=DIR", word) for word in options.words]  # places of this machine
+    typed = ["python", "scripts/reproduce.py", options.table, "--profile", measured.profile, *words]
     line = " ".join(typed + (["--data-dir", "DIR"] if options.data_dir else []))
     options.output.mkdir(parents=True, exist_ok=True)
     stem = options.output / f"{options.table}-{measured.profile}"

@@ -61,15 +61,15 @@ def computed(op, *args, **kwargs):
         )
     # what an operation in place gives back
     outside = {id(one.inside): one for one in tensors if isinstance(one, Pretended)}
-    device = kwargs.get("device")
+    device = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     inner_args, inner_kwargs = tree_map_only(Pretended, lambda one: one.inside, (args, kwargs))
     if device is not None:
-        inner_kwargs["device"] = torch.device("cpu")
+        inner_kwargs["device"] = torch.device("cpu") if device.type == "pretend" else device
     if name == "aten::_copy_from":
         inner_args[1].copy_(inner_args[0])
         return args[1]
     result = op(*inner_args, **inner_kwargs)
-    if device is not None and torch.device(device).type == "cpu":
+    if device is not None and device.type != "pretend":
         return result
     return tree_map_only(Tensor, lambda one: outside[id(one)] if id(one) in outside else Pretended(one), result)
 
@@ -95,6 +95,7 @@ def pretend() -> None:
     module = backend_registration._DummyBackendModule()
     module.get_rng_state = lambda device=0: torch.get_rng_state()  # it draws with the CPU's generator
     module.set_rng_state = lambda state, device=0: torch.set_rng_state(state)
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
     backend_registration._setup_privateuseone_for_python_backend("pretend", module)
     library = torch.library.Library("_", "IMPL")
     library.fallback(computed, "PrivateUse1")

@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from run_files import results
+import torch
+from run_files import results, rows
 from tiny import PLAIN, TINY_ACCUQUANT, TINY_PTQ
+
+from quantlab.run.state import load_state
 
 
 def test_a_shorter_run_shortens_both_parts_alike(quantlab, tmp_path):
@@ -68,6 +71,20 @@ def test_block_reconstruction_that_is_cut_short_still_reaches_every_unit(quantla
     assert code == 0, err
     # all 18 units were collected for
     assert results(tmp_path / "b")["cost"]["network_evaluations"] == round(114 + 20 * 3 / 18)
+
+
+def test_groups_learn_their_own_scales_one_after_the_other(quantlab, tmp_path):
+    alone = ("method.learn.rounding=false", "method.group_order=sequential", "method.initialization.iterations=0")
+    words = (*TINY_ACCUQUANT, *alone, *PLAIN, "trainer.checkpoint_every=6", f"output_dir={tmp_path / 'run'}")
+    code, _, err = quantlab(*words)
+    assert code == 0, err
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run")]
+    assert len(rates) == 12 and rates[:6] == rates[6:] and rates[5] < rates[0]
+    half, end = (
+        load_state(tmp_path / "run" / "checkpoints" / f"step-{step:08d}")[0]["method"]["network"] for step in (6, 12)
+    )
+    changed = {name for name, tensor in end.items() if not torch.equal(tensor, half[name])}
+    assert changed and all(name.endswith("log_scale.1") for name in changed)
 
 
 @pytest.mark.parametrize(

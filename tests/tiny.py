@@ -43,3 +43,14 @@ TINY_CLASSIFIER = (
 )
 TINY_QAT = ("method=qat", *TINY_CLASSIFIER)
 TINY_LOW_BIT = ("method=low_bit", *TINY_CLASSIFIER, "method.integer_check=true", "quantizer.gradient.alpha=0.01")
+
+# Of a pipeline of `tiny_pipelines`, with model.path
+TINY_PIPELINE = (
+    "model=pipeline",
+    "model.sampler.steps=2",
+    "task.evaluation.samples=2",
+    "task.evaluation.step_error_samples=2",
+    "method.calibration.trajectories=2",
+    "method.calibration.range_samples=2",
+    "method.batch_size=2",
+)

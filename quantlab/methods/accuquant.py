@@ -21,7 +21,9 @@ What the paper leaves open, chosen here and exposed in the config:
 - distance d: mean squared error, divided by its value for the calibrated ranges in the same group, so that noisy
   groups, whose steps are larger (|b_t|), do not outweigh the others and the rounding regularizer needs no rescaling
   between models.
-- order of groups: random, since all groups share the rounding variables; sequential is an option.
+- order of groups: random, since all groups share the rounding variables. `sequential` learns one group after the
+  other, from noise to image, each with learning rates of its own: for activation scales alone, which no two groups
+  share.
 - learned: whether each weight is rounded up or down, and the activation scales (one set per group), jointly, with Adam.
   Weight scales and zero points keep their calibrated values (Q-Diffusion).
 - rounding: AdaRound's variables with a straight-through estimator by default. Soft AdaRound needs thousands of
@@ -33,6 +35,7 @@ What the paper leaves open, chosen here and exposed in the config:
   scales six times theirs, since the scales have to widen until they cover walks that leave the data.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -168,21 +171,17 @@ DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
 
 class Group(Objective):
-    """The end of a group of denoising steps, Eq. (1)."""
+    """The ends of groups of denoising steps, Eq. (1), each in turn."""
 
-    words = "groups"
-
-    def __init__(self, method: DiffusionPTQ):
+    def __init__(self, method: DiffusionPTQ, groups: Sequence[range], words: str):
         super().__init__(method)
+        self.groups, self.words = list(groups), words
         kept, gradient = method.section.keep_graphs, method.section.gradient
         # None: as many as fit, to be found
         self.graphs: int | None = 1 if gradient == "bptt" else None if kept == "auto" else kept
 
     def denoising_steps(self, step: int, first: int) -> range:
-        method, step = self.method, step - first
-        if method.section.group_order == "sequential":
-            return method.groups[step * len(method.groups) // (method.phase_starts[-1] - first)]
-        return method.shuffled(method.groups, step)
+        return self.method.shuffled(self.groups, step - first)
 
     def evaluations(self, steps: Sequence[int]) -> float:
         passes = forward_passes(self.method.section.gradient, len(steps), self.graphs or 1)
@@ -212,23 +211,20 @@ class Group(Objective):
         return {"loss": value / method.scaler.get_scale()} | method.regularize(method.weights)
 
 
-class SingleStep(Group):
-    """Each denoising step by itself: groups of one step."""
-
-    words = "single steps"
-
-    def denoising_steps(self, step: int, first: int) -> range:
-        return self.method.shuffled(self.method.single_steps, step - first)
-
-
 class AccuQuant(DiffusionPTQ):
     """method=accuquant."""
 
     label = "accuquant"
 
     def make_phases(self) -> list[Phase]:
+        """First single steps, then groups: all at once in random order, or one after the other, each a phase."""
         section, initialization = self.section, self.section.initialization
-        return [
-            Phase(SingleStep(self), initialization.iterations, initialization.learning_rate),
-            Phase(Group(self), section.iterations, section.learning_rate),
-        ]
+        first = Group(self, self.single_steps, "single steps")
+        learned = [Phase(first, initialization.iterations, initialization.learning_rate)]
+        if section.group_order == "random":
+            return [*learned, Phase(Group(self, self.groups, "groups"), section.iterations, section.learning_rate)]
+        ends = [section.iterations * done // len(self.groups) for done in range(len(self.groups) + 1)]
+        for number, (start, end) in enumerate(itertools.pairwise(ends)):
+            group = Group(self, [self.groups[number]], f"group {number + 1}")
+            learned.append(Phase(group, end - start, section.learning_rate))
+        return learned

@@ -85,7 +85,7 @@ def _phase(step: int, method: Any, trainer: Any) -> int:
 # of sections of any format, by their class; filled in where they are missing
 ADDED: dict[str, dict[str, Any]] = {
     "UniformAffinePolicy": {"preset": "none"},
-    "load_pipeline": {"guidance": {"true_scale": None}, "prompts": {"count": None, "seed": 999}},
+    "load_pipeline": {"guidance": {"true_scale": None}, "prompts": {"count": None, "seed": 999}, "offload": "disk"},
 }
 
 

@@ -11,51 +11,29 @@ from pathlib import Path
 import pytest
 import torch
 from run_files import results, rows
-from tiny import TINY, TINY_PTQ
+from tiny import TINY_PIPELINE
 
 from quantlab.config import catalog
 from quantlab.run.directory import RunDirectory
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path[:0] = [str(Path(__file__).parents[2] / "scripts"), str(Path(__file__).parents[1] / "campaigns")]
 import benchmark_accuquant_memory  # noqa: E402
 import benchmark_stable_diffusion_memory as stable_diffusion  # noqa: E402
 from own_process import GIB, in_process_of_its_own  # noqa: E402
+from small_runs import SMALL  # noqa: E402
 
-DENOISER = tuple(word for word in TINY if not word.startswith("device="))
-PTQ = (*(word for word in TINY_PTQ if word not in TINY), *DENOISER, "trainer.checkpoint_every=2")
-CLASSIFIER = (
-    "model.depth=8",
-    "model.width=4",
-    "model.pretrain.steps=4",
-    "method.batch_size=64",
-    "trainer.max_steps=5",
-    "trainer.log_every=1",
-)
-ACCUQUANT = ("method=accuquant", *PTQ, "method.initialization.iterations=2", "method.iterations=3")
-STEP = ("method=ptq", *PTQ, "method.reconstruction=step", "method.step_loss=output", "method.network_evaluations=15")
+SHORT = {name: tuple(word for word in words if not word.startswith("device=")) for name, words in SMALL.items()}
+ACCUQUANT = SHORT["accuquant"]
 RUNS = {
-    "pretrain": ("method=pretrain", *DENOISER),
+    "pretrain": SHORT["pretrain_denoiser"],
     "accuquant": ACCUQUANT,
     "exact": (*ACCUQUANT, "method.gradient=exact", "quantizer.weight.rounding=adaround", "method.keep_graphs=auto"),
-    "none": ("method=ptq", *PTQ, "method.reconstruction=none"),
-    "step": STEP,
-    "block": ("method=ptq", *PTQ, "method.reconstruction=block", "method.network_evaluations=300"),
-    "qat": ("method=qat", *CLASSIFIER),
-    "low_bit": ("method=low_bit", *CLASSIFIER, "method.integer_check=true"),
-    "supernet": (
-        "method=supernet",
-        "model.width=2",
-        "method.batch_size=64",
-        "method.ranking.stand_alone.subnets=3",
-        "method.ranking.stand_alone.steps=3",
-        "method.ranking.batch_size=64",
-        "method.search.population=4",
-        "method.search.generations=2",
-        "method.search.parents=2",
-        "method.search.crossover=1",
-        "method.search.mutation=1",
-        "trainer.max_steps=5",
-    ),
+    "none": (*SHORT["ptq"], "method.reconstruction=none"),
+    "step": (*SHORT["ptq"], "method.step_loss=output"),
+    "block": (*SHORT["ptq"], "method.reconstruction=block", "method.network_evaluations=300"),
+    "qat": SHORT["qat"],
+    "low_bit": (*SHORT["low_bit"], "method.integer_check=true"),
+    "supernet": SHORT["supernet"],
 }
 
 
@@ -148,16 +126,10 @@ def test_a_compiled_network(method, run):
 def test_a_pipeline(compute, run, pipelines):
     words = (
         "method=accuquant",
-        "model=pipeline",
+        *TINY_PIPELINE,
         f"model.path={pipelines('sd')}",
         f"model.compute={compute}",
         "model.gradient_checkpointing=true",
-        "model.sampler.steps=2",
-        "task.evaluation.samples=2",
-        "task.evaluation.step_error_samples=2",
-        "method.calibration.trajectories=2",
-        "method.calibration.range_samples=2",
-        "method.batch_size=2",
         "method.group_size=2",
         "method.initialization.iterations=1",
         "method.iterations=1",

@@ -1,8 +1,10 @@
 """Walks of a loaded pipeline end in the pipeline's own images."""
 
 import numpy as np
+import pretended
 import pytest
 import torch
+from forks import forked
 
 from quantlab.diffusion.trajectories import WalkEnds
 from quantlab.run.cache import Cache
@@ -61,12 +63,27 @@ def test_an_embedding_is_stored_once_a_prompt_and_not_made_again(pipelines, tmp_
     assert rows.shape == (2, 77, 32) and not torch.equal(rows[0], rows[1])
 
 
-def test_weights_that_were_let_go_of_come_back(pipelines, tmp_path):
-    denoiser = own_images.open_denoiser(pipelines("ldm"), "model.sampler.steps=2", "method.group_size=1")
-    before, digest = our_images(denoiser, {}, tmp_path), denoiser.fingerprint()
-    denoiser.release()
-    assert all(one.is_meta for one in denoiser.unet.parameters()) and denoiser.fingerprint() == digest
-    assert np.array_equal(our_images(denoiser, {}, tmp_path), before)
+@pytest.mark.skipif(not pretended.POSSIBLE, reason="PyTorch before 2.10 has no backends in Python")
+@pytest.mark.parametrize(("offload", "where"), [("disk", "meta"), ("cpu", "cpu"), ("none", "pretend")])
+def test_weights_that_nobody_asks_for_lie_elsewhere_and_come_back(offload, where, pipelines, tmp_path):
+    words = ("model.sampler.steps=2", "method.group_size=1", f"model.offload={offload}")
+    denoiser = own_images.open_denoiser(pipelines("ldm"), *words)
+
+    @torch.no_grad()
+    def on_a_device():
+        pretended.pretend()
+        denoiser.to("pretend:0")
+        x = torch.ones(1, *denoiser.shape).to("pretend:0")
+        before, digest = denoiser.unguided()({})(x, 500, 0).cpu(), denoiser.fingerprint()
+        for _ in range(2):
+            denoiser.release()
+            assert {one.device.type for one in denoiser.unet.parameters()} == {where}
+            assert denoiser.fingerprint() == digest
+            assert torch.equal(denoiser.unguided()({})(x, 500, 0).cpu(), before)
+            assert {one.device.type for one in denoiser.unet.parameters()} == {"pretend"}
+        return 0
+
+    assert forked(on_a_device, tmp_path / "log") == 0, (tmp_path / "log").read_text()
 
 
 def test_true_guidance_of_flux_comes_beside_the_embedded_one(pipelines, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from run_files import results
+from tiny import TINY_PIPELINE
 
 import quantlab as package
 from quantlab.run.directory import RunDirectory
@@ -14,13 +15,7 @@ from quantlab.run.state import load_state
 own_images = pytest.importorskip("own_images")
 
 SMALL = (
-    "model=pipeline",
-    "model.sampler.steps=2",
-    "task.evaluation.samples=2",
-    "task.evaluation.step_error_samples=2",
-    "method.calibration.trajectories=2",
-    "method.calibration.range_samples=2",
-    "method.batch_size=2",
+    *TINY_PIPELINE,
     "method.group_size=1",
     "method.initialization.iterations=2",
     "method.iterations=2",

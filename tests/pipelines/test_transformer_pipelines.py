@@ -5,18 +5,14 @@ checkpointing changes nothing.
 import pytest
 import torch
 from run_files import results, rows
+from tiny import TINY_PIPELINE
 
-from quantlab.methods.ptq.block import forward_order, mean_squared_error
+from quantlab.methods.ptq.block import Block, forward_order, mean_squared_error
 
 own_images = pytest.importorskip("own_images")
 
 SMALL = (
-    "model.sampler.steps=2",
-    "task.evaluation.samples=2",
-    "task.evaluation.step_error_samples=2",
-    "method.calibration.trajectories=2",
-    "method.calibration.range_samples=2",
-    "method.batch_size=2",
+    *TINY_PIPELINE,
     "method.group_size=2",
     "quantizer.weight.scale_search=min_max",
     "quantizer.activation.scale_search=min_max",
@@ -49,13 +45,20 @@ def test_blocks_are_units_in_the_order_of_the_forward_pass(kind, pipelines, tmp_
 
 
 @pytest.mark.parametrize("kind", kinds("sd3"))
-def test_block_reconstruction_learns(kind, pipelines, quantlab, tmp_path):
-    run = tmp_path / "run"
+def test_block_reconstruction_learns_without_full_precision_at_hand(kind, pipelines, quantlab, tmp_path, monkeypatch):
+    run, places, gradients = tmp_path / "run", set(), Block.gradients
+
+    def seen(block, batch):
+        places.update(one.device.type for one in block.method.context.model.unet.parameters())
+        return gradients(block, batch)
+
+    monkeypatch.setattr(Block, "gradients", seen)
     words = (f"model.path={pipelines(kind)}", *own_images.our_words(kind), *SMALL, "method.network_evaluations=80")
     precise = ("quantizer.weight.bits=3", "trainer.log_every=1", "method.learning_rate.rounding=0.1")
-    code, _, err = quantlab("method=ptq", "model=pipeline", *words, *precise, "device=cpu", f"output_dir={run}")
+    code, _, err = quantlab("method=ptq", *words, *precise, "device=cpu", f"output_dir={run}")
     assert code == 0, err
     found = results(run)
+    assert places == {"meta"}
     assert found["metrics"]["mse_to_fp32"] < found["baseline"]["ranges_only"]["mse_to_fp32"]
 
 
@@ -66,7 +69,7 @@ def test_gradient_checkpointing_changes_no_bit(kind, pipelines, quantlab, tmp_pa
         run = tmp_path / switch
         words = (f"model.path={pipelines(kind)}", *own_images.our_words(kind), *SMALL, "trainer.log_every=1")
         few = ("method.initialization.iterations=1", "method.iterations=2", f"model.gradient_checkpointing={switch}")
-        code, _, err = quantlab("method=accuquant", "model=pipeline", *words, *few, "device=cpu", f"output_dir={run}")
+        code, _, err = quantlab("method=accuquant", *words, *few, "device=cpu", f"output_dir={run}")
         assert code == 0, err
         found.append((results(run)["metrics"], [row["loss"] for row in rows(run)]))
     assert found[0] == found[1]

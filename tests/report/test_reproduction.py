@@ -194,6 +194,10 @@ def test_the_script_prints_commands_and_refuses_what_does_not_exist(script, caps
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("quantlab -m experiment=accuquant/small_ptq method.reconstruction=step")
     assert "device=cpu seed=0,1,2,3,4 output_dir=outputs/tables/accuquant_quality/digits/step_w4a8" in first
+    monkeypatch.setattr(
+        "sys.argv", ["reproduce.py", "accuquant_quality", "--dry-run", "--rows", "step", "--seeds", "3"]
+    )
+    assert script.main() == 0 and " 'seed=choice(3)' " in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["reproduce.py", "qat_cifer"])
     assert script.main() == 2
     assert "did you mean 'qat_cifar'?" in capsys.readouterr().err
@@ -218,9 +222,11 @@ def test_a_cell_that_fails_stops_nothing(script, tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(script, "run_all", run_all)
     words = ["accuquant_quality", "--seeds", "0", "--columns", "W4A8", "--runs", "r", "--output", "out"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["reproduce.py", *words])
+    monkeypatch.setattr("sys.argv", ["reproduce.py", *words, f"data_dir={tmp_path}"])
     assert script.main() == 1
-    assert "- step by step, W4A8: device: got cuda" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "- step by step, W4A8: device: got cuda" in page
+    assert "--profile digits data_dir=DIR" in page and str(tmp_path) not in page
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"accuquant_quality-digits.{kind}" for kind in ("md", "csv", "json")
     }

@@ -60,6 +60,7 @@ class Pipeline(AnyModel, target="quantlab.models.pipelines.load_pipeline"):
     null_class: OrNull[CountFromZero]
     prompts: Prompts
     compute: Literal["float32", "bfloat16", "float16"]
+    offload: Literal["disk", "cpu", "none"]
     gradient_checkpointing: Switch
 
     @model_validator(mode="before")

@@ -108,8 +108,6 @@ class Block(Objective):
     collection_cost: network evaluations that it takes to collect a unit's inputs in both networks.
     """
 
-    needs_full_precision = True
-
     def __init__(self, method: DiffusionPTQ, names: list[str], unit: int, collection_cost: float):
         super().__init__(method)
         self.names, self.unit, self.collection_cost = names, unit, collection_cost
@@ -125,7 +123,7 @@ class Block(Objective):
 
     def prepare(self) -> None:
         """Fix the preceding units and collect this one's inputs and targets for every group of denoising steps, in
-        main memory.
+        main memory. The full-precision network is not asked for afterwards.
 
         Neither depends on the unit itself, so they stay the same while it is trained.
         """
@@ -152,6 +150,7 @@ class Block(Objective):
                     targets = capture(original, lambda: exact(condition)(x, t, i))[2]
                     seen.append([each(Tensor.cpu, part) for part in (args, kwargs, targets)])
             self.collected[group] = tuple(joined(list(parts)) for parts in zip(*seen))
+        method.context.model.release()
 
     def end(self) -> None:
         self.collected = None

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Objective:
     """What an iteration minimizes. The method holds the data, the quantized network, the learned parameters, and the
     optimizer.
-    needs_full_precision: whether it evaluates the full-precision network too; words: what pictures call its phase.
+    needs_full_precision: whether every iteration evaluates the full-precision network too; words: what pictures call
+    its phase.
     """
 
     needs_full_precision = False

@@ -41,12 +41,14 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 class PipelineDenoiser(Denoiser):
-    """A pipeline's denoiser, whose weights are never trained here, and lie on disk while nobody asks for them.
+    """A pipeline's denoiser, whose weights are never trained here, and lie elsewhere while nobody asks for them.
 
-    folder: where they lie; None where others have taken their place.
+    folder: where they are read from; None where others have taken their place. offload: where they lie meanwhile, as
+    the config says.
     """
 
     folder: NetworkFolder | None = None
+    offload = "disk"
     is_released = False
 
     @functools.cached_property
@@ -54,16 +56,17 @@ class PipelineDenoiser(Denoiser):
         return super().fingerprint()
 
     def release(self) -> None:
-        if self.folder is not None and self.has_weights and not self.is_released:
+        stays = self.offload == "none" or (self.offload == "disk" and self.folder is None)
+        if self.has_weights and not self.is_released and not stays:
             self._fingerprint  # noqa: B018 -- while they are here
-            networks.release(self.unet)
+            networks.move(self.unet, "meta" if self.offload == "disk" else "cpu")
             self.is_released = True
 
     def unguided(self) -> Conditional:
-        if self.is_released and self.folder is not None:
-            device = self.alphas_cumprod.device
-            networks.load(self.unet, self.folder)
-            self.unet.to(device)
+        if self.is_released:
+            if self.offload == "disk" and self.folder is not None:
+                networks.load(self.unet, self.folder)
+            networks.move(self.unet, self.alphas_cumprod.device)
             self.is_released = False
         return super().unguided()
 
@@ -97,6 +100,7 @@ def load_pipeline(section: Any, task: Any) -> PipelineDenoiser:
     shape = (family.channels, side, side)
     denoiser = PipelineDenoiser(network, shape, levels, sampler, family.conditioning, family.call, decoder)
     denoiser.time_scale, denoiser.is_half = family.time_scale, section.compute == "float16"
+    denoiser.offload = section.offload
     if section.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     if section.weights is None:

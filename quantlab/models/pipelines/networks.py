@@ -46,8 +46,10 @@ def load(network: nn.Module, found: NetworkFolder) -> tuple[str, list[str]]:
     return (f"{file}, revision {found.root.name} of {found.hub}" if found.hub else str(file)), matched.notes
 
 
-def release(network: nn.Module) -> None:
-    """Let go of the weights; the network keeps its shape."""
+def move(network: nn.Module, device: torch.device | str) -> None:
+    """Put the weights on `device`; on `meta` they are let go of, and the network keeps its shape. They are new
+    parameters: another network that shares them keeps its own.
+    """
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False))
+            setattr(module, name, nn.Parameter(parameter.detach().to(device), requires_grad=False))
