@@ -117,7 +117,7 @@ def block_iteration(quantized, unet, weights, condition: dict, x, update: Callab
         section=SimpleNamespace(calibration=SimpleNamespace(range_samples=1), batch_size=1, group_size=50),
         context=SimpleNamespace(
             device=x.device,
-            model=SimpleNamespace(unet=unet, unguided=lambda: exact),
+            model=SimpleNamespace(unet=unet, unguided=lambda: exact, release=lambda: None),
             task=SimpleNamespace(evaluation=SimpleNamespace(batch_size=1)),
         ),
         scaler=torch.amp.GradScaler(x.device.type, enabled=False),
@@ -151,7 +151,7 @@ def measure(groups: list[int], options: dict) -> list[dict]:
     import torch
 
     from quantlab.devices import begin_peak, peak_memory
-    from quantlab.models.pipelines.networks import release
+    from quantlab.models.pipelines.networks import move
 
     device = torch.device(options["device"])
     facts = {name: options[name] for name in ("network", "learn", "compute", "checkpointing")}
@@ -162,7 +162,7 @@ def measure(groups: list[int], options: dict) -> list[dict]:
         unet = random_unet(options, device)
         quantized, optimizer, weights = learnable(unet, options, device)
         if options["learn"] != BLOCK:
-            release(unet)
+            move(unet, "meta")
         side = config_of(options)["sample_size"]
         x, condition = torch.randn(1, 4, side, side, device=device), condition_of(options, device)
 

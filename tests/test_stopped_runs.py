@@ -74,7 +74,7 @@ def last_saved(directory):
 
 @pytest.mark.parametrize(
     "number, code, moment, count",
-    [(signal.SIGINT, 130, "training", 6), (signal.SIGTERM, 143, "write", 5), (signal.SIGTERM, 143, "evaluation", 3)],
+    [(signal.SIGINT, 130, "training", 6), (signal.SIGTERM, 143, "write", 6), (signal.SIGTERM, 143, "evaluation", 3)],
 )
 def test_signal_saves_and_resume_gives_the_same_bits(number, code, moment, count, quantlab, tmp_path, uninterrupted):
     directory, log = tmp_path / "run", tmp_path / "log"

@@ -1,5 +1,6 @@
 """The command in its own process, as started by a shell: fast, without importing torch, with accurate help."""
 
+import shlex
 import subprocess
 import sys
 
@@ -66,8 +67,8 @@ def test_python_m(tmp_path):
     [(["--help"], True), (["--help", "experiment"], True), (["--help"], False), (["--cfg", "job"], True)],
 )
 def test_a_reader_that_goes_away_is_no_error(tmp_path, words, buffered):
-    command = (
-        f"{sys.executable} {'' if buffered else '-u'} -m quantlab.cli {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
-    )
+    python = shlex.quote(sys.executable)
+    line = f"{python} {'' if buffered else '-u'} -m quantlab.cli {' '.join(words)}"
+    command = f"{line} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,9 +157,8 @@ def test_help_is_answered_without_numpy_and_matplotlib():
 
 def test_a_reader_that_goes_away_costs_no_file(finished, tmp_path):
     directory = finished("only", "accuquant", 0, 1.0)
-    command = (
-        f"{sys.executable} -u -m quantlab.cli.report {directory} 2>{tmp_path / 'said'} | true; exit ${{PIPESTATUS[0]}}"
-    )
+    line = f"{shlex.quote(sys.executable)} -u -m quantlab.cli.report {directory} 2>{tmp_path / 'said'}"
+    command = f"{line} | true; exit ${{PIPESTATUS[0]}}"
     assert subprocess.run(["bash", "-c", command]).returncode == 0
     assert (tmp_path / "said").read_text().startswith("quantlab-report: wrote") and (
         directory / "report" / "comparison.md"
